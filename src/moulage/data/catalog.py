@@ -1,0 +1,215 @@
+"""The catalog: a table with one row an image, real or synthetic, and where its bytes are."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moulage.errors import DataError, RunError
+from moulage.runs import atomic, digest
+
+TEXT = (
+    "image",
+    "label",
+    "lesion",
+    "group",
+    "source",
+    "sex",
+    "site",
+    "location",
+    "mask",
+    "origin",
+    "split_digest",
+    "official_part",
+)
+COLUMNS = {
+    "image": "name of the image, as the data set spells it",
+    "label": "class name",
+    "lesion": "lesion (or patient) id; empty where unknown",
+    "group": "what must stay together in a split: the lesion, else the image; joined with duplicates after the audit",
+    "source": "where it was acquired, such as HAM or BCN; empty where unknown",
+    "sex": "empty where unknown",
+    "site": "place on the body; empty where unknown",
+    "location": "where the bytes are: a path, 'archive.zip::member', or 'file.npz::array::index'; relative to `root`",
+    "mask": "where the lesion mask is, written like `location`; empty where there is none",
+    "origin": "'real', or the id of the generator run that drew it",
+    "split_digest": "digest of the split that the generator was fitted on; empty for real images",
+    "official_part": "official part of the data set (train, validation, test); empty where it has none",
+    "age": "years, NaN where unknown",
+    "seed": "the seed that drew a synthetic image, -1 for real ones",
+}
+REAL = "real"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Images, labels and what is known of them; no pixels.
+
+    Attributes:
+        table: one row an image, with the columns of ``COLUMNS``.
+        classes: class names in the order of their indices.
+        name: the data set's name, for reports.
+        root: folder that relative locations start from.
+        note: attribution, licence or remarks of the source, for the report.
+    """
+
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    name: str = "data"
+    root: Path = field(default_factory=Path)
+    note: str = ""
+
+    @classmethod
+    def build(
+        cls, rows: pd.DataFrame, classes: Iterable[str], name: str, root: Path | str = ".", note: str = ""
+    ) -> "Catalog":
+        """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
+
+        Args:
+            rows: at least ``image``, ``label`` and ``location``. ``group`` defaults to the lesion, else the image.
+
+        Raises:
+            DataError: no rows, an empty or repeated image name, a label that is not in ``classes``.
+        """
+        table, classes = rows.copy(), tuple(classes)
+        for column in TEXT:
+            if column not in table:
+                table[column] = REAL if column == "origin" else ""
+            table[column] = table[column].astype(object).where(table[column].notna(), "").astype(str).astype(object)
+        table["age"] = pd.to_numeric(table["age"], errors="coerce") if "age" in table else np.nan
+        table["age"] = table["age"].astype(np.float64)
+        table["seed"] = table["seed"].astype(np.int64) if "seed" in table else np.int64(-1)
+        unknown = table["group"] == ""
+        own = np.where(table["lesion"] == "", "image:" + table["image"], "lesion:" + table["lesion"])
+        table.loc[unknown, "group"] = own[unknown.to_numpy()]
+        _check(table, classes, name)
+        return cls(table[list(COLUMNS)].reset_index(drop=True), classes, name, Path(root), note)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def images(self) -> np.ndarray:
+        """Image names, [N] of str."""
+        return self.table["image"].to_numpy(object)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class indices, [N] int64, in ``range(len(classes))``."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        return self.table["label"].map(index).to_numpy(np.int64)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Groups that must not be parted, [N] of str."""
+        return self.table["group"].to_numpy(object)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images of each class, in the order of ``classes``."""
+        found = self.table["label"].value_counts()
+        return {name: int(found.get(name, 0)) for name in self.classes}
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Catalog":
+        """The rows at these positions (repeats allowed) or where a boolean mask is true."""
+        rows = np.asarray(rows)
+        table = self.table[rows] if rows.dtype == bool else self.table.iloc[rows.astype(np.int64)]
+        return replace(self, table=table.reset_index(drop=True))
+
+    def only(self, **values: str | Iterable[str]) -> "Catalog":
+        """The rows whose columns have (one of) these values: ``catalog.only(label="AK", origin="real")``."""
+        keep = np.ones(len(self), bool)
+        for column, wanted in values.items():
+            keep &= self.table[column].isin([wanted] if isinstance(wanted, str) else list(wanted)).to_numpy()
+        return self.take(keep)
+
+    def with_columns(self, **columns: np.ndarray | Sequence[str] | str) -> "Catalog":
+        """The same rows with some columns replaced."""
+        return replace(self, table=self.table.assign(**columns))
+
+    def resolve(self, location: str) -> str:
+        """A location with its path made absolute."""
+        path, separator, member = location.partition("::")
+        return str(self.root / path) + separator + member if location else ""
+
+    def digest(self) -> str:
+        """Digest of everything but where the files happen to lie."""
+        kept = self.table.drop(columns=["location", "mask"])
+        return digest(list(self.classes), kept.to_csv(index=False).encode())
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file that keeps classes, name and root beside the table.
+
+        Locations below the file's folder are kept relative to it, so that a run folder can be moved.
+        """
+        base, table = path.parent.resolve(), self.table.copy()
+        for column in ("location", "mask"):
+            table[column] = [_relative(self.resolve(value), base) for value in table[column]]
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        meta = {"classes": list(self.classes), "name": self.name, "note": self.note}
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": json.dumps(meta).encode()})
+        with atomic(path) as temporary:
+            pq.write_table(arrow, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Catalog":
+        """Read what ``save`` wrote.
+
+        Raises:
+            RunError: the file is missing or was not written by ``save``.
+        """
+        try:
+            arrow = pq.read_table(path)
+            meta = json.loads((arrow.schema.metadata or {})[b"moulage"])
+        except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+            raise RunError(f"{path} is no catalog: {error}.", "Run the command that makes it again.") from None
+        table = arrow.to_pandas()
+        for column in TEXT:
+            table[column] = table[column].astype(object)
+        return cls(table, tuple(meta["classes"]), meta["name"], path.parent.resolve(), meta["note"])
+
+
+def concatenate(first: Catalog, *others: Catalog) -> Catalog:
+    """One catalog of several over the same classes; locations become absolute. Rows may repeat an image."""
+    tables = []
+    for catalog in (first, *others):
+        if catalog.classes != first.classes:
+            raise DataError(
+                f"{catalog.name} has the classes {', '.join(catalog.classes)}.",
+                f"{first.name} has {', '.join(first.classes)}: both must name the same classes in the same order.",
+            )
+        table = catalog.table.copy()
+        for column in ("location", "mask"):
+            table[column] = [catalog.resolve(value) for value in table[column]]
+        tables.append(table)
+    filled = [table for table in tables if len(table)] or tables[:1]
+    return replace(first, table=pd.concat(filled, ignore_index=True), root=Path("/"))
+
+
+def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
+    if not len(table):
+        raise DataError(f"{name} holds no image.", "Check the path and the layout of the data set.")
+    for column in ("image", "location"):
+        if (table[column] == "").any():
+            raise DataError(f"{name}: row {int(np.argmax(table[column] == ''))} has no {column}.")
+    repeated = table["image"][table["image"].duplicated()]
+    if len(repeated):
+        raise DataError(
+            f'{name}: image "{repeated.iloc[0]}" is listed {1 + int((repeated == repeated.iloc[0]).sum())} times.'
+        )
+    strange = sorted(set(table["label"]) - set(classes))
+    if strange:
+        raise DataError(f'{name}: label "{strange[0]}" is none of the classes {", ".join(classes)}.')
+
+
+def _relative(location: str, base: Path) -> str:
+    path, separator, member = location.partition("::")
+    if not path:
+        return ""
+    full = Path(path).absolute()
+    return (str(full.relative_to(base)) if full.is_relative_to(base) else str(full)) + separator + member

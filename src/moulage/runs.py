@@ -1,0 +1,151 @@
+"""Run folders: ids from content, atomic writes, a done marker that is written last, a log, a lock.
+
+Whatever is computed lives in a folder whose name ends in a hash of everything that it depends on. The same settings
+find the same folder, so running a command again resumes it; other settings find another, so nothing is overwritten.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from moulage.errors import RunError
+
+FORMAT = 1
+"""Version of what stands in a run folder. A folder of another version is refused, never half understood."""
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, note)``: how far long work is. Called often; must be cheap."""
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """A ``Progress`` that nobody looks at."""
+
+
+def digest(*parts: Any, length: int = 12) -> str:
+    """Hex digest (BLAKE2b) of JSON-like values, bytes and paths' texts; the same values give the same digest."""
+    hasher = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return hasher.hexdigest()[:length]
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Make sure that the bytes are on the disk before the name is."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False, default=str, allow_nan=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or broken file is a ``RunError`` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing.", "Run the command that makes it again; finished parts are kept.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON: {error}.", "Delete that file and run the command again.") from None
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the work of this folder was finished, by a version whose files this one understands."""
+    marker = folder / "done.json"
+    if not marker.exists():
+        return False
+    version = read_json(marker).get("format")
+    if version != FORMAT:
+        raise RunError(
+            f"{folder} was written in format {version}; this moulage reads format {FORMAT}.",
+            "Use the moulage version that wrote it, or name another run folder with --out.",
+        )
+    return True
+
+
+def finish(folder: Path, **facts: Any) -> None:
+    """Mark a folder's work as done. Call it last."""
+    write_json(folder / "done.json", {"format": FORMAT, **facts})
+
+
+def log(folder: Path, **record: Any) -> None:
+    """Append one line of JSON to the folder's ``log.jsonl``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, default=float) + "\n")
+
+
+def read_log(folder: Path, key: str = "step") -> list[dict[str, Any]]:
+    """The records of ``log.jsonl``, one for each value of ``key`` (the last one written), in order of ``key``.
+
+    After an interruption the steps since the last checkpoint are logged again; a half-written last line is passed over.
+    """
+    path, records = folder / "log.jsonl", {}
+    if not path.exists():
+        return []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if key in record:
+                records[record[key]] = record
+    return [records[k] for k in sorted(records)]
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process. A second process gets a ``RunError``; a crash frees the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise RunError(
+                f"{folder} is in use by another process ({owner}).",
+                "Wait for it, stop it, or name another run folder with --out.",
+            ) from None
+        stream.truncate(0)
+        stream.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        stream.flush()
+        yield
+
+
+def cache_folder() -> Path:
+    """Where decoded pixels are kept between runs: ``$MOULAGE_CACHE``, else ``$XDG_CACHE_HOME/moulage``."""
+    named = os.environ.get("MOULAGE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moulage"
