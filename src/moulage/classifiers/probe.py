@@ -1,0 +1,265 @@
+"""Softmax head on the features of a frozen backbone: each image passes the network once, whatever is compared.
+
+The features do not depend on the labels, the arm or the seed: the study computes them once for each set of images with
+``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
+"""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from moulage import plugins, runs, training
+from moulage.classifiers import _backbone, _fitting
+from moulage.data.view import Examples, TrainingView
+from moulage.errors import DataError, RunError
+
+EMBED_BATCH = 32
+PREDICT_BATCH = 4096
+
+
+class Config(plugins.Options):
+    """The thesis's classifier is ``optimizer = "sgd"``, ``learning_rate = 0.01``, ``batch_size = 24``,
+    ``steps_per_epoch = 250``, ``epochs = 25``, ``standardize = false`` on a ResNet-50 with the stride of v1.
+    """
+
+    size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")
+    backbone: _backbone.Backbone = Field(default=_backbone.Backbone(), description="the frozen network and its weights")
+    standardize: bool = Field(
+        True, description="bring each feature to mean 0 and standard deviation 1 over the real training images"
+    )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam with decoupled weight decay, or plain SGD")
+    learning_rate: float = Field(1e-3, gt=0, description="constant learning rate")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay (Adam: decoupled, SGD: L2)")
+    batch_size: int = Field(64, ge=1, description="images a step, at most")
+    epochs: int = Field(30, ge=1, description="number of epochs")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="at most this many steps an epoch, the first of its order; none: all images"
+    )
+    choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
+
+
+def embed_key(config: Config) -> str:
+    """Names the features: the same key, the same features. It loads the weights, and raises what ``embed`` raises."""
+    features = _features(config)
+    return runs.digest(config.size, config.backbone.model_dump(exclude={"weights"}), _backbone.digest(features))
+
+
+def embed(
+    config: Config, pixels: np.ndarray, *, device: str = "cpu", progress: runs.Progress = runs.no_progress
+) -> np.ndarray:
+    """Features of the frozen backbone, each image forwarded once.
+
+    Args:
+        config: backbone and size.
+        pixels: uint8 [N, size, size, 3]; may be memory-mapped.
+        device: where the network runs.
+        progress: called after each batch with the number of images done.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        RecipeError: the weights cannot be loaded.
+        DataError: pixels are of another size or type.
+    """
+    _backbone.check_pixels(pixels, config.size)
+    where = training.pick_device(device)
+    features = _features(config).to(where).to(memory_format=torch.channels_last)
+    embeddings = np.empty((len(pixels), features.num_features), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(pixels), EMBED_BATCH):
+            batch = slice(start, start + EMBED_BATCH)
+            images = _backbone.to_float(pixels[batch], where, channels_last=True)
+            embeddings[batch] = features(images).cpu().numpy()
+            progress(min(batch.stop, len(pixels)), len(pixels), "features")
+    return embeddings
+
+
+def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
+    """Seconds that ``embed`` takes for this many images, from two batches: for the estimate before a run."""
+    times = []
+
+    def tick(done: int, total: int, note: str) -> None:
+        times.append(time.perf_counter())
+
+    embed(config, np.zeros((3 * EMBED_BATCH, config.size, config.size, 3), np.uint8), device=device, progress=tick)
+    return (times[-1] - times[0]) / (2 * EMBED_BATCH) * num_images
+
+
+def _features(config: Config) -> _backbone.Features:
+    with training.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
+        return _backbone.build(config.backbone, config.size)
+
+
+class Head(nn.Module):
+    """Softmax regression on standardised features: logits [N, K] of embeddings [N, D]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+        self.linear = nn.Linear(num_features, num_classes)
+        nn.init.zeros_(self.linear.weight)  # the loss is convex: no symmetry to break, and no luck in the start
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return self.linear((embeddings - self.mean) / self.std)
+
+    def standardize(self, embeddings: np.ndarray) -> None:
+        """Take mean and standard deviation of these embeddings; a feature that never varies is only centred."""
+        std = embeddings.std(axis=0)
+        self.mean.copy_(torch.from_numpy(np.asarray(embeddings.mean(axis=0))))
+        self.std.copy_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
+
+
+class Classifier:
+    """Softmax regression on embeddings; see ``docs/architecture.md`` for the methods.
+
+    Args:
+        config: the options.
+        classes: class names in the order of their indices.
+    """
+
+    def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
+        self.config, self.classes = config, tuple(classes)
+        self.head: Head | None = None
+
+    def fit(
+        self,
+        view: TrainingView,
+        validation: Examples,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+    ) -> None:
+        """Train on embeddings and keep the epoch that validates best. An interrupted fit starts over: it takes seconds.
+
+        The features are standardised by the real training images alone, so that they are the same in all arms.
+
+        Raises:
+            DataError: inputs are no embeddings, or a class has no training image.
+            DivergedError: the loss is not finite any more.
+        """
+        _fitting.check(view, validation, self.classes)
+        _check_embeddings(view.real.inputs)
+        _check_embeddings(validation.inputs, view.real.inputs.shape[1])
+        config, where = self.config, training.pick_device(device)
+        with training.reproducible("probe", seed, device=where):
+            head = Head(view.real.inputs.shape[1], len(self.classes))
+            if config.standardize:
+                head.standardize(view.real.inputs)
+            self.head = head.to(where)
+            optimizer = self._optimizer(head)
+            best, kept = -np.inf, head.state_dict()
+            for epoch in range(1, config.epochs + 1):
+                start = time.perf_counter()
+                trained = self._train(head, optimizer, view, seed, epoch)
+                scored = _fitting.scores(self.predict(validation.inputs), validation.labels)
+                training.check_finite(epoch, train_loss=trained["train_loss"], **scored)
+                runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
+                merit = _fitting.merit(config.choose, epoch, scored)
+                if merit > best:
+                    best, kept = merit, {name: value.clone() for name, value in head.state_dict().items()}
+                progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")
+            head.load_state_dict(kept)
+
+    def _train(
+        self, head: Head, optimizer: torch.optim.Optimizer, view: TrainingView, seed: int, epoch: int
+    ) -> dict[str, float]:
+        """One epoch; the mean loss and accuracy of its batches, each before its own step."""
+        loss_sum, num_correct, num_seen = torch.zeros((), device=head.mean.device), 0, 0
+        for inputs, labels, _ in view.batches(seed, epoch, self.config.batch_size, self.config.steps_per_epoch):
+            embeddings = torch.from_numpy(inputs).to(head.mean.device)
+            targets = torch.from_numpy(labels).to(head.mean.device)
+            logits = head(embeddings)
+            loss = functional.cross_entropy(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach() * len(labels)
+            num_correct += (logits.argmax(1) == targets).sum()
+            num_seen += len(labels)
+        return {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
+
+    def _optimizer(self, head: Head) -> torch.optim.Optimizer:
+        config = self.config
+        if config.optimizer == "adam":
+            return torch.optim.AdamW(
+                head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            )
+        return torch.optim.SGD(
+            head.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+
+    @torch.inference_mode()
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, K] of embeddings float32 [N, D].
+
+        Raises:
+            RunError: neither ``fit`` nor ``load`` was called.
+            DataError: inputs are no embeddings, or of another backbone.
+        """
+        if self.head is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _check_embeddings(inputs, len(self.head.mean))
+        logits = np.empty((len(inputs), len(self.classes)), np.float32)
+        for start in range(0, len(inputs), PREDICT_BATCH):
+            batch = slice(start, start + PREDICT_BATCH)
+            logits[batch] = self.head(torch.from_numpy(np.array(inputs[batch])).to(self.head.mean.device)).cpu().numpy()
+        return logits
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors`` and ``config.json``."""
+        if self.head is None:
+            raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
+        training.save_weights(folder / "weights.safetensors", self.head)
+        _fitting.write_config(folder, self.config, self.classes, num_features=len(self.head.mean))
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Classifier":
+        """Read what ``save`` wrote."""
+        saved = _fitting.read_config(folder)
+        classifier = cls(plugins.validate(Config, saved["config"], str(folder)), tuple(saved["classes"]))
+        head = Head(saved["num_features"], len(classifier.classes))
+        training.load_weights(folder / "weights.safetensors", head)
+        classifier.head = head.to(training.pick_device(device))
+        return classifier
+
+    def steps_and_seconds(self, num_images: int) -> tuple[int, float]:
+        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
+
+        The features are not in it: see ``embed_seconds``.
+        """
+        config, num_features = self.config, _features(self.config).num_features
+        labels = np.arange(8 * config.batch_size) % len(self.classes)
+        view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
+        head = Head(num_features, len(self.classes))
+        start = time.perf_counter()
+        self._train(head, self._optimizer(head), view, 0, 0)
+        seconds = (time.perf_counter() - start) / 8
+        steps = -(-num_images // config.batch_size)
+        return config.epochs * min(steps, config.steps_per_epoch or steps), seconds
+
+
+def _check_embeddings(inputs: np.ndarray, num_features: int | None = None) -> None:
+    if inputs.dtype != np.float32 or inputs.ndim != 2:
+        raise DataError(
+            f"The probe trains on embeddings, float32 [N, D], and got {inputs.dtype} {list(inputs.shape)}.",
+            "Turn pixels into embeddings with probe.embed first.",
+        )
+    if num_features is not None and inputs.shape[1] != num_features:
+        raise DataError(
+            f"Embeddings have {inputs.shape[1]} features instead of {num_features}.", "They are of another backbone."
+        )

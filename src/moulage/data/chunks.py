@@ -1,0 +1,186 @@
+"""A pass over the images, chunk by chunk, in one process or several: read, hash, check, decode, resize, write rows.
+
+Worker processes import this file and not ``pixels``, because they need neither tables nor pandas.
+"""
+
+import functools
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from moulage.data import images
+from moulage.errors import DataError, RunError
+from moulage.runs import write_json
+
+OK = "ok"
+THUMBNAILS = "thumbnails.npy"
+THUMBNAIL_SIDE = 32
+TINY_SIDE = 16
+"""Images whose shorter side is below this many pixels get the status ``tiny``."""
+
+
+def file_name(size: int) -> str:
+    """The file that holds the squares of this size."""
+    return f"size-{size}.npy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the scan.
+
+    Attributes:
+        sha256: of the file's bytes (of the row's, for arrays); empty where there is none.
+        width, height: pixels, as stored; 0 where unknown.
+        mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
+        status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
+        message: what is wrong, for a person.
+    """
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    status: str = OK
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan."""
+
+    folder: Path
+    fit: str
+    sizes: tuple[int, ...]
+    first: bool
+
+    @property
+    def arrays(self) -> dict[str, int]:
+        """File name and side of every array that is written."""
+        sides = {file_name(size): size for size in self.sizes}
+        return {THUMBNAILS: THUMBNAIL_SIDE, **sides} if self.first else sides
+
+    @property
+    def parts(self) -> Path:
+        return self.folder / "-".join(["pass", *(["scan"] if self.first else []), *map(str, self.sizes)])
+
+    def part(self, start: int) -> Path:
+        """The file that says that the chunk from this row on is on the disk; it holds the chunk's scan."""
+        return self.parts / f"{start:09d}.json"
+
+
+def write_chunk(task: Pass, reader: images.Reader, start: int, locations: Sequence[str | None]) -> int:
+    """Write the rows of one chunk, flush them, then say so; returns the number of images."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((task.folder / name).open("r+b")) for name in task.arrays}
+        for name, file in files.items():
+            rows_of_file = np.load(task.folder / name, mmap_mode="r")
+            file.seek(rows_of_file.offset + rows_of_file[:start].nbytes)
+        for location in locations:
+            row, squares = look(reader, location, task.arrays, task.fit) if location else (Row(), {})
+            if not task.first and row.status != OK:
+                raise DataError(
+                    f"{location} could be read when its pixels were first kept and cannot now: {row.message}.",
+                    "Was it changed just now? Run the command again.",
+                )
+            rows.append(row)
+            for name, side in task.arrays.items():
+                file = files[name]
+                file.write(squares[name].tobytes() if name in squares else bytes(side * side * 3))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    write_json(task.part(start), [asdict(row) for row in rows] if task.first else [])
+    return len(rows)
+
+
+def look(
+    reader: images.Reader, location: str, arrays: Mapping[str, int], fit: str
+) -> tuple[Row, dict[str, np.ndarray]]:
+    """Read, hash and check one image, and resize it.
+
+    Args:
+        reader: keeps archives open.
+        location: absolute.
+        arrays: name and side in pixels of each square wanted.
+        fit: see ``images.square``.
+
+    Returns:
+        Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
+    """
+    row = Row()
+    try:
+        if images.is_array(location):
+            array = reader.array(location)
+            mode = "L" if array.ndim == 2 else "RGB"
+            row = Row(hashlib.sha256(array.tobytes()).hexdigest(), array.shape[1], array.shape[0], mode)
+            pictures = [Image.fromarray(array).convert("RGB")] * len(arrays)
+        else:
+            data = reader.bytes(location)
+            row = Row(hashlib.sha256(data).hexdigest())
+            header = images.header(data)
+            row = Row(row.sha256, header.width, header.height, header.mode)
+            pictures = images.pictures(data, header, list(arrays.values()))
+        if min(row.width, row.height) < TINY_SIDE:
+            raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
+    except images.ImageError as error:
+        return replace(row, status=error.status, message=error.message), {}
+    sides = zip(arrays.items(), pictures, strict=True)
+    return row, {name: images.square(picture, side, fit) for (name, side), picture in sides}
+
+
+def work(task: Pass, chunks: Mapping[int, Sequence[str | None]], num_workers: int) -> Iterator[int]:
+    """Work through the chunks in this process or in several; yields the number of images as each is on the disk."""
+    if num_workers <= 1 or len(chunks) <= 1:
+        with images.Reader() as reader:
+            for start, locations in chunks.items():
+                yield write_chunk(task, reader, start, locations)
+        return
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        futures = [pool.submit(_write_in_worker, task, start, chunk) for start, chunk in chunks.items()]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "A process that decodes images was ended from outside.",
+            "The memory may have run out: use fewer workers. What is done is kept.",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """A worker leaves interrupts to its parent and ends with it, also when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@functools.cache
+def _process_reader() -> images.Reader:
+    """One reader a worker process, so that archives are opened once."""
+    return images.Reader()
+
+
+def _write_in_worker(task: Pass, start: int, locations: Sequence[str | None]) -> int:
+    return write_chunk(task, _process_reader(), start, locations)

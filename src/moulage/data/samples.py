@@ -1,0 +1,194 @@
+"""Draws images from a generator into a folder and a catalog; every file says what it is and where it is from."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from PIL import Image, PngImagePlugin
+
+from moulage.data.catalog import REAL, Catalog
+from moulage.errors import DataError, LeakError, RecipeError, RunError
+from moulage.runs import Progress, no_progress
+
+BATCH = 64
+DESCRIPTION = "Synthetic image, not a patient. Not for clinical use."
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for an image made by a model trained on sampled content."""
+
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+class Drawer(Protocol):
+    """What is asked of a generator here."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def sample(self, label: int, seeds: np.ndarray, /) -> np.ndarray: ...
+
+
+def draw(
+    generator: Drawer,
+    seeds: Mapping[str, Sequence[int] | np.ndarray],
+    folder: Path,
+    *,
+    origin: str,
+    split_digest: str,
+    classes: tuple[str, ...],
+    progress: Progress = no_progress,
+) -> Catalog:
+    """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
+
+    The PNGs are lossless and carry their provenance. Files that are already there are kept, so a second call draws what
+    an interrupted one left open.
+
+    Args:
+        generator: anything with ``classes`` and ``sample(label, seeds) -> uint8 [n, S, S, 3]``.
+        seeds: for each class name the seeds to draw, in ``[0, 2**63)``, each once.
+        folder: where the images go; of this run alone.
+        origin: id of the generator run; becomes part of every image's name.
+        split_digest: digest of the split that the generator was fitted on.
+        classes: classes of the catalog that is returned (the data set's, in its order).
+
+    Raises:
+        RecipeError: a class that the generator or the data set does not know, a seed that is negative or given twice.
+        RunError: ``folder`` holds images of another run, or cannot be written.
+    """
+    _check(generator, seeds, classes)
+    folders, wanted = safe_names(classes), {label: np.asarray(s, np.int64) for label, s in seeds.items()}
+    rows, total = [], sum(map(len, wanted.values()))
+    for label, numbers in wanted.items():
+        paths = [folder / folders[label] / f"{folders[label]}-{seed}.png" for seed in numbers]
+        facts = [{"origin": origin, "class": label, "seed": int(s), "split_digest": split_digest} for s in numbers]
+        missing = [i for i, path in enumerate(paths) if not _finished(path, facts[i])]
+        progress(len(rows) + len(paths) - len(missing), total, label)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            images = generator.sample(generator.classes.index(label), numbers[batch])
+            for i, image in zip(batch, images, strict=True):
+                _write(paths[i], image, facts[i])
+            progress(len(rows) + len(paths) - len(missing) + start + len(batch), total, label)
+        rows += [
+            {"image": f"{origin}/{label}-{fact['seed']}", "label": label, "location": str(path.absolute())}
+            | {"origin": origin, "split_digest": split_digest, "seed": fact["seed"]}
+            for path, fact in zip(paths, facts, strict=True)
+        ]
+    catalog = Catalog.build(pd.DataFrame(rows), classes, f"drawn by {origin}", folder.absolute(), DESCRIPTION)
+    catalog.save(folder / "catalog.parquet")
+    return catalog
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a drawn PNG says of itself: origin, class, seed, split_digest, software, description, digital_source_type.
+
+    Raises:
+        DataError: the file is no readable image, or carries no provenance of moulage.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {})
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    if "moulage:origin" not in text:
+        raise DataError(f"{path} carries no provenance.", "It was not drawn by moulage, or was saved again by a tool.")
+    found = {key: str(text.get(f"moulage:{key}", "")) for key in ("origin", "class", "seed", "split_digest")}
+    source = SOURCE_TYPE if SOURCE_TYPE in text.get("XML:com.adobe.xmp", "") else ""
+    about = {"software": str(text["Software"]), "description": str(text["Description"]), "digital_source_type": source}
+    return {**found, "seed": int(found["seed"]), **about}
+
+
+def check_provenance(samples: Catalog, split_digest: str) -> None:
+    """Raise ``LeakError`` if a synthetic row was drawn by a generator that saw another split than this one."""
+    table = samples.table
+    wrong = table[(table["origin"] != REAL) & (table["split_digest"] != split_digest)]
+    if len(wrong):
+        first = wrong.iloc[0]
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise LeakError(
+            f"{first['image']}{more}: drawn by a generator that was fitted on the split "
+            f'"{first["split_digest"] or "unknown"}", not on "{split_digest}". '
+            "It may have seen images that score here.",
+            "Fit the generator on the training part of this split, and draw again.",
+        )
+
+
+def safe_names(classes: Sequence[str]) -> dict[str, str]:
+    """A file name for each class: letters, digits, ``_``, ``-`` and inner dots; distinct even where case is ignored."""
+    names: dict[str, str] = {}
+    for label in classes:
+        name = re.sub(r"[^\w.-]+", "_", label).strip("._")[:60] or "class"
+        taken = {other.lower() for other in names.values()}
+        names[label] = next(n for n in _numbered(name) if n.lower() not in taken)
+    return names
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def _check(generator: Drawer, seeds: Mapping[str, Sequence[int] | np.ndarray], classes: tuple[str, ...]) -> None:
+    for label, numbers in seeds.items():
+        for known, owner in ((generator.classes, "the generator"), (classes, "the data set")):
+            if label not in known:
+                raise RecipeError(f'{owner} does not know the class "{label}".', f"It knows {', '.join(known)}.")
+        values = np.asarray(numbers, np.int64)
+        if (values < 0).any() or len(np.unique(values)) != len(values):
+            raise RecipeError(f'The seeds of "{label}" must be distinct and not negative.')
+
+
+def _finished(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether this very image is there already; one that cannot be read is drawn again."""
+    if not path.exists():
+        return False
+    try:
+        found = read_provenance(path)
+    except DataError:
+        return False
+    if any(found[key] != value for key, value in facts.items()):
+        raise RunError(
+            f"{path} was drawn by another run ({found['origin']} on split {found['split_digest']}).",
+            "Draw into another folder.",
+        )
+    return True
+
+
+def _write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
+    """Write one PNG under a temporary name and rename it.
+
+    Not forced to the disk one by one, which would take longer than drawing: a file that a power cut left broken is
+    drawn again.
+    """
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", f"moulage {version('moulage')}")
+    info.add_text("Description", DESCRIPTION)
+    for key, value in facts.items():
+        info.add_text(f"moulage:{key}", str(value))
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(temporary, "PNG", pnginfo=info, compress_level=1)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Free some space or fix the permissions, then run the same command: finished images are kept.",
+        ) from None

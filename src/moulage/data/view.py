@@ -1,0 +1,168 @@
+"""What a classifier trains on: real examples, an arm's extra examples, and an order in which no arm has an advantage.
+
+All arms of a study see the same number of images an epoch: each real image once, and ``num_slots`` more. A slot holds
+one of the arm's extra images; slots that the arm leaves empty hold real images. So an arm that adds nothing is not
+trained for fewer steps than one that adds much, and a difference between two arms is one of content.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moulage.errors import DataError
+
+ORDER_STREAM = 0x0DE2
+"""Keeps the order's random numbers apart from those that other code draws from the same seed."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and their labels.
+
+    Attributes:
+        inputs: uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped.
+        labels: class indices, int64 [N].
+
+    Raises:
+        DataError: inputs and labels do not match, or are neither pixels nor embeddings.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
+        shape, dtype = self.inputs.shape, self.inputs.dtype
+        is_pixels = dtype == np.uint8 and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+        is_embeddings = dtype == np.float32 and len(shape) == 2
+        if not (is_pixels or is_embeddings):
+            raise DataError(
+                f"Inputs are {dtype} {list(shape)}.",
+                "They must be pixels, uint8 [N, size, size, 3], or embeddings, float32 [N, D].",
+            )
+        if self.labels.shape != shape[:1]:
+            raise DataError(f"There are {shape[0]} inputs and labels of shape {list(self.labels.shape)}.")
+        if len(self) and self.labels.min() < 0:
+            raise DataError(f"Example {int(self.labels.argmin())} has the label {self.labels.min()}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """Real and extra examples, and the order of every epoch.
+
+    Attributes:
+        real: the training part of the split.
+        extra: what the arm adds; ``None`` or empty for an arm that adds nothing.
+        num_slots: how many more images than the real ones an epoch holds. The same for all arms of a study: the
+            largest number of extra examples that one of them has.
+
+    Raises:
+        DataError: no real examples, more extra examples than slots, or inputs of different shapes.
+    """
+
+    real: Examples
+    extra: Examples | None
+    num_slots: int
+
+    def __post_init__(self) -> None:
+        if not len(self.real):
+            raise DataError("There is no training image.", "Check the split: its training part is empty.")
+        if self.num_extra > self.num_slots:
+            raise DataError(
+                f"There are {self.num_extra} extra images and {self.num_slots} slots for them.",
+                "num_slots must be the largest number of extra images of any arm.",
+            )
+        if self.extra is not None and self.extra.inputs.shape[1:] != self.real.inputs.shape[1:]:
+            real, extra = self.real.inputs.shape[1:], self.extra.inputs.shape[1:]
+            raise DataError(f"Real inputs have the shape {list(real)}, extra ones {list(extra)}.")
+
+    @property
+    def num_real(self) -> int:
+        """Number of real examples."""
+        return len(self.real)
+
+    @property
+    def num_extra(self) -> int:
+        """Number of extra examples, at most ``num_slots``."""
+        return 0 if self.extra is None else len(self.extra)
+
+    def __len__(self) -> int:
+        """Images an epoch."""
+        return self.num_real + self.num_slots
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the real examples followed by the extra ones, int64 [num_real + num_extra]."""
+        return self.real.labels if self.extra is None else np.concatenate([self.real.labels, self.extra.labels])
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of one epoch: int64 [num_real + num_slots], indices into real followed by extra.
+
+        Every real and every extra example appears once; empty slots hold real examples, no one of them again before
+        each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms
+        hold the same image unless it comes from a slot that they fill differently.
+        """
+        rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
+        slots = np.resize(rng.permutation(self.num_real), self.num_slots)
+        slots[: self.num_extra] = self.num_real + np.arange(self.num_extra)
+        content = np.concatenate([np.arange(self.num_real), slots])
+        return content[rng.permutation(len(content))]
+
+    def take(self, indices: np.ndarray) -> Examples:
+        """The examples at these indices into real followed by extra, copied out of both without joining them."""
+        return Examples(self.inputs_at(indices), self.labels[indices])
+
+    def inputs_at(self, indices: np.ndarray) -> np.ndarray:
+        """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
+        inputs = np.empty((len(indices), *self.real.inputs.shape[1:]), self.real.inputs.dtype)
+        is_extra = indices >= self.num_real
+        inputs[~is_extra] = self.real.inputs[indices[~is_extra]]
+        if self.extra is not None:
+            inputs[is_extra] = self.extra.inputs[indices[is_extra] - self.num_real]
+        return inputs
+
+    def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
+        """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
+        whole = -(-len(self) // batch_size)
+        return whole if steps_per_epoch is None else min(whole, steps_per_epoch)
+
+    def batches(
+        self, seed: int, epoch: int, batch_size: int, steps_per_epoch: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
+        """Inputs, labels and place in the epoch's order, batch by batch.
+
+        With ``steps_per_epoch`` only the first images of the order are used. The images are shared out evenly, so that
+        batches differ by one image at most: a last batch of one image would upset batch normalisation.
+        """
+        order, labels = self.epoch(seed, epoch), self.labels
+        num_steps = self.num_steps(batch_size, steps_per_epoch)
+        order, start = order[: num_steps * batch_size], 0
+        for indices in np.array_split(order, num_steps):
+            yield self.inputs_at(indices), labels[indices], slice(start, start + len(indices))
+            start += len(indices)
+
+
+def require_classes(labels: np.ndarray, classes: Sequence[str], what: str) -> None:
+    """Check that each class has an example and that no label lies beyond the classes.
+
+    Args:
+        labels: class indices, int64 [N].
+        classes: class names in the order of their indices.
+        what: whose labels these are, such as ``"the training images"``, for the message.
+
+    Raises:
+        DataError: a class without an example, or a label without a class.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(counts) > len(classes):
+        raise DataError(f"A label of {what} is {len(counts) - 1}, but there are {len(classes)} classes.")
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent:
+        raise DataError(
+            f"No image of {', '.join(absent)} is among {what}.",
+            "Leave the class out of the recipe, or split so that each part holds some of its groups.",
+        )

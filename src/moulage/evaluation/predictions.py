@@ -1,0 +1,157 @@
+"""Predictions of one fit on one part: the sufficient statistic of every score, interval and figure."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moulage.errors import DataError, RunError
+from moulage.runs import FORMAT, atomic
+
+PARTS = ("validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one classifier said about N images with K classes.
+
+    Attributes:
+        images: names of the images, [N] of str, each once.
+        groups: lesion (joined with duplicates) of each image, [N] of str.
+        labels: true class indices, [N] int64 in ``range(K)``.
+        logits: unnormalised log-probabilities, [N, K] float32, finite.
+        classes: the K class names in the order of their indices.
+        arm: name of the arm.
+        trial: number of the fit; fits of different arms with the same number are paired.
+        part: ``"validation"`` or ``"test"``.
+        split_digest: digest of the split that the classifier was trained and scored on.
+
+    Raises:
+        DataError: a shape, a type, a value or a name is wrong.
+    """
+
+    images: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    classes: tuple[str, ...]
+    arm: str
+    trial: int
+    part: Literal["validation", "test"]
+    split_digest: str
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.dtype.kind not in "iu":
+            raise DataError(f"{self}: labels are {labels.dtype}, not integer class indices.")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            logits = np.asarray(self.logits, np.float32)
+        object.__setattr__(self, "images", np.asarray(self.images, object))
+        object.__setattr__(self, "groups", np.asarray(self.groups, object))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "logits", logits)
+        object.__setattr__(self, "classes", tuple(self.classes))
+        self._check()
+
+    def _check(self) -> None:
+        num_images, num_classes = len(self.images), len(self.classes)
+        if not num_images or self.images.ndim != 1:
+            raise DataError(f"{self}: images must be a list of at least one name.")
+        if num_classes < 2 or len(set(self.classes)) < num_classes:
+            raise DataError(f"{self}: at least two classes with different names are needed, not {self.classes}.")
+        expected = {"groups": (num_images,), "labels": (num_images,), "logits": (num_images, num_classes)}
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise DataError(f"{self}: {name} have the shape {found}; the images and classes ask for {shape}.")
+        for name in ("images", "groups"):
+            nameless = [row for row, value in enumerate(getattr(self, name)) if not isinstance(value, str) or not value]
+            if nameless:
+                raise DataError(
+                    f"{self}: row {nameless[0]} of {name} is {getattr(self, name)[nameless[0]]!r}, no name."
+                )
+        repeated = pd.Index(self.images).duplicated()
+        if repeated.any():
+            raise DataError(f'{self}: image "{self.images[repeated.argmax()]}" stands there twice.')
+        outside = (self.labels < 0) | (self.labels >= num_classes)
+        if outside.any():
+            row = int(outside.argmax())
+            raise DataError(f"{self}: label {self.labels[row]} of row {row} is none of 0..{num_classes - 1}.")
+        strange = ~np.isfinite(self.logits).all(axis=1)
+        if strange.any():
+            image = self.images[strange.argmax()]
+            raise DataError(f'{self}: the logits of image "{image}" are not finite.', "The fit diverged: repeat it.")
+        if self.part not in PARTS:
+            raise DataError(f'{self}: part is "{self.part}".', f"Valid: {', '.join(PARTS)}.")
+
+    def __str__(self) -> str:
+        return f"Predictions of arm {self.arm}, trial {self.trial}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Softmax of the logits, [N, K] float64, rows sum to 1."""
+        return np.exp(log_softmax(self.logits))
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Most probable class, [N] int64; of equal logits the first."""
+        return self.logits.argmax(axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write Parquet: columns ``image``, ``group``, ``label`` (name), ``logit_<class>``; the rest is metadata."""
+        columns = {"image": self.images, "group": self.groups, "label": np.array(self.classes, object)[self.labels]}
+        columns |= {f"logit_{name}": self.logits[:, k] for k, name in enumerate(self.classes)}
+        meta = {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "arm": self.arm,
+            "trial": int(self.trial),
+            "part": self.part,
+            "split_digest": self.split_digest,
+        }
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        with atomic(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({b"moulage": json.dumps(meta).encode()}), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what ``save`` wrote.
+
+        Raises:
+            RunError: the file is missing, broken, or was not written by ``save``.
+            DataError: what stands in it is wrong.
+        """
+        try:
+            table = pq.read_table(path)
+            meta = json.loads((table.schema.metadata or {})[b"moulage"])
+            classes = tuple(meta["classes"])
+            label = pd.Index(classes).get_indexer(table["label"].to_numpy())
+            return cls(
+                images=table["image"].to_numpy(),
+                groups=table["group"].to_numpy(),
+                labels=label.astype(np.int64),
+                logits=np.column_stack([table[f"logit_{name}"].to_numpy() for name in classes]),
+                classes=classes,
+                arm=meta["arm"],
+                trial=meta["trial"],
+                part=meta["part"],
+                split_digest=meta["split_digest"],
+            )
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise RunError(
+                f"{path} holds no predictions that can be read: {error}.", "Run the command that makes it again."
+            ) from None
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities, [N, K] float64, for logits [N, K]; never overflows."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

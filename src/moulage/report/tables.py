@@ -1,0 +1,183 @@
+"""Turns what a run recorded into the rows of the report's tables, and numbers into text."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from moulage.report.reading import Comparison, Cost, Results, Study
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "expected_calibration_error": "calibration error",
+    "log_loss": "log loss",
+}
+"""The scores of a fit that the overview shows, in this order."""
+
+NONE = "–"
+"""What stands where there is no number."""
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation over trials (None for fewer than two), in the unit of the measure."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+    def text(self, factor: int = 100) -> str:
+        """In percent with one digit, or as it is (``factor=1``) with three."""
+        digits = 1 if factor == 100 else 3
+        deviation = "" if self.deviation is None else f" ± {factor * self.deviation:.{digits}f}"
+        return f"{factor * self.mean:.{digits}f}{deviation}"
+
+
+class ClassRow(NamedTuple):
+    """One class in one arm: fractions over trials, and its number of test images."""
+
+    name: str
+    is_target: bool
+    precision: Spread | None
+    recall: Spread | None
+    f1: Spread | None
+    support: int
+
+
+class CostRow(NamedTuple):
+    """All tasks of one kind on one kind of device, in minutes."""
+
+    kind: str
+    device: str
+    num_tasks: int
+    wall: float
+    core: float
+    gpu: float | None
+
+
+def word(measure: str) -> str:
+    """A measure's name in words: ``balanced_accuracy`` is "balanced accuracy", ``recall:AK`` is "recall of AK"."""
+    kind, _, name = measure.partition(":")
+    text = MEASURES.get(kind, kind.replace("_", " "))
+    return f"{text} of {name}" if name else text
+
+
+def scale(measure: str) -> int:
+    """What a measure is multiplied by to be shown: 100 for fractions (percent, points), 1 for the log loss."""
+    return 1 if measure == "log_loss" else 100
+
+
+def signed(value: float | None, factor: int = 100) -> str:
+    """A difference with its sign, in points (or as it is with ``factor=1``): "+1.2", "−0.4", "0.0"."""
+    if value is None:
+        return NONE
+    text = f"{factor * value:+.{1 if factor == 100 else 3}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
+
+
+def interval(row: Comparison) -> str:
+    """The 95 % interval of a comparison as text."""
+    if row.low is None or row.high is None:
+        return NONE
+    return f"{signed(row.low, scale(row.measure))} to {signed(row.high, scale(row.measure))}"
+
+
+def estimate(value: float | None, measure: str) -> str:
+    """A value of a measure: percent with one digit, or the number itself."""
+    if value is None:
+        return NONE
+    return f"{100 * value:.1f}" if scale(measure) == 100 else f"{value:.3f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with three digits."""
+    return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def scored_part(results: Results) -> str | None:
+    """The part whose scores are shown: the test part, else validation, else none."""
+    parts = {part for fit in results.fits for part in fit.scores}
+    return next((part for part in ("test", "validation") if part in parts), None)
+
+
+def comparisons_by_measure(results: Results) -> list[tuple[str, list[Comparison]]]:
+    """Each measure with its comparisons: the primary measure first, the order of the study otherwise."""
+    measures = dict.fromkeys(row.measure for row in results.comparisons)
+    return [
+        (measure, [row for row in results.comparisons if row.measure == measure])
+        for measure in sorted(measures, key=lambda measure: measure != results.study.primary)
+    ]
+
+
+def overview(results: Results, part: str | None) -> list[tuple[str, list[str]]]:
+    """Each arm with its scores on a part over the trials, in the order of ``MEASURES``, as text."""
+    rows = []
+    for arm in results.arms:
+        scores = [fit.scores[part] for fit in results.fits if fit.arm == arm.name and part in fit.scores]
+        cells = []
+        for measure in MEASURES:
+            spread = Spread.of(getattr(score, measure) for score in scores)
+            cells.append(spread.text(scale(measure)) if spread else NONE)
+        if scores:
+            rows.append((arm.name, cells))
+    return rows
+
+
+def class_reports(results: Results, part: str | None) -> list[tuple[str, int, list[ClassRow]]]:
+    """For each arm its number of trials and a row a class."""
+    reports = []
+    for arm in results.arms:
+        fits = [fit.scores[part].classes for fit in results.fits if fit.arm == arm.name and part in fit.scores]
+        rows = []
+        for name in results.study.classes:
+            scores = [fit[name] for fit in fits if name in fit]
+            rows.append(
+                ClassRow(
+                    name,
+                    name in results.study.target_classes,
+                    Spread.of(score.precision for score in scores),
+                    Spread.of(score.recall for score in scores),
+                    Spread.of(score.f1 for score in scores),
+                    max((score.support for score in scores), default=0),
+                )
+            )
+        if fits:
+            reports.append((arm.name, len(fits), rows))
+    return reports
+
+
+def total_confusion(results: Results, arm: str, part: str | None) -> tuple[np.ndarray | None, int]:
+    """Confusion counts [true, predicted] of an arm summed over its fits, and the number of fits."""
+    found = [fit.scores[part].confusion for fit in results.fits if fit.arm == arm and part in fit.scores]
+    size = len(results.study.classes)
+    matrices = [matrix for matrix in (np.array(rows, np.int64) for rows in found) if matrix.shape == (size, size)]
+    return (np.sum(matrices, axis=0) if matrices else None), len(matrices)
+
+
+def costs(cost: Sequence[Cost]) -> list[CostRow]:
+    """Tasks joined by kind and device. A task that ran on a GPU held it for its whole wall-clock time."""
+    rows = []
+    for kind, device in dict.fromkeys((task.kind, task.device) for task in cost):
+        tasks = [task for task in cost if (task.kind, task.device) == (kind, device)]
+        wall, core = (sum(getattr(task, f"{what}_seconds") for task in tasks) / 60 for what in ("wall", "cpu"))
+        rows.append(CostRow(kind, device, len(tasks), wall, core, None if device.startswith("cpu") else wall))
+    return rows
+
+
+def caption_of_measure(study: Study) -> str:
+    """What the figure of differences shows, in words."""
+    unit = " points" if scale(study.primary) == 100 else ""
+    caption = f"Difference in {word(study.primary)}{unit and ' in' + unit}, with 95\u00a0% intervals."
+    if study.smallest_effect:
+        caption += (
+            f" The band is the smallest effect that matters, ±{estimate(study.smallest_effect, study.primary)}{unit}."
+        )
+    return caption

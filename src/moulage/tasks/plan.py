@@ -1,0 +1,172 @@
+"""What a study has to compute: tasks, what they need, and the folders that their settings hash to."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moulage import plugins, runs
+from moulage.data.catalog import Catalog
+from moulage.errors import RecipeError, nearest
+from moulage.recipe import ArmOptions, Recipe
+from moulage.tasks.prepare import Prepared
+
+SEEDS_PER_TRIAL = 1_000_000
+"""Samples of trial t are drawn from the seeds t * SEEDS_PER_TRIAL + 0, 1, 2 ..."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to compute.
+
+    Attributes:
+        kind: ``generator``, ``samples``, ``embedding``, ``classifier`` or ``gallery``.
+        name: the generator's or arm's name, or what is embedded.
+        trial: which trial it belongs to; 0 for what serves the whole study.
+        folder: where its result goes, relative to the run folder; ends in a hash of everything that it depends on.
+        needs: folders of the tasks that must be done before.
+        settings: plain values that ``execute`` reads.
+    """
+
+    kind: str
+    name: str
+    trial: int
+    folder: str
+    needs: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def is_done(self, run: Path) -> bool:
+        """Whether its folder is finished."""
+        return runs.is_done(run / self.folder)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f", trial {self.trial}" if self.kind != "embedding" else "")
+
+
+def plan(recipe: Recipe, prepared: Prepared) -> list[Task]:
+    """All tasks of a study, those that others need first.
+
+    Raises:
+        RecipeError: an arm asks its generator for a class that it does not learn.
+    """
+    return _Planner(recipe, prepared).tasks()
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        self.recipe, self.prepared = recipe, prepared
+        counts = prepared.split.part(prepared.catalog, "train").counts
+        self.additions = {arm: recipe.additions(arm, counts) for arm in recipe.arms}
+        self.num_slots = max((sum(add.values()) for add in self.additions.values()), default=0)
+        self.found: dict[str, Task] = {}
+
+    def tasks(self) -> list[Task]:
+        for name in self.recipe.generators:
+            for trial in range(self._num_fits(name)):
+                self._generator(name, trial)
+        for trial in range(self.recipe.study.num_trials if self.recipe.arms else 0):
+            for arm in self.recipe.arms:
+                self._classifier(arm, trial)
+        return list(self.found.values())
+
+    def _num_fits(self, name: str) -> int:
+        return self.recipe.study.num_trials if self.recipe.generators[name].refit == "trial" else 1
+
+    def _add(
+        self,
+        kind: str,
+        name: str,
+        trial: int,
+        settings: dict[str, Any],
+        needs: tuple[str, ...] = (),
+        label: str = "",
+        identity: tuple[str, ...] | None = None,
+    ) -> Task:
+        """A task whose folder hashes its settings, the data, and what it needs (or ``identity`` in place of that).
+
+        The same task asked for twice is one task.
+        """
+        place = {"gallery": "galleries", "samples": "samples"}.get(kind, f"{kind}s")
+        key = runs.digest(runs.FORMAT, kind, settings, needs if identity is None else identity, self.prepared.digest)
+        task = Task(kind, name, trial, f"{place}/{label or f'{name}-{trial}'}-{key}", needs, settings)
+        return self.found.setdefault(task.folder, task)
+
+    def _generator(self, name: str, trial: int) -> Task:
+        options = self.recipe.generators[name]
+        config = plugins.configure("generators", options.plugin, options.options, f"generators.{name}.options")
+        settings = {
+            "plugin": options.plugin,
+            "classes": options.classes,
+            "size": options.size,
+            "config": config.model_dump(mode="json"),
+            "seed": seed_of(self.recipe.study.seed, "generator", name, trial),
+        }
+        return self._add("generator", name, trial, settings)
+
+    def _samples(self, name: str, trial: int, add: dict[str, int]) -> Task:
+        """Samples for all arms that use this generator: as many of each class as the greediest of them adds."""
+        learned = self.recipe.generators[name].classes
+        for wanted in add:
+            if wanted not in learned:
+                raise RecipeError(f'Generator "{name}" does not learn "{wanted}".', nearest(wanted, learned))
+        counts = dict.fromkeys(learned, 0)
+        for arm, other in self.additions.items():
+            if self.recipe.arms[arm].generator == name:
+                counts = {label: max(counts[label], other.get(label, 0)) for label in learned}
+        fitted = self._generator(name, trial if self.recipe.generators[name].refit == "trial" else 0)
+        settings = {"counts": counts, "first_seed": trial * SEEDS_PER_TRIAL}
+        task = self._add("samples", name, trial, settings, (fitted.folder,))
+        self._add("gallery", name, trial, {}, (fitted.folder, task.folder))
+        return task
+
+    def _embedding(self, samples: Task | None, external: str) -> tuple[str, ...]:
+        """The embeddings that a classifier needs where its plug-in embeds: of the real images, and of the samples."""
+        options = self.recipe.classifier
+        module = plugins.load("classifiers", options.plugin)
+        if not hasattr(module, "embed"):
+            return ()
+        config = plugins.configure("classifiers", options.plugin, options.options, "classifier.options")
+        settings = {"plugin": options.plugin, "key": module.embed_key(config)}
+        label = f"{options.plugin}-real"
+        found = [self._add("embedding", "real images", 0, {**settings, "of": "real"}, label=label)]
+        if samples:
+            name, label = f"samples of {samples.name}-{samples.trial}", f"{options.plugin}-{samples.name}"
+            needs, settings = (samples.folder,), {**settings, "of": samples.folder}
+            found.append(self._add("embedding", name, samples.trial, settings, needs, label))
+        elif external:
+            label = f"{options.plugin}-samples"
+            found.append(self._add("embedding", "given samples", 0, {**settings, "of": external}, label=label))
+        return tuple(task.folder for task in found)
+
+    def _classifier(self, arm: str, trial: int) -> Task:
+        options, add = self.recipe.arms[arm], self.additions[arm]
+        samples = self._samples(options.generator, trial, add) if options.generator else None
+        external = str(options.samples.resolve()) if options.samples else ""
+        chosen = self.recipe.classifier
+        config = plugins.configure("classifiers", chosen.plugin, chosen.options, "classifier.options")
+        balance = plugins.configure("balance", options.balance, options.options, f"arms.{arm}.options")
+        settings = {
+            "plugin": chosen.plugin,
+            "config": config.model_dump(mode="json"),
+            "seed": seed_of(self.recipe.study.seed, "classifier", trial),
+            "balance": options.balance,
+            "balance_config": balance.model_dump(mode="json"),
+            "add": add,
+            "num_slots": self.num_slots,
+            "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
+            "given_samples": _content(options),
+        }
+        needs = (*((samples.folder,) if samples else ()), *self._embedding(samples, external))
+        # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the
+        # same generator for more images changes that folder, but not the first images in it.
+        identity = samples.needs if samples else ()
+        return self._add("classifier", arm, trial, settings, needs, identity=identity)
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed in 0..2**31 - 1 for one purpose, from the study's seed and the purpose's name."""
+    return int(runs.digest(*parts), 16) % 2**31
+
+
+def _content(options: ArmOptions) -> str:
+    """Digest of a given samples folder, so that other samples are another task."""
+    return Catalog.load(options.samples / "catalog.parquet").digest() if options.samples else ""

@@ -1,0 +1,175 @@
+"""Read, decode once, audit, split: what every other task starts from."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moulage import plugins, runs
+from moulage.data import pixels as pixel_cache
+from moulage.data.audit import Audit, audit
+from moulage.data.catalog import Catalog
+from moulage.data.pixels import Pixels
+from moulage.data.split import Split, holdout, official, prove
+from moulage.errors import DataError, RunError, nearest
+from moulage.recipe import Recipe, parse, to_toml
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run: audited, grouped, split, with their pixels.
+
+    Attributes:
+        catalog: the images that passed the audit, with groups joined over duplicates.
+        split: which of them train, validate, test.
+        pixels: decoded pixels; look rows up by name with ``pixels.rows``.
+    """
+
+    catalog: Catalog
+    split: Split
+    pixels: Pixels
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything in the data that can change a result: split, metadata, pixels."""
+        return runs.digest(self.split.digest, self.catalog.digest(), self.pixels.folder.name)
+
+
+def read(recipe: Recipe) -> Catalog:
+    """The source's catalog, as the recipe names it."""
+    source = plugins.load("sources", recipe.data.source)
+    config = plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
+    return source.read(recipe.data.path, config)
+
+
+def check(recipe: Recipe) -> None:
+    """Check everything that needs no data: every plug-in exists and takes its options.
+
+    Raises:
+        RecipeError: naming the place and the nearest valid name.
+    """
+    plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
+    plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
+    for name, generator in recipe.generators.items():
+        plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    for name, arm in recipe.arms.items():
+        plugins.configure("balance", arm.balance, arm.options, f"arms.{name}.options")
+
+
+def sizes(recipe: Recipe) -> tuple[int, ...]:
+    """The sides in pixels that this recipe asks for: its generators, its classifier, its own list."""
+    asked = {*recipe.data.sizes, *(generator.size for generator in recipe.generators.values())}
+    if recipe.arms or not asked:
+        config = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options)
+        asked.add(config.size)
+    return tuple(sorted(asked))
+
+
+def prepare(
+    recipe: Recipe,
+    run: Path,
+    *,
+    num_workers: int = 1,
+    progress: runs.Progress = runs.no_progress,
+    say: Callable[[str], None] = lambda text: None,
+) -> Prepared:
+    """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
+    started = (time.perf_counter(), time.process_time())
+    found = read(recipe)
+    _check_classes(recipe, found)
+    say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
+    pixels = pixel_cache.build(
+        found, sizes(recipe), recipe.data.fit, runs.cache_folder(), num_workers=num_workers, progress=progress
+    )
+    report = _audited(found, pixels, run, say)
+    catalog = report.clean(found)
+    catalog.save(run / "catalog.parquet")
+    chosen = recipe.split
+    if chosen.scheme == "official":
+        split = official(catalog, validation=chosen.validation, seed=chosen.seed)
+    else:
+        split = holdout(catalog, validation=chosen.validation, test=chosen.test, seed=chosen.seed)
+    prove(split, catalog)
+    split.save(run / "split.parquet")
+    with runs.atomic(run / "scan.parquet") as temporary:
+        pixels.scan.to_parquet(temporary)
+    runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe)})
+    _write_recipe(recipe, run)
+    runs.write_json(run / "environment.json", environment())
+    if not (run / "prepare.json").exists():
+        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+        runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
+    return Prepared(catalog, split, pixels)
+
+
+def load(run: Path) -> tuple[Recipe, Prepared]:
+    """Recipe and data of a run that ``prepare`` has written; proves again that no group crosses.
+
+    Raises:
+        RunError: the run was not prepared, or its pixel cache is gone.
+        LeakError: the split on disk lets a group cross.
+    """
+    import tomllib
+
+    if not (run / "recipe.toml").exists():
+        raise RunError(f"{run} is no run folder: it has no recipe.toml.", "Name a folder that `moulage study` wrote.")
+    recipe = parse(tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")), where=str(run / "recipe.toml"))
+    catalog, split = Catalog.load(run / "catalog.parquet"), Split.load(run / "split.parquet")
+    prove(split, catalog)
+    pixels = Pixels(Path(runs.read_json(run / "pixels.json")["folder"]), pd.read_parquet(run / "scan.parquet"))
+    return recipe, Prepared(catalog, split, pixels)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the report."""
+    found = {}
+    for package in ("moulage", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {**found, "python": sys.version.split()[0], "platform": platform.platform(), "cpu": _cpu_name()}
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
+    """Every class that the recipe names is one of the data's."""
+    named = [("study.target_classes", name) for name in recipe.study.target_classes]
+    named += [(f"generators.{g}.classes", name) for g, o in recipe.generators.items() for name in o.classes]
+    named += [(f"arms.{a}", name) for a, o in recipe.arms.items() for name in (*o.add, *o.ratio)]
+    for place, name in named:
+        if name not in catalog.classes:
+            raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
+
+
+def _audited(catalog: Catalog, pixels: Pixels, run: Path, say: Callable[[str], None]) -> Audit:
+    """The audit of these pixels and labels, from the run folder where it was made before."""
+    key, marker, path = runs.digest(catalog.digest(), pixels.folder.name), run / "audit.key", run / "audit.json"
+    if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
+        return Audit.load(path)
+    say("auditing: duplicates, groups, labels")
+    report = audit(catalog, pixels)
+    report.save(path)
+    runs.write_text(marker, key)
+    return report
+
+
+def _write_recipe(recipe: Recipe, run: Path) -> None:
+    """Keep the resolved recipe; an older, different one stays beside it under its digest."""
+    path, text = run / "recipe.toml", to_toml(recipe.model_dump(mode="json"))
+    if path.exists() and (old := path.read_text(encoding="utf-8")) != text:
+        runs.write_text(run / f"recipe-{runs.digest(old)}.toml", old)
+    runs.write_text(path, text)

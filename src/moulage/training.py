@@ -1,0 +1,389 @@
+"""What every training loop needs, and no more: device, seeds, batches, averages, checkpoints, guards.
+
+There is no trainer here. A plug-in writes its own loop, from top to bottom in one place, and calls these.
+"""
+
+import contextlib
+import copy
+import io
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from moulage import runs
+from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+NUM_CHECKPOINTS = 2
+"""How many checkpoints are kept: the newest, and one to fall back on."""
+
+COLLAPSED = 0.1
+"""Previews whose mean pairwise difference is below this share of that of real images count as collapsed."""
+
+
+# Device, precision, randomness
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to run on; ``"auto"`` is the first CUDA device, else the CPU.
+
+    Raises:
+        RecipeError: the device is not known to PyTorch or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f'There is no device "{name}".', 'Use "auto", "cpu", "cuda" or "cuda:1".') from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f'"{name}" is not on this machine: PyTorch sees {torch.cuda.device_count()} CUDA devices.',
+            'Use "auto" or "cpu", or install a driver and a PyTorch build with CUDA.',
+        )
+    return device
+
+
+def resolve_precision(device: torch.device | str, name: str = "auto") -> Literal["fp32", "bf16"]:
+    """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where the hardware computes it natively."""
+    if name in ("fp32", "bf16"):
+        return name  # type: ignore[return-value]
+    if name != "auto":
+        raise RecipeError(f'There is no precision "{name}".', 'Use "auto", "fp32" or "bf16".')
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def precision(device: torch.device | str, name: str = "auto") -> contextlib.AbstractContextManager:
+    """The context for forward passes and losses in ``resolve_precision(device, name)``; weights stay fp32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=resolve_precision(device, name) == "bf16")
+
+
+def seed_from(*parts: Any) -> int:
+    """A seed in ``[0, 2**63)`` from JSON-like values; NumPy scalars count as the Python numbers they hold."""
+    plain = [part.item() if isinstance(part, np.generic) else part for part in parts]
+    return int(runs.digest(*plain, length=16), 16) >> 1
+
+
+def generator_for(*parts: Any) -> torch.Generator:
+    """A CPU generator seeded by ``parts`` alone: ``generator_for("latents", seed)``."""
+    return torch.Generator().manual_seed(seed_from(*parts))
+
+
+def numpy_rng(*parts: Any) -> np.random.Generator:
+    """A NumPy generator seeded by ``parts`` alone."""
+    return np.random.default_rng(seed_from(*parts))
+
+
+@contextlib.contextmanager
+def reproducible(*parts: Any, device: torch.device | str = "cpu", num_threads: int = 1) -> Iterator[None]:
+    """Inside, the same ``parts`` give the same numbers; afterwards everything is as it was before.
+
+    PyTorch's own generators (initial weights, dropout) are seeded by ``parts`` and put back at the end. Algorithms are
+    deterministic; on CUDA a warning names an operation that has no deterministic form. One thread a process is the
+    default: sums over several threads differ in the last bits, and two processes use two cores better than one.
+    """
+    device = torch.device(device)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it sums may vary
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    threads = torch.get_num_threads()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.benchmark, cudnn.deterministic, memory.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            torch.manual_seed(seed_from(*parts))
+            torch.set_num_threads(num_threads)
+            torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+            cudnn.benchmark, cudnn.deterministic, memory.fill_uninitialized_memory = False, True, False
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            cudnn.benchmark, cudnn.deterministic, memory.fill_uninitialized_memory = flags
+
+
+def random_state(device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """The states of PyTorch's own generators, for a checkpoint."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.device(device).type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_state(states: Mapping[str, torch.Tensor], device: torch.device | str = "cpu") -> None:
+    """Set what ``random_state`` returned."""
+    torch.set_rng_state(states["cpu"])
+    if torch.device(device).type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+class Shuffle:
+    """Endless seeded batches: ``Shuffle(n, batch, seed)[step]`` depends on the step alone, so resuming needs no state.
+
+    The stream is one permutation of all items after another, cut into batches: nothing is dropped, every item comes
+    once an epoch, and a class smaller than a batch fills one with several epochs.
+
+    Raises:
+        DataError: fewer than 2 items.
+    """
+
+    def __init__(self, num_items: int, batch_size: int, *seed: Any, what: str = "the training part") -> None:
+        if num_items < 2:
+            raise DataError(
+                f"{what} has {num_items} image(s); training needs at least 2.",
+                "Choose another class, a larger training part, or add images.",
+            )
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def num_steps(self, epochs: float) -> int:
+        """The number of steps that show every item ``epochs`` times, rounded up."""
+        return int(np.ceil(epochs * self.num_items / self.batch_size))
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Indices of batch ``step`` (from 0), int64 [batch_size]."""
+        start = step * self.batch_size
+        first, last = start // self.num_items, (start + self.batch_size - 1) // self.num_items
+        stream = np.concatenate([self._order(epoch) for epoch in range(first, last + 1)])
+        return stream[start - first * self.num_items :][: self.batch_size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, numpy_rng("shuffle", *self.seed, epoch).permutation(self.num_items)
+        return self._epoch[1]
+
+
+class EMA(Generic[Model]):
+    """An exponential moving average of a model's weights, in fp32, in ``.model`` (always in eval mode).
+
+    After update t (from 1) the decay is ``min(decay, (1 + t) / (10 + t))``, so the first, poor weights are soon
+    forgotten. Buffers are copied, not averaged.
+    """
+
+    def __init__(self, model: Model, decay: float) -> None:
+        self.model: Model = copy.deepcopy(model).float().eval().requires_grad_(False)
+        self.decay, self.num_updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """Take the model's weights into the average. Call it once after each optimiser step."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for average, value in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(value.float(), 1 - decay)
+        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_updates": self.num_updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.num_updates = state["num_updates"]
+        self.model.load_state_dict(state["model"])
+
+
+# Checkpoints and weights
+
+
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], settings: str) -> None:
+    """Write ``checkpoint-<step>.pt`` whole or not at all, then drop all but the two newest.
+
+    Args:
+        folder: the run folder.
+        step: number of steps done.
+        state: plain dict of tensors, numbers, texts, lists and dicts (``state_dict()`` s, ``random_state()``).
+        settings: digest of everything that the state depends on; a checkpoint of other settings is refused.
+    """
+    for left in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed while writing
+        left.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save({"format": runs.FORMAT, "settings": settings, "step": step, "state": dict(state)}, buffer)
+    try:
+        with runs.atomic(folder / f"checkpoint-{step:08d}.pt") as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise RunError(
+            f"Cannot write a checkpoint to {folder}: {error.strerror}.",
+            "Free some space or fix the permissions, then run the same command: it goes on from the last checkpoint.",
+        ) from None
+    for path in _checkpoints(folder)[NUM_CHECKPOINTS:]:
+        path.unlink()
+
+
+def load_checkpoint(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
+    """``(step, state)`` of the newest readable checkpoint, on the CPU, or None where there is none yet.
+
+    A truncated or corrupt one is passed over for the one before, and ``log.jsonl`` gets a record with ``warning``.
+
+    Raises:
+        CheckpointError: none of the checkpoints is readable, or the newest is of another version or other settings.
+    """
+    paths = _checkpoints(folder)
+    for path in paths:
+        try:
+            data = _read_checkpoint(path)
+        except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            runs.log(folder, warning=f"{path.name} is damaged and was passed over: {error}")
+            continue
+        advice = "Give this run another folder, or delete the folder to start again."
+        if data["format"] != runs.FORMAT:
+            raise CheckpointError(
+                f"{path} is of format {data['format']}; this moulage reads format {runs.FORMAT}.", advice
+            )
+        if data["settings"] != settings:
+            raise CheckpointError(
+                f"{path} belongs to other settings ({data['settings']}, not {settings}).",
+                f"Options, data or seed have changed since. {advice}",
+            )
+        return data["step"], data["state"]
+    if paths:
+        raise CheckpointError(
+            f"All checkpoints in {folder} are damaged ({', '.join(path.name for path in paths)}).",
+            "Delete them to start this run from its beginning.",
+        )
+    return None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+        damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, newest first."""
+    return sorted(folder.glob("checkpoint-*.pt"), key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
+
+
+def save_weights(path: Path, model: torch.nn.Module) -> None:
+    """Write a model's weights and buffers as safetensors, whole or not at all."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with runs.atomic(path) as temporary:
+        temporary.write_bytes(save(tensors))
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Read what ``save_weights`` wrote into a model of the same shape.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        model.load_state_dict(load(path.read_bytes()))
+    except (FileNotFoundError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
+
+
+# Guards, timing, pictures
+
+
+def check_finite(step: int, **losses: float) -> None:
+    """Raise ``DivergedError`` if a loss is NaN or infinite; ``step`` and the values stand in the message."""
+    if not np.isfinite(list(losses.values())).all():
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise DivergedError(
+            f"Training diverged at step {step}: {values}.",
+            "Lower the learning rate, use precision fp32, or start again with another seed.",
+        )
+
+
+def check_collapse(step: int, previews: np.ndarray, real: np.ndarray) -> None:
+    """Raise ``CollapsedError`` if all previews are alike.
+
+    Both sets are uint8 [n, S, S, 3], of one class. What is compared is the mean absolute pixel difference over all
+    pairs, of previews relative to real images (at most 64 of each): it has no unit and depends on no size or contrast.
+    """
+    ours, theirs = _mean_difference(previews), _mean_difference(real)
+    if ours < COLLAPSED * theirs:
+        raise CollapsedError(
+            f"The generator collapsed: at step {step} its previews differ by {ours:.1f} grey levels on average, "
+            f"real images by {theirs:.1f}.",
+            "Lower the discriminator's learning rate, add augmentation, or start again with another seed.",
+        )
+
+
+def _mean_difference(images: np.ndarray) -> float:
+    chosen = np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int)
+    flat = images[chosen].reshape(len(chosen), -1).astype(np.int16)
+    pairs = [np.abs(flat[i + 1 :] - flat[i]).mean(1) for i in range(len(flat) - 1)]
+    return float(np.concatenate(pairs).mean()) if pairs else 0.0
+
+
+class Rate:
+    """Wall-clock seconds of a run over all its resumptions, and images a second since the last look."""
+
+    def __init__(self, seconds_before: float = 0.0) -> None:
+        self._start = time.perf_counter() - seconds_before
+        self._last, self._images = time.perf_counter(), 0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def add(self, num_images: int) -> None:
+        self._images += num_images
+
+    def look(self) -> float:
+        """Images a second since the last look (or the start)."""
+        now = time.perf_counter()
+        rate = self._images / max(now - self._last, 1e-9)
+        self._last, self._images = now, 0
+        return rate
+
+
+def grid(images: np.ndarray, num_columns: int, gap: int = 2) -> Image.Image:
+    """One picture of uint8 images [n, S, S, 3], row by row, with a white gap in pixels between them."""
+    num, side = len(images), images.shape[1] + gap
+    num_rows = -(-num // num_columns)
+    canvas = np.full((num_rows * side - gap, num_columns * side - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // num_columns * side, i % num_columns * side
+        canvas[top : top + side - gap, left : left + side - gap] = image
+    return Image.fromarray(canvas)
+
+
+class Board:
+    """Scalars and pictures for TensorBoard, in ``folder/tensorboard``.
+
+    Args:
+        folder: the run folder.
+        step: the step to go on from; what an interrupted run wrote after it is hidden.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._writer.close()
+
+    def scalars(self, step: int, **values: float) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: Image.Image) -> None:
+        self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")

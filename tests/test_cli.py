@@ -1,0 +1,189 @@
+"""The command line as a user meets it: bad input is one clear message and exit code 1, and loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moulage import cli
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Call ``moulage ...`` in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments) -> Result:
+        monkeypatch.setattr(sys, "argv", ["moulage", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+def images(folder: Path, classes=("AK", "NV"), count=12, size=40) -> Path:
+    """Class folders with images of noise."""
+    rng = np.random.default_rng(0)
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / label / f"{i}.png")
+    return folder
+
+
+def test_help_answers_in_under_half_a_second_of_cpu():
+    before = os.times()
+    out = subprocess.run([sys.executable, "-m", "moulage.cli", "--help"], capture_output=True, text=True, check=True)
+    after = os.times()
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    assert used < 0.5
+    for verb in ("demo", "prepare", "fit", "sample", "train", "evaluate", "study", "report", "list"):
+        assert f"  {verb} " in out.stdout
+
+
+@pytest.mark.parametrize("verb", ["demo", "prepare", "fit", "sample", "train", "evaluate", "study", "report", "list"])
+def test_every_verb_has_help_and_refuses_unknown_options(run, verb):
+    assert "Usage" in run(verb, "--help").out
+    bad = run(verb, "--definitely-not")
+    assert bad.code == 2
+    assert "--definitely-not" in bad.err
+
+
+def test_list_names_every_kind(run):
+    found = json.loads(run("list", "--json").out)
+    assert "dcgan" in found["generators"]
+    assert {"isic2019", "ham10000", "folder", "medmnist", "phantom"} <= set(found["sources"])
+    assert "phantom" in run("list", "sources").out
+    wrong = run("list", "generator")
+    assert (wrong.code, 'Did you mean "generators"' in wrong.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study", "none.toml"], "no recipe at none.toml"),
+        (["prepare", "--source", "foldr"], 'Did you mean "folder"'),
+        (["prepare", "--source", "folder"], "--data"),
+        (["prepare", "--source", "folder", "--data", "nowhere"], "nowhere"),
+        (["fit", "dcgann", "--classes", "AK"], 'Did you mean "dcgan"'),
+        (["fit", "dcgan", "--classes", "AK", "--set", "stepz=3"], "stepz"),
+        (["fit", "dcgan", "--classes", "AK", "--set", "steps"], "key=value"),
+        (["train", "prob"], 'Did you mean "probe"'),
+        (["sample", "nowhere"], "generator.json is missing"),
+        (["evaluate", "nowhere"], "no predictions"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_1(run, arguments, words):
+    result = run(*arguments)
+    assert result.code == 1
+    assert result.err.count("error: ") == 1
+    assert words in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
+def test_prepare_audits_and_splits_a_folder_and_leaves_it_alone(run, tmp_path):
+    folder = images(tmp_path / "data")
+    (folder / "AK" / "broken.jpg").write_text("this is no image")
+    cut = folder / "NV" / "cut.jpg"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:300])
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--json", "--workers", 1)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert sum(part[name]["images"] for part in found["split"].values() for name in part) == 24
+    assert "broken" in json.dumps(found["audit"])
+    assert "cut" in json.dumps(found["audit"])
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert "Split" in run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1).out
+
+
+def test_class_with_one_lesion_is_refused_by_name(run, tmp_path):
+    folder = images(tmp_path / "data")
+    (folder / "DF").mkdir()
+    (folder / "AK" / "0.png").rename(folder / "DF" / "0.png")
+    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1)
+    assert result.code == 1
+    assert "DF" in result.err
+
+
+def test_no_permission_to_write_is_said(run, tmp_path, monkeypatch):
+    folder = images(tmp_path / "data")
+
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32)
+    assert result.code == 1
+    assert "ermission" in result.err
+
+
+def test_fit_sample_train_evaluate_as_a_user_would(run, tmp_path):
+    tiny = [
+        "steps=6",
+        "batch_size=4",
+        "base_channels=8",
+        "generator_channels=[8]",
+        "discriminator_channels=[8]",
+        "discriminator_strides=[2]",
+    ]
+    phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
+    settings = [word for option in tiny for word in ("--set", option)]
+    fitted = run("fit", "dcgan", "--classes", "AK", "--size", 32, *phantom, *settings, "--json")
+    assert fitted.code == 0, fitted.err
+    folder = json.loads(fitted.out)["generator"]
+    drawn = run("sample", folder, "--count", 5, "--first-seed", 7, "--out", "drawn", "--json")
+    assert json.loads(drawn.out)["counts"] == {"AK": 5}
+    assert sorted(p.stem for p in (tmp_path / "drawn").rglob("*.png")) == sorted(f"AK-{s}" for s in range(7, 12))
+    probe = ["--set", "size=32", "--set", "epochs=2", "--set", 'backbone={name="test_resnet", weights="scratch"}']
+    for extra in ([], ["--samples", "drawn"]):
+        trained = run("train", "probe", *phantom, *probe, *extra, "--json")
+        assert trained.code == 0, trained.err
+        scores = json.loads(trained.out)
+        assert 0 <= scores["balanced_accuracy"] <= 1
+    file = next(Path(scores["predictions"]).glob("test.parquet"))
+    again = json.loads(run("evaluate", file, "--json").out)
+    assert again["confusion"] == scores["confusion"]
+    other = run("train", "probe", *phantom, *probe, "--samples", "drawn", "--seed", 5)
+    assert other.code == 1
+    assert "split" in other.err
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(run, tmp_path):
+    folder = images(tmp_path / "data")
+    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1, "--json")
+    json.loads(result.out)
+    assert "audit" in result.err
+
+
+def test_interrupt_says_that_work_is_kept(tmp_path):
+    command = [sys.executable, "-m", "moulage.cli", "demo", "--out", str(tmp_path / "demo")]
+    environment = {**os.environ, "MOULAGE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "demo").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, 2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in err
+    assert "Traceback" not in err

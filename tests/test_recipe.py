@@ -1,0 +1,108 @@
+"""Recipes: strict, and wrong ones are explained."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from moulage import recipe as recipes
+from moulage.errors import RecipeError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "study": {"name": "small", "target_classes": ["AK"]},
+    "generators": {"ak": {"plugin": "dcgan", "classes": ["AK"]}},
+    "arms": {
+        "none": {"balance": "none"},
+        "gan": {"balance": "synthesize", "generator": "ak", "add": {"AK": 8}},
+        "copies": {"balance": "duplicates", "like": "gan"},
+    },
+}
+
+
+def changed(**tables):
+    return recipes.merge(SMALL, tables)
+
+
+def test_all_recipes_of_the_project_load_with_each_budget():
+    paths = [*ROOT.glob("studies/**/*.toml"), ROOT / "src/moulage/demo.toml"]
+    assert len(paths) >= 2
+    for path in paths:
+        for budget in ("", *recipes.budgets(path)):
+            found = recipes.load(path, budget)
+            assert found.arms, path
+            assert found.budget_name == budget
+
+
+def test_resolved_recipe_survives_toml():
+    found = recipes.parse(SMALL)
+    text = recipes.to_toml(found.model_dump(mode="json"))
+    assert recipes.parse(tomllib.loads(text)) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"study": {"num_trails": 3}}, ["study.num_trails", '"num_trials"']),
+        ({"study": {"num_trials": 0}}, ["study.num_trials", "greater than or equal to 1"]),
+        ({"arms": {"gan": {"generater": "ak"}}}, ["arms.gan.generater", '"generator"']),
+        ({"arms": {"gan": {"generator": "akk"}}}, ["arms.gan", '"akk"', '"ak"']),
+        ({"arms": {"gan": {"ratio": {"AK": 1.0}}}}, ["arms.gan", "one of add, ratio, like"]),
+        ({"arms": {"gan": {"add": {"AK": -1}}}}, ["arms.gan", "not negative"]),
+        ({"arms": {"copies": {"like": "copies"}}}, ["arms.copies.like", "no arm with counts"]),
+        ({"arms": {"a/b": {"balance": "none"}}}, ["a/b", "letters"]),
+        ({"generators": {"ak": {"classes": []}}}, ["generators.ak.classes"]),
+        ({"split": {"test": 1.5}}, ["split.test"]),
+        ({"studdy": {}}, ["studdy", '"study"']),
+    ],
+)
+def test_wrong_recipes_name_the_place_and_the_nearest_key(change, words):
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(changed(**change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_budget_is_merged_table_by_table(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(
+        '[study]\nname = "x"\n[generators.g]\nplugin = "dcgan"\nclasses = ["AK"]\n'
+        "options = { steps = 9, batch_size = 4 }\n"
+        "[budget.cpu.generators.g.options]\nsteps = 2\n"
+    )
+    assert recipes.load(path).generators["g"].options == {"steps": 9, "batch_size": 4}
+    assert recipes.load(path, "cpu").generators["g"].options == {"steps": 2, "batch_size": 4}
+    assert recipes.load(path, "", {"study.num_trials": 7}).study.num_trials == 7
+    with pytest.raises(RecipeError, match='"cpu"'):
+        recipes.load(path, "cpuu")
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe at"):
+        recipes.load(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="folder"):
+        recipes.load(tmp_path)
+    (tmp_path / "broken.toml").write_text("[study\n")
+    with pytest.raises(RecipeError, match="line 1"):
+        recipes.load(tmp_path / "broken.toml")
+
+
+def test_counts_of_an_arm():
+    found = recipes.parse(changed(arms={"half": {"balance": "duplicates", "ratio": {"AK": 0.5}}}))
+    counts = {"AK": 41, "NV": 900}
+    assert found.additions("gan", counts) == found.additions("copies", counts) == {"AK": 8}
+    assert found.additions("half", counts) == {"AK": 20}
+    assert found.additions("none", counts) == {}
+    with pytest.raises(RecipeError, match="no class of the data"):
+        found.additions("gan", {"NV": 900})
+
+
+def test_digest_ignores_where_the_data_lie_and_nothing_else():
+    base = recipes.parse(SMALL)
+    assert recipes.parse(changed(data={"path": "/elsewhere"})).digest() == base.digest()
+    assert recipes.parse(changed(study={"seed": 1})).digest() != base.digest()
+
+
+def test_differences_are_named():
+    old, new = (recipes.parse(v).model_dump(mode="json") for v in (SMALL, changed(study={"seed": 4})))
+    assert list(recipes.differences(old, new)) == ["study.seed: 0 -> 4"]

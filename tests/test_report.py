@@ -1,0 +1,691 @@
+"""The report: one page that opens offline, says everything, and takes any name."""
+
+import base64
+import html
+import io
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moulage import report
+from moulage.errors import RunError
+from moulage.report import figures, pictures, reading, tables
+from moulage.runs import log, write_json
+
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+TEST_IMAGES = (736, 2122, 531, 133, 427, 38, 40, 99)
+ARMS = ("none", "duplicates", "balanced-softmax", "dcgan")
+GAIN = {"none": 0.0, "duplicates": 0.004, "balanced-softmax": 0.03, "dcgan": 0.006}
+HOSTILE = ("<script>alert('x')</script>", 'é "ü" & 皮膚 $x_1$', "MEL]]><b>")
+SECTIONS = "comparison arms curves classes confusion images generators audit split cost repeat data".split()
+VOID = {"meta", "link", "img", "br"}
+
+
+def lesions(number: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Brown spots on skin, uint8 [n, size, size, 3]."""
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    skin, spot = np.array([224, 178, 158.0]), np.array([120, 78, 62.0])
+    images = []
+    for _ in range(number):
+        angle = np.arctan2(y, x)
+        edge = 0.24 + 0.08 * rng.random() + 0.05 * np.sin(angle * rng.integers(2, 6) + 6 * rng.random())
+        inside = 1 / (1 + np.exp(60 * (np.hypot(x - 0.1 * rng.normal(), y - 0.1 * rng.normal()) - edge)))[..., None]
+        shade = 1 + 0.12 * rng.normal(size=3)
+        image = skin * (1 - inside) + spot * shade * inside + 5 * rng.normal(size=(size, size, 1))
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+    return np.array(images).reshape(-1, size, size, 3)
+
+
+def scores_of(arm: str, classes: tuple[str, ...], support: tuple[int, ...], rng: np.random.Generator) -> dict:
+    """Scores with a confusion matrix that agrees with them."""
+    size, gain = len(classes), GAIN.get(arm, 0.0)
+    prior = np.array(support) / sum(support)
+    chances = 0.3 * prior + (0.5 + gain) * np.eye(size) + 0.02
+    confusion = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip(support, chances, strict=True)])
+    right, predicted = np.diag(confusion), np.maximum(confusion.sum(axis=0), 1)
+    recall, precision = right / np.array(support), right / predicted
+    f1 = 2 * right / (np.array(support) + predicted)
+    rows = {
+        name: {
+            "precision": precision[k],
+            "recall": recall[k],
+            "f1": f1[k],
+            "support": support[k],
+            "auc": 0.9,
+            "average_precision": None,
+        }
+        for k, name in enumerate(classes)
+    }
+    return {
+        "num_images": sum(support),
+        "accuracy": right.sum() / sum(support),
+        "balanced_accuracy": recall.mean(),
+        "auc": 0.87 + 0.1 * gain,
+        "average_precision": 0.5 + gain,
+        "expected_calibration_error": float("nan"),
+        "log_loss": 1.1 - gain,
+        "classes": rows,
+        "confusion": confusion.tolist(),
+    }
+
+
+def make_run(
+    folder: Path,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    support: tuple[int, ...] = TEST_IMAGES,
+    arms: tuple[str, ...] = ARMS,
+    target: str = "AK",
+    image_name: str = "ISIC_0024306",
+    num_trials: int = 3,
+    num_epochs: int = 12,
+    num_generated: int = 40,
+) -> Path:
+    """A run folder as a study leaves it, with made-up numbers; repeatable."""
+    rng = np.random.default_rng(7)
+    generators = make_generators(folder, target, image_name, num_trials, num_generated, rng)
+    fits = []
+    for a, arm in enumerate(arms):
+        for trial in range(num_trials):
+            place = f"classifiers/arm{a}-{trial}-ab12cd34ef56"
+            make_log(folder / place, num_epochs, rng)
+            both = {part: scores_of(arm, classes, support, rng) for part in ("validation", "test")}
+            fits.append({"arm": arm, "trial": trial, "folder": place, "scores": both})
+    write_json(
+        folder / "results.json",
+        {
+            "study": {
+                "name": "thesis2020",
+                "question": f"Do 80 generated images of {target} help a classifier find {target}?",
+                "seed": 1,
+                "num_trials": num_trials,
+                "target_classes": [target],
+                "primary": "average_precision",
+                "smallest_effect": 0.02,
+                "classes": list(classes),
+                "budget": "cpu",
+                "data": {
+                    "name": "ISIC-2019 at 84 px",
+                    "source": "isic2019",
+                    "num_images": 20634,
+                    "note": "BCN20000, HAM10000 and MSK; CC BY-NC 4.0. See https://challenge.isic-archive.com/data.",
+                },
+            },
+            "command": "moulage study studies/thesis2020.toml --data data/isic2019-84px --budget cpu",
+            "date": "2026-11-23",
+            "answer": "Not enough data: adding 80 generated images changed average precision of AK by +0.6 points "
+            "(−3.1 to +4.3), and the smallest effect that matters is ±2 points.",
+            "details": [
+                "Balanced softmax, the best cheap rival, was better than generated images by 2.4 points.",
+                "About 14 trials, or 2.3 times as many test lesions, would settle it.",
+            ],
+            "arms": [
+                {
+                    "name": arm,
+                    "balance": "synthesize" if a == 3 else arm,
+                    "generator": "ak" if a == 3 else None,
+                    "extra": {target: 80} if a % 2 else {},
+                    "num_real": 14440,
+                    "num_slots": 80,
+                    "images_seen": 14520 * num_epochs,
+                }
+                for a, arm in enumerate(arms)
+            ],
+            "fits": fits,
+            "comparisons": comparisons(arms),
+            "split": {
+                part: {
+                    name: {"images": n * 7 // 10 + 3, "lesions": n // 2 + 2}
+                    for name, n in zip(classes, support, strict=True)
+                }
+                for part in ("train", "validation", "test")
+            },
+            "split_digest": "0f3a9c1b77de",
+            "generators": generators,
+            "cost": [
+                {"kind": "prepare", "name": "pixels", "wall_seconds": 41, "cpu_seconds": 75, "device": "cpu"},
+                {"kind": "generator", "name": "ak-0", "wall_seconds": 612, "cpu_seconds": 630, "device": "cuda"},
+                {"kind": "classifier", "name": "none-0", "wall_seconds": 310, "cpu_seconds": 305, "device": "cpu"},
+                {"kind": "classifier", "name": "none-1", "wall_seconds": 290, "cpu_seconds": 295, "device": "cpu"},
+            ],
+        },
+    )
+    write_json(
+        folder / "audit.json",
+        {
+            "findings": [
+                {
+                    "kind": "truncated",
+                    "severity": "error",
+                    "num_images": 2,
+                    "images": [image_name, "ISIC_2"],
+                    "message": "The file ends before the image does.",
+                    "advice": "Download it again.",
+                },
+                {
+                    "kind": "no_lesion",
+                    "severity": "note",
+                    "num_images": 2084,
+                    "images": [],
+                    "message": "No lesion id.",
+                    "advice": "",
+                },
+            ],
+            "quarantined": {image_name: "truncated", **{f"bad_{k:03}": "unreadable" for k in range(100)}},
+            "pairs": [
+                {"first": image_name, "second": "ISIC_2", "accepted": True, "correlation": 0.998},
+                {"first": "ISIC_3", "second": "ISIC_4", "accepted": False, "correlation": 0.95},
+            ],
+        },
+    )
+    write_json(folder / "environment.json", {"moulage": "0.1.0", "python": "3.11.9", "torch": "2.15", "cpu": "2 cores"})
+    (folder / "recipe.toml").write_text('name = "thesis2020"\n[arms.dcgan]\nadd = { AK = 80 }\n', encoding="utf-8")
+    return folder
+
+
+def make_log(folder: Path, num_epochs: int, rng: np.random.Generator) -> None:
+    for epoch in range(1, num_epochs + 1):
+        loss = 0.75 + 1.1 * np.exp(-epoch / 4) + 0.03 * rng.normal()
+        log(
+            folder,
+            epoch=epoch,
+            train_loss=loss - 0.02 * epoch,
+            train_accuracy=0.78 - 0.3 * np.exp(-epoch / 4),
+            validation_loss=loss + 0.1,
+            validation_accuracy=0.7 - 0.3 * np.exp(-epoch / 4) + 0.01 * rng.normal(),
+            validation_balanced_accuracy=0.5,
+            seconds=25.0,
+        )
+
+
+def make_generators(
+    folder: Path, target: str, image_name: str, num_trials: int, num_generated: int, rng: np.random.Generator
+) -> list[dict]:
+    """Logs, previews and one gallery a trial."""
+    made = []
+    for trial in range(num_trials):
+        place, gallery = f"generators/ak-{trial}-ab12cd34ef56", f"galleries/ak-{trial}.npz"
+        for step in range(0, 2000, 5):
+            log(
+                folder / place,
+                step=step,
+                epoch=step // 20,
+                loss_d=0.6 + 0.1 * rng.normal(),
+                loss_g=1.5 + 0.2 * rng.normal(),
+            )
+        (folder / place / "previews").mkdir()
+        for step in (0, 500, 1000, 2000):
+            grid = lesions(16, 32, rng).reshape(4, 4, 32, 32, 3).swapaxes(1, 2).reshape(128, 128, 3)
+            Image.fromarray(grid).save(folder / place / "previews" / f"step-{step}.png")
+        (folder / "galleries").mkdir(exist_ok=True)
+        np.savez(
+            folder / gallery,
+            real=lesions(30, 64, rng),
+            real_labels=np.array([target] * 30),
+            generated=lesions(num_generated, 64, rng),
+            generated_labels=np.array([target] * num_generated),
+            generated_seeds=np.arange(num_generated),
+            nearest=lesions(num_generated, 64, rng),
+            nearest_images=np.array([f"{image_name}_{k}" for k in range(num_generated)]),
+            distance=rng.normal(24, 5, num_generated),
+            real_distance=rng.normal(27, 5, 60),
+        )
+        made.append(
+            {
+                "name": "ak",
+                "plugin": "dcgan",
+                "trial": trial,
+                "folder": place,
+                "samples": f"samples/ak-{trial}-ab12cd34ef56",
+                "classes": [target],
+                "num_images": num_generated,
+                "gallery": gallery,
+            }
+        )
+    return made
+
+
+def comparisons(arms: tuple[str, ...]) -> list[dict]:
+    rows = []
+    for measure in ("recall:AK", "average_precision", "balanced_accuracy", "log_loss"):
+        for arm, reference in [*((arm, arms[0]) for arm in arms[1:]), (arms[-1], arms[1])]:
+            difference = GAIN.get(arm, 0.01) - GAIN.get(reference, 0.0)
+            known = measure != "balanced_accuracy"
+            rows.append(
+                {
+                    "arm": arm,
+                    "reference": reference,
+                    "measure": measure,
+                    "estimate_arm": 0.5 + difference,
+                    "estimate_reference": 0.5,
+                    "difference": difference,
+                    "standard_error": 0.018,
+                    "degrees_of_freedom": 11.2,
+                    "low": difference - 0.037 if known else None,
+                    "high": difference + 0.037 if known else None,
+                    "p_value": 0.0004 if arm == "balanced-softmax" else 0.42,
+                    "num_trials": 3,
+                    "num_images": 4126,
+                    "num_lesions": 2113,
+                    "method": "lesion bootstrap",
+                    "notes": ["Fits vary by 1.3 points."],
+                }
+            )
+    return rows
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a test asks of a page: its elements, ids, text and whether every element is closed."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    text: str = ""
+    stack: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+
+    @classmethod
+    def parse(cls, source: str) -> "Page":
+        page = cls()
+        page.feed(source)
+        page.close()
+        assert not page.stack, f"not closed: {page.stack}"
+        return page
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, f"</{tag}> without a start"
+        assert self.stack.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get("id"))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("report") / "thesis2020")
+
+
+@pytest.fixture(scope="module")
+def source(run: Path) -> str:
+    return report.write(run).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page.parse(source)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A run that is quick to draw."""
+    return make_run(
+        tmp_path / "small",
+        classes=("AK", "NV"),
+        support=(20, 60),
+        arms=("none", "dcgan"),
+        num_trials=1,
+        num_generated=4,
+    )
+
+
+def edit(run: Path, **changes: object) -> None:
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    write_json(run / "results.json", results | changes)
+
+
+def test_every_section_is_there_in_order(page: Page) -> None:
+    headings = [attributes["id"] for attributes in page.named("h2")]
+    assert headings == SECTIONS
+    assert [a["href"] for a in page.named("a")] == [f"#{name}" for name in SECTIONS]
+
+
+def test_says_what_was_asked_answered_and_done(page: Page, run: Path) -> None:
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for text in (
+        results["study"]["question"],
+        results["answer"],
+        *results["details"],
+        results["command"],
+        results["study"]["data"]["note"],
+        results["split_digest"],
+        "3.11.9",
+        "add = { AK = 80 }",
+        "2 candidate pairs of near-duplicates,\n1 accepted",
+        "101 images set aside",
+        "The file ends before the image does.",
+        "Fits vary by 1.3 points.",
+    ):
+        assert text in page.text
+    assert "bad_058" in page.text
+    assert "bad_059" not in page.text  # 60 names at most; the page says where the others are
+
+
+def test_not_for_clinical_use_opens_and_closes_the_page(page: Page) -> None:
+    body = page.text[page.text.index("Not for clinical use") :]
+    assert body.count("Not for clinical use.") == 2
+    assert len(body) - body.rindex("Not for clinical use.") < 400
+
+
+def test_opens_offline(source: str, page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "xlink:href", "srcset", "poster", "data", "action"}:
+                assert value is not None
+                assert value.startswith(("#", "data:"))
+            if "url(" in (value or ""):
+                assert "url(#" in value
+    style = source[source.index("<style>") : source.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in str(page.named("meta"))
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(source: str, page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    references = [a.get("href") or a.get("xlink:href") for tag, a in page.tags if tag in {"a", "use"}]
+    references += [f"#{part.split(')')[0]}" for part in source.split("url(#")[1:]]
+    assert len(references) > len(SECTIONS)
+    assert {name[1:] for name in references if name} <= set(page.ids)
+
+
+def test_reads_aloud(page: Page) -> None:
+    assert all(attributes.get("alt") for attributes in page.named("img"))
+    assert all(attributes.get("scope") for attributes in page.named("th"))
+    drawn = page.named("svg")
+    assert len(drawn) == 2 + 2 * len(ARMS) + 2
+    assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in drawn)
+    assert len(page.named("figcaption")) >= len(drawn)
+
+
+def test_comparisons_in_points_with_sign_and_primary_first(page: Page) -> None:
+    table = page.text[page.text.index("Every comparison") :]
+    assert table.index("average precision primary measure") < table.index("recall of AK")
+    dcgan = table[table.index("dcgan") :].split()
+    assert dcgan[:8] == ["dcgan", "none", "50.6", "50.0", "+0.6", "−3.1", "to", "+4.3"]
+    assert "< 0.001" in table
+    assert "log loss lower is better" in table
+    assert "±2.0 points" in page.text
+
+
+def test_class_report_is_mean_and_deviation_over_trials(page: Page, run: Path) -> None:
+    fits = json.loads((run / "results.json").read_text(encoding="utf-8"))["fits"]
+    recalls = [100 * fit["scores"]["test"]["classes"]["AK"]["recall"] for fit in fits if fit["arm"] == "dcgan"]
+    assert len(recalls) == 3
+    assert f"{statistics.mean(recalls):.1f} ± {statistics.stdev(recalls):.1f}" in page.text
+
+
+def test_pictures_are_small_and_the_closest_pairs_come_first(page: Page, run: Path) -> None:
+    images = page.named("img")
+    assert sum("nearest training image" in str(image["alt"]) for image in images) == 24
+    for image in images:
+        data = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))
+        with Image.open(io.BytesIO(data)) as picture:
+            assert max(picture.size) <= (256 if "preview" in str(image["alt"]) else 64)
+    with np.load(run / "galleries" / "ak-0.npz") as gallery:
+        closest = int(np.argmin(gallery["distance"]))
+        below = int((gallery["distance"] < np.quantile(gallery["real_distance"], 0.05)).sum())
+        assert f"{gallery['distance'][closest]:.1f} · seed {closest}ISIC_0024306_{closest}" in page.text
+        assert f"{below} of 40 " in page.text
+
+
+def test_size(source: str) -> None:
+    assert len(source.encode()) < 2.5e6
+
+
+def test_many_classes_show_fewer_pictures_each(tmp_path: Path) -> None:
+    rng, count = np.random.default_rng(1), 20
+    labels = np.repeat([f"class {k}" for k in range(8)], count)
+    images = rng.integers(0, 255, (len(labels), 64, 64, 3), np.uint8)  # noise: PNG cannot make it smaller
+    distance = rng.random(len(labels))
+    gallery = reading.Gallery(
+        images, labels, images, labels, np.arange(len(labels)), images, labels, distance, distance[:0]
+    )
+    made = [reading.GeneratorRun(name=name, gallery=name) for name in ("a", "b")]
+    results = reading.Results(study=reading.Study(name="x", classes=["class 0"]), generators=made)
+    run = reading.Run(results, None, {}, "", {}, {"a": gallery, "b": gallery}, {})
+    groups = [group for shown in pictures.galleries(run) for group in shown.classes]
+    uris = [uri for group in groups for uri in (*group.real, *group.generated)]
+    uris += [uri for group in groups for pair in group.pairs for uri in (pair.generated, pair.nearest)]
+    assert len(groups) == 16
+    assert {len(group.pairs) for group in groups} == {4}
+    assert sum(map(len, uris)) < 4.7e6
+
+
+def test_figures_for_a_paper(run: Path, source: str) -> None:
+    folder = run / "figures"
+    names = {path.stem for path in folder.iterdir()}
+    assert names == {
+        "differences",
+        "classes",
+        "losses-ak",
+        "distances-ak",
+        *(f"{kind}-{arm}" for kind in ("curves", "confusion") for arm in ARMS),
+    }
+    for name in names:
+        assert ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    assert "var(--" not in (folder / "differences.svg").read_text(encoding="utf-8")
+
+
+def test_writes_nothing_else(small: Path) -> None:
+    before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+    assert report.write(small) == small / "report.html"
+    after = {path for path in small.rglob("*") if path.is_file()}
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert {path.relative_to(small).parts[0] for path in after - set(before)} == {"report.html", "figures"}
+
+
+def test_same_run_gives_the_same_bytes(small: Path) -> None:
+    def written() -> dict[str, bytes]:
+        report.write(small)
+        return {path.name: path.read_bytes() for path in [small / "report.html", *(small / "figures").iterdir()]}
+
+    assert written() == written()
+
+
+def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
+    script, unicode, tag = HOSTILE
+    run = make_run(
+        tmp_path / "run",
+        classes=HOSTILE,
+        support=(20, 60, 9),
+        arms=("none", script, "a/../b \u202e"),
+        target=script,
+        image_name=script,
+        num_trials=1,
+        num_generated=3,
+    )
+    source = report.write(run).read_text(encoding="utf-8")
+    page = Page.parse(source)
+    assert not page.named("script")
+    assert "<script" not in source
+    assert not [a for _, a in page.tags if "onerror" in a]
+    for name in HOSTILE:
+        assert name in page.text
+    assert f"nearest training image {script}_0" in {image["alt"] for image in page.named("img")}
+    drawn = "".join(path.read_text(encoding="utf-8") for path in (run / "figures").glob("*.svg"))
+    assert "<script" not in drawn
+    assert unicode[:12] in html.unescape(drawn)
+    assert all(path.resolve().parent == (run / "figures").resolve() for path in (run / "figures").iterdir())
+
+
+def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", {"study": {"name": "bare", "classes": ["AK", "NV"]}})
+    page = Page.parse(report.write(tmp_path).read_text(encoding="utf-8"))
+    assert page.named("h2") == []
+    assert page.text.count("Not for clinical use.") == 2
+
+
+def test_files_that_are_missing_leave_their_section_out(small: Path) -> None:
+    for name in ("audit.json", "environment.json", "recipe.toml"):
+        (small / name).unlink()
+    for name in ("galleries", "generators", "classifiers"):
+        shutil.rmtree(small / name)
+    edit(small, command="")
+    page = Page.parse(report.write(small).read_text(encoding="utf-8"))
+    left_out = {"curves", "images", "generators", "audit", "repeat"}
+    assert [a["id"] for a in page.named("h2")] == [name for name in SECTIONS if name not in left_out]
+
+
+def test_scores_that_could_not_be_computed(small: Path) -> None:
+    results = json.loads((small / "results.json").read_text(encoding="utf-8"))
+    for row in results["comparisons"]:
+        row.update(difference=None, low=None, high=None, p_value=None, estimate_arm=float("nan"))
+    nothing = dict.fromkeys(("precision", "recall", "f1", "auc", "average_precision"))
+    for fit in results["fits"]:
+        fit["scores"] = {"validation": {"accuracy": None, "classes": {"AK": {**nothing, "support": 0}}}}
+    edit(small, **results)
+    page = Page.parse(report.write(small).read_text(encoding="utf-8"))
+    assert "on the validation part" in page.text
+    assert "nan" not in page.text.lower().replace("finance", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no results.json"),
+        ("{", "not valid JSON"),
+        ("{}", "study: Field required"),
+        ('{"study": {"name": "x", "classes": "AK"}}', "study.classes"),
+    ],
+)
+def test_bad_results_are_named_with_advice(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "results.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=message) as caught:
+        report.write(tmp_path)
+    assert caught.value.hint
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK nonsense"])
+def test_a_broken_gallery_is_named(small: Path, content: bytes) -> None:
+    (small / "galleries" / "ak-0.npz").write_bytes(content)
+    with pytest.raises(RunError, match=r"ak-0\.npz is no gallery"):
+        reading.read(small)
+
+
+def test_a_gallery_without_a_part_is_named(small: Path) -> None:
+    np.savez(small / "galleries" / "ak-0.npz", real=lesions(2, 8, np.random.default_rng(0)))
+    with pytest.raises(RunError, match="real_labels"):
+        reading.read(small)
+
+
+def test_previews_are_in_the_order_of_their_steps(small: Path) -> None:
+    folder = next((small / "generators").iterdir())
+    shutil.copy(folder / "previews" / "step-0.png", folder / "previews" / "step-10000.png")
+    (found,) = reading.read(small).previews.values()
+    assert [path.stem for path in found] == ["step-0", "step-500", "step-1000", "step-2000", "step-10000"]
+
+
+def test_one_run_of_each_generator_is_shown() -> None:
+    made = [reading.GeneratorRun(name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
+    shown = reading.first_of_each(made, lambda run: (run.name, run.trial) != ("a", 0))
+    assert [(run.name, run.trial) for run in shown] == [("b", 0), ("a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "factor", "text"),
+    [
+        (0.0123, 100, "+1.2"),
+        (-0.0123, 100, "−1.2"),
+        (-0.0001, 100, "0.0"),
+        (0.0, 100, "0.0"),
+        (-0.5, 1, "−0.500"),
+        (None, 100, "–"),
+    ],
+)
+def test_signed(value: float | None, factor: int, text: str) -> None:
+    assert tables.signed(value, factor) == text
+
+
+def test_spread() -> None:
+    assert tables.Spread.of([None, None]) is None
+    assert str(tables.Spread.of([0.5, None])) == str((0.5, None)).replace("(", "Spread(mean=").replace(
+        " None", " deviation=None"
+    )
+    spread = tables.Spread.of([0.1, 0.2, 0.3])
+    assert spread is not None
+    assert spread.text() == "20.0 ± 10.0"
+    assert spread.text(1) == "0.200 ± 0.100"
+
+
+def test_words() -> None:
+    assert tables.word("recall:a_b") == "recall of a_b"
+    assert tables.word("mean_average_precision") == "mean average precision"
+    assert tables.word("auc") == "AUC"
+
+
+def test_costs_are_joined_by_kind_and_device() -> None:
+    cost = [
+        reading.Cost(kind="classifier", wall_seconds=60, cpu_seconds=90),
+        reading.Cost(kind="generator", wall_seconds=120, cpu_seconds=30, device="cuda:0"),
+        reading.Cost(kind="classifier", wall_seconds=30, cpu_seconds=30),
+    ]
+    assert tables.costs(cost) == [("classifier", "cpu", 2, 1.5, 2.0, None), ("generator", "cuda:0", 1, 2.0, 0.5, 2.0)]
+
+
+def test_confusion_is_summed_over_fits() -> None:
+    fits = [
+        reading.Fit(arm=arm, trial=trial, scores={"test": reading.Scores(confusion=rows)})
+        for arm, trial, rows in (("a", 0, [[1, 2], [3, 4]]), ("a", 1, [[10, 0], [0, 10]]), ("b", 0, [[9, 9], [9, 9]]))
+    ]
+    results = reading.Results(study=reading.Study(name="x", classes=["p", "q"]), fits=fits)
+    total, num_fits = tables.total_confusion(results, "a", "test")
+    assert total is not None
+    assert total.tolist() == [[11, 2], [3, 14]]
+    assert num_fits == 2
+    assert tables.total_confusion(results, "c", "test") == (None, 0)
+
+
+def test_long_logs_are_averaged_in_equal_bins() -> None:
+    points = np.stack([np.arange(1001.0), np.arange(1001.0) % 2], axis=1)
+    short = figures.thin(points, 100)
+    assert len(short) == 91
+    assert short[0].tolist() == [5.0, 5 / 11]
+    assert figures.thin(points[:3], 100).tolist() == points[:3].tolist()
+    assert figures.thin(points[:0]).shape == (0, 2)
+
+
+def test_files_of_names_that_differ_differ() -> None:
+    names = ["a/b", "a b", "a-b", "../../x", "", "皮", "A" * 300]
+    slugs = [figures.slug(name) for name in names]
+    assert len({slug.lower() for slug in slugs}) == len(names)
+    assert all(slug and len(slug) < 80 and not set(slug) & set("/\\. ") for slug in slugs)
+
+
+def test_needs_no_torch_and_starts_light() -> None:
+    code = (
+        "import sys, moulage.report; assert 'matplotlib' not in sys.modules;"
+        "import moulage.report.page; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,77 @@
+"""Run folders: nothing half written, nothing half understood."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from moulage import runs
+from moulage.errors import RunError
+
+
+def test_digest_depends_on_every_part_and_on_their_borders():
+    assert runs.digest("a", 1) == runs.digest("a", 1)
+    found = [runs.digest(*parts) for parts in (("ab",), ("a", "b"), ("a", 1), ("a", "1"), (b"ab",), ({"a": 1},))]
+    assert len(set(found)) == len(found)
+    assert runs.digest({"a": 1, "b": 2}) == runs.digest({"b": 2, "a": 1})
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "file.json"
+    runs.write_json(path, {"old": 1})
+    with pytest.raises(FileNotFoundError, match="gone"), runs.atomic(path) as temporary:
+        temporary.write_text((tmp_path / "gone").read_text())
+    assert runs.read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_done_marker_of_another_format_is_refused(tmp_path):
+    assert not runs.is_done(tmp_path)
+    runs.finish(tmp_path, answer=42)
+    assert runs.is_done(tmp_path)
+    runs.write_json(tmp_path / "done.json", {"format": runs.FORMAT + 1})
+    with pytest.raises(RunError, match=f"format {runs.FORMAT + 1}"):
+        runs.is_done(tmp_path)
+
+
+def test_log_keeps_the_last_record_of_a_step_and_skips_a_torn_line(tmp_path):
+    for step, loss in ((1, 0.5), (2, 0.4), (2, 0.3)):
+        runs.log(tmp_path, step=step, loss=loss)
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('{"step": 3, "lo')
+    assert runs.read_log(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]
+    assert runs.read_log(tmp_path / "nowhere") == []
+
+
+def _try_lock(folder, queue):
+    try:
+        with runs.lock(folder):
+            queue.put("got it")
+    except RunError as error:
+        queue.put(str(error))
+
+
+def test_a_second_process_is_told_that_the_folder_is_in_use(tmp_path):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    for held in (True, False):
+        process = context.Process(target=_try_lock, args=(tmp_path, queue))
+        if held:
+            with runs.lock(tmp_path):
+                process.start()
+                process.join()
+            assert "in use by another process (pid" in queue.get(timeout=5)
+        else:
+            process.start()
+            process.join()
+            assert queue.get(timeout=5) == "got it"
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(RunError, match=r"x\.json is not valid JSON"):
+        runs.read_json(tmp_path / "x.json")
+    with pytest.raises(RunError, match="is missing"):
+        runs.read_json(tmp_path / "y.json")
+    runs.write_json(tmp_path / "z.json", {"path": tmp_path})
+    assert json.loads((tmp_path / "z.json").read_text()) == {"path": str(tmp_path)}

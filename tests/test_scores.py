@@ -1,0 +1,177 @@
+"""Scores against scikit-learn called in another form, and against cases worked by hand."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from moulage.errors import DataError, RecipeError
+from moulage.evaluation.scores import expected_calibration_error, is_lower_better, measure, resolve, scores
+
+CLASSES = ("MEL", "NV", "AK", "DF")
+
+
+def study(num_images: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N] and logits [N, 4] of a middling classifier on unbalanced classes, with ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(4, num_images, p=[0.2, 0.6, 0.15, 0.05])
+    logits = rng.normal(size=(num_images, 4)).round(1)
+    logits[np.arange(num_images), labels] += 1
+    return labels, logits.astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
+
+
+def test_scores_agree_with_scikit_learn():
+    labels, logits = study()
+    p, predicted = softmax(logits), logits.argmax(axis=1)
+    found = scores(labels, logits, CLASSES)
+    report = metrics.classification_report(labels, predicted, target_names=CLASSES, output_dict=True)
+    judge = {
+        "num_images": 400,
+        "accuracy": report["accuracy"],
+        "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
+        "auc": metrics.roc_auc_score(labels, p, multi_class="ovr", average="macro"),
+        "average_precision": metrics.average_precision_score(np.eye(4)[labels], p, average="macro"),
+        "log_loss": metrics.log_loss(labels, p),
+    }
+    assert {key: found[key] for key in judge} == pytest.approx(judge, abs=1e-9)
+    of_class = zip(
+        CLASSES,
+        metrics.roc_auc_score(np.eye(4)[labels], p, average=None),
+        metrics.average_precision_score(np.eye(4)[labels], p, average=None),
+        strict=True,
+    )
+    for name, auc, average_precision in of_class:
+        judge = {"precision": report[name]["precision"], "recall": report[name]["recall"]}
+        judge |= {"f1": report[name]["f1-score"], "support": report[name]["support"]}
+        judge |= {"auc": auc, "average_precision": average_precision}
+        assert found["classes"][name] == pytest.approx(judge, abs=1e-9)
+    assert found["confusion"] == metrics.confusion_matrix(labels, predicted).tolist()
+
+
+def test_scores_of_a_case_worked_by_hand():
+    p = np.array([[0.7, 0.3], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]])
+    labels = np.array([0, 0, 1, 0])
+    found = scores(labels, np.log(p), ("A", "B"))
+    assert found["confusion"] == [[1, 2], [0, 1]]
+    assert found["accuracy"] == pytest.approx(2 / 4)
+    assert found["balanced_accuracy"] == pytest.approx((1 / 3 + 1) / 2)
+    assert found["log_loss"] == pytest.approx(-np.log([0.7, 0.4, 0.8, 0.1]).mean())
+    assert found["classes"]["A"] == pytest.approx(
+        # A's scores in order: 0.7 A, 0.4 A, 0.2 B, 0.1 A
+        {
+            "precision": 1,
+            "recall": 1 / 3,
+            "f1": 1 / 2,
+            "support": 3,
+            "auc": 2 / 3,
+            "average_precision": (1 + 1 + 3 / 4) / 3,
+        }
+    )
+    assert found["classes"]["B"] == pytest.approx(
+        {"precision": 1 / 3, "recall": 1, "f1": 1 / 2, "support": 1, "auc": 2 / 3, "average_precision": 1 / 2}
+    )
+
+
+def test_calibration_error_worked_by_hand():
+    # confidences 0.95, 0.95 (one right), 0.6 (right), 0.5 (wrong): gaps 0.45, 0.4, 0.5 of 2, 1, 1 images
+    p = np.array([[0.95, 0.05], [0.05, 0.95], [0.6, 0.4], [0.5, 0.5]])
+    assert expected_calibration_error(np.array([0, 0, 0, 1]), p) == pytest.approx((2 * 0.45 + 0.4 + 0.5) / 4)
+
+
+def test_calibration_error_agrees_with_a_plain_loop():
+    labels, logits = study(2000)
+    p = softmax(logits)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
+    expected = 0.0
+    for b in range(15):
+        held = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        if held.any():
+            expected += held.mean() * abs(confidence[held].mean() - correct[held].mean())
+    assert scores(labels, logits, CLASSES)["expected_calibration_error"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_is_undefined_is_none_without_a_warning():
+    labels, logits = np.array([0, 0, 1]), np.array([[9.0, 0, 0, -9], [9, 0, 0, -9], [9, 0, 0, -9]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = scores(labels, logits, CLASSES)
+    nothing = dict.fromkeys(("precision", "recall", "f1", "auc", "average_precision")) | {"support": 0}
+    assert found["classes"]["AK"] == nothing
+    assert found["classes"]["NV"]["precision"] is None
+    assert found["classes"]["NV"]["f1"] == 0
+    assert found["balanced_accuracy"] == pytest.approx(1 / 2)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_one_class_alone_has_no_auc():
+    found = scores(np.zeros(3, int), np.zeros((3, 4)), CLASSES)
+    assert found["auc"] is None
+    assert found["average_precision"] == pytest.approx(1)
+
+
+def test_a_certain_and_wrong_prediction_has_a_finite_loss():
+    assert scores(np.array([1]), np.array([[1000.0, 0]]), ("A", "B"))["log_loss"] == pytest.approx(1000)
+
+
+def test_measures_are_the_scores_by_name():
+    labels, logits = study()
+    found = scores(labels, logits, CLASSES)
+    of = found["classes"]
+    expected = {name: found[name] for name in ("accuracy", "balanced_accuracy", "auc", "log_loss")}
+    expected |= {"expected_calibration_error": found["expected_calibration_error"]}
+    expected |= {f"{kind}:DF": of["DF"][kind] for kind in ("recall", "average_precision", "auc", "f1")}
+    expected |= {"mean_recall": (of["AK"]["recall"] + of["DF"]["recall"]) / 2}
+    expected |= {"mean_average_precision": (of["AK"]["average_precision"] + of["DF"]["average_precision"]) / 2}
+    for name, value in expected.items():
+        assert measure(name, labels, logits, CLASSES, ("AK", "DF")) == pytest.approx(value, abs=1e-12), name
+
+
+def test_overall_measures_pass_over_absent_classes():
+    labels, logits = np.array([0, 0, 1]), np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
+    assert resolve("balanced_accuracy", labels, CLASSES).indices == (0, 1)
+    assert measure("balanced_accuracy", labels, logits, CLASSES) == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "error", "words"),
+    [
+        ("accurracy", (), RecipeError, 'Did you mean "accuracy"'),
+        ("recal:AK", (), RecipeError, 'Did you mean "recall:AK"'),
+        ("recall:AKK", (), RecipeError, 'Did you mean "AK"'),
+        ("accuracy:AK", (), RecipeError, 'no measure "accuracy:AK"'),
+        ("recall", (), RecipeError, 'no measure "recall"'),
+        ("mean_recall", (), RecipeError, "needs target classes"),
+        ("mean_recall", ("AX",), RecipeError, 'the class "AX"'),
+        ("recall:DF", (), DataError, "no image of DF"),
+        ("mean_average_precision", ("MEL", "DF"), DataError, "no image of DF"),
+    ],
+)
+def test_wrong_names_are_refused(name, targets, error, words):
+    with pytest.raises(error) as caught:
+        measure(name, np.array([0, 1, 2]), np.zeros((3, 4)), CLASSES, targets)
+    assert words in str(caught.value)
+
+
+def test_auc_of_one_class_alone_is_refused():
+    for name in ("auc", "auc:MEL"):
+        with pytest.raises(DataError, match="undefined"):
+            measure(name, np.zeros(3, int), np.zeros((3, 4)), CLASSES)
+
+
+def test_nothing_to_score_is_refused():
+    with pytest.raises(DataError, match="0 labels"):
+        scores(np.zeros(0, int), np.zeros((0, 4)), CLASSES)
+    with pytest.raises(DataError, match="cannot be scored over 4 classes"):
+        scores(np.zeros(3, int), np.zeros((3, 5)), CLASSES)
+
+
+def test_direction():
+    assert is_lower_better("log_loss")
+    assert is_lower_better("expected_calibration_error")
+    assert not is_lower_better("average_precision:AK")

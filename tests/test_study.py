@@ -1,0 +1,301 @@
+"""Studies: the whole road on phantom images; resumed studies end like uninterrupted ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moulage import recipe as recipes
+from moulage import runs
+from moulage.data.catalog import Catalog
+from moulage.errors import DataError, LeakError, RecipeError, RunError
+from moulage.evaluation.predictions import Predictions
+from moulage.study import run_study
+from moulage.tasks import prepare
+from moulage.tasks.execute import check_extra, execute, nearest_images
+from moulage.tasks.plan import plan
+
+RECIPE = """
+[study]
+name = "small"
+num_trials = 3
+target_classes = ["AK", "VASC"]
+
+[data]
+source = "phantom"
+options = { num_images = 260, size = 32 }
+
+[split]
+validation = 0.2
+test = 0.3
+
+[generators.gan]
+plugin = "dcgan"
+classes = ["AK", "VASC"]
+size = 32
+
+[generators.gan.options]
+steps = 12
+batch_size = 4
+latent_size = 8
+base_channels = 8
+generator_channels = [8, 8, 8]
+discriminator_channels = [8, 8]
+discriminator_strides = [2, 2]
+checkpoint_every = 4
+
+[classifier]
+plugin = "probe"
+
+[classifier.options]
+size = 32
+epochs = 3
+backbone = { name = "test_resnet", weights = "scratch" }
+
+[arms.none]
+balance = "none"
+
+[arms.duplicates]
+balance = "duplicates"
+like = "gan"
+
+[arms.gan]
+balance = "synthesize"
+generator = "gan"
+add = { AK = 6, VASC = 4 }
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One cache for the whole module, so that phantom images are drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache, monkeypatch):
+    monkeypatch.setenv("MOULAGE_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe_file, cache, tmp_path_factory):
+    """A study that nobody interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(cache))
+        return run_study(recipes.load(recipe_file), tmp_path_factory.mktemp("runs") / "small", workers=2)
+
+
+def predictions_of(run: Path) -> dict[tuple[str, int, str], np.ndarray]:
+    found = {}
+    for part in ("validation", "test"):
+        for file in sorted(run.glob(f"classifiers/*/{part}.parquet")):
+            if runs.is_done(file.parent):
+                p = Predictions.load(file)
+                found[p.arm, p.trial, part] = p.logits
+    return found
+
+
+def test_study_ends_with_scores_and_comparisons(finished):
+    results = json.loads((finished.run / "results.json").read_text())
+    assert len(results["fits"]) == 9
+    assert {(c["arm"], c["reference"]) for c in results["comparisons"]} == {
+        ("duplicates", "none"),
+        ("gan", "none"),
+        ("gan", "duplicates"),
+    }
+    assert "gan" in results["answer"]
+    assert all(np.isfinite(c["difference"]) for c in results["comparisons"])
+
+
+def test_all_arms_see_the_same_number_of_images(finished):
+    seen = {arm["name"]: arm["images_seen"] for arm in finished.results["arms"]}
+    extra = {arm["name"]: sum(arm["extra"].values()) for arm in finished.results["arms"]}
+    assert len(set(seen.values())) == 1
+    assert extra == {"none": 0, "duplicates": 10, "gan": 10}
+
+
+def test_each_real_image_is_embedded_once_for_all_arms_and_trials(finished):
+    done = [json.loads(p.read_text()) for p in finished.run.glob("embeddings/*/images.json")]
+    real = [names for names in done if len(names) == len(finished.prepared.catalog)]
+    assert len(real) == 1
+    assert sorted(name for names in done for name in names) == sorted({name for names in done for name in names})
+    assert len(done) == 1 + 3  # the samples of each trial
+
+
+def test_synthetic_images_enter_the_training_part_only(finished):
+    for (arm, trial, part), _ in predictions_of(finished.run).items():
+        file = next(finished.run.glob(f"classifiers/{arm}-{trial}-*/{part}.parquet"))
+        scored = set(Predictions.load(file).images)
+        assert scored <= set(finished.prepared.split.part(finished.prepared.catalog, part).images)
+
+
+def test_same_command_computes_nothing_again(finished, recipe_file):
+    stamps = {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")}
+    again = run_study(recipes.load(recipe_file), finished.run)
+    assert {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")} == stamps
+    old, new = dict(finished.results), dict(again.results)
+    assert {k: v for k, v in old.items() if k != "date"} == {k: v for k, v in new.items() if k != "date"}
+
+
+def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
+    before = {task.folder for task in finished.tasks}
+    changed = recipes.load(
+        recipe_file, "", {"arms.half": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}}}
+    )
+    new = [task for task in plan(changed, finished.prepared) if task.folder not in before]
+    assert {(task.kind, task.name) for task in new} == {("classifier", "half")}
+    other = recipes.load(recipe_file, "", {"generators.gan.options.steps": 13})
+    kinds = {(t.kind, t.name) for t in plan(other, finished.prepared) if t.folder not in before}
+    assert ("classifier", "none") not in kinds
+    assert ("classifier", "duplicates") not in kinds
+    assert {("generator", "gan"), ("samples", "gan"), ("classifier", "gan")} <= kinds
+
+
+def test_another_split_recomputes_everything(finished, recipe_file, tmp_path):
+    other = recipes.load(recipe_file, "", {"split.seed": 1})
+    prepared = prepare.prepare(other, tmp_path)
+    assert not {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.tasks}
+
+
+def test_arms_share_seeds_within_a_trial_and_not_between_trials(finished):
+    seeds = {}
+    for task in finished.tasks:
+        if task.kind == "classifier":
+            seeds.setdefault(task.trial, set()).add(task.settings["seed"])
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len(set.union(*seeds.values())) == 3
+
+
+def test_samples_of_another_split_are_refused(finished, recipe_file, tmp_path):
+    samples = next(task for task in finished.tasks if task.kind == "samples")
+    arm = {"balance": "synthesize", "samples": str(finished.run / samples.folder), "add": {"AK": 2}}
+    recipe = recipes.load(recipe_file, "", {"split.seed": 1, "arms.gan": {"generator": "", **arm}})
+    prepared = prepare.prepare(recipe, tmp_path)
+    task = next(t for t in plan(recipe, prepared) if t.kind == "embedding" and t.name == "given samples")
+    execute(tmp_path, task, "cpu")
+    task = next(t for t in plan(recipe, prepared) if t.name == "gan")
+    with pytest.raises(LeakError, match=r"fitted on the split"):
+        execute(tmp_path, task, "cpu")
+
+
+def test_real_images_of_another_part_are_refused(finished):
+    catalog, split = finished.prepared.catalog, finished.prepared.split
+    train, test = (split.part(catalog, part) for part in ("train", "test"))
+    check_extra(train.take([0, 0, 1]), train, split.digest)
+    with pytest.raises(LeakError, match="not in the training part"):
+        check_extra(test.take([0]), train, split.digest)
+
+
+def test_a_tampered_split_is_refused(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished.run, copy)
+    catalog = finished.prepared.catalog
+    merged = catalog.with_columns(group=np.full(len(catalog), "lesion:one"))
+    merged.save(copy / "catalog.parquet")
+    with pytest.raises(LeakError):
+        prepare.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"study.target_classes": ["AKK"]}, DataError, 'study.target_classes: "AKK"'),
+        ({"generators.gan.classes": ["XX"]}, DataError, 'generators.gan.classes: "XX"'),
+        ({"generators.gan.options.step": 3}, RecipeError, "generators.gan.options.step"),
+        ({"classifier.plugin": "probee"}, RecipeError, 'Did you mean "probe"'),
+        ({"data.options.num_imags": 3}, RecipeError, "num_images"),
+        ({"arms.gan.add": {"NV": 3}}, RecipeError, 'does not learn "NV"'),
+    ],
+)
+def test_wrong_settings_are_refused_before_work(recipe_file, tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        run_study(recipes.load(recipe_file, "", changes), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("generators/*"))
+
+
+def test_a_locked_run_is_refused(recipe_file, tmp_path):
+    with runs.lock(tmp_path), pytest.raises(RunError, match="in use by another process"):
+        run_study(recipes.load(recipe_file), tmp_path)
+
+
+def test_nearest_image_is_found_through_flips_and_turns():
+    rng = np.random.default_rng(0)
+    among = rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    turned = np.stack([np.rot90(among[3]), among[1][:, ::-1]])
+    distance, row = nearest_images(turned, among)
+    assert row.tolist() == [3, 1]
+    assert distance == pytest.approx([0, 0], abs=0.05)
+    shifted, _ = nearest_images(np.clip(among[2:3].astype(int) + 0, 0, 255).astype(np.uint8) // 2, among[2:3])
+    expected = np.sqrt(
+        (
+            (among[2].reshape(32, 2, 32, 2, 3).mean((1, 3)) - (among[2] // 2).reshape(32, 2, 32, 2, 3).mean((1, 3)))
+            ** 2
+        ).mean()
+    )
+    assert shifted[0] == pytest.approx(expected, rel=1e-3)
+
+
+KILL_AT = {
+    "pixels": "cache/pixels-*",
+    "generator started": "run/generators/*/config.json",
+    "generator checkpoint": "run/generators/*/checkpoint-*",
+    "samples": "run/samples/*/*",
+    "embedding": "run/embeddings/*/config.json",
+    "first classifier": "run/classifiers/*/done.json",
+    "results": "run/results.json",
+}
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, recipe_file, tmp_path, cache):
+    """kill -9 of the whole process group at seven points of one study, each time the same command again."""
+    own = tmp_path / "cache"
+    own.mkdir()
+    for drawn in cache.glob("phantom-*"):
+        (own / drawn.name).symlink_to(drawn)
+    command = [sys.executable, "-m", "moulage.cli", "study", str(recipe_file), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "MOULAGE_CACHE": str(own)}
+    killed = 0
+    for pattern in KILL_AT.values():
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not list(tmp_path.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed >= 5
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected, found = predictions_of(finished.run), predictions_of(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    assert len(found) == 18
+    for key, logits in expected.items():
+        np.testing.assert_array_equal(found[key], logits, err_msg=str(key))
+
+
+def test_samples_carry_origin_seed_and_split(finished):
+    task = next(task for task in finished.tasks if task.kind == "samples" and task.trial == 2)
+    samples = Catalog.load(finished.run / task.folder / "catalog.parquet")
+    assert samples.counts["AK"] == 6
+    assert set(samples.table["split_digest"]) == {finished.prepared.split.digest}
+    assert set(samples.table["origin"]) == {Path(task.needs[0]).name}
+    assert samples.only(label="AK").table["seed"].min() == 2_000_000

@@ -1,0 +1,190 @@
+"""Checks training.py: seeds, batches, averages, checkpoints and guards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moulage import runs, training
+from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
+
+
+def test_wrong_device_and_precision_are_recipe_errors():
+    assert training.pick_device("cpu").type == "cpu"
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(RecipeError):
+            training.pick_device(name)
+    with pytest.raises(RecipeError, match="fp16"):
+        training.resolve_precision("cpu", "fp16")
+
+
+def test_precision_decides_the_type_of_products():
+    a = torch.ones(2, 2)
+    with training.precision("cpu", "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with training.precision("cpu", "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_seeds_depend_on_values_and_order_not_on_number_types():
+    assert training.seed_from("a", np.int64(5)) == training.seed_from("a", 5) != training.seed_from(5, "a")
+    first, again = (torch.randn(3, generator=training.generator_for("z", 1)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, torch.randn(3, generator=training.generator_for("z", 2)))
+
+
+def test_reproducible_repeats_and_restores():
+    torch.manual_seed(3)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    draws = []
+    for parts in (("x", 1), ("x", 1), ("x", 2)):
+        with training.reproducible(*parts, num_threads=1):
+            assert torch.are_deterministic_algorithms_enabled()
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_random_state_goes_on_where_it_was():
+    with training.reproducible("state"):
+        state = training.random_state()
+        first = torch.rand(5)
+        training.restore_random_state(state)
+        assert torch.equal(torch.rand(5), first)
+
+
+@pytest.mark.parametrize(("num_items", "batch_size"), [(10, 4), (3, 8), (2, 5), (8, 8), (100, 32)])
+def test_shuffle_shows_every_item_once_an_epoch(num_items: int, batch_size: int):
+    shuffle = training.Shuffle(num_items, batch_size, 7)
+    num_steps = shuffle.num_steps(4)
+    stream = np.concatenate([shuffle[step] for step in range(num_steps)])
+    assert len(stream) == num_steps * batch_size >= 4 * num_items > len(stream) - batch_size
+    for epoch in range(4):
+        assert sorted(stream[epoch * num_items : (epoch + 1) * num_items]) == list(range(num_items))
+    assert np.array_equal(training.Shuffle(num_items, batch_size, 7)[num_steps - 1], shuffle[num_steps - 1])
+
+
+def test_shuffle_orders_differ_by_seed_and_epoch():
+    shuffle = training.Shuffle(50, 50, 0)
+    assert not np.array_equal(shuffle[0], shuffle[1])
+    assert not np.array_equal(shuffle[0], training.Shuffle(50, 50, 1)[0])
+
+
+@pytest.mark.parametrize("num_items", [0, 1])
+def test_a_class_below_two_images_is_refused(num_items: int):
+    with pytest.raises(DataError, match=f"AK has {num_items} image"):
+        training.Shuffle(num_items, 4, 0, what="AK")
+
+
+def test_ema_follows_the_formula_in_fp32_and_copies_buffers():
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1)).to(torch.bfloat16)
+    ema = training.EMA(model, 0.5)
+    expected = float(model[0].weight.detach())
+    for t in range(1, 30):
+        with torch.no_grad():
+            model[0].weight.fill_(t)
+            model[1].running_mean.fill_(t)  # type: ignore[operator]
+        ema.update(model)
+        decay = min(0.5, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * t
+    assert float(ema.model[0].weight) == pytest.approx(expected, rel=1e-6)  # type: ignore[index]
+    assert ema.model[0].weight.dtype == torch.float32  # type: ignore[index]
+    assert float(ema.model[1].running_mean) == 29  # type: ignore[index]
+    copy = training.EMA(model, 0.5)
+    copy.load_state_dict(ema.state_dict())
+    assert copy.num_updates == 29
+
+
+def _save(folder: Path, *steps: int) -> None:
+    for step in steps:
+        training.save_checkpoint(folder, step, {"w": torch.full((100,), float(step)), "note": ["a", 1]}, "settings")
+
+
+def test_checkpoints_keep_the_two_newest(tmp_path: Path):
+    assert training.load_checkpoint(tmp_path, "settings") is None
+    (tmp_path / ".checkpoint-00000001.pt.99.tmp").write_text("half")
+    _save(tmp_path, 9, 10, 100)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000010.pt", "checkpoint-00000100.pt"]
+    step, state = training.load_checkpoint(tmp_path, "settings") or (0, {})
+    assert (step, float(state["w"][0]), state["note"]) == (100, 100.0, ["a", 1])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "text"])
+def test_a_damaged_newest_checkpoint_yields_to_the_one_before(tmp_path: Path, damage: str):
+    _save(tmp_path, 1, 2)
+    newest = tmp_path / "checkpoint-00000002.pt"
+    data = bytearray(newest.read_bytes())
+    at = data.index(np.full(100, 2.0, np.float32).tobytes())
+    data[at] ^= 255
+    newest.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "flipped": data, "text": b"hello"}[damage])
+    assert (training.load_checkpoint(tmp_path, "settings") or (0,))[0] == 1
+    assert "checkpoint-00000002.pt" in json.loads((tmp_path / "log.jsonl").read_text())["warning"]
+    (tmp_path / "checkpoint-00000001.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged"):
+        training.load_checkpoint(tmp_path, "settings")
+
+
+def test_other_settings_and_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        training.load_checkpoint(tmp_path, "else")
+    monkeypatch.setattr(runs, "FORMAT", runs.FORMAT + 1)
+    with pytest.raises(CheckpointError, match=f"format {runs.FORMAT - 1}"):
+        training.load_checkpoint(tmp_path, "settings")
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="Cannot write"):
+        _save(tmp_path / "file", 1)
+
+
+def test_weights_round_trip_and_refuse(tmp_path: Path):
+    a, b = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    training.save_weights(tmp_path / "w.safetensors", a)
+    training.load_weights(tmp_path / "w.safetensors", b)
+    assert torch.equal(a.weight, b.weight)
+    with pytest.raises(RunError):
+        training.load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 2))
+    with pytest.raises(RunError):
+        training.load_weights(tmp_path / "none.safetensors", a)
+    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RunError):
+        training.load_weights(tmp_path / "w.safetensors", a)
+
+
+def test_nan_stops():
+    training.check_finite(3, loss_d=1.0)
+    with pytest.raises(DivergedError, match="step 3: loss_d nan"):
+        training.check_finite(3, loss_d=float("nan"), loss_g=1.0)
+
+
+def test_collapse_is_judged_against_real_images():
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 256, (90, 8, 8, 3), np.uint8)
+    same = np.repeat(real[:1], 36, 0)
+    training.check_collapse(1, real[:36], real)
+    training.check_collapse(1, same, same)  # the real images are all alike too
+    with pytest.raises(CollapsedError, match="step 1"):
+        training.check_collapse(1, same, real)
+
+
+def test_grid_places_images_row_by_row():
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[2] = 9
+    picture = np.asarray(training.grid(images, 2, gap=1))
+    assert picture.shape == (9, 9, 3)
+    assert (picture[5:, :4] == 9).all()
+    assert (picture[5:, 5:] == 255).all()
+
+
+def test_board_writes_events(tmp_path: Path):
+    with training.Board(tmp_path, step=5) as board:
+        board.scalars(6, loss=1.0)
+        board.picture(6, "previews", training.grid(np.zeros((2, 4, 4, 3), np.uint8), 2))
+    assert sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 100
