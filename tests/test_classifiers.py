@@ -1,5 +1,6 @@
 """A contract that every classifier keeps, and what is particular to each."""
 
+import itertools
 import json
 import shutil
 
@@ -23,12 +24,12 @@ OPTIONS = {
     "finetune": {
         "size": SIZE,
         "backbone": TINY,
-        "epochs": 4,
-        "batch_size": 16,
-        "backbone_learning_rate": 3e-3,
+        "epochs": 3,
+        "batch_size": 8,
+        "backbone_learning_rate": 1e-2,
         "head_learning_rate": 1e-2,
         "precision": "fp32",
-        "ema_decay": 0.8,
+        "ema_decay": 0.5,
     },
 }
 NAMES = plugins.names("classifiers")
@@ -208,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit(case, tmp_path):
 
 def test_steps_and_seconds(case):
     steps, seconds = case.new().steps_and_seconds(100)
-    assert steps == case.config.epochs * 7
+    assert steps == case.config.epochs * -(-100 // case.config.batch_size)
     assert 0 < seconds < 10
 
 
@@ -232,7 +233,7 @@ def test_it_takes_memory_mapped_inputs(case, fit, tmp_path):
 
 def test_scores_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(0, 30, (50, 4)).astype(np.float32), rng.integers(0, 3, 50)
+    logits, labels = rng.normal(0, 3, (50, 4)).astype(np.float32), rng.integers(0, 3, 50)
     found = _fitting.scores(logits, labels)
     odds = np.exp(logits.astype(float) - logits.max(1, keepdims=True))
     assert found["validation_loss"] == pytest.approx(
@@ -366,8 +367,8 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
 
 
 def test_a_size_too_small_for_the_network_is_explained():
-    with pytest.raises(RecipeError, match="does not work on images of 16 pixels"):
-        _backbone.build(_backbone.Backbone(name="inception_v3", weights="scratch"), 16)
+    with pytest.raises(RecipeError, match="does not work on images of 20 pixels"):
+        _backbone.build(_backbone.Backbone(name="test_vit", weights="scratch"), 20)
 
 
 def test_the_weights_of_the_pip_package_give_sensible_features():
@@ -381,8 +382,6 @@ def test_the_weights_of_the_pip_package_give_sensible_features():
     assert embeddings.shape == (12, 1280)
     near = np.corrcoef(embeddings)
     assert min(near[:6, :6].min(), near[6:, 6:].min()) > near[:6, 6:].max() + 0.1
-    again = _backbone.build(_backbone.Backbone(), 64)
-    assert 0.1 < float(again.network.state_dict()["bn2.running_var"].median()) < 10
 
 
 @pytest.mark.real_data
@@ -461,7 +460,7 @@ def test_the_key_names_what_the_features_depend_on():
 
 
 def test_the_probe_reaches_the_optimum_of_softmax_regression(tmp_path):
-    """Judge: scikit-learn's L-BFGS on the same standardised features (2 overlapping classes, so the optimum is finite)."""
+    """Judge: scikit-learn's L-BFGS on the same standardised features (overlapping classes: a finite optimum)."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 400)
     inputs = (rng.normal(0, 1, (400, 3)) + labels[:, None] * [1.0, 0.5, 0.0]).astype(np.float32) * [1, 20, 0] + [
@@ -531,7 +530,7 @@ def test_the_schedule_rises_and_falls():
     shares = [finetune.schedule(step, 4, 24) for step in range(24)]
     assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert shares[14] == pytest.approx(0.5)
-    assert all(a > b > 0 for a, b in zip(shares[4:], shares[5:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(shares[4:]))
     assert finetune.schedule(0, 0, 10) == 1
     assert all(0 < finetune.schedule(step, 10, 10) < 1 for step in range(10)), "warm-up alone"
 

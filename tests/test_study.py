@@ -252,10 +252,10 @@ def test_nearest_image_is_found_through_flips_and_turns():
 
 KILL_AT = {
     "pixels": "cache/pixels-*",
-    "generator started": "run/generators/*/config.json",
+    "generator started": "run/generators/*/task.json",
     "generator checkpoint": "run/generators/*/checkpoint-*",
     "samples": "run/samples/*/*",
-    "embedding": "run/embeddings/*/config.json",
+    "embedding": "run/embeddings/*/task.json",
     "first classifier": "run/classifiers/*/done.json",
     "results": "run/results.json",
 }

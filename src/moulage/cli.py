@@ -439,7 +439,7 @@ class _Screen:
         )
         self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.known: dict[str, Any] = {}
-        self.told = ""
+        self.num_done = -1
 
     def __enter__(self) -> "_Screen":
         self.bars.start()
@@ -470,17 +470,16 @@ class _Screen:
             self.say(f"to do: {len(each)} x {kind}, about {sum(each) / 60:.1f} core-minutes in all")
 
     def running(self, done: int, running: list[tuple[Any, dict[str, Any]]], waiting: int) -> None:
-        """Bars for the tasks that run now; without a terminal, a line whenever one begins or ends."""
+        """Bars for the tasks that run now; without a terminal, a line whenever one ends."""
         self._show("tasks", done, done + len(running) + waiting, "")
         names = {str(task) for task, _ in running}
         for name in [name for name in self.known if name not in names | {"tasks"}]:
             self.bars.remove_task(self.known.pop(name))
         for task, state in running:
             self._show(str(task), state["done"], state["total"], state["note"])
-        line = f"{done} tasks done; running: {', '.join(sorted(names)) or 'none'}"
-        if not self.console.is_terminal and line != self.told:
-            self.told = line
-            self.say(line)
+        if not self.console.is_terminal and done != self.num_done:
+            self.say(f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}")
+        self.num_done = done
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self.known:

@@ -28,7 +28,9 @@ NUM_CHECKPOINTS = 2
 """How many checkpoints are kept: the newest, and one to fall back on."""
 
 COLLAPSED = 0.1
-"""Previews whose mean pairwise difference is below this share of that of real images count as collapsed."""
+"""Previews whose mean pairwise difference is below this share of that of real images count as collapsed.
+
+Healthy runs on real lesions (32 to 64 pixels, from step 100 on) had shares of 0.6 to 1.2."""
 
 
 # Device, precision, randomness
@@ -367,7 +369,7 @@ class Board:
 
     Args:
         folder: the run folder.
-        step: the step to go on from; what an interrupted run wrote after it is hidden.
+        step: the first step that this process will write; what an interrupted run wrote from there on is hidden.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:

@@ -35,7 +35,9 @@ class Config(plugins.Options):
     weight_decay: float = Field(0.02, ge=0, description="weight decay of matrices and filters, not of biases and norms")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs in which learning rates rise; a cosine to 0 follows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all classes")
-    batch_size: int = Field(64, ge=2, description="images a step, at most")
+    batch_size: int = Field(
+        64, ge=3, description="images a step, at most; 3 or more, so that none is alone in a batch normalisation"
+    )
     epochs: int = Field(15, ge=1, description="number of epochs")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="at most this many steps an epoch, the first of its order; none: all images"
@@ -119,9 +121,9 @@ class Classifier:
 
     def _settings(self, view: TrainingView, validation: Examples, seed: int, initial: Network) -> str:
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
+        options = (self.config.model_dump(), _backbone.digest(initial.backbone), self.classes, seed)
         labels = (view.labels.tobytes(), validation.labels.tobytes())
-        weights = _backbone.digest(initial.backbone)
-        return runs.digest(self.config.model_dump(), weights, seed, self.classes, view.num_real, view.num_slots, *labels)
+        return runs.digest(*options, *labels, view.num_real, view.num_slots)
 
     def _build(self, options: _backbone.Backbone) -> Network:
         network = Network(_backbone.build(options, self.config.size), len(self.classes))

@@ -21,6 +21,7 @@ from moulage.errors import DataError, RunError
 
 EMBED_BATCH = 32
 PREDICT_BATCH = 4096
+NUM_TIMED_STEPS = 8
 
 
 class Config(plugins.Options):
@@ -237,18 +238,18 @@ class Classifier:
         classifier.head = head.to(training.pick_device(device))
         return classifier
 
-    def steps_and_seconds(self, num_images: int) -> tuple[int, float]:
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
 
         The features are not in it: see ``embed_seconds``.
         """
         config, num_features = self.config, _features(self.config).num_features
-        labels = np.arange(8 * config.batch_size) % len(self.classes)
+        labels = np.arange(NUM_TIMED_STEPS * config.batch_size) % len(self.classes)
         view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
-        head = Head(num_features, len(self.classes))
+        head = Head(num_features, len(self.classes)).to(training.pick_device(device))
         start = time.perf_counter()
         self._train(head, self._optimizer(head), view, 0, 0)
-        seconds = (time.perf_counter() - start) / 8
+        seconds = (time.perf_counter() - start) / NUM_TIMED_STEPS
         steps = -(-num_images // config.batch_size)
         return config.epochs * min(steps, config.steps_per_epoch or steps), seconds
 

@@ -27,6 +27,8 @@ TEXT = (
     "split_digest",
     "official_part",
 )
+MISSING = "missing::"
+"""Prefix of the location of an image that a label names but that is not there."""
 COLUMNS = {
     "image": "name of the image, as the data set spells it",
     "label": "class name",

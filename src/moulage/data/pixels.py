@@ -98,7 +98,7 @@ def build(
     """
     sizes = tuple(sorted(set(sizes)))
     _check_request(catalog, sizes, fit)
-    locations = _locations(catalog)
+    locations = [catalog.resolve(location) for location in catalog.table["location"]]
     folder = cache / f"pixels-{key(locations, fit)}"
     try:
         if _next_pass(folder, sizes, fit):
@@ -130,12 +130,6 @@ def _check_request(catalog: Catalog, sizes: tuple[int, ...], fit: str) -> None:
             f'{catalog.name}: image "{repeated.iloc[0]}" is listed more than once.',
             "Build the pixels of each image once and find its row with Pixels.rows.",
         )
-
-
-def _locations(catalog: Catalog) -> list[str]:
-    """Absolute locations; what is known to be missing stays as it is."""
-    prefix = f"{images.MISSING}::"
-    return [x if x.startswith(prefix) else catalog.resolve(x) for x in catalog.table["location"]]
 
 
 def _next_pass(folder: Path, sizes: tuple[int, ...], fit: str) -> Pass | None:

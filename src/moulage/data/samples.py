@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
+from moulage import __version__
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.runs import Progress, no_progress
@@ -175,7 +175,7 @@ def _write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
     drawn again.
     """
     info = PngImagePlugin.PngInfo()
-    info.add_text("Software", f"moulage {version('moulage')}")
+    info.add_text("Software", f"moulage {__version__}")
     info.add_text("Description", DESCRIPTION)
     for key, value in facts.items():
         info.add_text(f"moulage:{key}", str(value))

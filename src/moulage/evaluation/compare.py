@@ -131,6 +131,8 @@ def compare_all(
     wanted = resolve(measure, fits.labels, fits.classes, targets)
     values = {name: _estimates(fits, name, wanted, measure, targets) for name in fits.logits}
     needed = list(dict.fromkeys(name for names in pairs for name in names))
+    if not pairs:
+        return []
     lesions = None if _refusal(fits, wanted) else Lesions.of(fits, wanted, needed, num_resamples, seed)
     return [_compare(fits, wanted, measure, values, lesions, *names) for names in pairs]
 

@@ -64,7 +64,7 @@ class Synthesis(nn.Module):
         for i in range(num_doublings):
             num_out = config.generator_channels[min(i, len(config.generator_channels) - 1)]
             layers.append(UpConv(num_in, num_out, config.generator_kernel, config.upsampling))
-            layers += [nn.BatchNorm2d(num_out, momentum=1 - config.batch_norm_momentum), activation()]
+            layers += [nn.BatchNorm2d(num_out), activation()]
             num_in = num_out
         layers.append(nn.Conv2d(num_in, 3, 3, padding=1))
         self.layers = nn.Sequential(*layers)
@@ -84,17 +84,15 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: "Config", num_classes: int, size: int) -> None:
         super().__init__()
-        kernel, layers, num_in, side = config.discriminator_kernel, [], 3, size
+        kernel, layers, num_in = config.discriminator_kernel, [], 3
         for num_out, stride in zip(config.discriminator_channels, config.discriminator_strides, strict=True):
             layers.append(nn.Conv2d(num_in, num_out, kernel, stride, (kernel - 1) // 2, bias=num_in == 3))
             if num_in != 3:  # as usual, none on the image itself
                 layers.append(nn.BatchNorm2d(num_out, track_running_stats=False))
             layers += [ACTIVATIONS[config.discriminator_activation](), nn.Dropout(config.dropout)]
-            num_in, side = num_out, (side + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
-        if side < 1:
-            raise RecipeError(f"The discriminator has more strides of 2 than an image of {size} pixels has halvings.")
+            num_in = num_out
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(num_in * side**2, 1)
+        self.head = nn.Linear(num_in * last_side(config, size) ** 2, 1)
         self.embedding = nn.Embedding(num_classes, num_in) if num_classes > 1 else None
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -103,6 +101,23 @@ class Discriminator(nn.Module):
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * features.mean((2, 3))).sum(1)
         return logits.float()
+
+
+def last_side(config: "Config", size: int) -> int:
+    """Pixels a side of the discriminator's last map.
+
+    Raises:
+        RecipeError: nothing is left of the image.
+    """
+    side, kernel = size, config.discriminator_kernel
+    for stride in config.discriminator_strides:
+        side = (side + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
+    if side < 1:
+        raise RecipeError(
+            f"The discriminator's strides leave nothing of an image of {size} pixels.",
+            "Use fewer discriminator_strides of 2, or larger images.",
+        )
+    return side
 
 
 def initialise(network: training.Model) -> training.Model:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from moulage import plugins, runs, training
 from moulage.errors import DataError, RecipeError, RunError
-from moulage.generators._dcgan import Game, Synthesis
+from moulage.generators._dcgan import Game, Synthesis, last_side
 
 LOG_EVERY = 25
 """Steps between two records of the log."""
-SAMPLE_BATCH = 32
+SAMPLE_BATCH = 16
 """Images are always drawn in batches of this size."""
-NUM_SETTLING_BATCHES = 8
+NUM_SETTLING_BATCHES = 16
 """Batches of ``SAMPLE_BATCH`` from which the averaged weights get their batch-norm statistics."""
 CHECK_COLLAPSE_FROM = 500
 """Before this step a healthy generator may still draw one grey blob."""
@@ -61,9 +61,6 @@ class Config(plugins.Options):
     generator_activation: Activation = Field("relu", description="activation of the generator")
     upsampling: Literal["nearest", "bilinear", "transposed"] = Field(
         "nearest", description="how the generator doubles the size: interpolation before the convolution, or by it"
-    )
-    batch_norm_momentum: float = Field(
-        0.8, ge=0, lt=1, description="share of the old running statistics that is kept (as in Keras; 1 - PyTorch's)"
     )
     discriminator_channels: tuple[int, ...] = Field(
         (32, 64, 128, 256, 512), min_length=1, max_length=8, description="channels of the discriminator's convolutions"
@@ -116,12 +113,13 @@ class Generator:
         size: pixels a side, a multiple of 8 from 16 to 256.
 
     Raises:
-        RecipeError: a size that cannot be reached by doublings.
+        RecipeError: a size that the networks cannot reach.
     """
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         if size not in range(16, 257, 8):
             raise RecipeError(f"dcgan cannot draw images of {size} pixels.", "Use a multiple of 8 from 16 to 256.")
+        last_side(config, size)
         self.config, self.classes, self.size = config, tuple(classes), size
         self.device = torch.device("cpu")
         self._network: Synthesis | None = None
@@ -133,7 +131,7 @@ class Generator:
         *,
         seed: int,
         folder: Path,
-        device: torch.device | str = "cpu",
+        device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
     ) -> None:
         """Learn from uint8 images [N, S, S, 3] and labels int64 [N]; goes on from the last checkpoint in ``folder``.
@@ -144,7 +142,7 @@ class Generator:
             CollapsedError: the previews of a class are all alike.
         """
         self._check(images, labels)
-        config, self.device = self.config, torch.device(device)
+        config, self.device = self.config, training.pick_device(device)
         shuffle = training.Shuffle(len(images), config.batch_size, "dcgan", seed)
         num_steps = config.num_steps(shuffle)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
@@ -155,14 +153,15 @@ class Generator:
             if state:
                 game.load_state_dict(state["game"])
             rate, records = training.Rate(state["seconds"] if state else 0.0), []
-            with training.Board(folder, start) as board:
+            with training.Board(folder, start + 1) as board:
                 for step in range(start + 1, num_steps + 1):
                     rows = shuffle[step - 1]
                     real = symmetries(images[rows], training.numpy_rng("augment", seed, step), config.augment)
                     latents = torch.randn(len(rows), config.latent_size, generator=training.generator_for(seed, step))
                     records.append(game.step(self._inputs(real), self._classes(labels[rows]), latents.to(self.device)))
                     rate.add(len(rows))
-                    if step % LOG_EVERY == 0 or step == num_steps:
+                    checkpoint_due = step % config.checkpoint_every == 0 or step == num_steps
+                    if step % LOG_EVERY == 0 or checkpoint_due:  # so that no checkpoint holds NaN
                         means = {name: float(torch.stack([r[name] for r in records]).mean()) for name in records[0]}
                         means |= {"epoch": step * config.batch_size / len(images), "images_per_second": rate.look()}
                         runs.log(folder, step=step, seconds=rate.seconds, **means)
@@ -172,7 +171,7 @@ class Generator:
                     if step % config.preview_every == 0 or step == num_steps:
                         self._settle(labels)
                         self._preview(step, images, labels, folder, board)
-                    if step % config.checkpoint_every == 0 or step == num_steps:
+                    if checkpoint_due:
                         state = {"game": game.state_dict(), "seconds": rate.seconds}
                         training.save_checkpoint(folder, step, state, settings)
                     progress(step, num_steps, "steps")
@@ -204,29 +203,30 @@ class Generator:
         runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": "dcgan", **facts})
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Generator":
+    def load(cls, folder: Path, device: str = "cpu") -> "Generator":
         """Read what ``save`` wrote."""
         facts = runs.read_json(folder / "config.json")
         config = plugins.validate(Config, facts["config"], str(folder / "config.json"))
         generator = cls(config, tuple(facts["classes"]), facts["size"])
-        generator.device = torch.device(device)
+        generator.device = training.pick_device(device)
         network = Synthesis(config, len(generator.classes), generator.size)
         training.load_weights(folder / "weights.safetensors", network)
         generator._network = network.to(generator.device).to(memory_format=torch.channels_last).eval()
         return generator
 
-    def steps_and_seconds(self, num_images: int) -> tuple[int, float]:
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on so many images, and seconds a step, timed on 3 steps of noise."""
-        config, seconds = self.config, []
+        config, seconds, where = self.config, [], training.pick_device(device)
+        self.device = torch.device(device)
         num_steps = config.num_steps(training.Shuffle(num_images, config.batch_size))
-        with training.reproducible("timing", device=self.device):
-            game = Game(config, len(self.classes), self.size, self.device)
+        with training.reproducible("timing", device=where):
+            game = Game(config, len(self.classes), self.size, where)
             shape = (config.batch_size, self.size, self.size, 3)
-            real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-            labels = self._classes(np.zeros(config.batch_size, np.int64))
+            real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).to(where)
+            labels = torch.zeros(config.batch_size, dtype=torch.long, device=where)
             for _ in range(4):
                 start = time.perf_counter()
-                losses = game.step(real, labels, torch.randn(config.batch_size, config.latent_size, device=self.device))
+                losses = game.step(real, labels, torch.randn(config.batch_size, config.latent_size, device=where))
                 float(losses["loss_g"])  # waits for the device
                 seconds.append(time.perf_counter() - start)
         return num_steps, statistics.median(seconds[1:])
@@ -269,20 +269,21 @@ class Generator:
 
     @torch.no_grad()
     def _settle(self, labels: np.ndarray) -> None:
-        """Measure the batch-norm statistics of the averaged weights; those of the trained ones would shift colours."""
+        """Measure the batch-norm statistics of the averaged weights.
+
+        Running statistics belong to the trained weights, not to their average (Izmailov et al. 2018, arXiv:1803.05407).
+        The thesis's momentum of 0.8 has therefore no counterpart among the options.
+        """
         norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over all batches
+            norm.momentum = None  # a plain mean over the batches
         self.network.train()
         rng = training.numpy_rng("settle")
         for i in range(NUM_SETTLING_BATCHES):
             seeds = -1 - np.arange(i * SAMPLE_BATCH, (i + 1) * SAMPLE_BATCH)
             self.network(self._latents(seeds), self._classes(rng.choice(labels, SAMPLE_BATCH)))
         self.network.eval()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
     def _preview(self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: training.Board) -> None:
         """A grid of the same seeds each time: 6 x 6 for one class, a row of 12 for each of several."""

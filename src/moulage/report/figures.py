@@ -1,77 +1,28 @@
 """The figures of the report, drawn with matplotlib's object API: no display, no global figure, no clock.
 
-Each function draws one figure and returns a ``Plot``; ``all_plots`` draws every figure that a run has data for. A plot
-is written as SVG and PNG for a paper, and goes into the page as inline SVG that follows the page's light or dark
-scheme. Colours: Okabe and Ito (2008), told apart by the colour-blind; lines differ in dash or marker too.
+Each function draws one figure and returns a ``Plot``, or None where the run has no data for it.
 """
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from moulage.report import plot
+from moulage.report.plot import BAND, BLUE, COLOURS, INK, LINE, MARKERS, MUTED, VERMILLION, Plot, finish, short, slug
 from moulage.report.reading import Comparison, Gallery, GeneratorRun, Run, first_of_each
 from moulage.report.tables import caption_of_measure, scale, scored_part, signed, total_confusion, word
-from moulage.runs import atomic, digest, write_text
-
-INK, MUTED, LINE, BAND = "#1b1f24", "#67707b", "#d4d9df", "#e4eaf1"
-BLUE, VERMILLION = "#0072b2", "#d55e00"
-ON_PAGE = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", BAND: "var(--band)", BLUE: "var(--blue)"}
-"""What stands in the page for a colour of the files, so that it follows the light or dark scheme."""
-COLOURS = (BLUE, VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#7f7f7f")
-MARKERS = "osD^vPX*"
-STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.1,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "moulage",
-    "text.parse_math": False,  # a class may be called "$x$"
-    "grid.color": LINE,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
-NO_METADATA = {"Date": None, "Creator": None, "Type": None, "Format": None}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A finished figure: ``svg`` for the page, ``name`` of its files, ``alt`` and ``caption`` in words."""
-
-    name: str
-    svg: Markup
-    alt: str
-    caption: str
 
 
 @dataclass(frozen=True)
 class Plots:
-    """The figures of a run; what there is no data for is empty or None."""
+    """The figures of a run; what there is no data for is empty or None. ``distances`` are keyed by generator."""
 
     differences: Plot | None
     classes: Plot | None
@@ -82,26 +33,23 @@ class Plots:
 
 
 def all_plots(run: Run, folder: Path) -> Plots:
-    """Draw every figure, write ``folder/<name>.svg`` and ``.png``, and return them for the page.
-
-    A script that DejaVu Sans lacks shows as boxes in the PNG only: in SVG text stays text.
-    """
-    arms = [arm.name for arm in run.results.arms]
+    """Draw every figure, write ``folder/<name>.svg`` and ``.png``, and return them for the page."""
+    arms, generators = [arm.name for arm in run.results.arms], run.results.generators
     epochs = [record for fit in run.results.fits for record in run.logs.get(fit.folder, [])]
     found = [r[key] for r in epochs for key in ("train_loss", "validation_loss") if r.get(key)]
     highest_loss = max(filter(math.isfinite, found), default=1.0)
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    shown = first_of_each(generators, lambda made: made.gallery in run.galleries)
+    with plot.style():
         return Plots(
             differences=differences(run, folder),
             classes=class_scores(run, folder),
             curves=_existing(curves(run, arm, folder, highest_loss) for arm in arms),
             confusions=_existing(confusion(run, arm, folder) for arm in arms),
-            losses=_existing(losses(run, name, folder) for name in sorted({g.name for g in run.results.generators})),
+            losses=_existing(losses(run, name, folder) for name in sorted({made.name for made in generators})),
             distances={
-                made.gallery: plot
-                for made in first_of_each(run.results.generators, lambda made: made.gallery in run.galleries)
-                if (plot := distances(made, run.galleries[made.gallery], folder))
+                made.name: distances(made, run.galleries[made.gallery], folder)
+                for made in shown
+                if len(run.galleries[made.gallery].distance)
             },
         )
 
@@ -115,7 +63,7 @@ def differences(run: Run, folder: Path) -> Plot | None:
     references = list(dict.fromkeys(c.reference for c in chosen))
     rows: list[str | Comparison] = []
     for reference in references:
-        rows += [f"against {_short(reference)}", *(c for c in chosen if c.reference == reference)]
+        rows += [f"against {short(reference)}", *(c for c in chosen if c.reference == reference)]
     figure = Figure(figsize=(4.9, 0.75 + 0.27 * len(rows)), layout="constrained")
     axes, factor = figure.add_subplot(), scale(study.primary)
     if study.smallest_effect:
@@ -124,7 +72,7 @@ def differences(run: Run, folder: Path) -> Plot | None:
     for y, row in enumerate(rows):
         if isinstance(row, Comparison):
             _interval(axes, y, row, factor)
-    axes.set_yticks(range(len(rows)), [row if isinstance(row, str) else _short(row.arm) for row in rows])
+    axes.set_yticks(range(len(rows)), [row if isinstance(row, str) else short(row.arm) for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if isinstance(row, str) else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -134,61 +82,55 @@ def differences(run: Run, folder: Path) -> Plot | None:
     unit = " (points)" if factor == 100 else ""
     axes.set_xlabel(f"difference in {word(study.primary)}{unit}")
     told = "; ".join(f"{c.arm} against {c.reference} {_told(c, factor)}" for c in chosen)
-    return _finish(figure, folder, "differences", f"Differences with intervals: {told}.", caption_of_measure(study))
+    return finish(figure, folder, "differences", f"Differences with intervals: {told}.", caption_of_measure(study))
 
 
 def _interval(axes: Axes, y: int, row: Comparison, factor: int) -> None:
-    known = row.low is not None and row.high is not None
-    if known:
+    """A point and its interval in one row; a hollow point where there is no interval."""
+    face = "none"
+    if row.low is not None and row.high is not None:
         axes.plot([factor * row.low, factor * row.high], [y, y], color=BLUE, lw=2.2, solid_capstyle="butt")
-    axes.plot(factor * row.difference, y, "o", ms=6, color=BLUE, mfc=BLUE if known else "none")
-    axes.annotate(
-        _told(row, factor),
-        (1.02, y),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        fontsize=8,
-        annotation_clip=False,
-    )
+        face = BLUE
+    if row.difference is not None:
+        axes.plot(factor * row.difference, y, "o", ms=6, color=BLUE, mfc=face)
+    place = ("axes fraction", "data")
+    axes.annotate(_told(row, factor), (1.02, y), xycoords=place, va="center", fontsize=8, annotation_clip=False)
 
 
 def _told(row: Comparison, factor: int) -> str:
-    interval = (
-        "" if row.low is None or row.high is None else f" [{signed(row.low, factor)}, {signed(row.high, factor)}]"
-    )
-    return signed(row.difference, factor) + interval
+    if row.low is None or row.high is None:
+        return signed(row.difference, factor)
+    return f"{signed(row.difference, factor)} [{signed(row.low, factor)}, {signed(row.high, factor)}]"
 
 
 def class_scores(run: Run, folder: Path) -> Plot | None:
     """Precision, recall and F1 of each class, a mark an arm: the mean over the trials, and a line for their range."""
     part, names = scored_part(run.results), run.results.study.classes
     arms = [arm.name for arm in run.results.arms]
-    if part is None:
+    if part is None or not arms:
         return None
     figure = Figure(figsize=(6.2, 0.9 + len(names) * (0.16 + 0.1 * len(arms))), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
+    marks = [
+        {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "ms": 4} for k in range(len(arms))
+    ]
     for axes, score in zip(panels, ("precision", "recall", "f1"), strict=True):
         for k, arm in enumerate(arms):
             fits = [fit.scores[part].classes for fit in run.results.fits if fit.arm == arm and part in fit.scores]
             for y, name in enumerate(names):
                 values = [getattr(fit[name], score) for fit in fits if name in fit]
-                values = [100 * value for value in values if value is not None]
                 height = y + (k - (len(arms) - 1) / 2) * 0.75 / len(arms)
-                style = {"color": COLOURS[k % len(COLOURS)], "label": _short(arm) if y == 0 else None}
-                if values:
-                    axes.plot([min(values), max(values)], [height, height], color=style["color"], lw=1)
-                    axes.plot(np.mean(values), height, MARKERS[k % len(MARKERS)], ms=4, **style)
+                _range(axes, height, [100 * value for value in values if value is not None], marks[k])
         axes.set(title="F1" if score == "f1" else score, xlim=(-3, 103), xlabel="%")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         for y in range(1, len(names)):
             axes.axhline(y - 0.5, color=LINE, lw=0.6)
-    panels[0].set_yticks(range(len(names)), [_short(name, 16) for name in names])
+    panels[0].set_yticks(range(len(names)), [short(name, 16) for name in names])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    handles, labels = panels[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-    return _finish(
+    handles = [Line2D([], [], ls="", **mark) for mark in marks]
+    figure.legend(handles, [short(arm) for arm in arms], loc="outside lower center", ncols=min(4, len(arms)))
+    return finish(
         figure,
         folder,
         "classes",
@@ -196,6 +138,12 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
         f"Scores of each class on the {part} part. A mark is the mean over the trials, the line runs from the lowest "
         "to the highest trial.",
     )
+
+
+def _range(axes: Axes, height: float, values: Sequence[float], mark: dict) -> None:
+    if values:
+        axes.plot([min(values), max(values)], [height, height], color=mark["color"], lw=1)
+        axes.plot(float(np.mean(values)), height, **mark)
 
 
 def curves(run: Run, arm: str, folder: Path, highest_loss: float) -> Plot | None:
@@ -216,13 +164,13 @@ def curves(run: Run, arm: str, folder: Path, highest_loss: float) -> Plot | None
         axes.set_ylim(0, 1.05 * highest_loss if what == "loss" else 100)
         if what == "accuracy":
             axes.legend(loc="lower right")
-    figure.suptitle(_short(arm), fontsize=9, fontweight="bold")
-    return _finish(
+    figure.suptitle(short(arm), fontsize=9, fontweight="bold")
+    return finish(
         figure,
         folder,
         f"curves-{slug(arm)}",
-        f"Loss and accuracy over epochs of arm {arm}, {len(logs)} trials.",
-        f"{arm}: {_trials(len(logs))}, a thin line each. Dashed: training part; solid: validation part.",
+        f"Loss and accuracy over epochs of arm {arm}, {_trials(len(logs))}.",
+        f"{arm}: a thin line for each trial. Dashed: training part; solid: validation part.",
     )
 
 
@@ -232,7 +180,7 @@ def confusion(run: Run, arm: str, folder: Path) -> Plot | None:
     counts, num_fits = total_confusion(run.results, arm, part)
     if counts is None:
         return None
-    names, size = [_short(name, 12) for name in run.results.study.classes], len(counts)
+    names, size = [short(name, 12) for name in run.results.study.classes], len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(1.2 + 0.34 * max(size, 5), 1.1 + 0.3 * max(size, 5)), layout="constrained")
     axes = figure.add_subplot()
@@ -240,15 +188,15 @@ def confusion(run: Run, arm: str, folder: Path) -> Plot | None:
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=shares[i, j], lw=0))
         if size <= 20:
             colour = "#ffffff" if shares[i, j] > 0.85 else INK
-            axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=7, color=colour)
+            axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
     axes.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), names)
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true", title=_short(arm))
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true", title=short(arm))
     axes.title.set_fontweight("bold")
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set(visible=True, color=LINE)
-    return _finish(
+    return finish(
         figure,
         folder,
         f"confusion-{slug(arm)}",
@@ -270,30 +218,28 @@ def losses(run: Run, name: str, folder: Path) -> Plot | None:
     for k, key in enumerate(keys):
         for t, log in enumerate(logs):
             points = np.array([(r["step"], r[key]) for r in log if isinstance(r.get(key), int | float)], np.float64)
-            points = thin(points.reshape(-1, 2))
+            points = plot.thin(points.reshape(-1, 2))
             dash = ("-", "--", ":", "-.")[k % 4]
             label = {"loss_d": "discriminator", "loss_g": "generator"}.get(key, word(key)) if t == 0 else None
             axes.plot(*points.T, dash, lw=0.9, color=COLOURS[k % len(COLOURS)], label=label)
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_title(_short(name), fontweight="bold")
+    axes.set_title(short(name), fontweight="bold")
     figure.legend(loc="outside lower center", ncols=4)
-    return _finish(
+    return finish(
         figure,
         folder,
         f"losses-{slug(name)}",
         f"Losses of generator {name} over its steps.",
-        f"{name}: losses over the steps of {_trials(len(logs))}, a line each; long logs are averaged in bins.",
+        f"{name}: losses over the steps, a line for each trial; long logs are averaged in bins.",
     )
 
 
-def distances(made: GeneratorRun, gallery: Gallery, folder: Path) -> Plot | None:
+def distances(made: GeneratorRun, gallery: Gallery, folder: Path) -> Plot:
     """Cumulative distances to the nearest training image: generated beside real images."""
-    if not len(gallery.distance):
-        return None
     figure = Figure(figsize=(4.2, 2.2), layout="constrained")
     axes = figure.add_subplot()
     for values, colour, dash, label in (
-        (gallery.real_distance, MUTED, "--", "real images"),
+        (gallery.real_distance, MUTED, "--", "held-out real images"),
         (gallery.distance, BLUE, "-", "generated images"),
     ):
         if len(values):
@@ -303,55 +249,18 @@ def distances(made: GeneratorRun, gallery: Gallery, folder: Path) -> Plot | None
     axes.set(xlabel="distance to the nearest training image (grey levels)", ylabel="images (%)", ylim=(0, 102))
     axes.set_xlim(left=0)
     axes.legend(loc="upper left")
-    return _finish(
+    return finish(
         figure,
         folder,
         f"distances-{slug(made.name)}",
         f"Cumulative distances of generated and of real images to the nearest training image, generator {made.name}.",
-        f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated images far "
-        "left of the real one speaks for copies.",
+        f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated "
+        "images far left of the real one speaks for copies.",
     )
 
 
-def _finish(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> Plot:
-    """Write ``folder/name.svg`` and ``.png`` and make the plot for the page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
-    write_text(folder / f"{name}.svg", text.getvalue())
-    figure.set_layout_engine("none")  # it has been laid out: the PNG need not do it again
-    with atomic(folder / f"{name}.png") as path:
-        figure.savefig(path, format="png", dpi=200, facecolor="white")
-    return Plot(name, _inline(text.getvalue(), name, alt), alt, caption)
-
-
-def _inline(svg: str, name: str, alt: str) -> Markup:
-    """An SVG file's text made fit to stand inside a page: no prolog, ids of its own, neutral colours from the page."""
-
-    def adapt(tag: re.Match[str]) -> str:
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag[0])
-        for colour, variable in ON_PAGE.items():
-            text = text.replace(colour, variable)
-        return text
-
-    svg = re.sub(r"<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<[^>]+>", adapt, svg)
-    svg = re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="--natural: \1pt"', svg, count=1)
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
-
-
-def thin(points: np.ndarray, limit: int = 150) -> np.ndarray:
-    """Averages of [n, 2] points in at most ``limit`` bins of equal size, so that a long log stays a small file."""
-    size = max(1, math.ceil(len(points) / limit))
-    means = [points[start : start + size].mean(axis=0) for start in range(0, len(points), size)]
-    return np.array(means).reshape(-1, 2)
-
-
 def _existing(plots: Iterable[Plot | None]) -> list[Plot]:
-    return [plot for plot in plots if plot is not None]
-
-
-def _short(name: str, limit: int = 28) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    return [drawn for drawn in plots if drawn is not None]
 
 
 def _dot(points: list) -> str | None:
@@ -361,9 +270,3 @@ def _dot(points: list) -> str | None:
 
 def _trials(number: int) -> str:
     return "1 trial" if number == 1 else f"{number} trials"
-
-
-def slug(name: str) -> str:
-    """A file name that any system takes; names that differ keep different files."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40]
-    return plain if name and plain == name else f"{plain or 'x'}-{digest(name, length=6)}"

@@ -1,4 +1,4 @@
-"""Fills the page's template. Every value is escaped by Jinja; only the style sheet and our own SVG go in as they are."""
+"""Fills the page's template. Jinja escapes every value; only the style sheet and our own SVG go in as they are."""
 
 from importlib import resources
 

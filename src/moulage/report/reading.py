@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from moulage.errors import RunError
 from moulage.runs import read_json, read_log
 
 Number = Annotated[float | None, AfterValidator(lambda value: value if value is None or math.isfinite(value) else None)]
 """A finite number, or None where it could not be computed (JSON ``null`` or ``NaN``)."""
+
+Text = Annotated[str, BeforeValidator(lambda value: value or "")]
+"""Text that is empty where the file says ``null``."""
 
 Log = list[dict[str, Any]]
 """The records of a ``log.jsonl``, in order of step or epoch."""
@@ -78,7 +81,7 @@ class ClassScores(Record):
 
 
 class Scores(Record):
-    """Scores of one fit on one part; ``confusion[true][predicted]`` counts images in the order of the study's classes."""
+    """Scores of one fit on one part; ``confusion[true][predicted]`` counts images, in the order of the classes."""
 
     num_images: int = 0
     accuracy: Number = None
@@ -129,16 +132,15 @@ class Count(Record):
 
 
 class GeneratorRun(Record):
-    """One generator in one trial; ``gallery`` is the ``.npz`` with images to look at."""
+    """One generator in one trial, fitted on ``num_images``; ``gallery`` is the ``.npz`` with images to look at."""
 
     name: str
     plugin: str = ""
     trial: int = 0
     folder: str = ""
-    samples: str = ""
     classes: list[str] = []
     num_images: int | None = None
-    gallery: str = ""
+    gallery: Text = ""
 
 
 class Cost(Record):
@@ -179,20 +181,28 @@ class Finding(Record):
     advice: str = ""
 
 
+class NearDuplicate(Record):
+    """Two images that may be one; an ``accepted`` pair stays in one part of the split."""
+
+    first: str
+    second: str
+    accepted: bool = False
+
+
 class Audit(Record):
     """``audit.json``: ``quarantined`` maps an image to the reason, ``pairs`` are candidates for near-duplicates."""
 
     findings: list[Finding] = []
     quarantined: dict[str, str] = {}
-    pairs: list[dict[str, Any]] = []
+    pairs: list[NearDuplicate] = []
 
 
 @dataclass(frozen=True)
 class Gallery:
     """Images of one generator run to look at; images are uint8 [n, S, S, 3], distances are in grey levels 0..255.
 
-    A distance is the root mean square difference per pixel value to the nearest training image. ``real_distance`` [M]
-    is that of real images which are not in the training part, or of training images to the others: the yardstick.
+    A distance is the root mean square difference per pixel value to the nearest training image, both at 32 px, over the
+    eight flips and quarter turns. ``real_distance`` [M], that of real images of the other parts, is the yardstick.
     """
 
     real: np.ndarray

@@ -50,7 +50,7 @@ def execute(run: Path, task: Task, device: str = "auto") -> None:
             leftover.unlink()
         recipe, prepared = prepare.load(run)
         chosen = str(pick_device(device))
-        runs.write_json(folder / "config.json", {"kind": task.kind, "name": task.name, **task.settings})
+        runs.write_json(folder / "task.json", {"kind": task.kind, "name": task.name, **task.settings})
         with reproducible(), _meter(folder, chosen) as (progress, cost):
             DO[task.kind](recipe, prepared, run, task, chosen, progress)
             facts = cost()
@@ -170,7 +170,7 @@ def train_classifier(
     module = plugins.load("classifiers", settings["plugin"])
     config = plugins.configure("classifiers", settings["plugin"], settings["config"])
     train = split.part(catalog, "train")
-    samples = samples_of(run, settings["samples"], split.digest)
+    samples = samples_of(run, samples_folder(task), split.digest)
     balance = plugins.load("balance", settings["balance"])
     rng = np.random.default_rng(seed_of(settings["seed"], "balance"))
     options = plugins.configure("balance", settings["balance"], settings["balance_config"])
@@ -188,8 +188,14 @@ def train_classifier(
     for part, rows in parts.items():
         logits = classifier.predict(inputs(rows))
         Predictions(rows.images, rows.groups, rows.labels, logits, part=part, **about).save(folder / f"{part}.parquet")
-    seen = {"num_real": len(train), "num_slots": settings["num_slots"], "extra": extra.counts if len(extra) else {}}
+    added_counts = {name: count for name, count in extra.counts.items() if count}
+    seen = {"num_real": len(train), "num_slots": settings["num_slots"], "extra": added_counts}
     runs.write_json(folder / "view.json", seen)
+
+
+def samples_folder(task: Task) -> str:
+    """Where a classifier task finds its samples: in the run, or in the folder that the recipe gives; empty for none."""
+    return next((need for need in task.needs if need.startswith("samples/")), task.settings["given"][0])
 
 
 def samples_of(run: Path, folder: str, split_digest: str) -> Catalog | None:
@@ -290,7 +296,7 @@ class _Inputs:
                 names = runs.read_json(run / folder / "images.json")
                 self._add(names, np.load(run / folder / "inputs.npy", mmap_mode="r"))
         else:
-            for of in ("real", *([task.settings["samples"]] if task.settings["samples"] else [])):
+            for of in ("real", *filter(None, [samples_folder(task)])):
                 catalog, array = _pixels(prepared, run, of, size)
                 self._add(catalog.images.tolist(), array)
 

@@ -153,7 +153,7 @@ class _Planner:
             "add": add,
             "num_slots": self.num_slots,
             "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
-            "given_samples": _content(options),
+            "given": [external, _content(options)],
         }
         needs = (*((samples.folder,) if samples else ()), *self._embedding(samples, external))
         # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the

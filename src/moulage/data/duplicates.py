@@ -1,0 +1,235 @@
+"""Near-duplicates: the same photograph again, re-compressed, cropped, re-coloured, mirrored or turned.
+
+Three steps on 32 px thumbnails, each with the dark vignette masked, because round vignettes make all images alike:
+
+1. *Candidates*: a descriptor of 80 low DCT coefficients of the luminance, weighted against the 1/f spectrum. Mirroring and
+   turning only change signs and places of coefficients, so all pairs in all 8 orientations are eight matrix products.
+2. *Alignment*: Gauss-Newton on the six parameters of an affine map (Lucas and Kanade 1981), so that a crop is no obstacle.
+3. *Evidence*: ``detail``, the correlation of the signed square roots of the high-pass luminance over the pixels that both
+   images show. A blob on plain skin correlates with any other blob at 0.96 to 0.99; hairs, texture and outline do not, and
+   the square root lets faint texture speak beside the strong outline. Colour is not looked at: the archives hold copies
+   with another white balance.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+
+from moulage.runs import Progress, no_progress
+
+ORIENTATIONS = (
+    "as is",
+    "mirrored left-right",
+    "mirrored top-bottom",
+    "turned by 180 degrees",
+    "transposed",
+    "turned left",
+    "turned right",
+    "transposed and turned by 180 degrees",
+)
+"""How the second image of a pair is turned to lie on the first; bits of the index: 4 transpose, 2 rows, 1 columns."""
+
+SIMILAR = 0.85
+"""Cosine of two descriptors from which a pair is looked at closely."""
+MAX_CANDIDATES = 40_000
+"""No more candidates than these, the most similar ones, are looked at: it bounds time where all images are alike."""
+ACCEPTED = 0.80
+"""``detail`` from which a pair counts as one photograph, where at least ``OVERLAP`` of the thumbnail can be compared."""
+ACCEPTED_ON_LITTLE = 0.90
+"""The same, where less can be compared: in a small vignette a blob is nearly all there is."""
+LISTED = 0.70
+"""``detail`` from which a pair is worth a look."""
+OVERLAP = 0.30
+DARK = 40
+"""Largest channel value (of 255) of a vignette's pixels."""
+
+_FREQUENCIES, _SIDE, _BLOCK = 9, 32, 1024
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_ROWS, _COLUMNS = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) - (_SIDE - 1) / 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that look like the same photograph, with the evidence.
+
+    Attributes:
+        first, second: image names.
+        orientation: one of ``ORIENTATIONS``.
+        similarity: cosine of the descriptors, -1 to 1.
+        detail: correlation of fine structure after alignment, -1 to 1.
+        overlap: share of the thumbnail that both images show, 0 to 1.
+        accepted: whether the pair is taken as one photograph and joined into one group.
+    """
+
+    first: str
+    second: str
+    orientation: str
+    similarity: float
+    detail: float
+    overlap: float
+    accepted: bool
+
+
+def inside(thumbnails: np.ndarray) -> np.ndarray:
+    """The pixels inside the vignette: bool [N, 32, 32], true everywhere for an image without one.
+
+    The vignette is what is dark and connected with a corner, and a rim of two pixels.
+
+    Args:
+        thumbnails: uint8 [N, 32, 32, 3].
+    """
+    dark = thumbnails.max(axis=3) < DARK
+    corners = np.zeros_like(dark)
+    corners[:, :: _SIDE - 1, :: _SIDE - 1] = True
+    within_image = ndimage.generate_binary_structure(2, 1)[None]
+    border = ndimage.binary_propagation(corners & dark, structure=within_image, mask=dark)
+    return ~ndimage.binary_dilation(border, structure=within_image, iterations=2)
+
+
+def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
+    """All pairs whose ``detail`` is at least ``LISTED``, the strongest evidence first.
+
+    Args:
+        images: names, [N] of str.
+        thumbnails: uint8 [N, 32, 32, 3].
+    """
+    mask = inside(thumbnails)
+    weight = mask.astype(np.float32)
+    luminance = _centred(thumbnails.astype(np.float32) @ _LUMINANCE, weight)
+    rows, similarity = _candidates(_descriptors(luminance), progress)
+    pairs = []
+    for batch in _batches(rows):
+        first, second, turn = rows[batch].T
+        turned = [np.ascontiguousarray(orient(x[second], int(turn[0]))) for x in (luminance, weight)]
+        detail, overlap = compare(luminance[first], weight[first], *turned)
+        needed = np.where(overlap >= OVERLAP, ACCEPTED, ACCEPTED_ON_LITTLE)
+        for k in np.flatnonzero((detail >= needed) | ((detail >= LISTED) & (overlap >= OVERLAP))):
+            evidence = (float(similarity[batch[k]]), float(detail[k]), float(overlap[k]))
+            names, accepted = (str(images[first[k]]), str(images[second[k]])), bool(detail[k] >= needed[k])
+            pairs.append(Pair(*names, ORIENTATIONS[turn[k]], *evidence, accepted))
+    return tuple(sorted(pairs, key=lambda pair: (-pair.detail, pair.first, pair.second)))
+
+
+def orient(images: np.ndarray, index: int) -> np.ndarray:
+    """Images [N, S, S] in the orientation ``ORIENTATIONS[index]``."""
+    if index & 4:
+        images = images.swapaxes(1, 2)
+    return images[:, :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
+
+
+def compare(
+    first: np.ndarray, first_weight: np.ndarray, second: np.ndarray, second_weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``detail`` and ``overlap`` [n] of pairs of luminances [n, 32, 32] once the second is aligned with the first.
+
+    Weights [n, 32, 32] are 1 inside the vignette and 0 outside.
+    """
+    warp = _align(first, second, first_weight * second_weight)
+    weight = first_weight * (_warped(second_weight, warp) > 0.99)
+    fine = [_fine(image, weight) for image in (first, _warped(second, warp))]
+    return (_unit(fine[0], weight) * _unit(fine[1], weight)).sum(axis=(1, 2)), weight.mean(axis=(1, 2))
+
+
+def _descriptors(luminance: np.ndarray) -> np.ndarray:
+    """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], float32, of unit length; zero for a flat image."""
+    basis = fft.dct(np.eye(_SIDE), axis=0, norm="ortho")[:_FREQUENCIES].astype(np.float32)
+    frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
+    found = (basis @ luminance @ basis.T) * frequency**1.5
+    length = np.sqrt((found**2).sum(axis=(1, 2), keepdims=True))
+    return found / np.maximum(length, 1e-6)
+
+
+def _candidates(descriptors: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs with their best orientation, int64 [M, 3] (first < second), and their similarity, float32 [M]."""
+    num, threshold = len(descriptors), SIMILAR
+    sign = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
+    flat = descriptors.reshape(num, -1)
+    found, similarity = np.empty((0, 3), np.int64), np.empty(0, np.float32)
+    for start in range(0, num, _BLOCK):
+        hits, values = [found], [similarity]
+        for turn in range(8):
+            turned = descriptors[start : start + _BLOCK]
+            turned = turned * (sign[:, None] if turn & 2 else 1) * (sign if turn & 1 else 1)
+            turned = (turned.swapaxes(1, 2) if turn & 4 else turned).reshape(len(turned), -1)
+            for other in range(0, start + 1, _BLOCK):
+                cosine = flat[other : other + _BLOCK] @ turned.T
+                first, second = np.divmod(np.flatnonzero(cosine > threshold), len(turned))
+                ordered = first + other < second + start
+                first, second = first[ordered], second[ordered]
+                hits.append(np.stack([first + other, second + start, np.full(len(first), turn)], axis=1))
+                values.append(cosine[first, second])
+        found, similarity = _strongest(np.concatenate(hits), np.concatenate(values))
+        if len(found) == MAX_CANDIDATES:
+            threshold = max(threshold, float(similarity.min()))
+        progress(min(start + _BLOCK, num), num, "near-duplicates")
+    return found, similarity
+
+
+def _strongest(found: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best orientation of each pair, and of those the ``MAX_CANDIDATES`` most similar pairs."""
+    order = np.lexsort((found[:, 2], -similarity, found[:, 1], found[:, 0]))
+    found, similarity = found[order], similarity[order]
+    best = np.ones(len(found), bool)
+    best[1:] = (found[1:, :2] != found[:-1, :2]).any(axis=1)
+    found, similarity = found[best], similarity[best]
+    kept = np.sort(np.argsort(-similarity, kind="stable")[:MAX_CANDIDATES])
+    return found[kept], similarity[kept]
+
+
+def _batches(rows: np.ndarray, size: int = 512) -> Iterator[np.ndarray]:
+    """Indices of at most ``size`` rows that share an orientation."""
+    for turn in range(8):
+        chosen = np.flatnonzero(rows[:, 2] == turn)
+        for start in range(0, len(chosen), size):
+            yield chosen[start : start + size]
+
+
+def _align(first: np.ndarray, second: np.ndarray, weight: np.ndarray, num_steps: int = 3) -> np.ndarray:
+    """Affine maps [n, 2, 3] (row, column; pixels from the centre) that lay ``second`` on ``first``: Gauss-Newton."""
+    warp = np.tile(np.eye(2, 3, dtype=np.float32), (len(first), 1, 1))
+    limit = np.array([[0.3, 0.25, 5], [0.25, 0.3, 5]], np.float32)
+    inner = ndimage.binary_erosion(weight > 0, structure=np.ones((1, 3, 3)))
+    target = _unit(first, weight)
+    for _ in range(num_steps):
+        moved = _unit(_warped(second, warp), weight)
+        down, right = (np.gradient(moved, axis=axis) * inner for axis in (1, 2))
+        slopes = np.stack([down * _ROWS, down * _COLUMNS, down, right * _ROWS, right * _COLUMNS, right], axis=1)
+        slopes = slopes.reshape(len(first), 6, -1)
+        normal = slopes @ slopes.swapaxes(1, 2)
+        damping = 1e-3 * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
+        gap = slopes @ (target - moved).reshape(len(first), -1, 1)
+        step = np.linalg.solve(normal + damping[:, None, None] * np.eye(6), gap).reshape(-1, 2, 3)
+        turn = warp[:, :, :2]
+        warp = warp + np.concatenate([turn @ step[:, :, :2], turn @ step[:, :, 2:]], axis=2)
+        warp = np.clip(warp, np.eye(2, 3) - limit, np.eye(2, 3) + limit).astype(np.float32)
+    return warp
+
+
+def _warped(images: np.ndarray, warp: np.ndarray) -> np.ndarray:
+    """Images [n, 32, 32] sampled (bilinear, zero outside) where the maps [n, 2, 3] point."""
+    grid = np.stack([_ROWS, _COLUMNS, np.ones_like(_ROWS)]).reshape(3, -1)
+    place = (warp @ grid).reshape(-1, 2, _SIDE, _SIDE) + (_SIDE - 1) / 2
+    which = np.broadcast_to(np.arange(len(images), dtype=np.float32)[:, None, None], images.shape)
+    coordinates = np.stack([which, place[:, 0], place[:, 1]])
+    return ndimage.map_coordinates(images, coordinates, order=1, mode="constant", prefilter=False)
+
+
+def _fine(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Signed square root of what a Gaussian blur (0.8 px, over the weighted pixels alone) takes away."""
+    blurred = ndimage.gaussian_filter(images * weight, (0, 0.8, 0.8))
+    high = images - blurred / np.maximum(ndimage.gaussian_filter(weight, (0, 0.8, 0.8)), 0.05)
+    return np.sign(high) * np.sqrt(np.abs(high))
+
+
+def _centred(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Images minus their weighted mean, zero where the weight is."""
+    total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
+    return (images - (images * weight).sum(axis=(1, 2), keepdims=True) / total) * weight
+
+
+def _unit(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Centred images of unit length; a flat image stays zero."""
+    centred = _centred(images, weight)
+    return centred / np.sqrt(np.maximum((centred**2).sum(axis=(1, 2), keepdims=True), 1e-3))

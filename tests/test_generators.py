@@ -1,0 +1,286 @@
+"""The contract that every generator keeps, and what is particular to dcgan."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from moulage import plugins, runs
+from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
+from moulage.generators import _dcgan, dcgan
+
+SIZE = 16
+TINY = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6}
+TINY |= {"discriminator_channels": (4, 8), "discriminator_strides": (2, 2)}
+SMALL: dict[str, dict[str, Any]] = {
+    "dcgan": {"steps": 5, "batch_size": 4, "checkpoint_every": 2, "preview_every": 5, **TINY},
+}
+"""Settings of a fit that takes a second, for each generator; a new generator adds its own."""
+
+every_generator = pytest.mark.parametrize("name", plugins.names("generators"))
+
+
+def make(name: str, classes: tuple[str, ...] = ("AK", "NV"), size: int = SIZE, **options: Any) -> Any:
+    module = plugins.load("generators", name)
+    config = plugins.configure("generators", name, SMALL[name] | options)
+    return module.Generator(config, classes, size)
+
+
+def pictures(num: int = 9, num_classes: int = 2, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(num)
+    return rng.integers(0, 256, (num, size, size, 3), np.uint8), np.arange(num, dtype=np.int64) % num_classes
+
+
+@every_generator
+def test_options_are_documented_and_strict(name: str):
+    module = plugins.load("generators", name)
+    assert plugins.summary("generators", name)
+    assert all(field.description for field in module.Config.model_fields.values())
+    with pytest.raises(RecipeError, match="batch_siz"):
+        plugins.configure("generators", name, {"batch_siz": 3})
+
+
+@every_generator
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_fit_draws_the_same_images_for_the_same_seeds(name: str, num_classes: int, tmp_path: Path):
+    generator = make(name, ("AK", "NV")[:num_classes])
+    images, labels = pictures(num_classes=num_classes)
+    before, state = images.copy(), torch.get_rng_state()
+    generator.fit(images, labels, seed=0, folder=tmp_path)
+    many = generator.sample(0, np.arange(40))
+    assert many.shape == (40, SIZE, SIZE, 3)
+    assert many.dtype == np.uint8
+    assert np.array_equal(generator.sample(0, np.array([33, 5])), many[[33, 5]])
+    assert not np.array_equal(many[0], many[1])
+    if num_classes == 2:
+        assert not np.array_equal(generator.sample(1, np.arange(40)), many)
+    assert np.array_equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_generator
+def test_fit_depends_on_its_seed_alone(name: str, tmp_path: Path):
+    drawn = []
+    for i, seed in enumerate((0, 0, 1)):
+        generator = make(name)
+        torch.manual_seed(i)
+        generator.fit(*pictures(), seed=seed, folder=tmp_path / str(i))
+        drawn.append(generator.sample(0, np.arange(3)))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+class Interrupt(Exception):
+    """Stands for a kill."""
+
+
+@every_generator
+def test_an_interrupted_fit_resumes_exactly(name: str, tmp_path: Path):
+    whole = make(name)
+    whole.fit(*pictures(), seed=3, folder=tmp_path / "whole")
+    expected = whole.sample(1, np.arange(4))
+    for stop in range(1, 6):
+        folder = tmp_path / str(stop)
+
+        def interrupt(done: int, total: int, note: str, stop: int = stop) -> None:
+            if done == stop:
+                raise Interrupt
+
+        with pytest.raises(Interrupt):
+            make(name).fit(*pictures(), seed=3, folder=folder, progress=interrupt)
+        again, done = make(name), []
+        again.fit(*pictures(), seed=3, folder=folder, progress=lambda d, t, n, done=done: done.append((d, t)))
+        assert np.array_equal(again.sample(1, np.arange(4)), expected)
+        assert [d for d, _ in done] == list(range(stop - stop % 2 + 1, 6)) if stop < 5 else done == []
+        for mine, theirs in zip(runs.read_log(folder), runs.read_log(tmp_path / "whole"), strict=True):
+            assert (mine["step"], mine["epoch"]) == (theirs["step"], theirs["epoch"])
+            assert {k: v for k, v in mine.items() if "loss" in k} == {k: v for k, v in theirs.items() if "loss" in k}
+
+
+@every_generator
+def test_a_fit_with_other_settings_does_not_go_on(name: str, tmp_path: Path):
+    make(name).fit(*pictures(), seed=3, folder=tmp_path)
+    with pytest.raises(CheckpointError):
+        make(name).fit(*pictures(), seed=4, folder=tmp_path)
+    with pytest.raises(CheckpointError):
+        make(name).fit(*pictures(11), seed=3, folder=tmp_path)
+
+
+@every_generator
+def test_fit_leaves_log_previews_and_weights(name: str, tmp_path: Path):
+    generator = make(name)
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    last = runs.read_log(tmp_path)[-1]
+    assert {"step", "epoch", "images_per_second", "seconds"} <= set(last)
+    assert last["step"] == 5
+    assert list((tmp_path / "previews").glob("*.png"))
+    assert list((tmp_path / "tensorboard").iterdir())
+    generator.save(tmp_path / "saved")
+    loaded = plugins.load("generators", name).Generator.load(tmp_path / "saved")
+    assert (loaded.classes, loaded.size) == (("AK", "NV"), SIZE)
+    assert np.array_equal(loaded.sample(1, np.arange(3)), generator.sample(1, np.arange(3)))
+
+
+@every_generator
+def test_what_was_not_fitted_cannot_draw(name: str, tmp_path: Path):
+    with pytest.raises(RunError):
+        make(name).sample(0, np.arange(2))
+    with pytest.raises(RunError):
+        make(name).save(tmp_path)
+    with pytest.raises(RunError):
+        plugins.load("generators", name).Generator.load(tmp_path)
+
+
+@every_generator
+def test_wrong_images_are_refused_before_any_work(name: str, tmp_path: Path):
+    images, labels = pictures()
+    wrong = {
+        "shape": (images[:, :8], labels),
+        "float": (images / 255, labels),
+        "Labels": (images, labels + 1),
+        "NV": (images, (labels == 8).astype(np.int64)),
+        "AK": (images[:0], labels[:0]),
+    }
+    for message, (some, targets) in wrong.items():
+        with pytest.raises(DataError, match=message):
+            make(name).fit(some, targets, seed=0, folder=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@every_generator
+def test_the_estimate_counts_steps_and_leaves_the_network_alone(name: str, tmp_path: Path):
+    generator = make(name)
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    before = generator.sample(0, np.arange(2))
+    num_steps, seconds = generator.steps_and_seconds(100)
+    assert num_steps == 5
+    assert 0 < seconds < 10
+    assert np.array_equal(generator.sample(0, np.arange(2)), before)
+
+
+# dcgan
+
+
+def test_dcgan_defaults_are_the_thesis_at_8_49_gflop_an_image_and_step():
+    config = dcgan.Config(augment="none")
+    game = _dcgan.Game(config, 1, 64)
+    for layer in game.generator.modules():
+        if isinstance(layer, _dcgan.UpConv):
+            layer.fused = False
+    with FlopCounterMode(display=False) as counter:
+        game.step(torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.long), torch.randn(2, 100))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(8.49, rel=0.03)
+    assert game.generator.dense.out_features == 4 * 4 * 256
+    assert dcgan.Config().num_steps(dcgan.training.Shuffle(867, 32)) == 27094
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_dcgan_fused_convolution_equals_upsampling_and_convolution(size: int):
+    layer = _dcgan.initialise(_dcgan.UpConv(5, 4, 3, "nearest"))
+    x = torch.randn(2, 5, size, size, generator=torch.Generator().manual_seed(size))
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, padding=1)
+    assert layer.fused
+    torch.testing.assert_close(layer(x), plain, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [16, 32, 40, 48, 64, 128])
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "transposed"])
+def test_dcgan_reaches_every_size(size: int, upsampling: str):
+    config = dcgan.Config(upsampling=upsampling, **TINY)
+    network = _dcgan.Synthesis(config, 1, size)
+    assert network(torch.randn(2, 6), torch.zeros(2, dtype=torch.long)).shape == (2, 3, size, size)
+    assert _dcgan.Discriminator(config, 1, size)(torch.zeros(2, 3, size, size), torch.zeros(2)).shape == (2,)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"steps": 4},
+    {"batch_size": 3},
+    {"latent_size": 7},
+    {"base_channels": 12},
+    {"generator_channels": (8, 6)},
+    {"generator_kernel": 5},
+    {"generator_activation": "silu"},
+    {"upsampling": "bilinear"},
+    {"upsampling": "transposed", "generator_kernel": 4},
+    {"discriminator_channels": (4, 6)},
+    {"discriminator_strides": (2, 1)},
+    {"discriminator_kernel": 4},
+    {"discriminator_activation": "gelu"},
+    {"dropout": 0.0},
+    {"generator_optimiser": {"learning_rate": 1e-3}},
+    {"discriminator_optimiser": {"name": "sgd", "learning_rate": 0.1}},
+    {"label_smoothing": 0.3},
+    {"augment": "none"},
+    {"ema_decay": 0.1},
+    {"precision": "bf16"},
+]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    generator = make("dcgan", precision="fp32", **FAST)
+    generator.fit(*pictures(), seed=0, folder=tmp_path_factory.mktemp("reference"))
+    return generator.sample(0, np.arange(4))
+
+
+FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser": {"learning_rate": 2e-3}}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_dcgan_has_no_option_that_changes_nothing(change: dict[str, Any], reference: np.ndarray, tmp_path: Path):
+    generator = make("dcgan", **({"precision": "fp32"} | FAST | change))
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    assert not np.array_equal(generator.sample(0, np.arange(4)), reference)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 3, "steps": 3},
+        {"epochs": None},
+        {"steps": 0},
+        {"discriminator_strides": (2, 2)},
+        {"discriminator_strides": (2, 2, 3, 1, 1)},
+        {"generator_kernel": 4},
+        {"upsampling": "cubic"},
+        {"generator_optimiser": {"learning_rat": 1}},
+    ],
+)
+def test_dcgan_refuses_impossible_options(options: dict[str, Any]):
+    with pytest.raises(RecipeError, match="dcgan"):
+        plugins.configure("generators", "dcgan", options)
+
+
+def test_dcgan_refuses_impossible_sizes():
+    for size in (8, 30, 512):
+        with pytest.raises(RecipeError, match=str(size)):
+            make("dcgan", size=size)
+    deep = {"discriminator_channels": (4,) * 6, "discriminator_strides": (2,) * 6, "discriminator_kernel": 4}
+    with pytest.raises(RecipeError, match="strides"):
+        make("dcgan", **deep)
+
+
+def test_dcgan_stops_where_a_loss_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step = _dcgan.Game.step
+    monkeypatch.setattr(_dcgan.Game, "step", lambda *args: step(*args) | {"loss_g": torch.tensor(float("nan"))})
+    with pytest.raises(DivergedError, match="step 2"):
+        make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_dcgan_stops_where_all_previews_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dcgan, "CHECK_COLLAPSE_FROM", 1)
+    monkeypatch.setattr(dcgan.Generator, "_latents", lambda self, seeds: torch.zeros(len(seeds), 6))
+    with pytest.raises(CollapsedError, match="step 5"):
+        make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
+
+
+def test_dcgan_symmetries_are_the_eight_of_the_square():
+    image = np.arange(27, dtype=np.uint8).reshape(1, 3, 3, 3)
+    seen = {dcgan.symmetries(image, np.random.default_rng(i), "flips").tobytes() for i in range(200)}
+    assert len(seen) == 8
+    assert dcgan.symmetries(image, np.random.default_rng(0), "none") is image
