@@ -155,5 +155,3 @@ def test_nonsense_is_refused():
         outcome({}, 0.02)
     with pytest.raises(DataError, match="one arm under one measure"):
         outcome({"none": make(*UP, reference="none"), "duplicates": make(*UP, arm="other")}, 0.02)
-    with pytest.raises(DataError, match="stands under the reference none"):
-        outcome({"none": make(*UP, reference="duplicates")}, 0.02)

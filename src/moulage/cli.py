@@ -478,7 +478,9 @@ class _Screen:
         for task, state in running:
             self._show(str(task), state["done"], state["total"], state["note"])
         if not self.console.is_terminal and done != self.num_done:
-            self.say(f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}")
+            self.say(
+                f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}"
+            )
         self.num_done = done
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:

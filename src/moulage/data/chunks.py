@@ -6,9 +6,6 @@ Worker processes import this file and not ``pixels``, because they need neither 
 import functools
 import hashlib
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +18,7 @@ from PIL import Image
 
 from moulage.data import images
 from moulage.errors import DataError, RunError
-from moulage.runs import write_json
+from moulage.runs import start_worker, write_json
 
 OK = "ok"
 THUMBNAILS = "thumbnails.npy"
@@ -148,7 +145,7 @@ def work(task: Pass, chunks: Mapping[int, Sequence[str | None]], num_workers: in
                 yield write_chunk(task, reader, start, locations)
         return
     pool = ProcessPoolExecutor(
-        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=_start_worker
+        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         futures = [pool.submit(_write_in_worker, task, start, chunk) for start, chunk in chunks.items()]
@@ -161,19 +158,6 @@ def work(task: Pass, chunks: Mapping[int, Sequence[str | None]], num_workers: in
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """A worker leaves interrupts to its parent and ends with it, also when that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @functools.cache

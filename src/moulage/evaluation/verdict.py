@@ -71,7 +71,8 @@ def outcome(against: Mapping[str, Comparison], smallest_effect: float) -> Outcom
     """The outcome of an arm: what holds against every reference, or "not enough data".
 
     Args:
-        against: reference -> comparison of one arm under one measure; ``none`` and ``duplicates`` are required.
+        against: role of the reference -> comparison of one arm with it under one measure; the roles ``none`` and
+            ``duplicates`` (as many images as the arm adds) are required, whatever the arms in these roles are called.
         smallest_effect: as in ``outcome_against``.
     """
     _check(against)
@@ -126,9 +127,6 @@ def measure_name(comparison: Comparison) -> str:
 def _check(against: Mapping[str, Comparison]) -> None:
     if len({(comparison.arm, comparison.measure, comparison.classes) for comparison in against.values()}) != 1:
         raise DataError("An outcome needs comparisons of one arm under one measure.")
-    for name, comparison in against.items():
-        if comparison.reference != name:
-            raise DataError(f"The comparison with {comparison.reference} stands under the reference {name}.")
 
 
 def _evidence(comparison: Comparison) -> str:

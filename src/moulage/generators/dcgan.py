@@ -217,7 +217,6 @@ class Generator:
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on so many images, and seconds a step, timed on 3 steps of noise."""
         config, seconds, where = self.config, [], training.pick_device(device)
-        self.device = torch.device(device)
         num_steps = config.num_steps(training.Shuffle(num_images, config.batch_size))
         with training.reproducible("timing", device=where):
             game = Game(config, len(self.classes), self.size, where)

@@ -220,7 +220,9 @@ def _pigment(rng: Generator, traits: Traits, depth: Array, body: Array, amount: 
         lines = honeycomb(rng, len(depth), rng.uniform(0.036, 0.05))
         melanin *= 1 + traits.network * np.clip(1.4 - depth, 0.3, 1) * lines
     if traits.globules > FAINT:
-        spots = dots(rng, body**4 * np.clip(1.3 - depth, 0.1, 1), rng.poisson(45 * traits.globules), rng.uniform(0.011, 0.017))
+        spots = dots(
+            rng, body**4 * np.clip(1.3 - depth, 0.1, 1), rng.poisson(45 * traits.globules), rng.uniform(0.011, 0.017)
+        )
         melanin += (0.5 + 0.6 * traits.melanin) * spots
     return melanin
 
@@ -308,7 +310,11 @@ def strokes(paths: list[Array], side: int, width: float) -> Array:
         inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
         field += np.bincount((row * side + column)[inside], share[inside], side * side)
     sigma = 0.4 * width
-    return np.clip(gaussian_filter(field.astype(np.float32).reshape(side, side), sigma, truncate=3) * 0.5 * max(sigma * 2.5, 1), 0, 1)
+    return np.clip(
+        gaussian_filter(field.astype(np.float32).reshape(side, side), sigma, truncate=3) * 0.5 * max(sigma * 2.5, 1),
+        0,
+        1,
+    )
 
 
 def walk(rng: Generator, start: Array, heading: float, length: float, bend: float, wobble: float) -> Array:
@@ -362,7 +368,10 @@ def _ruler(rng: Generator, size: int) -> Array:
     """A scale of ticks near one side of the picture, every fifth longer; opacity [size, size]."""
     gap, edge = rng.uniform(0.03, 0.05) * size, rng.uniform(0.86, 0.94) * size
     begin, num = rng.uniform(0.1, 0.5) * size, rng.integers(6, 12)
-    paths = [walk(rng, np.array([edge, begin + k * gap]), -np.pi / 2, (0.05 if k % 5 == 0 else 0.03) * size, 0, 0) for k in range(num)]
+    paths = [
+        walk(rng, np.array([edge, begin + k * gap]), -np.pi / 2, (0.05 if k % 5 == 0 else 0.03) * size, 0, 0)
+        for k in range(num)
+    ]
     scale = strokes(paths, size, 0.8 * size / 96)
     return np.rot90(scale, rng.integers(4))
 

@@ -92,7 +92,9 @@ SPREAD = Traits(
 
 TOTAL = sum(d.share for d in DISEASES.values())
 BETWEEN, PROP, INDIVIDUAL = 1.5, 0.35, 0.25
-LEAST = Traits(core=-3, halo=-3, grey=-3, radius=0.10, softness=0.03, elongation=0, irregularity=0.03, asymmetry=0, variegation=0)
+LEAST = Traits(
+    core=-3, halo=-3, grey=-3, radius=0.10, softness=0.03, elongation=0, irregularity=0.03, asymmetry=0, variegation=0
+)
 
 CLASSES = tuple(DISEASES)
 
@@ -126,14 +128,19 @@ class Config(Options):
         "1: its look is spread over many sub-types of which few images show few.",
     )
     mimicry: float = Field(
-        0.15, ge=0, le=1, description="How far a lesion may take on the look of another class: more makes classes overlap more."
+        0.15,
+        ge=0,
+        le=1,
+        description="How far a lesion may take on the look of another class: more makes classes overlap more.",
     )
     min_lesions: int = Field(12, ge=1, description="Lesions of each class, at the least.")
 
     @model_validator(mode="after")
     def _room_for_all(self) -> "Config":
         if num_images(self)["NV"] < PHOTOGRAPHS * self.min_lesions:
-            raise ValueError(f"num_images must be greater for min_lesions = {self.min_lesions} in each of {len(CLASSES)} classes")
+            raise ValueError(
+                f"num_images must be greater for min_lesions = {self.min_lesions} in each of {len(CLASSES)} classes"
+            )
         return self
 
 
@@ -199,7 +206,11 @@ def lesion_traits(config: Config, label: str, rng: Generator) -> Traits:
         look = rng.choice(CLASSES, p=[d.share / TOTAL for d in DISEASES.values()])
     typical = np.array(DISEASES[look].typical)
     subtype = rng.integers(1 + round(config.planted_benefit * (NUM_SUBTYPES - 1)))
-    offset = BETWEEN * config.planted_benefit * default_rng([VERSION, CLASSES.index(look), subtype]).standard_normal(len(typical))
+    offset = (
+        BETWEEN
+        * config.planted_benefit
+        * default_rng([VERSION, CLASSES.index(look), subtype]).standard_normal(len(typical))
+    )
     offset += INDIVIDUAL * rng.standard_normal(len(typical))
     traits = typical + offset * (np.array(SPREAD) + PROP * typical)
     return Traits(*np.maximum(traits, LEAST).tolist())
