@@ -120,7 +120,9 @@ def test_fit_leaves_log_previews_and_weights(name: str, tmp_path: Path):
     assert list((tmp_path / "previews").glob("*.png"))
     assert list((tmp_path / "tensorboard").iterdir())
     generator.save(tmp_path / "saved")
+    state = torch.get_rng_state()
     loaded = plugins.load("generators", name).Generator.load(tmp_path / "saved")
+    assert torch.equal(torch.get_rng_state(), state)
     assert (loaded.classes, loaded.size) == (("AK", "NV"), SIZE)
     assert np.array_equal(loaded.sample(1, np.arange(3)), generator.sample(1, np.arange(3)))
 

@@ -6,6 +6,7 @@ Worker processes import this file and not ``pixels``, because they need neither 
 import functools
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool

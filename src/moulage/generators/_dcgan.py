@@ -79,7 +79,9 @@ class Synthesis(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real.
 
-    Several classes: the label's embedding is projected on the pooled features (Miyato & Koyama 2018, arXiv:1802.05637).
+    Several classes: the features are also projected on a vector of the label (Miyato & Koyama 2018, arXiv:1802.05637),
+    here the whole map, unpooled. The vectors start as large as those of the unconditional head and the generator's
+    embedding as large as its latents: with small ones (0.02) the label was ignored and all classes looked the same.
     """
 
     def __init__(self, config: "Config", num_classes: int, size: int) -> None:
@@ -92,14 +94,15 @@ class Discriminator(nn.Module):
             layers += [ACTIVATIONS[config.discriminator_activation](), nn.Dropout(config.dropout)]
             num_in = num_out
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(num_in * last_side(config, size) ** 2, 1)
-        self.embedding = nn.Embedding(num_classes, num_in) if num_classes > 1 else None
+        num_features = num_in * last_side(config, size) ** 2
+        self.head = nn.Linear(num_features, 1)
+        self.label_heads = nn.Linear(num_features, num_classes) if num_classes > 1 else None
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        features = self.layers(images)
-        logits = self.head(features.flatten(1)).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (self.embedding(labels) * features.mean((2, 3))).sum(1)
+        features = self.layers(images).flatten(1)
+        logits = self.head(features).squeeze(1)
+        if self.label_heads is not None:
+            logits = logits + self.label_heads(features).gather(1, labels[:, None]).squeeze(1)
         return logits.float()
 
 
@@ -128,7 +131,7 @@ def initialise(network: training.Model) -> training.Model:
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

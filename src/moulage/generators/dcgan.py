@@ -209,7 +209,8 @@ class Generator:
         config = plugins.validate(Config, facts["config"], str(folder / "config.json"))
         generator = cls(config, tuple(facts["classes"]), facts["size"])
         generator.device = training.pick_device(device)
-        network = Synthesis(config, len(generator.classes), generator.size)
+        with training.reproducible("load"):  # the initial weights, soon overwritten, take nothing from the caller
+            network = Synthesis(config, len(generator.classes), generator.size)
         training.load_weights(folder / "weights.safetensors", network)
         generator._network = network.to(generator.device).to(memory_format=torch.channels_last).eval()
         return generator

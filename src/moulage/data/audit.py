@@ -1,0 +1,289 @@
+"""The audit: what is wrong with a data set, found before anything is trained.
+
+Images that cannot be used are quarantined by name and reason, never dropped in silence. Groups that a split must keep
+together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from moulage import runs
+from moulage.data import duplicates
+from moulage.data.catalog import Catalog
+from moulage.data.duplicates import Pair
+from moulage.data.pixels import Pixels
+from moulage.runs import Progress, no_progress
+
+NUM_NAMED = 20
+"""Images that a finding names; the quarantine names all of its own."""
+MIN_LESIONS = 3
+"""A class with fewer groups cannot be in training, validation and test part at once."""
+FEW_LESIONS = 10
+"""A class with fewer groups gets no verdict (docs/statistics.md)."""
+STRONG_ASSOCIATION = 0.3
+"""Cramer's V of class and acquisition source from which it is reported; 0 is none, 1 is perfect."""
+
+STATUS = {
+    "missing": ("label without image", "Complete the images, or take these rows out of the label file."),
+    "unreadable": ("unreadable image", "Replace the files, or take them out."),
+    "truncated": ("truncated image", "Copy or download these files again."),
+    "tiny": ("tiny image", "Replace them with larger ones."),
+    "bomb": ("bomb-sized image", "Scale them down; they are larger than anything a camera makes."),
+}
+"""Status in the scan -> kind of finding, and what to do."""
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or worth knowing.
+
+    Attributes:
+        kind: what it is, such as ``truncated image``.
+        severity: ``error`` (images are quarantined or the split will fail), ``warning``, ``note``.
+        num_images: how many images it concerns.
+        images: the names of the first ``NUM_NAMED`` of them.
+        message: one sentence.
+        advice: what to do; may be empty.
+    """
+
+    kind: str
+    severity: Severity
+    num_images: int
+    images: tuple[str, ...]
+    message: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        findings: the most severe first.
+        quarantined: image -> why it cannot be used.
+        pairs: near-duplicates with their evidence; ``accepted`` ones are joined, the others only shown.
+        groups: image -> the group that a split must keep together, for all images that are not quarantined.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    quarantined: dict[str, str] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def clean(self, catalog: Catalog) -> Catalog:
+        """The catalog without quarantined images and with joined groups."""
+        kept = catalog.take(~catalog.table["image"].isin(self.quarantined).to_numpy())
+        return kept.with_columns(group=[self.groups[name] for name in kept.images])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The findings as rows of a table."""
+        return [
+            {
+                "severity": f.severity,
+                "finding": f.kind,
+                "images": f.num_images,
+                "what": f.message,
+                "examples": ", ".join(f.images[:3]),
+                "what to do": f.advice,
+            }
+            for f in self.findings
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        runs.write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Audit":
+        """Read what ``save`` wrote.
+
+        Raises:
+            RunError: the file is missing or no audit.
+        """
+        values = runs.read_json(path)
+        found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
+        return cls(found, values["quarantined"], tuple(Pair(**pair) for pair in values["pairs"]), values["groups"])
+
+
+def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> Audit:
+    """Check images, labels, duplicates, groups and class sizes.
+
+    Args:
+        catalog: what a source read.
+        pixels: the scan and thumbnails of the same catalog, in its order.
+        progress: of the search for near-duplicates.
+    """
+    scan, findings = pixels.scan, []
+    quarantined = _bad_images(scan, findings)
+    _check_duplicates(catalog, scan, quarantined, findings)
+    good = ~catalog.table["image"].isin(quarantined).to_numpy()
+    kept, rows = catalog.take(good), np.flatnonzero(good)
+    pairs = duplicates.search(kept.images, pixels.thumbnails[rows], progress)
+    _check_pairs(kept, pairs, findings)
+    groups = _join(kept, scan["sha256"].to_numpy(object)[rows], [pair for pair in pairs if pair.accepted])
+    _check_labels(catalog, kept, scan.iloc[rows], findings)
+    _check_sizes(kept, groups, findings)
+    _check_sources(kept, pixels.thumbnails, rows, findings)
+    order = {"error": 0, "warning": 1, "note": 2}
+    named = dict(zip(kept.images.tolist(), groups, strict=True))
+    return Audit(tuple(sorted(findings, key=lambda f: order[f.severity])), quarantined, pairs, named)
+
+
+def _finding(kind: str, severity: Severity, images: Iterable[str], message: str, advice: str = "") -> Finding:
+    names = [str(name) for name in images]
+    return Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice)
+
+
+def _count(number: int, one: str = "image") -> str:
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
+
+
+def _bad_images(scan: pd.DataFrame, findings: list[Finding]) -> dict[str, str]:
+    """Quarantine what cannot be read."""
+    quarantined = {}
+    for status, (kind, advice) in STATUS.items():
+        bad = scan[scan["status"] == status]
+        quarantined |= {row.image: f"{kind}: {row.message}" for row in bad.itertuples()}
+        if len(bad):
+            first = f"{_count(len(bad))} cannot be used; {bad['image'].iloc[0]}: {bad['message'].iloc[0]}"
+            findings.append(_finding(kind, "error", bad["image"], first + ".", advice))
+    return quarantined
+
+
+def _check_duplicates(
+    catalog: Catalog, scan: pd.DataFrame, quarantined: dict[str, str], findings: list[Finding]
+) -> None:
+    """Exact copies: harmless under one label (they are joined), quarantined under two."""
+    table = catalog.table[["image", "label"]].assign(sha256=scan["sha256"].to_numpy())
+    table = table[(scan["status"] == "ok").to_numpy()]
+    copies = table[table["sha256"].duplicated(keep=False)]
+    num_labels = copies.groupby("sha256")["label"].transform("nunique")
+    same, torn = copies[num_labels == 1], copies[num_labels > 1]
+    if len(same):
+        say = f"{_count(len(same))} are byte for byte the same as another; each set is one group of the split."
+        findings.append(_finding("exact duplicates", "warning", same["image"], say, "Keep one of each set."))
+    for _, rows in torn.groupby("sha256"):
+        names = dict(zip(rows["image"], rows["label"], strict=True))
+        listed = ", ".join(f"{name} is {label}" for name, label in names.items())
+        quarantined |= dict.fromkeys(names, f"two labels on one image: {listed}")
+    if len(torn):
+        say = f"{_count(len(torn))} are copies of one another under different labels; none of them is used."
+        findings.append(
+            _finding("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
+        )
+
+
+def _check_pairs(kept: Catalog, pairs: tuple[Pair, ...], findings: list[Finding]) -> None:
+    """Near-duplicates, of which those within one lesion are no news."""
+    lesion = dict(zip(kept.images, kept.groups, strict=True))
+    label = dict(zip(kept.images, kept.table["label"], strict=True))
+    news = [pair for pair in pairs if pair.accepted and lesion[pair.first] != lesion[pair.second]]
+    if news:
+        named = [f"{pair.first} = {pair.second}" for pair in news]
+        say = f"{_count(len(news), 'pair')} of images under different lesion ids show one photograph; they are joined."
+        findings.append(_finding("near-duplicates", "warning", named, say, "Look at the pairs in audit.json."))
+    torn = [f"{p.first} = {p.second}" for p in news if label[p.first] != label[p.second]]
+    if torn:
+        say = f"{_count(len(torn), 'pair')} of these carry different labels; both images stay, in one group."
+        findings.append(_finding("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye."))
+    rest = [f"{p.first} ? {p.second}" for p in pairs if not p.accepted and lesion[p.first] != lesion[p.second]]
+    if rest:
+        say = f"{_count(len(rest), 'pair')} look alike, but not enough to be joined."
+        findings.append(_finding("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json."))
+
+
+def _join(kept: Catalog, sha256: np.ndarray, pairs: list[Pair]) -> list[str]:
+    """The group of each image: connected over lesion, exact copies and accepted pairs; named by its first member's."""
+    row = {name: i for i, name in enumerate(kept.images)}
+    edges = [(row[pair.first], row[pair.second]) for pair in pairs]
+    for key in (pd.Series(kept.groups), pd.Series(sha256)):
+        first = key.groupby(key).transform(lambda same: same.index[0]).to_numpy(np.int64)
+        edges += list(enumerate(first.tolist()))
+    start, end = np.array(edges, np.int64).T
+    graph = coo_array((np.ones(len(start), bool), (start, end)), shape=(len(kept), len(kept)))
+    _, component = connected_components(graph, directed=False)
+    names = pd.Series(kept.groups).groupby(component).transform("first")
+    return names.tolist()
+
+
+def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: list[Finding]) -> None:
+    """Images without label, lesions without id or with two labels, other modes than RGB."""
+    if catalog.unlabelled:
+        say = f"{_count(len(catalog.unlabelled))} stand in no label file and are not used."
+        findings.append(
+            _finding("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
+        )
+    table = kept.table
+    unknown = table[table["lesion"] == ""]
+    if 0 < len(unknown) < len(table):
+        say = f"{_count(len(unknown))} have no lesion id; each counts as a lesion of its own."
+        advice = "If some show the same lesion, the split cannot know: look at the near-duplicates."
+        findings.append(_finding("lesion without id", "warning", unknown["image"], say, advice))
+    elif len(unknown):
+        say = "No image has a lesion or patient id; each counts as a lesion of its own."
+        advice = "If several images show one lesion, give their ids: without them test scores come out too good."
+        findings.append(_finding("no lesion ids", "warning", unknown["image"], say, advice))
+    known = table[table["lesion"] != ""]
+    torn = known[known.groupby("lesion")["label"].transform("nunique") > 1]
+    if len(torn):
+        num_lesions = torn["lesion"].nunique()
+        say = f"{_count(num_lesions, 'lesion')} carry two labels ({_count(len(torn))}); they stay, in one part each."
+        findings.append(_finding("lesion with two labels", "warning", torn["image"], say, "Check these labels."))
+    other = scan[scan["mode"] != "RGB"]
+    if len(other):
+        modes = ", ".join(f"{mode} ({n})" for mode, n in other["mode"].value_counts().items())
+        say = f"{_count(len(other))} are not RGB but {modes}; they are converted."
+        findings.append(_finding("not RGB", "note", other["image"], say))
+
+
+def _check_sizes(kept: Catalog, groups: list[str], findings: list[Finding]) -> None:
+    """Classes too small to split, or to say anything of."""
+    grouped = pd.DataFrame({"label": kept.table["label"], "group": groups}).groupby("label")["group"]
+    for name in kept.classes:
+        number = int(grouped.nunique().get(name, 0))
+        images = kept.images[(kept.table["label"] == name).to_numpy()]
+        if number < MIN_LESIONS:
+            say = f'Class "{name}" has {_count(number, "lesion")}; training, validation and test need one each.'
+            findings.append(_finding("class too small to split", "error", images, say, "Leave the class out."))
+        elif number < FEW_LESIONS:
+            say = f'Class "{name}" has {_count(number, "lesion")}: too few for a verdict on it.'
+            findings.append(_finding("class too small for a verdict", "warning", images, say, "Collect more lesions."))
+
+
+def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, findings: list[Finding]) -> None:
+    """Whether the class, or the acquisition source, can be read off something that is no disease."""
+    table = kept.table[kept.table["source"] != ""]
+    counts = pd.crosstab(table["source"], table["label"]).to_numpy()
+    if min(counts.shape, default=0) < 2:
+        return
+    association = cramers_v(counts)
+    if association >= STRONG_ASSOCIATION:
+        say = f"Class and acquisition source are associated (Cramer's V {association:.2f}): one hints at the other."
+        advice = "Look at scores by source before believing a gain."
+        findings.append(_finding("source hints at class", "note", table["image"], say, advice))
+    shown = duplicates.inside(thumbnails[rows][table.index.to_numpy()])
+    vignette = pd.Series(~shown[:, 0, 0] & ~shown[:, 0, -1] & ~shown[:, -1, 0] & ~shown[:, -1, -1])
+    share = vignette.groupby(table["source"].to_numpy()).mean()
+    if share.max() - share.min() > STRONG_ASSOCIATION:
+        listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        say = f"A dark vignette tells the acquisition source: {listed} of the images have one."
+        findings.append(_finding("vignette tells the source", "note", table["image"][vignette.to_numpy()], say))
+
+
+def cramers_v(counts: np.ndarray) -> float:
+    """Cramer's V of a contingency table [R, C] of counts: 0 for independence, 1 for a perfect association.
+
+    Cramer 1946, Mathematical Methods of Statistics, section 21.9; from scipy.
+    """
+    from scipy.stats.contingency import association
+
+    return float(association(counts, method="cramer"))
