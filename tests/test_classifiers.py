@@ -477,6 +477,17 @@ def test_the_probe_reaches_the_optimum_of_softmax_regression(tmp_path):
     assert found["validation_loss"] == pytest.approx(log_loss(labels, judge.predict_proba(data.inputs)), abs=2e-3)
 
 
+def test_the_probe_learns_how_rare_a_class_is(tmp_path):
+    """At the optimum the mean predicted probability of a class is its share, also where features tell nothing."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1, 2], [780, 200, 20]))
+    data = Examples(rng.normal(0, 1, (1000, 100)).astype(np.float32), labels)
+    classifier = probe.Classifier(probe.Config(choose="last"), CLASSES)
+    classifier.fit(TrainingView(data, None, 0), data, seed=0, folder=tmp_path)
+    probabilities = torch.from_numpy(classifier.predict(data.inputs)).softmax(1).mean(0)
+    assert probabilities.numpy() == pytest.approx([0.78, 0.2, 0.02], abs=0.04)
+
+
 def test_features_are_standardised_by_the_real_images_alone(tmp_path):
     case = Case("probe")
     far = Examples(case.extra.inputs + 100, case.extra.labels)

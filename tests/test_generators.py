@@ -167,6 +167,22 @@ def test_the_estimate_counts_steps_and_leaves_the_network_alone(name: str, tmp_p
 # dcgan
 
 
+def test_dcgan_draws_each_class_in_its_own_colour(tmp_path: Path):
+    images = np.random.default_rng(0).integers(60, 120, (24, SIZE, SIZE, 3)).astype(np.uint8)
+    labels = np.arange(24, dtype=np.int64) % 2
+    images[labels == 0, :, :, 0] += 100
+    images[labels == 1, :, :, 2] += 100
+    learn = {"learning_rate": 2e-3}
+    larger = {"base_channels": 16, "generator_channels": (16, 8), "discriminator_channels": (8, 16), "ema_decay": 0.95}
+    run = {"steps": 100, "batch_size": 8, "checkpoint_every": 100, "preview_every": 100}
+    generator = make("dcgan", **run, **larger, generator_optimiser=learn, discriminator_optimiser=learn)
+    generator.fit(images, labels, seed=0, folder=tmp_path)
+    for label, channel in ((0, 0), (1, 2)):
+        mean = generator.sample(label, np.arange(32)).mean((0, 1, 2))
+        assert mean.argmax() == channel
+        assert mean[channel] - np.delete(mean, channel).max() > 50
+
+
 def test_dcgan_defaults_are_the_thesis_at_8_49_gflop_an_image_and_step():
     config = dcgan.Config(augment="none")
     game = _dcgan.Game(config, 1, 64)
@@ -248,6 +264,7 @@ def test_dcgan_has_no_option_that_changes_nothing(change: dict[str, Any], refere
         {"discriminator_strides": (2, 2)},
         {"discriminator_strides": (2, 2, 3, 1, 1)},
         {"generator_kernel": 4},
+        {"generator_channels": (64, 0)},
         {"upsampling": "cubic"},
         {"generator_optimiser": {"learning_rat": 1}},
     ],

@@ -18,7 +18,7 @@ from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.study import run_study
 from moulage.tasks import prepare
-from moulage.tasks.execute import check_extra, execute, nearest_images
+from moulage.tasks.execute import check_extra, nearest_images, samples_of
 from moulage.tasks.plan import plan
 
 RECIPE = """
@@ -184,11 +184,15 @@ def test_samples_of_another_split_are_refused(finished, recipe_file, tmp_path):
     arm = {"balance": "synthesize", "samples": str(finished.run / samples.folder), "add": {"AK": 2}}
     recipe = recipes.load(recipe_file, "", {"split.seed": 1, "arms.gan": {"generator": "", **arm}})
     prepared = prepare.prepare(recipe, tmp_path)
-    task = next(t for t in plan(recipe, prepared) if t.kind == "embedding" and t.name == "given samples")
-    execute(tmp_path, task, "cpu")
-    task = next(t for t in plan(recipe, prepared) if t.name == "gan")
-    with pytest.raises(LeakError, match=r"fitted on the split"):
-        execute(tmp_path, task, "cpu")
+    with pytest.raises(LeakError, match="fitted on the split"):
+        plan(recipe, prepared)
+
+
+def test_samples_are_proven_again_where_they_are_read(finished):
+    samples = next(task for task in finished.tasks if task.kind == "samples")
+    assert samples_of(finished.run, samples.folder, finished.prepared.split.digest).counts["AK"] == 6
+    with pytest.raises(LeakError, match="fitted on the split"):
+        samples_of(finished.run, samples.folder, "another")
 
 
 def test_real_images_of_another_part_are_refused(finished):
@@ -219,6 +223,8 @@ def test_a_tampered_split_is_refused(finished, tmp_path):
         ({"generators.gan.options.step": 3}, RecipeError, "generators.gan.options.step"),
         ({"classifier.plugin": "probee"}, RecipeError, 'Did you mean "probe"'),
         ({"data.options.num_imags": 3}, RecipeError, "num_images"),
+        ({"study.primary": "mean_averge_precision"}, RecipeError, "mean_average_precision"),
+        ({"study.target_classes": []}, RecipeError, "needs target classes"),
         ({"arms.gan.add": {"NV": 3}}, RecipeError, 'does not learn "NV"'),
     ],
 )

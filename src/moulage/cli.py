@@ -51,8 +51,6 @@ def main() -> None:
         app()
     except MoulageError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Interrupted. What is finished is kept: the same command goes on from there.", 130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail(
@@ -209,6 +207,7 @@ def train(
 
     values = _data_values("train", source, data, "squash", seed, source_settings)
     values["study"]["num_trials"] = 1
+    values["study"]["primary"] = "balanced_accuracy"
     values["classifier"] = {"plugin": classifier, "options": _options(settings)}
     arm: dict[str, Any] = {"balance": "none"}
     if samples:
@@ -445,8 +444,10 @@ class _Screen:
         self.bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bars.stop()
+        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130 without a word
+            self.say("Interrupted. What is finished is kept: the same command goes on from there.")
 
     def watch(self) -> Any:
         from moulage.study import Watch

@@ -4,6 +4,7 @@ The features do not depend on the labels, the arm or the seed: the study compute
 ``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,7 @@ class Config(plugins.Options):
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(1e-2, ge=0, description="weight decay (Adam: decoupled, SGD: L2)")
     batch_size: int = Field(64, ge=1, description="images a step, at most")
-    epochs: int = Field(30, ge=1, description="number of epochs")
+    epochs: int = Field(20, ge=1, description="number of epochs")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="at most this many steps an epoch, the first of its order; none: all images"
     )
@@ -197,9 +198,14 @@ class Classifier:
     def _optimizer(self, head: Head) -> torch.optim.Optimizer:
         config = self.config
         if config.optimizer == "adam":
-            return torch.optim.AdamW(
-                head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-            )
+            # Adam moves every parameter by about the learning rate: D weights then outrun one bias, which would need
+            # thousands of steps to learn how rare a class is. A constant feature as long as the others would not.
+            bias_rate = config.learning_rate * math.sqrt(head.linear.in_features)
+            groups = [
+                {"params": [head.linear.weight], "weight_decay": config.weight_decay},
+                {"params": [head.linear.bias], "lr": bias_rate, "weight_decay": 0.0},
+            ]
+            return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         return torch.optim.SGD(
             head.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )

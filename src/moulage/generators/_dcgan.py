@@ -20,6 +20,13 @@ ACTIVATIONS: dict[str, Any] = {
     "gelu": nn.GELU,
 }
 
+LABEL_STD = 0.02
+"""Initial standard deviation of the generator's label embedding; its latents have 1.
+
+Training starts almost without a condition and grows one. In a trial on two classes of 55 and 24 images a label as large
+as 0.3 drowned the latents: every class collapsed to one image (Shahbazi et al. 2022, arXiv:2201.06578, see the same).
+"""
+
 
 class UpConv(nn.Module):
     """Doubles the size and convolves: [B, in, S, S] -> [B, out, 2S, 2S], without a bias (batch norm follows)."""
@@ -80,16 +87,16 @@ class Discriminator(nn.Module):
     """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real.
 
     Several classes: the features are also projected on a vector of the label (Miyato & Koyama 2018, arXiv:1802.05637),
-    here the whole map, unpooled. The vectors start as large as those of the unconditional head and the generator's
-    embedding as large as its latents: with small ones (0.02) the label was ignored and all classes looked the same.
+    here the whole map: with pooled features the label was ignored and both classes of a trial looked the same.
     """
 
     def __init__(self, config: "Config", num_classes: int, size: int) -> None:
         super().__init__()
         kernel, layers, num_in = config.discriminator_kernel, [], 3
         for num_out, stride in zip(config.discriminator_channels, config.discriminator_strides, strict=True):
-            layers.append(nn.Conv2d(num_in, num_out, kernel, stride, (kernel - 1) // 2, bias=num_in == 3))
-            if num_in != 3:  # as usual, none on the image itself
+            first = not layers
+            layers.append(nn.Conv2d(num_in, num_out, kernel, stride, (kernel - 1) // 2, bias=first))
+            if not first:  # no batch norm on the image itself, as usual
                 layers.append(nn.BatchNorm2d(num_out, track_running_stats=False))
             layers += [ACTIVATIONS[config.discriminator_activation](), nn.Dropout(config.dropout)]
             num_in = num_out
@@ -131,7 +138,9 @@ def initialise(network: training.Model) -> training.Model:
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+            nn.init.normal_(module.weight, std=LABEL_STD)
+    if isinstance(network, Discriminator) and network.label_heads is not None:
+        nn.init.zeros_(network.label_heads.weight)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

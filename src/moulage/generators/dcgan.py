@@ -9,7 +9,7 @@ seen in all 8 symmetries of the square, and images are drawn from an average of 
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ NUM_SETTLING_BATCHES = 16
 CHECK_COLLAPSE_FROM = 500
 """Before this step a healthy generator may still draw one grey blob."""
 
+Channels = Annotated[int, Field(ge=1, le=2048)]
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu"]
 
 
@@ -51,7 +52,7 @@ class Config(plugins.Options):
     batch_size: int = Field(32, ge=2, le=1024, description="images in a batch")
     latent_size: int = Field(100, ge=1, le=1024, description="numbers in a latent vector")
     base_channels: int = Field(256, ge=4, le=2048, description="channels of the generator's first, smallest map")
-    generator_channels: tuple[int, ...] = Field(
+    generator_channels: tuple[Channels, ...] = Field(
         (256, 256, 128, 128),
         min_length=1,
         max_length=8,
@@ -62,7 +63,7 @@ class Config(plugins.Options):
     upsampling: Literal["nearest", "bilinear", "transposed"] = Field(
         "nearest", description="how the generator doubles the size: interpolation before the convolution, or by it"
     )
-    discriminator_channels: tuple[int, ...] = Field(
+    discriminator_channels: tuple[Channels, ...] = Field(
         (32, 64, 128, 256, 512), min_length=1, max_length=8, description="channels of the discriminator's convolutions"
     )
     discriminator_strides: tuple[Literal[1, 2], ...] = Field(

@@ -270,7 +270,7 @@ def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tup
     def small(batch: np.ndarray) -> np.ndarray:
         edge = batch.shape[1] // step * step
         blocks = batch[:, :edge, :edge].reshape(len(batch), edge // step, step, edge // step, step, 3)
-        return blocks.mean((2, 4), dtype=np.float32)
+        return blocks.mean((2, 4), dtype=np.float32) - 127.5  # centred: small norms lose less when they are subtracted
 
     reference = small(among).reshape(len(among), -1)
     norms = (reference**2).sum(1)

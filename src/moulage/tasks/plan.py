@@ -6,8 +6,9 @@ from typing import Any
 
 from moulage import plugins, runs
 from moulage.data.catalog import Catalog
+from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import ArmOptions, Recipe
+from moulage.recipe import Recipe
 from moulage.tasks.prepare import Prepared
 
 SEEDS_PER_TRIAL = 1_000_000
@@ -47,6 +48,7 @@ def plan(recipe: Recipe, prepared: Prepared) -> list[Task]:
 
     Raises:
         RecipeError: an arm asks its generator for a class that it does not learn.
+        LeakError: the samples that an arm is given come from a generator that saw another split.
     """
     return _Planner(recipe, prepared).tasks()
 
@@ -153,7 +155,7 @@ class _Planner:
             "add": add,
             "num_slots": self.num_slots,
             "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
-            "given": [external, _content(options)],
+            "given": [external, self._given(options.samples)],
         }
         needs = (*((samples.folder,) if samples else ()), *self._embedding(samples, external))
         # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the
@@ -161,12 +163,15 @@ class _Planner:
         identity = samples.needs if samples else ()
         return self._add("classifier", arm, trial, settings, needs, identity=identity)
 
+    def _given(self, folder: Path | None) -> str:
+        """Digest of a given samples folder, so that other samples are another task; refused if of another split."""
+        if folder is None:
+            return ""
+        samples = Catalog.load(folder / "catalog.parquet")
+        check_provenance(samples, self.prepared.split.digest)
+        return samples.digest()
+
 
 def seed_of(*parts: Any) -> int:
     """A seed in 0..2**31 - 1 for one purpose, from the study's seed and the purpose's name."""
     return int(runs.digest(*parts), 16) % 2**31
-
-
-def _content(options: ArmOptions) -> str:
-    """Digest of a given samples folder, so that other samples are another task."""
-    return Catalog.load(options.samples / "catalog.parquet").digest() if options.samples else ""

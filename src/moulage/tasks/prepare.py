@@ -18,6 +18,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, holdout, official, prove
 from moulage.errors import DataError, RunError, nearest
+from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -146,13 +147,15 @@ def _cpu_name() -> str:
 
 
 def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
-    """Every class that the recipe names is one of the data's."""
+    """Every class that the recipe names is one of the data's, and so is what its primary measure needs."""
     named = [("study.target_classes", name) for name in recipe.study.target_classes]
     named += [(f"generators.{g}.classes", name) for g, o in recipe.generators.items() for name in o.classes]
     named += [(f"arms.{a}", name) for a, o in recipe.arms.items() for name in (*o.add, *o.ratio)]
     for place, name in named:
         if name not in catalog.classes:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
+    if recipe.arms:
+        resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, say: Callable[[str], None]) -> Audit:
