@@ -444,6 +444,11 @@ def test_embeddings_do_not_depend_on_their_neighbours():
         probe.embed(config, pixels[:, :16, :16])
 
 
+def test_the_time_for_embeddings_is_estimated():
+    config = probe.Config(size=SIZE, backbone=_backbone.Backbone(**TINY))
+    assert 0 < probe.embed_seconds(config, 100) < 60
+
+
 def test_the_key_names_what_the_features_depend_on():
     def key(**options):
         return probe.embed_key(probe.Config(**{"size": SIZE, "backbone": _backbone.Backbone(**TINY), **options}))
@@ -497,6 +502,17 @@ def test_features_are_standardised_by_the_real_images_alone(tmp_path):
     assert torch.equal(heads[0].mean, heads[1].mean)
     assert np.allclose(heads[0].mean, case.train.inputs.mean(0), atol=1e-5)
     assert np.allclose(heads[0].std, case.train.inputs.std(0), atol=1e-5)
+
+
+def test_a_feature_that_does_not_vary_does_no_harm(tmp_path):
+    case = Case("probe")
+    inputs, validation = (np.repeat(e.inputs, 2, 1) for e in (case.train, case.validation))
+    inputs[:, ::2] = validation[:, ::2] = 0.1
+    classifier = case.new()
+    view = TrainingView(Examples(inputs, case.train.labels), None, 0)
+    classifier.fit(view, Examples(validation, case.validation.labels), seed=0, folder=tmp_path)
+    assert classifier.head.std[::2].eq(1).all()
+    assert np.abs(classifier.predict(validation)).max() < 100
 
 
 # Fine-tuning

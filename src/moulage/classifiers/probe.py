@@ -23,6 +23,8 @@ from moulage.errors import DataError, RunError
 EMBED_BATCH = 32
 PREDICT_BATCH = 4096
 NUM_TIMED_STEPS = 8
+CONSTANT = 1e-5
+"""A feature that varies by less than this share of its mean is taken as constant: what is left is rounding."""
 
 
 class Config(plugins.Options):
@@ -110,18 +112,20 @@ class Head(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
-        self.linear = nn.Linear(num_features, num_classes)
-        nn.init.zeros_(self.linear.weight)  # the loss is convex: no symmetry to break, and no luck in the start
-        nn.init.zeros_(self.linear.bias)
+        # The loss is convex: zeros need no symmetry to be broken, and nobody is lucky in the start.
+        self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return self.linear((embeddings - self.mean) / self.std)
+        scaled = self.weight / self.std  # K x D numbers instead of N x D
+        return functional.linear(embeddings, scaled, self.bias - scaled @ self.mean)
 
     def standardize(self, embeddings: np.ndarray) -> None:
-        """Take mean and standard deviation of these embeddings; a feature that never varies is only centred."""
-        std = embeddings.std(axis=0)
-        self.mean.copy_(torch.from_numpy(np.asarray(embeddings.mean(axis=0))))
-        self.std.copy_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
+        """Take mean and standard deviation of these embeddings; a feature that does not vary is only centred."""
+        mean, std = np.asarray(embeddings.mean(axis=0)), np.asarray(embeddings.std(axis=0))
+        std = np.where(std > CONSTANT * np.abs(mean), std, np.float32(1))
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
 
 
 class Classifier:
@@ -200,10 +204,10 @@ class Classifier:
         if config.optimizer == "adam":
             # Adam moves every parameter by about the learning rate: D weights then outrun one bias, which would need
             # thousands of steps to learn how rare a class is. A constant feature as long as the others would not.
-            bias_rate = config.learning_rate * math.sqrt(head.linear.in_features)
+            bias_rate = config.learning_rate * math.sqrt(len(head.mean))
             groups = [
-                {"params": [head.linear.weight], "weight_decay": config.weight_decay},
-                {"params": [head.linear.bias], "lr": bias_rate, "weight_decay": 0.0},
+                {"params": [head.weight], "weight_decay": config.weight_decay},
+                {"params": [head.bias], "lr": bias_rate, "weight_decay": 0.0},
             ]
             return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         return torch.optim.SGD(

@@ -112,15 +112,10 @@ class TrainingView:
         content = np.concatenate([np.arange(self.num_real), slots])
         return content[rng.permutation(len(content))]
 
-    def take(self, indices: np.ndarray) -> Examples:
-        """The examples at these indices into real followed by extra, copied out of both without joining them."""
-        return Examples(self.inputs_at(indices), self.labels[indices])
-
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
-        inputs = np.empty((len(indices), *self.real.inputs.shape[1:]), self.real.inputs.dtype)
         is_extra = indices >= self.num_real
-        inputs[~is_extra] = self.real.inputs[indices[~is_extra]]
+        inputs = np.asarray(self.real.inputs[np.where(is_extra, 0, indices)])
         if self.extra is not None:
             inputs[is_extra] = self.extra.inputs[indices[is_extra] - self.num_real]
         return inputs

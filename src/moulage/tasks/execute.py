@@ -185,7 +185,8 @@ def train_classifier(
     classifier.fit(view, validation, seed=settings["seed"], folder=folder, device=device, progress=progress)
     classifier.save(folder)
     about = {"arm": task.name, "trial": task.trial, "split_digest": split.digest, "classes": catalog.classes}
-    for part, rows in parts.items():
+    for part in HELD_OUT:
+        rows = parts[part]
         logits = classifier.predict(inputs(rows))
         Predictions(rows.images, rows.groups, rows.labels, logits, part=part, **about).save(folder / f"{part}.parquet")
     added_counts = {name: count for name, count in extra.counts.items() if count}
