@@ -13,6 +13,8 @@ from PIL import Image
 
 from moulage import cli
 
+DEMO = Path(cli.__file__).parent / "demo.toml"
+
 
 class Result:
     def __init__(self, code: int, out: str, err: str) -> None:
@@ -78,6 +80,9 @@ def test_list_names_every_kind(run):
     ("arguments", "words"),
     [
         (["study", "none.toml"], "no recipe at none.toml"),
+        (["study", "demo.toml", "--set", "study.seeed=3"], "no recipe at demo.toml"),
+        (["study", DEMO, "--set", "study.seeed=3"], 'Did you mean "seed"'),
+        (["study", DEMO, "--budget", "huge"], 'no budget "huge"'),
         (["prepare", "--source", "foldr"], 'Did you mean "folder"'),
         (["prepare", "--source", "folder"], "--data"),
         (["prepare", "--source", "folder", "--data", "nowhere"], "nowhere"),
@@ -187,3 +192,20 @@ def test_interrupt_says_that_work_is_kept(tmp_path):
     assert process.returncode == 130
     assert "goes on from there" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "/runs/x"), "disk is full (/runs/x)"),
+        (PermissionError(13, "Permission denied", "/runs/x"), "No permission for /runs/x"),
+    ],
+)
+def test_a_full_or_forbidden_disk_is_one_message(run, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("moulage.study.run_study", fail)
+    result = run("demo")
+    assert (result.code, words in result.err) == (1, True)
+    assert "Traceback" not in result.err

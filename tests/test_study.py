@@ -157,6 +157,8 @@ def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
     )
     new = [task for task in plan(changed, finished.prepared) if task.folder not in before]
     assert {(task.kind, task.name) for task in new} == {("classifier", "half")}
+    head = recipes.load(recipe_file, "", {"classifier.options.epochs": 4})
+    assert {t.kind for t in plan(head, finished.prepared) if t.folder not in before} == {"classifier"}
     other = recipes.load(recipe_file, "", {"generators.gan.options.steps": 13})
     kinds = {(t.kind, t.name) for t in plan(other, finished.prepared) if t.folder not in before}
     assert ("classifier", "none") not in kinds

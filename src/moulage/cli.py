@@ -79,6 +79,9 @@ def study(
         str, typer.Option(help="A [budget.NAME] of the recipe; `auto` takes `cpu` where there is no GPU, `full` none.")
     ] = "auto",
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of the recipe's number.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
+    ] = None,
     workers: Workers = 2,
     device: Device = "auto",
     as_json: Json = False,
@@ -86,7 +89,9 @@ def study(
     """Run a whole study by recipe, or go on with it, and write its report."""
     from moulage import recipe as recipes
 
-    changes: dict[str, Any] = {"study.num_trials": trials} if trials else {}
+    changes = _options(settings)
+    if trials:
+        changes["study.num_trials"] = trials
     if data:
         changes["data.path"] = str(data.absolute())
     chosen = _budget(budget, device, recipes.budgets(recipe) if recipe.is_file() else ())

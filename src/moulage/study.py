@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,9 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }
 """One thread a process: two such processes use two cores better than one with two threads, and their sums repeat."""
+
+TIMED = {"generator": "generators", "embedding": "classifiers", "classifier": "classifiers"}
+"""Kinds of task that the estimate before a run times, and the kind of their plug-ins."""
 
 
 @dataclass
@@ -155,15 +159,17 @@ def _state(folder: Path) -> dict[str, Any] | None:
 def _estimate(
     pool: ProcessPoolExecutor, prepared: Prepared, run: Path, todo: list[Task], device: str
 ) -> list[tuple[Task, float]]:
-    """Core-seconds of each generator and classifier to come, from a few timed steps of each kind."""
+    """Core-seconds of each generator, embedding and classifier to come, from a few timed steps of each kind."""
     train = prepared.split.part(prepared.catalog, "train")
     timed: dict[str, Future[float]] = {}
     found: list[tuple[Task, Future[float]]] = []
     for task in todo:
-        if task.kind not in ("generator", "classifier"):
-            continue
         classes = tuple(task.settings.get("classes", prepared.catalog.classes))
         num_images = len(train.only(label=classes)) + task.settings.get("num_slots", 0)
+        if task.kind == "embedding":
+            num_images = len(prepared.catalog) if task.settings["of"] == "real" else 0
+        if task.kind not in TIMED or not num_images:
+            continue
         key = runs.digest(task.kind, task.settings["plugin"], task.settings["config"], classes, num_images)
         if key not in timed:
             timed[key] = pool.submit(time_steps, task, classes, num_images, device)
@@ -174,20 +180,29 @@ def _estimate(
 
 
 def time_steps(task: Task, classes: tuple[str, ...], num_images: int, device: str) -> float:
-    """Core-seconds that a generator or classifier task will take, from a few steps of it."""
+    """Core-seconds that a generator, embedding or classifier task will take, from a few steps of it.
+
+    On a CPU that others use as well a step takes longer than it costs: the share of it that we got is taken off.
+    """
     from moulage import plugins
     from moulage.training import pick_device, reproducible
 
-    kind = {"generator": "generators", "classifier": "classifiers"}[task.kind]
-    module = plugins.load(kind, task.settings["plugin"])
-    config = plugins.configure(kind, task.settings["plugin"], task.settings["config"])
+    module = plugins.load(TIMED[task.kind], task.settings["plugin"])
+    config = plugins.configure(TIMED[task.kind], task.settings["plugin"], task.settings["config"])
+    chosen = pick_device(device)
     with reproducible():
-        if task.kind == "generator":
-            model = module.Generator(config, classes, task.settings["size"])
+        wall, cpu = time.perf_counter(), time.process_time()
+        if task.kind == "embedding":
+            seconds = module.embed_seconds(config, num_images, device=str(chosen))
         else:
-            model = module.Classifier(config, classes)
-        num_steps, seconds = model.steps_and_seconds(num_images, device=str(pick_device(device)))
-    return num_steps * seconds
+            if task.kind == "generator":
+                model = module.Generator(config, classes, task.settings["size"])
+            else:
+                model = module.Classifier(config, classes)
+            num_steps, a_step = model.steps_and_seconds(num_images, device=str(chosen))
+            seconds = num_steps * a_step
+        share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    return seconds * (min(1.0, share) if chosen.type == "cpu" else 1.0)
 
 
 @contextlib.contextmanager

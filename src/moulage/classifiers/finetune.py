@@ -153,7 +153,8 @@ class Classifier:
             num_correct += (logits.argmax(1) == targets).sum()
             num_seen += len(labels)
             progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
-        return {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
+        means = {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
+        return {**means, "num_images": num_seen}
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """What is minimised. A treatment of imbalance by the loss (weights, focal, logit adjustment) belongs here."""

@@ -197,7 +197,8 @@ class Classifier:
             loss_sum += loss.detach() * len(labels)
             num_correct += (logits.argmax(1) == targets).sum()
             num_seen += len(labels)
-        return {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
+        means = {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
+        return {**means, "num_images": num_seen}
 
     def _optimizer(self, head: Head) -> torch.optim.Optimizer:
         config = self.config

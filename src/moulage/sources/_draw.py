@@ -1,22 +1,24 @@
-"""Drawing maths of ``phantom``: a lesion on skin from a few numbers, and a dermoscope's photograph of it.
+"""Drawing maths of ``phantom``: a lesion on skin from a few numbers.
 
 Skin is drawn as chromophore maps: melanin and blood absorb light by Beer and Lambert's law, so that browns, pinks and
-reds mix as they do in skin; a blue-white veil, scars and keratin lie above them. Lengths are in view widths (1 is the side
-of an unzoomed photograph). A lesion's canvas is wider than one view, so that it can be turned and shifted under the lens.
+reds mix as they do in skin; a blue-white veil, scars and keratin lie above them. Lengths are in view widths (1 is the
+side of an unzoomed photograph). A lesion's canvas is wider than one view, so that it can be turned and shifted under
+the lens (``_camera.photograph``).
 """
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
-from scipy.special import expit
 from scipy.ndimage import gaussian_filter
+from scipy.special import expit
 
 Array = NDArray[np.floating]
+"""Float32 or float64 values of a canvas or a view."""
 
 EXTENT = 1.4
 """Width of a canvas in view widths."""
@@ -24,14 +26,15 @@ EXTENT = 1.4
 FAINT = 0.1
 """Structures weaker than this are not drawn."""
 
+# Red, green and blue: of skin without pigment, absorbed by one unit of melanin and of blood, added by one of greying.
 BARE_SKIN = np.array([0.97, 0.87, 0.81], np.float32)
 MELANIN = np.array([0.41, 0.64, 0.98], np.float32)
 BLOOD = np.array([0.15, 1.05, 0.68], np.float32)
 GREYING = np.array([1.0, 0.1, -0.8], np.float32)
+# Red, green and blue of what lies above the skin.
 BLUE = np.array([0.40, 0.45, 0.56], np.float32)
 WHITE = np.array([0.96, 0.91, 0.88], np.float32)
 KERATIN = np.array([0.93, 0.87, 0.77], np.float32)
-HAIR = np.array([0.22, 0.15, 0.11], np.float32)
 PLUG = np.array([0.33, 0.22, 0.14], np.float32)
 
 
@@ -70,21 +73,6 @@ class Traits(NamedTuple):
     lacunae: float = 0.0
 
 
-class Camera(NamedTuple):
-    """What a source's dermoscope adds to its photographs."""
-
-    cast: tuple[float, float, float]
-    """Gain of red, green and blue."""
-    vignette: tuple[float, float]
-    """Least and greatest radius of the black ring in view widths; 0.71 and more lies outside the picture."""
-    hairs: float
-    """Mean number of hairs."""
-    ruler: float
-    """Share of photographs with a ruler."""
-    bubbles: float
-    """Mean number of gel bubbles."""
-
-
 def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
     """Draw skin with one lesion in its middle.
 
@@ -97,11 +85,11 @@ def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
         A canvas float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
         outline, which is positive inside the lesion.
     """
-    side = next_fast_len(round(EXTENT * size), real=True)
-    y, x = _plane(side, EXTENT)
+    side = cast(int, next_fast_len(round(EXTENT * size), real=True))
+    y, x = plane(side, EXTENT)
     depth = _depth(rng, traits, x, y)
-    body = _step(depth, traits.softness)
-    shade = traits.asymmetry / traits.radius * _along(rng.uniform(0, 2 * np.pi), x, y)
+    body = step(depth, traits.softness)
+    shade = traits.asymmetry / traits.radius * along(rng.uniform(0, 2 * np.pi), x, y)
     amount = np.clip(1 + shade + 0.6 * traits.variegation * noise(rng, side, 0.12, 1.1), 0.08, 2.5)
     melanin, blood = _skin(rng, side)
     ring = np.exp(-(((depth + 0.3) / 0.25) ** 2))
@@ -116,32 +104,6 @@ def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
     return np.dstack([colours, depth]).astype(np.float32)
 
 
-def photograph(rng: Generator, canvas: Array, camera: Camera, size: int) -> tuple[NDArray, NDArray]:
-    """Look at a canvas through a dermoscope: any rotation, some zoom and shift, other light, hairs, gel, ruler.
-
-    Returns:
-        image uint8 [size, size, 3] and lesion mask bool [size, size].
-    """
-    y, x = _plane(size, 1.0)
-    angle, zoom = rng.uniform(0, 2 * np.pi), math.exp(rng.normal(0, 0.13))
-    shift = rng.normal(0, 0.04), rng.normal(0, 0.04)
-    scale, middle = size / zoom, (len(canvas) - 1) / 2
-    rows = middle + scale * _along(angle + np.pi / 2, x, y) + size * shift[0]
-    columns = middle + scale * _along(angle, x, y) + size * shift[1]
-    seen = bilinear(canvas, rows, columns)
-    image, mask = seen[..., :3], seen[..., 3] > 0
-    image = _light(rng, image, x, y)
-    image = _hairs(rng, image, camera, size)
-    image = _gel(rng, image, camera, x, y)
-    if rng.random() < camera.ruler:
-        image *= 1 - 0.75 * _ruler(rng, size)[..., None]
-    image *= (camera.cast * np.exp(rng.normal(0, 0.025, 3))).astype(np.float32)
-    image = _vignette(rng, image, camera, x, y)
-    image = gaussian_filter(image, (*rng.uniform(0.3, 0.7, 2), 0), truncate=3)
-    image += 0.008 * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), mask
-
-
 def noise(rng: Generator, side: int, wavelength: float, power: float = 1.5) -> Array:
     """A smooth random field [side, side] of mean 0 and variance 1, periodic over the canvas.
 
@@ -152,12 +114,12 @@ def noise(rng: Generator, side: int, wavelength: float, power: float = 1.5) -> A
         power: shorter ones fall off as frequency ** (-2 * power): 1 is cloudy, 2 is smooth.
     """
     white = rng.standard_normal((side, side), dtype=np.float32)
-    return irfft2(rfft2(white) * _filter(side, wavelength, power), s=(side, side))
+    return np.asarray(irfft2(np.asarray(rfft2(white)) * _filter(side, wavelength, power), s=(side, side)))
 
 
 @lru_cache(maxsize=64)
 def _filter(side: int, wavelength: float, power: float) -> Array:
-    """Response of ``noise``'s filter over the frequencies of ``rfft2``, scaled so that white noise keeps its variance."""
+    """Response of ``noise``'s filter over the frequencies of ``rfft2``; white noise keeps its variance."""
     rows, columns = np.fft.fftfreq(side, EXTENT / side), np.fft.rfftfreq(side, EXTENT / side)
     response = (1 + (rows[:, None] ** 2 + columns**2) * wavelength**2) ** -power
     response[0, 0] = 0
@@ -166,29 +128,17 @@ def _filter(side: int, wavelength: float, power: float) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _plane(side: int, extent: float) -> Array:
+def plane(side: int, extent: float) -> Array:
     """Coordinates (y, x) of the pixels' centres, 0 in the middle, [2, side, side]."""
     return ((np.mgrid[:side, :side] - (side - 1) / 2) * (extent / side)).astype(np.float32)
 
 
-def bilinear(canvas: Array, rows: Array, columns: Array) -> Array:
-    """A canvas [C, C, K] at pixel positions [S, S], interpolated linearly -> [S, S, K]; beyond its edge lies its edge."""
-    last = len(canvas) - 1
-    rows, columns = np.clip(rows, 0, last - 1e-3), np.clip(columns, 0, last - 1e-3)
-    top, left = rows.astype(np.int64), columns.astype(np.int64)
-    down, right = (rows - top).astype(np.float32)[..., None], (columns - left).astype(np.float32)[..., None]
-    flat, corner = canvas.reshape(-1, canvas.shape[-1]), top * len(canvas) + left
-    upper = flat[corner] * (1 - right) + flat[corner + 1] * right
-    lower = flat[corner + len(canvas)] * (1 - right) + flat[corner + len(canvas) + 1] * right
-    return upper * (1 - down) + lower * down
-
-
-def _along(angle: float, x: Array, y: Array) -> Array:
+def along(angle: float, x: Array, y: Array) -> Array:
     """Coordinate along the direction ``angle``."""
     return math.cos(angle) * x + math.sin(angle) * y
 
 
-def _step(values: Array, width: float) -> Array:
+def step(values: Array, width: float) -> Array:
     """A soft step from 0 to 1 where values cross 0 (the logistic function)."""
     return expit(values / width)
 
@@ -196,7 +146,7 @@ def _step(values: Array, width: float) -> Array:
 def _depth(rng: Generator, traits: Traits, x: Array, y: Array) -> Array:
     """How far inside the lesion: 1 in the middle, 0 on the outline, negative outside; in radii."""
     angle, stretch = rng.uniform(0, np.pi), math.exp(0.5 * traits.elongation)
-    u, v = _along(angle, x, y), _along(angle + np.pi / 2, x, y)
+    u, v = along(angle, x, y), along(angle + np.pi / 2, x, y)
     rough = np.clip(noise(rng, len(x), 0.35, 1.3), -2.2, 2.2)
     return 1 - np.hypot(u / stretch, v * stretch) / traits.radius + traits.irregularity * rough
 
@@ -215,7 +165,7 @@ def _pigment(rng: Generator, traits: Traits, depth: Array, body: Array, amount: 
     """Melanin of the lesion: mottled, as a rim, a network or globules."""
     at_rim = np.exp(-(((depth - 0.2) / 0.22) ** 2))
     melanin = traits.melanin * amount * body * (1 - traits.rim + 1.3 * traits.rim * at_rim)
-    melanin *= np.exp(0.8 * np.clip(traits.core, -1.5, 1.5) * (2 * _step(depth - 0.55, 0.08) - 0.6))
+    melanin *= np.exp(0.8 * np.clip(traits.core, -1.5, 1.5) * (2 * step(depth - 0.55, 0.08) - 0.6))
     if traits.network > FAINT:
         lines = honeycomb(rng, len(depth), rng.uniform(0.036, 0.05))
         melanin *= 1 + traits.network * np.clip(1.4 - depth, 0.3, 1) * lines
@@ -230,7 +180,7 @@ def _pigment(rng: Generator, traits: Traits, depth: Array, body: Array, amount: 
 def _redness(rng: Generator, traits: Traits, depth: Array, body: Array) -> Array:
     """Blood of the lesion and around it: flush, branching vessels, strawberry pattern, lacunae."""
     side = len(depth)
-    flush = _step(depth + 0.1, traits.softness + 0.1)
+    flush = step(depth + 0.1, traits.softness + 0.1)
     blood = traits.blood * flush * np.clip(1 + 0.3 * noise(rng, side, 0.1, 1.1), 0.2, 2)
     if traits.vessels > FAINT:
         blood += 0.75 * min(traits.vessels, 1.3) * _vessels(rng, traits, side) * body
@@ -253,11 +203,11 @@ def _overlays(rng: Generator, traits: Traits, depth: Array, body: Array) -> list
         layers.append((BLUE * 0.8, 0.85 * min(traits.nests, 1) * nests))
     if traits.scar > FAINT:
         streaks = np.clip(1 + 0.4 * noise(rng, side, 0.05, 1.0), 0, 1.6)
-        layers.append((WHITE, traits.scar * 0.8 * streaks * _step(depth - 0.5, 0.1)))
+        layers.append((WHITE, traits.scar * 0.8 * streaks * step(depth - 0.5, 0.1)))
     if traits.follicles > FAINT:
         layers.append((KERATIN, 0.4 * traits.follicles * dots(rng, body**4, rng.poisson(30), 0.011)))
     if traits.keratin > FAINT:
-        crust = _step(noise(rng, side, 0.12, 1.4) + 1.5 * depth - 1.3 + 0.6 * traits.keratin, 0.35)
+        crust = step(noise(rng, side, 0.12, 1.4) + 1.5 * depth - 1.3 + 0.6 * traits.keratin, 0.35)
         layers.append((KERATIN, 0.8 * min(traits.keratin, 1) * crust * body))
     if traits.cysts > FAINT:
         layers.append((PLUG, 0.8 * dots(rng, body**4, rng.poisson(14 * traits.cysts), 0.013)))
@@ -275,11 +225,11 @@ def dots(rng: Generator, weight: Array, num: int, radius: float) -> Array:
 
 
 def honeycomb(rng: Generator, side: int, period: float) -> Array:
-    """A bent honeycomb [side, side]: about +1 on its lines, about -1 in its holes (three plane waves at 120 degrees)."""
-    y, x = _plane(side, EXTENT)
+    """A bent honeycomb [side, side] of three plane waves: about +1 on its lines, about -1 in its holes."""
+    y, x = plane(side, EXTENT)
     x, y = x + 0.5 * period * noise(rng, side, 0.15), y + 0.5 * period * noise(rng, side, 0.15)
     turn = rng.uniform(0, np.pi)
-    waves = [np.cos(2 * np.pi / period * _along(turn + k * 2 * np.pi / 3, x, y)) for k in range(3)]
+    waves = [np.cos(2 * np.pi / period * along(turn + k * 2 * np.pi / 3, x, y)) for k in range(3)]
     return np.clip(0.4 - 0.45 * np.sum(waves, axis=0), -1, 1)
 
 
@@ -291,7 +241,7 @@ def cells(rng: Generator, side: int, spacing: float, reach: float) -> tuple[Arra
     """
     num = min(40, max(4, round((2 * reach / spacing) ** 2)))
     centres, tones = rng.uniform(-reach, reach, (num, 2)).astype(np.float32), rng.random(num)
-    y, x = _plane(side, EXTENT)
+    y, x = plane(side, EXTENT)
     squared = (y - centres[:, 0, None, None]) ** 2 + (x - centres[:, 1, None, None]) ** 2
     nearest = squared.argmin(axis=0)
     two = np.sqrt(np.partition(squared, 1, axis=0)[:2])
@@ -335,48 +285,3 @@ def _vessels(rng: Generator, traits: Traits, side: int) -> Array:
             twigs.append(walk(rng, stem[at], rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * radius, 0.0, 0.15))
     unit = side / EXTENT / 96
     return np.maximum(strokes(stems, side, 1.6 * unit), 0.7 * strokes(twigs, side, 1.0 * unit))
-
-
-def _light(rng: Generator, image: Array, x: Array, y: Array) -> Array:
-    """Exposure and light that falls from one side, and a little from the middle."""
-    slope = rng.normal(0, 0.10) * _along(rng.uniform(0, 2 * np.pi), x, y) - rng.uniform(0, 0.25) * (x**2 + y**2)
-    return image * np.exp(slope + rng.normal(0, 0.07))[..., None]
-
-
-def _hairs(rng: Generator, image: Array, camera: Camera, size: int) -> Array:
-    """Hairs that mostly lie the same way; none on half of the photographs."""
-    num = rng.poisson(2 * camera.hairs * rng.random()) if rng.random() < 0.4 else 0
-    way, colour = rng.uniform(0, 2 * np.pi), HAIR * rng.uniform(0.4, 1.6)
-    paths = []
-    for _ in range(num):
-        start, length = rng.uniform(-0.1, 1.1, 2) * size, rng.uniform(0.3, 1.2) * size
-        paths.append(walk(rng, start, way + rng.normal(0, 0.5), length, rng.normal(0, 0.8), 0.01))
-    opacity = 0.85 * strokes(paths, size, rng.uniform(0.7, 1.2) * size / 96)[..., None]
-    return image + opacity * (colour - image)
-
-
-def _gel(rng: Generator, image: Array, camera: Camera, x: Array, y: Array) -> Array:
-    """Air bubbles in the gel: thin bright rings with a dark outer side."""
-    for _ in range(rng.poisson(camera.bubbles)):
-        right, down = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)
-        edge = (np.hypot(x - right, y - down) - rng.uniform(0.015, 0.05)) / 0.008
-        image = image + (0.12 * np.exp(-(edge**2)) - 0.07 * np.exp(-((edge - 2) ** 2)))[..., None]
-    return image
-
-
-def _ruler(rng: Generator, size: int) -> Array:
-    """A scale of ticks near one side of the picture, every fifth longer; opacity [size, size]."""
-    gap, edge = rng.uniform(0.03, 0.05) * size, rng.uniform(0.86, 0.94) * size
-    begin, num = rng.uniform(0.1, 0.5) * size, rng.integers(6, 12)
-    paths = [
-        walk(rng, np.array([edge, begin + k * gap]), -np.pi / 2, (0.05 if k % 5 == 0 else 0.03) * size, 0, 0)
-        for k in range(num)
-    ]
-    scale = strokes(paths, size, 0.8 * size / 96)
-    return np.rot90(scale, rng.integers(4))
-
-
-def _vignette(rng: Generator, image: Array, camera: Camera, x: Array, y: Array) -> Array:
-    """The black ring of the dermoscope's tube."""
-    radius, right, down = rng.uniform(*camera.vignette), rng.normal(0, 0.012), rng.normal(0, 0.012)
-    return image * _step(radius - np.hypot(x - right, y - down), rng.uniform(0.006, 0.02))[..., None]

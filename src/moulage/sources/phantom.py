@@ -1,14 +1,12 @@
 """Dermoscopy-like images drawn by code: eight classes, known lesions and masks, a planted worth of extra images.
 
-The embedded data set of the demo and the tests. Classes, imbalance, several photographs a lesion and acquisition sources
-follow ISIC-2019; every image shows a made-up lesion and is drawn from its lesion's seed and its own.
+The embedded data set of the demo and the tests. Classes, imbalance, several photographs a lesion and acquisition
+sources follow ISIC-2019; every image shows a made-up lesion and is drawn from its lesion's seed and its own.
 """
 
 import fcntl
 import io
 import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,8 @@ from moulage.data.catalog import Catalog
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.plugins import Options
 from moulage.runs import atomic, cache_folder, digest
-from moulage.sources._draw import Camera, Traits, draw_lesion, photograph
+from moulage.sources._camera import Camera, photograph
+from moulage.sources._draw import Array, Traits, draw_lesion
 
 VERSION = 1
 """Version of the drawing; part of the cache's key. Raise it whenever an image would come out differently."""
@@ -31,8 +30,14 @@ VERSION = 1
 NUM_SUBTYPES = 24
 """Sub-types of a class at ``planted_benefit = 1``."""
 
-INDIVIDUAL = 0.35
-"""How much one lesion differs from its sub-type, in units of ``SPREAD``."""
+BETWEEN = 1.5
+"""How far sub-types differ from the textbook lesion at ``planted_benefit = 1``: a standard deviation, in spreads."""
+
+INDIVIDUAL = 0.25
+"""How far one lesion differs from its sub-type: a standard deviation, in spreads."""
+
+PROP = 0.35
+"""Share of a class's own value of a trait that ``SPREAD`` grows by."""
 
 PHOTOGRAPHS = 2
 """Photographs a lesion in the mean; ISIC-2019 has 1.96."""
@@ -85,24 +90,24 @@ DISEASES = {
 }
 SPREAD = Traits(
     radius=0.04, elongation=0.10, irregularity=0.04, softness=0.03, asymmetry=0.07, variegation=0.09, melanin=0.25,
-    blood=0.15, core=0.5, halo=0.5, grey=0.5, rim=0.09, network=0.12, globules=0.12, veil=0.07, scar=0.07, nests=0.07, vessels=0.07, follicles=0.07,
-    keratin=0.07, cysts=0.07, lacunae=0.07)
-"""How far apart the sub-types of a class lie in each trait; a share of the class's own value comes on top."""
+    blood=0.15, core=0.5, halo=0.5, grey=0.5, rim=0.09, network=0.12, globules=0.12, veil=0.07, scar=0.07, nests=0.07,
+    vessels=0.07, follicles=0.07, keratin=0.07, cysts=0.07, lacunae=0.07)
+"""Spread of each trait; ``PROP`` of the class's own value comes on top."""
+
+LEAST = Traits(
+    radius=0.10, elongation=0, irregularity=0.03, softness=0.03, asymmetry=0, variegation=0, core=-3, halo=-3, grey=-3)
+"""Least value of each trait, so that every lesion can be drawn."""
 # fmt: on
 
-TOTAL = sum(d.share for d in DISEASES.values())
-BETWEEN, PROP, INDIVIDUAL = 1.5, 0.35, 0.25
-LEAST = Traits(
-    core=-3, halo=-3, grey=-3, radius=0.10, softness=0.03, elongation=0, irregularity=0.03, asymmetry=0, variegation=0
-)
-
 CLASSES = tuple(DISEASES)
+"""Class names, spelled and ordered as in ISIC-2019."""
 
 CAMERAS = {
     "PHA": Camera(cast=(1.02, 1.00, 0.92), vignette=(0.42, 0.72), hairs=4, ruler=0.03, bubbles=0.12),
     "PHB": Camera(cast=(1.02, 0.94, 0.99), vignette=(0.72, 1.2), hairs=3, ruler=0.05, bubbles=0.05),
     "PHC": Camera(cast=(0.96, 0.97, 0.96), vignette=(0.70, 1.5), hairs=6, ruler=0.35, bubbles=0.15),
 }
+"""Acquisition sources; only ``PHA`` mostly shows the black ring of the dermoscope's tube."""
 
 SITES = {
     "anterior torso": 5.5,
@@ -112,6 +117,7 @@ SITES = {
     "posterior torso": 2.3,
     "palms/soles": 0.3,
 }
+"""Relative frequency of lesions by place on the body."""
 
 
 class Config(Options):
@@ -131,7 +137,7 @@ class Config(Options):
         0.15,
         ge=0,
         le=1,
-        description="How far a lesion may take on the look of another class: more makes classes overlap more.",
+        description="Share of lesions that take on the look of a class drawn at random: more makes classes overlap more.",
     )
     min_lesions: int = Field(12, ge=1, description="Lesions of each class, at the least.")
 
@@ -160,11 +166,12 @@ def read(path: Path | None, config: Config) -> Catalog:
     plan = make_plan(config)
     folder = (path or cache_folder()) / f"phantom-{digest(VERSION, config.model_dump())}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if not ((folder / "images.zip").exists() and (folder / "masks.zip").exists()):
-                _draw_all(plan, config, folder)
+        if not _is_drawn(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / ".lock").open("a") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                if not _is_drawn(folder):  # another process may have done it meanwhile
+                    _draw_all(plan, config, folder)
     except OSError as error:
         raise RunError(
             f"The phantom's images cannot be written to {folder}: {error.strerror or error}.",
@@ -185,33 +192,31 @@ def draw_image(
     Args:
         config: what to draw.
         label: class of the lesion, one of ``CLASSES``.
-        lesion_seed: the lesion and the skin around it.
-        image_seed: rotation, zoom, light, hairs ... of this photograph.
+        lesion_seed: the lesion and the skin around it; 0 or greater.
+        image_seed: rotation, zoom, light, hairs ... of this photograph; 0 or greater.
         source: the dermoscope, one of ``CAMERAS``.
 
     Returns:
         image uint8 [size, size, 3] and lesion mask bool [size, size].
+
+    Raises:
+        RecipeError: there is no such class or source.
     """
+    for kind, name, valid in (("class", label, CLASSES), ("source", source, CAMERAS)):
+        if name not in valid:
+            raise RecipeError(f'phantom has no {kind} "{name}".', nearest(name, valid))
     return photograph(default_rng(image_seed), _canvas(config, label, lesion_seed), CAMERAS[source], config.size)
 
 
-def _canvas(config, label, lesion_seed):
-    rng = default_rng(lesion_seed)
-    return draw_lesion(rng, lesion_traits(config, label, rng), config.size)
-
-
 def lesion_traits(config: Config, label: str, rng: Generator) -> Traits:
+    """Traits of one lesion: the textbook's of its class (or of one that it mimics), its sub-type's and its own."""
     look = label
     if rng.random() < config.mimicry:
-        look = rng.choice(CLASSES, p=[d.share / TOTAL for d in DISEASES.values()])
+        look = str(rng.choice(CLASSES, p=[d.share for d in DISEASES.values()]))
     typical = np.array(DISEASES[look].typical)
-    subtype = rng.integers(1 + round(config.planted_benefit * (NUM_SUBTYPES - 1)))
-    offset = (
-        BETWEEN
-        * config.planted_benefit
-        * default_rng([VERSION, CLASSES.index(look), subtype]).standard_normal(len(typical))
-    )
-    offset += INDIVIDUAL * rng.standard_normal(len(typical))
+    subtype = int(rng.integers(1 + round(config.planted_benefit * (NUM_SUBTYPES - 1))))
+    direction = default_rng([VERSION, CLASSES.index(look), subtype]).standard_normal(len(typical))
+    offset = BETWEEN * config.planted_benefit * direction + INDIVIDUAL * rng.standard_normal(len(typical))
     traits = typical + offset * (np.array(SPREAD) + PROP * typical)
     return Traits(*np.maximum(traits, LEAST).tolist())
 
@@ -262,7 +267,17 @@ def _lesion(label: str, photographs: int, rng: Generator) -> dict:
     }
 
 
+def _canvas(config: Config, label: str, lesion_seed: int) -> Array:
+    rng = default_rng(lesion_seed)
+    return draw_lesion(rng, lesion_traits(config, label, rng), config.size)
+
+
+def _is_drawn(folder: Path) -> bool:
+    return (folder / "images.zip").exists() and (folder / "masks.zip").exists()
+
+
 def _draw_all(plan: pd.DataFrame, config: Config, folder: Path) -> None:
+    """Draw each lesion once and all its photographs; both archives appear whole or not at all."""
     with (
         atomic(folder / "images.zip") as images_path,
         atomic(folder / "masks.zip") as masks_path,
@@ -271,14 +286,14 @@ def _draw_all(plan: pd.DataFrame, config: Config, folder: Path) -> None:
     ):
         for _, photographs in plan.groupby("lesion_seed", sort=False):
             first = photographs.iloc[0]
-            canvas = _canvas(config, first["label"], first["lesion_seed"])
-            for row in photographs.itertuples():
-                image, mask = photograph(default_rng(row.image_seed), canvas, CAMERAS[row.source], config.size)
-                images.writestr(zipfile.ZipInfo(f"{row.image}.png"), _png(image))
-                masks.writestr(zipfile.ZipInfo(f"{row.image}_segmentation.png"), _png(mask))
+            canvas, camera = _canvas(config, first["label"], first["lesion_seed"]), CAMERAS[first["source"]]
+            for name, seed in zip(photographs["image"], photographs["image_seed"], strict=True):
+                image, mask = photograph(default_rng(seed), canvas, camera, config.size)
+                images.writestr(zipfile.ZipInfo(f"{name}.png"), _png(image))
+                masks.writestr(zipfile.ZipInfo(f"{name}_segmentation.png"), _png(mask))
 
 
-def _png(pixels: NDArray) -> bytes:
+def _png(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

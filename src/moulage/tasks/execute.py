@@ -20,7 +20,7 @@ from moulage.tasks import prepare
 from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared
 
-EMBED_CHUNK = 1024
+EMBED_CHUNK = 4096
 """Images embedded between two writes to disk; an interrupted embedding goes on at the last whole chunk."""
 GALLERY_IMAGES = 48
 """Generated images of a gallery, each beside its nearest training image."""

@@ -82,14 +82,16 @@ class _Planner:
         needs: tuple[str, ...] = (),
         label: str = "",
         identity: tuple[str, ...] | None = None,
+        **unhashed: Any,
     ) -> Task:
         """A task whose folder hashes its settings, the data, and what it needs (or ``identity`` in place of that).
 
-        The same task asked for twice is one task.
+        ``unhashed`` settings go along without deciding the folder. The same task asked for twice is one task.
         """
         place = {"gallery": "galleries", "samples": "samples"}.get(kind, f"{kind}s")
         key = runs.digest(runs.FORMAT, kind, settings, needs if identity is None else identity, self.prepared.digest)
-        task = Task(kind, name, trial, f"{place}/{label or f'{name}-{trial}'}-{key}", needs, settings)
+        folder = f"{place}/{label or f'{name}-{trial}'}-{key}"
+        task = Task(kind, name, trial, folder, needs, {**settings, **unhashed})
         return self.found.setdefault(task.folder, task)
 
     def _generator(self, name: str, trial: int) -> Task:
@@ -128,16 +130,21 @@ class _Planner:
             return ()
         config = plugins.configure("classifiers", options.plugin, options.options, "classifier.options")
         settings = {"plugin": options.plugin, "key": module.embed_key(config)}
-        label = f"{options.plugin}-real"
-        found = [self._add("embedding", "real images", 0, {**settings, "of": "real"}, label=label)]
+
+        def embedding(name: str, of: str, label: str, trial: int = 0, needs: tuple[str, ...] = ()) -> str:
+            known, label = {**settings, "of": of}, f"{options.plugin}-{label}"
+            # The head's settings are in the config too, but do not change the features: ``key`` names those.
+            return self._add(
+                "embedding", name, trial, known, needs, label, config=config.model_dump(mode="json")
+            ).folder
+
+        found = [embedding("real images", "real", "real")]
         if samples:
-            name, label = f"samples of {samples.name}-{samples.trial}", f"{options.plugin}-{samples.name}"
-            needs, settings = (samples.folder,), {**settings, "of": samples.folder}
-            found.append(self._add("embedding", name, samples.trial, settings, needs, label))
+            name, label = f"samples of {samples.name}-{samples.trial}", f"{samples.name}-{samples.trial}"
+            found.append(embedding(name, samples.folder, label, samples.trial, (samples.folder,)))
         elif external:
-            label = f"{options.plugin}-samples"
-            found.append(self._add("embedding", "given samples", 0, {**settings, "of": external}, label=label))
-        return tuple(task.folder for task in found)
+            found.append(embedding("given samples", external, "samples"))
+        return tuple(found)
 
     def _classifier(self, arm: str, trial: int) -> Task:
         options, add = self.recipe.arms[arm], self.additions[arm]

@@ -150,13 +150,13 @@ def _arm(recipe: Recipe, run: Path, trained: list[Task], name: str) -> dict[str,
     options = recipe.arms[name]
     task = next(task for task in trained if task.name == name)
     view = runs.read_json(run / task.folder / "view.json")
-    epochs = len(runs.read_log(run / task.folder, "epoch"))
+    seen = sum(record["num_images"] for record in runs.read_log(run / task.folder, "epoch"))
     return {
         "name": name,
         "balance": options.balance,
         "generator": options.generator or None,
         **view,
-        "images_seen": epochs * (view["num_real"] + view["num_slots"]),
+        "images_seen": seen,
     }
 
 
