@@ -471,3 +471,17 @@ def test_needs_no_torch_and_starts_light() -> None:
         "import moulage.report.page; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_near_duplicates_are_shown_with_their_numbers(tmp_path):
+    run = make_run(tmp_path / "run")
+    pair = {"number": 1, "first": "<b>one", "second": "two", "first_label": "NV", "second_label": "MEL"}
+    write_json(run / "pairs.json", [{**pair, "detail": 0.913, "accepted": True}])
+    Image.new("RGB", (300, 90), "white").save(run / "pairs.png")
+    page = report.write(run).read_text(encoding="utf-8")
+    assert "&lt;b&gt;one" in page
+    assert "0.91" in page
+    assert "<b>one" not in page
+    write_json(run / "pairs.json", [{"number": 1}])
+    with pytest.raises(RunError, match=r"pairs\.json"):
+        report.write(run)

@@ -307,3 +307,12 @@ def test_samples_carry_origin_seed_and_split(finished):
     assert set(samples.table["split_digest"]) == {finished.prepared.split.digest}
     assert set(samples.table["origin"]) == {Path(task.needs[0]).name}
     assert samples.only(label="AK").table["seed"].min() == 2_000_000
+
+
+def test_pairs_are_laid_side_by_side():
+    pairs = np.zeros((7, 2, 32, 32, 3), np.uint8)
+    pairs[6, 1] = (200, 0, 0)
+    sheet = np.asarray(prepare.pair_sheet(pairs, tile=32, num_columns=6))
+    red = np.argwhere((sheet == (200, 0, 0)).all(axis=2))
+    assert len(red) == 32 * 32
+    assert red.min(axis=0).tolist() == [50 + 12, 33]

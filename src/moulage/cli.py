@@ -133,6 +133,8 @@ def prepare(
         for name in prepared.catalog.classes
     ]
     _table("Split: images (lesions)", rows)
+    if report.pairs:
+        print(f"Near-duplicates to look at: {run / 'pairs.png'}")
     print(f"Split {prepared.split.digest}; everything is in {run}")
 
 

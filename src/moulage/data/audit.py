@@ -4,7 +4,7 @@ Images that cannot be used are quarantined by name and reason, never dropped in 
 together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,10 @@ from scipy.sparse.csgraph import connected_components
 from moulage import runs
 from moulage.data import duplicates
 from moulage.data.catalog import Catalog
+from moulage.data.chunks import OK
 from moulage.data.duplicates import Pair
 from moulage.data.pixels import Pixels
+from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
 NUM_NAMED = 20
@@ -28,7 +30,7 @@ MIN_LESIONS = 3
 FEW_LESIONS = 10
 """A class with fewer groups gets no verdict (docs/statistics.md)."""
 STRONG_ASSOCIATION = 0.3
-"""Cramer's V of class and acquisition source from which it is reported; 0 is none, 1 is perfect."""
+"""Cramer's V of acquisition source with class, or with a vignette, from which it is reported: 0 is none, 1 perfect."""
 
 STATUS = {
     "missing": ("label without image", "Complete the images, or take these rows out of the label file."),
@@ -110,8 +112,11 @@ class Audit:
             RunError: the file is missing or no audit.
         """
         values = runs.read_json(path)
-        found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
-        return cls(found, values["quarantined"], tuple(Pair(**pair) for pair in values["pairs"]), values["groups"])
+        try:
+            found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
+            return cls(found, values["quarantined"], tuple(Pair(**pair) for pair in values["pairs"]), values["groups"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{path} is no audit: {error}.", "Run the command that makes it again.") from None
 
 
 def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> Audit:
@@ -128,8 +133,10 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     good = ~catalog.table["image"].isin(quarantined).to_numpy()
     kept, rows = catalog.take(good), np.flatnonzero(good)
     pairs = duplicates.search(kept.images, pixels.thumbnails[rows], progress)
-    _check_pairs(kept, pairs, findings)
-    groups = _join(kept, scan["sha256"].to_numpy(object)[rows], [pair for pair in pairs if pair.accepted])
+    known = _join(kept.groups, scan["sha256"].to_numpy(object)[rows])
+    _check_pairs(kept, known, pairs, findings)
+    row = {name: i for i, name in enumerate(kept.images)}
+    groups = _join(known, extra=[(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted])
     _check_labels(catalog, kept, scan.iloc[rows], findings)
     _check_sizes(kept, groups, findings)
     _check_sources(kept, pixels.thumbnails, rows, findings)
@@ -150,12 +157,13 @@ def _count(number: int, one: str = "image") -> str:
 def _bad_images(scan: pd.DataFrame, findings: list[Finding]) -> dict[str, str]:
     """Quarantine what cannot be read."""
     quarantined = {}
-    for status, (kind, advice) in STATUS.items():
-        bad = scan[scan["status"] == status]
-        quarantined |= {row.image: f"{kind}: {row.message}" for row in bad.itertuples()}
-        if len(bad):
-            first = f"{_count(len(bad))} cannot be used; {bad['image'].iloc[0]}: {bad['message'].iloc[0]}"
-            findings.append(_finding(kind, "error", bad["image"], first + ".", advice))
+    for status, bad in scan[scan["status"] != OK].groupby("status", sort=False):
+        kind, advice = STATUS[str(status)]
+        named = dict(zip(bad["image"].tolist(), bad["message"].tolist(), strict=True))
+        quarantined |= {image: f"{kind}: {message}" for image, message in named.items()}
+        image, message = next(iter(named.items()))
+        say = f"{_count(len(bad))} cannot be used; {image}: {message.rstrip('.')}."
+        findings.append(_finding(kind, "error", named, say, advice))
     return quarantined
 
 
@@ -164,68 +172,68 @@ def _check_duplicates(
 ) -> None:
     """Exact copies: harmless under one label (they are joined), quarantined under two."""
     table = catalog.table[["image", "label"]].assign(sha256=scan["sha256"].to_numpy())
-    table = table[(scan["status"] == "ok").to_numpy()]
+    table = table[(scan["status"] == OK).to_numpy()]
     copies = table[table["sha256"].duplicated(keep=False)]
     num_labels = copies.groupby("sha256")["label"].transform("nunique")
     same, torn = copies[num_labels == 1], copies[num_labels > 1]
     if len(same):
-        say = f"{_count(len(same))} are byte for byte the same as another; each set is one group of the split."
+        say = f"{_count(len(same))} with an exact copy, byte for byte; each set is one group of the split."
         findings.append(_finding("exact duplicates", "warning", same["image"], say, "Keep one of each set."))
     for _, rows in torn.groupby("sha256"):
         names = dict(zip(rows["image"], rows["label"], strict=True))
         listed = ", ".join(f"{name} is {label}" for name, label in names.items())
         quarantined |= dict.fromkeys(names, f"two labels on one image: {listed}")
     if len(torn):
-        say = f"{_count(len(torn))} are copies of one another under different labels; none of them is used."
+        say = f"{_count(len(torn))} with an exact copy under another label; none of them is used."
         findings.append(
             _finding("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
         )
 
 
-def _check_pairs(kept: Catalog, pairs: tuple[Pair, ...], findings: list[Finding]) -> None:
-    """Near-duplicates, of which those within one lesion are no news."""
-    lesion = dict(zip(kept.images, kept.groups, strict=True))
+def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], findings: list[Finding]) -> None:
+    """Near-duplicates, of which those that lesions and exact copies have joined already (``known``) are no news."""
+    group = dict(zip(kept.images, known, strict=True))
     label = dict(zip(kept.images, kept.table["label"], strict=True))
-    news = [pair for pair in pairs if pair.accepted and lesion[pair.first] != lesion[pair.second]]
-    if news:
-        named = [f"{pair.first} = {pair.second}" for pair in news]
-        say = f"{_count(len(news), 'pair')} of images under different lesion ids show one photograph; they are joined."
+    news = [pair for pair in pairs if group[pair.first] != group[pair.second]]
+    accepted = [pair for pair in news if pair.accepted]
+    if accepted:
+        named = [f"{pair.first} = {pair.second}" for pair in accepted]
+        say = f"{_count(len(named), 'pair')} under no common lesion id taken as one photograph and joined."
         findings.append(_finding("near-duplicates", "warning", named, say, "Look at the pairs in audit.json."))
-    torn = [f"{p.first} = {p.second}" for p in news if label[p.first] != label[p.second]]
+    torn = [f"{p.first} = {p.second}" for p in accepted if label[p.first] != label[p.second]]
     if torn:
-        say = f"{_count(len(torn), 'pair')} of these carry different labels; both images stay, in one group."
+        say = f"{_count(len(torn), 'pair')} of these with different labels; both images stay, in one group."
         findings.append(_finding("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye."))
-    rest = [f"{p.first} ? {p.second}" for p in pairs if not p.accepted and lesion[p.first] != lesion[p.second]]
+    rest = [f"{p.first} ? {p.second}" for p in news if not p.accepted]
     if rest:
-        say = f"{_count(len(rest), 'pair')} look alike, but not enough to be joined."
+        say = f"{_count(len(rest), 'pair')} alike, but not enough to be joined."
         findings.append(_finding("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json."))
 
 
-def _join(kept: Catalog, sha256: np.ndarray, pairs: list[Pair]) -> list[str]:
-    """The group of each image: connected over lesion, exact copies and accepted pairs; named by its first member's."""
-    row = {name: i for i, name in enumerate(kept.images)}
-    edges = [(row[pair.first], row[pair.second]) for pair in pairs]
-    for key in (pd.Series(kept.groups), pd.Series(sha256)):
-        first = key.groupby(key).transform(lambda same: same.index[0]).to_numpy(np.int64)
-        edges += list(enumerate(first.tolist()))
-    start, end = np.array(edges, np.int64).T
-    graph = coo_array((np.ones(len(start), bool), (start, end)), shape=(len(kept), len(kept)))
+def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    """Groups [N] of str, united where they share a value of a key [N] or an extra edge; named after their first row."""
+    edges = [np.array(extra, np.int64).reshape(-1, 2)]
+    for key in (groups, *keys):
+        _, first, member_of = np.unique(key, return_index=True, return_inverse=True)
+        edges.append(np.stack([np.arange(len(key)), first[member_of]], axis=1))
+    start, end = np.concatenate(edges).T
+    graph = coo_array((np.ones(len(start), bool), (start, end)), shape=(len(groups), len(groups)))
     _, component = connected_components(graph, directed=False)
-    names = pd.Series(kept.groups).groupby(component).transform("first")
-    return names.tolist()
+    _, first, member_of = np.unique(component, return_index=True, return_inverse=True)
+    return groups[first[member_of]]
 
 
 def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: list[Finding]) -> None:
     """Images without label, lesions without id or with two labels, other modes than RGB."""
     if catalog.unlabelled:
-        say = f"{_count(len(catalog.unlabelled))} stand in no label file and are not used."
+        say = f"{_count(len(catalog.unlabelled))} in no label file, not used."
         findings.append(
             _finding("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
         )
     table = kept.table
     unknown = table[table["lesion"] == ""]
     if 0 < len(unknown) < len(table):
-        say = f"{_count(len(unknown))} have no lesion id; each counts as a lesion of its own."
+        say = f"{_count(len(unknown))} without lesion id; each counts as a lesion of its own."
         advice = "If some show the same lesion, the split cannot know: look at the near-duplicates."
         findings.append(_finding("lesion without id", "warning", unknown["image"], say, advice))
     elif len(unknown):
@@ -236,20 +244,19 @@ def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings:
     torn = known[known.groupby("lesion")["label"].transform("nunique") > 1]
     if len(torn):
         num_lesions = torn["lesion"].nunique()
-        say = f"{_count(num_lesions, 'lesion')} carry two labels ({_count(len(torn))}); they stay, in one part each."
+        say = f"{_count(num_lesions, 'lesion')} with two labels ({_count(len(torn))}); each stays whole, in one part."
         findings.append(_finding("lesion with two labels", "warning", torn["image"], say, "Check these labels."))
     other = scan[scan["mode"] != "RGB"]
     if len(other):
         modes = ", ".join(f"{mode} ({n})" for mode, n in other["mode"].value_counts().items())
-        say = f"{_count(len(other))} are not RGB but {modes}; they are converted."
+        say = f"{_count(len(other))} stored not as RGB but as {modes}; converted."
         findings.append(_finding("not RGB", "note", other["image"], say))
 
 
-def _check_sizes(kept: Catalog, groups: list[str], findings: list[Finding]) -> None:
+def _check_sizes(kept: Catalog, groups: np.ndarray, findings: list[Finding]) -> None:
     """Classes too small to split, or to say anything of."""
-    grouped = pd.DataFrame({"label": kept.table["label"], "group": groups}).groupby("label")["group"]
     for name in kept.classes:
-        number = int(grouped.nunique().get(name, 0))
+        number = len(set(groups[(kept.table["label"] == name).to_numpy()]))
         images = kept.images[(kept.table["label"] == name).to_numpy()]
         if number < MIN_LESIONS:
             say = f'Class "{name}" has {_count(number, "lesion")}; training, validation and test need one each.'
@@ -272,8 +279,10 @@ def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, find
         findings.append(_finding("source hints at class", "note", table["image"], say, advice))
     shown = duplicates.inside(thumbnails[rows][table.index.to_numpy()])
     vignette = pd.Series(~shown[:, 0, 0] & ~shown[:, 0, -1] & ~shown[:, -1, 0] & ~shown[:, -1, -1])
-    share = vignette.groupby(table["source"].to_numpy()).mean()
-    if share.max() - share.min() > STRONG_ASSOCIATION:
+    sources = table["source"].to_numpy(object)
+    counts = pd.crosstab(sources, vignette.to_numpy()).to_numpy()
+    if counts.shape[1] == 2 and cramers_v(counts) >= STRONG_ASSOCIATION:
+        share = vignette.groupby(sources).mean()
         listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
         say = f"A dark vignette tells the acquisition source: {listed} of the images have one."
         findings.append(_finding("vignette tells the source", "note", table["image"][vignette.to_numpy()], say))

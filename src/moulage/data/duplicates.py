@@ -85,7 +85,7 @@ def inside(thumbnails: np.ndarray) -> np.ndarray:
     corners[:, :: _SIDE - 1, :: _SIDE - 1] = True
     within_image = ndimage.generate_binary_structure(2, 1)[None]
     border = ndimage.binary_propagation(corners & dark, structure=within_image, mask=dark)
-    return ~ndimage.binary_dilation(border, structure=within_image, iterations=2)
+    return np.logical_not(ndimage.binary_dilation(border, structure=within_image, iterations=2))
 
 
 def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
@@ -134,7 +134,7 @@ def compare(
 
 def _descriptors(luminance: np.ndarray) -> np.ndarray:
     """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], float32, of unit length; zero for a flat image."""
-    basis = fft.dct(np.eye(_SIDE), axis=0, norm="ortho")[:_FREQUENCIES].astype(np.float32)
+    basis = np.asarray(fft.dct(np.eye(_SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
     frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
     found = (basis @ luminance @ basis.T) * frequency**1.5
     length = np.sqrt((found**2).sum(axis=(1, 2), keepdims=True))
@@ -145,7 +145,7 @@ def _candidates(descriptors: np.ndarray, progress: Progress) -> tuple[np.ndarray
     """Pairs with their best orientation, int64 [M, 3] (first < second), and their similarity, float32 [M]."""
     num, threshold = len(descriptors), SIMILAR
     sign = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
-    flat = descriptors.reshape(num, -1)
+    flat = descriptors.reshape(num, _FREQUENCIES**2)
     found, similarity = np.empty((0, 3), np.int64), np.empty(0, np.float32)
     for start in range(0, num, _BLOCK):
         hits, values = [found], [similarity]

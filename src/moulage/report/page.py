@@ -30,6 +30,8 @@ def render(run: Run, plots: Plots) -> str:
         "galleries": pictures.galleries(run),
         "previews": pictures.previews(run),
         "audit": run.audit,
+        "pairs": run.pairs,
+        "pair_sheet": pictures.sheet(run.pair_sheet) if run.pair_sheet else "",
         "costs": tables.costs(results.cost),
         "environment": run.environment,
         "recipe": run.recipe,

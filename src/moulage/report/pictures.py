@@ -116,6 +116,12 @@ def thumbnail(image: np.ndarray) -> str:
     return _shrunk(Image.fromarray(image), SIDE)
 
 
+def sheet(path: Path) -> str:
+    """Data URI of a sheet of small pictures, as large as it is."""
+    with Image.open(path) as picture:
+        return _shrunk(picture.convert("RGB"), max(picture.size))
+
+
 def _preview(path: Path) -> str:
     with Image.open(path) as picture:
         return _shrunk(picture.convert("RGB"), PREVIEW_SIDE)

@@ -189,6 +189,15 @@ class NearDuplicate(Record):
     accepted: bool = False
 
 
+class ShownPair(NearDuplicate):
+    """A near-duplicate of ``pairs.json``, with its number on the sheet ``pairs.png``."""
+
+    number: int
+    first_label: str
+    second_label: str
+    detail: float
+
+
 class Audit(Record):
     """``audit.json``: ``quarantined`` maps an image to the reason, ``pairs`` are candidates for near-duplicates."""
 
@@ -227,6 +236,8 @@ class Run:
     logs: dict[str, Log]
     galleries: dict[str, Gallery]
     previews: dict[str, list[Path]]
+    pairs: list[ShownPair]
+    pair_sheet: Path | None
 
 
 def read(run: Path) -> Run:
@@ -256,6 +267,8 @@ def read(run: Path) -> Run:
             if made.gallery and (run / made.gallery).exists()
         },
         previews={made.folder: _previews(run / made.folder) for made in generators if made.folder},
+        pairs=_pairs(run / "pairs.json"),
+        pair_sheet=run / "pairs.png" if (run / "pairs.png").exists() else None,
     )
 
 
@@ -284,6 +297,16 @@ def _gallery(path: Path) -> Gallery:
             return Gallery(**{name: file[name] for name in Gallery.__dataclass_fields__})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is no gallery: {error}.", "Delete that file and run the study again.") from None
+
+
+def _pairs(path: Path) -> list[ShownPair]:
+    """The near-duplicates that were chosen to be shown; none where an older run did not choose."""
+    if not path.exists():
+        return []
+    try:
+        return [ShownPair.model_validate(pair) for pair in read_json(path)]
+    except ValidationError as error:
+        raise RunError(f"{path} lists no pairs: {error.errors()[0]['msg']}.", "Run the study again.") from None
 
 
 def _previews(folder: Path) -> list[Path]:

@@ -4,12 +4,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
 from moulage.data import pixels as pixel_cache
@@ -22,6 +24,8 @@ from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
+MOST_PAIRS = 60
+"""Pairs of near-duplicates that are shown; the audit has all."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def prepare(
         found, sizes(recipe), recipe.data.fit, runs.cache_folder(), num_workers=num_workers, progress=progress
     )
     report = _audited(found, pixels, run, say)
+    _show_pairs(report, found, pixels, sizes(recipe), run)
     catalog = report.clean(found)
     catalog.save(run / "catalog.parquet")
     chosen = recipe.split
@@ -168,6 +173,40 @@ def _audited(catalog: Catalog, pixels: Pixels, run: Path, say: Callable[[str], N
     report.save(path)
     runs.write_text(marker, key)
     return report
+
+
+def _show_pairs(report: Audit, catalog: Catalog, pixels: Pixels, sides: tuple[int, ...], run: Path) -> None:
+    """Near-duplicates to look at: a numbered sheet, ``pairs.png``, and what its numbers are, ``pairs.json``.
+
+    First those under different lesions that were joined, then those that were not; copies within a lesion are no news.
+    """
+    groups = dict(zip(catalog.images, catalog.groups, strict=True))
+    labels = dict(zip(catalog.images, catalog.table["label"], strict=True))
+    news = [pair for pair in report.pairs if groups[pair.first] != groups[pair.second]]
+    shown = sorted(news, key=lambda pair: not pair.accepted)[:MOST_PAIRS]
+    facts = [
+        {"number": i, **asdict(pair), "first_label": labels[pair.first], "second_label": labels[pair.second]}
+        for i, pair in enumerate(shown, 1)
+    ]
+    runs.write_json(run / "pairs.json", facts)
+    if shown:
+        rows = pixels.rows([name for pair in shown for name in (pair.first, pair.second)])
+        array = pixels.array(min(sides, key=lambda side: abs(side - 64)))
+        with runs.atomic(run / "pairs.png") as temporary:
+            pair_sheet(array[rows].reshape(len(shown), 2, *array.shape[1:])).save(temporary, "PNG")
+
+
+def pair_sheet(pairs: np.ndarray, tile: int = 72, num_columns: int = 6) -> Image.Image:
+    """Numbered pairs of uint8 images [N, 2, S, S, 3], each pair side by side, ``num_columns`` pairs a row."""
+    gap, num_rows = 6, -(-len(pairs) // num_columns)
+    sheet = Image.new("RGB", (num_columns * (2 * tile + 2 * gap), num_rows * (tile + 3 * gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, pair in enumerate(pairs):
+        left, top = (number % num_columns) * (2 * tile + 2 * gap), (number // num_columns) * (tile + 3 * gap)
+        pen.text((left, top), str(number + 1), fill="black")
+        for side, image in enumerate(pair):
+            sheet.paste(Image.fromarray(image).resize((tile, tile)), (left + side * (tile + 1), top + 2 * gap))
+    return sheet
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
