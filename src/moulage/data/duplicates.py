@@ -1,14 +1,29 @@
-"""Near-duplicates: the same photograph again, re-compressed, cropped, re-coloured, mirrored or turned.
+"""Near-duplicates: the same photograph again, re-compressed, slightly cropped, re-coloured, mirrored or turned around.
 
 Three steps on 32 px thumbnails, each with the dark vignette masked, because round vignettes make all images alike:
 
-1. *Candidates*: a descriptor of 80 low DCT coefficients of the luminance, weighted against the 1/f spectrum. Mirroring and
-   turning only change signs and places of coefficients, so all pairs in all 8 orientations are eight matrix products.
-2. *Alignment*: Gauss-Newton on the six parameters of an affine map (Lucas and Kanade 1981), so that a crop is no obstacle.
-3. *Evidence*: ``detail``, the correlation of the signed square roots of the high-pass luminance over the pixels that both
-   images show. A blob on plain skin correlates with any other blob at 0.96 to 0.99; hairs, texture and outline do not, and
-   the square root lets faint texture speak beside the strong outline. Colour is not looked at: the archives hold copies
-   with another white balance.
+1. *Candidates*: a descriptor of 80 low DCT coefficients of the luminance, weighted against the 1/f spectrum. Mirroring
+   and turning only change signs and places of coefficients, so all pairs in 8 orientations are eight matrix products.
+2. *Alignment*: Gauss-Newton on the six parameters of an affine map (Lucas and Kanade 1981) makes up for a slight crop.
+3. *Evidence*: ``detail``, the correlation of the signed square roots of the high-pass luminance over the pixels that
+   both images show. A blob on plain skin correlates with any other blob, 0.93 to 0.99 in the false pairs below; hairs,
+   texture and outline do not, and the square root lets faint texture speak beside the strong outline. Colour is not
+   looked at: the archives hold copies with another white balance.
+
+Calibration, 2026-11-23, on the 20,630 images of ISIC-2019 at 84 px that the audit keeps (2-core AMD EPYC VM, no GPU).
+The thresholds were set on these same images, so the counts describe this data set and promise nothing for another.
+
+- Accepted: 625 pairs, 35 of them byte for byte the same. None crosses classes. In 589 both lesion ids are known (and
+  with them the sources, which never differ): 575 share it; 8 of the other 14 are byte for byte the same.
+- By eye, on contact sheets: all 50 accepted pairs under no common lesion id show one lesion in one view, and so do
+  the 48 accepted ones of least detail (0.80 to 0.82). Some are a second exposure of that view, not a copy of a file.
+- Listed, not accepted: 166 pairs, 118 of one lesion. Of the other 48, 4 are one photograph by eye and 44 are not:
+  blobs, mostly in a small vignette. 14 of the 48 cross classes.
+- Found again among 600 random images, changed at 84 px: JPEG quality 75, 50, 30: 100, 99.5, 79 %; brightness times
+  1.25, 0.7: 97, 96 %; mirrored, turned by 180 degrees, transposed: 100 %; cropped by 1, 2, 3, 4 px on every side: 97,
+  84, 68, 37 %. No two different images were accepted. What is not listed may still be a copy, a cropped one above all.
+- Known gap: quarter turns are not found (0 of 600 each way): step 1 takes a turn to the left for one to the right.
+- Cost: 42 s of CPU time on one core, and 724 MiB of memory at the peak, 159 MiB of them before the search.
 """
 
 from collections.abc import Iterator
@@ -36,7 +51,7 @@ SIMILAR = 0.85
 MAX_CANDIDATES = 40_000
 """No more candidates than these, the most similar ones, are looked at: it bounds time where all images are alike."""
 ACCEPTED = 0.80
-"""``detail`` from which a pair counts as one photograph, where at least ``OVERLAP`` of the thumbnail can be compared."""
+"""``detail`` from which a pair counts as one photograph, where ``OVERLAP`` or more of the thumbnail can be compared."""
 ACCEPTED_ON_LITTLE = 0.90
 """The same, where less can be compared: in a small vignette a blob is nearly all there is."""
 LISTED = 0.70
