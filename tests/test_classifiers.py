@@ -111,7 +111,7 @@ def test_it_keeps_the_epoch_that_validated_best(case, fit):
     best = max(r["validation_balanced_accuracy"] for r in records)
     found = _fitting.scores(classifier.predict(case.validation.inputs), case.validation.labels)
     assert found["validation_balanced_accuracy"] == best
-    assert set(records[0]) == {"epoch", "train_loss", "train_accuracy", "seconds", *found}
+    assert set(records[0]) == {"epoch", "train_loss", "train_accuracy", "num_images", "seconds", *found}
 
 
 def test_two_fits_with_one_seed_are_bitwise_equal(case, fit, tmp_path):

@@ -23,6 +23,8 @@ from moulage.data.pixels import Pixels
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
+VERSION = 1
+"""Raise it whenever the same data would give other findings or groups: kept audits are then made again."""
 NUM_NAMED = 20
 """Images that a finding names; the quarantine names all of its own."""
 MIN_LESIONS = 3

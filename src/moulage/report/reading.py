@@ -4,7 +4,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -236,8 +236,8 @@ class Run:
     logs: dict[str, Log]
     galleries: dict[str, Gallery]
     previews: dict[str, list[Path]]
-    pairs: list[ShownPair]
-    pair_sheet: Path | None
+    pairs: list[ShownPair] = field(default_factory=list)
+    pair_sheet: Path | None = None
 
 
 def read(run: Path) -> Run:

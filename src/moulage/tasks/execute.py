@@ -78,6 +78,7 @@ def _meter(folder: Path, device: str) -> Iterator[tuple[runs.Progress, Callable[
             last = time.perf_counter()
             runs.write_json(path, {"done": done, "total": total, "note": note, **cost()})
 
+    progress(0, 1, "starting")
     yield progress, cost
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
 from moulage.data import pixels as pixel_cache
+from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
@@ -94,7 +95,7 @@ def prepare(
     pixels = pixel_cache.build(
         found, sizes(recipe), recipe.data.fit, runs.cache_folder(), num_workers=num_workers, progress=progress
     )
-    report = _audited(found, pixels, run, say)
+    report = _audited(found, pixels, run, progress, say)
     _show_pairs(report, found, pixels, sizes(recipe), run)
     catalog = report.clean(found)
     catalog.save(run / "catalog.parquet")
@@ -163,13 +164,14 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
         resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
-def _audited(catalog: Catalog, pixels: Pixels, run: Path, say: Callable[[str], None]) -> Audit:
+def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:
     """The audit of these pixels and labels, from the run folder where it was made before."""
-    key, marker, path = runs.digest(catalog.digest(), pixels.folder.name), run / "audit.key", run / "audit.json"
+    key = runs.digest(AUDIT_VERSION, catalog.digest(), pixels.folder.name)
+    marker, path = run / "audit.key", run / "audit.json"
     if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
         return Audit.load(path)
     say("auditing: duplicates, groups, labels")
-    report = audit(catalog, pixels)
+    report = audit(catalog, pixels, progress)
     report.save(path)
     runs.write_text(marker, key)
     return report
