@@ -235,12 +235,12 @@ def make_gallery(
     classes, array = tuple(about["classes"]), prepared.pixels.array(about["size"])
     train = prepared.split.part(prepared.catalog, "train").only(label=classes)
     others = concatenate(*(prepared.split.part(prepared.catalog, part).only(label=classes) for part in HELD_OUT))
-    chosen = _even(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
+    chosen = _some(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
     real = array[prepared.pixels.rows(train.images)]
     distance, nearest = nearest_images(drawn[chosen], real)
-    compared = others.take(_even(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
+    compared = others.take(_some(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
     yardstick, _ = nearest_images(array[prepared.pixels.rows(compared.images)], real)
-    shown = _even(train.table["label"].to_numpy(object), GALLERY_IMAGES)
+    shown = _some(train.table["label"].to_numpy(object), GALLERY_IMAGES)
     with runs.atomic(run / task.folder / "gallery.npz") as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -345,11 +345,12 @@ def _config(recipe: Recipe) -> Any:
     return plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
 
 
-def _even(labels: np.ndarray, num_images: int) -> np.ndarray:
-    """Rows of at most ``num_images`` images, the first of each class, as many of one class as of another."""
-    names = sorted(set(labels))
+def _some(labels: np.ndarray, num_images: int) -> np.ndarray:
+    """Rows of at most ``num_images`` images, drawn at random (always the same), as many of one class as of another."""
+    names, rng = sorted(set(labels)), np.random.default_rng(0)
     share = max(1, num_images // max(1, len(names)))
-    return np.concatenate([np.flatnonzero(labels == name)[:share] for name in names] or [np.zeros(0, np.int64)])
+    drawn = [rng.permutation(np.flatnonzero(labels == name))[:share] for name in names]
+    return np.concatenate(drawn or [np.zeros(0, np.int64)])
 
 
 DO: dict[str, Callable[[Recipe, Prepared, Path, Task, str, runs.Progress], None]] = {

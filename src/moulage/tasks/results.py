@@ -119,7 +119,7 @@ def answer_of(recipe: Recipe, prepared: Prepared, comparisons: list[Comparison])
         details.append(verdict.answer(against, recipe.study.smallest_effect, change))
         outcome = verdict.outcome(against, recipe.study.smallest_effect)
         answers.append(f"{change}: {outcome.value}")
-    return ("; ".join(answers) + "." if answers else "No arm adds generated images, so nothing is answered."), details
+    return (". ".join(answers) + "." if answers else "No arm adds generated images, so nothing is answered."), details
 
 
 def long_table(fits: list[dict[str, Any]]) -> pd.DataFrame:
