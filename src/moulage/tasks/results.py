@@ -21,6 +21,7 @@ from moulage.tasks.prepare import Prepared
 REFERENCES = ("none", "duplicates")
 """Balance plug-ins whose arms the others are compared with."""
 HELD_OUT = ("validation", "test")
+ONE_FIT = " All trials share one fit of the generator: the intervals leave out its luck."
 
 
 def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task], command: str) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def answer_of(recipe: Recipe, prepared: Prepared, comparisons: list[Comparison])
             continue
         added = " and ".join(f"{n} generated {label}" for label, n in recipe.additions(arm, counts).items())
         change = f"Adding {added} images ({arm})"
-        details.append(verdict.answer(against, recipe.study.smallest_effect, change))
+        fixed = options.generator and recipe.generators[options.generator].refit == "study"
+        details.append(verdict.answer(against, recipe.study.smallest_effect, change) + (ONE_FIT if fixed else ""))
         outcome = verdict.outcome(against, recipe.study.smallest_effect)
         answers.append(f"{change}: {outcome.value}")
     return (". ".join(answers) + "." if answers else "No arm adds generated images, so nothing is answered."), details
