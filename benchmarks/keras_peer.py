@@ -71,6 +71,7 @@ def main() -> None:
         )
 
     def draw(count: int, folder: str) -> None:
+        plt.close("all")
         for i in range(count):
             image = draws.predict(tf.random.normal((1, LATENT)), verbose=0)
             plt.imshow(image[0, :, :, 0] * 127.5 + 127.5)
