@@ -4,18 +4,17 @@ Results go to stdout, progress and messages to stderr. What is wrong with the us
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once.
 """
 
-import contextlib
 import errno
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moulage.errors import DataError, MoulageError, RecipeError
+from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
     from moulage.recipe import Recipe
@@ -127,12 +126,12 @@ def prepare(
     if as_json:
         _print_json({"run": str(run), "digest": prepared.split.digest, "split": counts, "audit": report.rows()})
         return
-    _table("Audit", report.rows())
+    show_table("Audit", report.rows())
     rows = [
         {"class": name, **{part: f"{n[name]['images']} ({n[name]['lesions']})" for part, n in counts.items()}}
         for name in prepared.catalog.classes
     ]
-    _table("Split: images (lesions)", rows)
+    show_table("Split: images (lesions)", rows)
     if report.pairs:
         print(f"Near-duplicates to look at: {run / 'pairs.png'}")
     print(f"Split {prepared.split.digest}; everything is in {run}")
@@ -186,10 +185,10 @@ def sample(
 
     about = runs.read_json(generator / "generator.json")
     folder = out or generator / f"samples-{first_seed}-{count}"
-    with _bar("drawing") as progress:
+    with Screen() as screen:
         names = [label] if label else about["classes"]
         counts = dict.fromkeys(names, count)
-        drawn = draw(generator, counts, first_seed, folder, device=str(pick_device(device)), progress=progress)
+        drawn = draw(generator, counts, first_seed, folder, device=str(pick_device(device)), progress=screen.progress)
     if as_json:
         _print_json({"samples": str(folder), "counts": {k: v for k, v in drawn.counts.items() if v}})
     else:
@@ -258,7 +257,7 @@ def evaluate(
     if as_json:
         _print_json(rows)
     else:
-        _table(f"Scores on the {part} part", rows)
+        show_table(f"Scores on the {part} part", rows)
 
 
 @app.command()
@@ -287,7 +286,7 @@ def list_plugins(
         return
     for name, modules in found.items():
         if modules:
-            _table(name, [{"name": n, "what it is": text} for n, text in modules.items()])
+            show_table(name, [{"name": n, "what it is": text} for n, text in modules.items()])
 
 
 def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
@@ -297,7 +296,7 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
 
     if not recipe.arms:
         raise RecipeError("The recipe has no arms.", 'Add at least [arms.none] with balance = "none".')
-    with _Screen() as screen:
+    with Screen() as screen:
         outcome = run_study(recipe, run, workers=workers, device=device, command=command, watch=screen.watch())
         screen.say("writing the report")
         page = write(run)
@@ -315,7 +314,7 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
         if c["measure"] == recipe.study.primary
     ]
     if rows:
-        _table(recipe.study.primary, rows)
+        show_table(recipe.study.primary, rows)
     print(outcome.results["answer"])
     print(f"\nReport: {page}")
 
@@ -324,7 +323,7 @@ def _run(values: dict[str, Any], run: Path, workers: int, device: str) -> "Outco
     from moulage.recipe import parse
     from moulage.study import run_study
 
-    with _Screen() as screen:
+    with Screen() as screen:
         return run_study(parse(values), run, workers=workers, device=device, watch=screen.watch())
 
 
@@ -333,7 +332,7 @@ def _prepare_only(values: dict[str, Any], run: Path, workers: int) -> Any:
     from moulage.recipe import parse
     from moulage.tasks import prepare as steps
 
-    with _Screen() as screen, runs.lock(run):
+    with Screen() as screen, runs.lock(run):
         watch = screen.watch()
         return steps.prepare(parse(values), run, num_workers=workers, progress=watch.progress, say=watch.say)
 
@@ -399,102 +398,9 @@ def _print_scores(values: dict[str, Any], where: str, as_json: bool) -> None:
         _print_json({"predictions": where, **values})
         return
     rows = [{"class": name, **numbers} for name, numbers in values["classes"].items()]
-    _table("By class", rows)
+    show_table("By class", rows)
     plain = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
-    _table(where, [{"measure": k, "value": v} for k, v in plain.items()])
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
-    """A table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in rows[0] if rows else ["nothing"]:
-        table.add_column(str(column))
-    for row in rows:
-        table.add_row(
-            *(Text(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v)) for v in row.values())
-        )
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=120).print(table)
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Any]:
-    """A progress bar on stderr for one thing."""
-    with _Screen() as screen:
-        yield lambda done, total, note="": screen.progress(done, total, note or what)
-
-
-class _Screen:
-    """Progress on stderr: lines that stay, and bars with rate and time left while something runs."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.known: dict[str, Any] = {}
-        self.num_done = -1
-
-    def __enter__(self) -> "_Screen":
-        self.bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.bars.stop()
-        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130 without a word
-            self.say("Interrupted. What is finished is kept: the same command goes on from there.")
-
-    def watch(self) -> Any:
-        from moulage.study import Watch
-
-        return Watch(self.say, self.progress, self.estimated, self.running)
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, style="dim", markup=False, highlight=False)
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """How far reading and decoding are."""
-        self._show("images", done, total, note)
-
-    def estimated(self, found: list[tuple[Any, float]]) -> None:
-        """The cost of what is to come, by kind."""
-        by_kind: dict[str, list[float]] = {}
-        for task, seconds in found:
-            by_kind.setdefault(f"{task.kind} {task.settings['plugin']}", []).append(seconds)
-        for kind, each in by_kind.items():
-            self.say(f"to do: {len(each)} x {kind}, about {sum(each) / 60:.1f} core-minutes in all")
-
-    def running(self, done: int, running: list[tuple[Any, dict[str, Any]]], waiting: int) -> None:
-        """Bars for the tasks that run now; without a terminal, a line whenever one ends."""
-        self._show("tasks", done, done + len(running) + waiting, "")
-        names = {str(task) for task, _ in running}
-        for name in [name for name in self.known if name not in names | {"tasks"}]:
-            self.bars.remove_task(self.known.pop(name))
-        for task, state in running:
-            self._show(str(task), state["done"], state["total"], state["note"])
-        if not self.console.is_terminal and done != self.num_done:
-            self.say(
-                f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}"
-            )
-        self.num_done = done
-
-    def _show(self, name: str, done: int, total: int, note: str) -> None:
-        if name not in self.known:
-            self.known[name] = self.bars.add_task(name, total=total, note=note)
-        self.bars.update(self.known[name], completed=done, total=total, note=note)
+    show_table(where, [{"measure": k, "value": v} for k, v in plain.items()])
 
 
 def _fail(text: str, code: int = 1) -> None:

@@ -292,7 +292,7 @@ class _Inputs:
     """What the classifier reads for an image: its pixels, or its embedding where the plug-in embeds; by image name."""
 
     def __init__(self, prepared: Prepared, run: Path, task: Task, size: int) -> None:
-        self.stores: list[tuple[dict[str, int], np.ndarray]] = []
+        self.stores: list[tuple[dict[str, int], np.ndarray | _Rows]] = []
         if task.settings["embedded"]:
             for folder in (need for need in task.needs if need.startswith("embeddings/")):
                 names = runs.read_json(run / folder / "images.json")
@@ -302,7 +302,7 @@ class _Inputs:
                 catalog, array = _pixels(prepared, run, of, size)
                 self._add(catalog.images.tolist(), array)
 
-    def _add(self, names: list[str], array: np.ndarray) -> None:
+    def _add(self, names: list[str], array: "np.ndarray | _Rows") -> None:
         self.stores.append(({name: row for row, name in enumerate(names)}, array))
 
     def __call__(self, catalog: Catalog) -> np.ndarray:
@@ -318,11 +318,11 @@ class _Inputs:
         return rows
 
 
-def _pixels(prepared: Prepared, run: Path, of: str, size: int) -> tuple[Catalog, np.ndarray]:
+def _pixels(prepared: Prepared, run: Path, of: str, size: int) -> "tuple[Catalog, np.ndarray | _Rows]":
     """A catalog and its pixels, row by row: the real images, or those in a folder of samples."""
     if of == "real":
         rows = prepared.pixels.rows(prepared.catalog.images)
-        return prepared.catalog, _Rows(prepared.pixels.array(size), rows)  # type: ignore[return-value]
+        return prepared.catalog, _Rows(prepared.pixels.array(size), rows)
     samples = Catalog.load(run / of / "catalog.parquet")
     return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
 

@@ -1,0 +1,89 @@
+"""What a person sees in the terminal: progress on stderr, tables on stdout. Rich is imported when it is needed."""
+
+from typing import Any
+
+
+class Screen:
+    """Progress on stderr: lines that stay, and bars with rate and time left while something runs."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.known: dict[str, Any] = {}
+        self.num_done = -1
+
+    def __enter__(self) -> "Screen":
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.bars.stop()
+        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130 without a word
+            self.say("Interrupted. What is finished is kept: the same command goes on from there.")
+
+    def watch(self) -> Any:
+        from moulage.study import Watch
+
+        return Watch(self.say, self.progress, self.estimated, self.running)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, style="dim", markup=False, highlight=False)
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """How far reading and decoding are."""
+        self._show("images", done, total, note)
+
+    def estimated(self, found: list[tuple[Any, float]]) -> None:
+        """The cost of what is to come, by kind."""
+        by_kind: dict[str, list[float]] = {}
+        for task, seconds in found:
+            by_kind.setdefault(f"{task.kind} {task.settings['plugin']}", []).append(seconds)
+        for kind, each in by_kind.items():
+            self.say(f"to do: {len(each)} x {kind}, about {sum(each) / 60:.1f} core-minutes in all")
+
+    def running(self, done: int, running: list[tuple[Any, dict[str, Any]]], waiting: int) -> None:
+        """Bars for the tasks that run now; without a terminal, a line whenever one ends."""
+        self._show("tasks", done, done + len(running) + waiting, "")
+        names = {str(task) for task, _ in running}
+        for name in [name for name in self.known if name not in names | {"tasks"}]:
+            self.bars.remove_task(self.known.pop(name))
+        for task, state in running:
+            self._show(str(task), state["done"], state["total"], state["note"])
+        if not self.console.is_terminal and done != self.num_done:
+            self.say(
+                f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}"
+            )
+        self.num_done = done
+
+    def _show(self, name: str, done: int, total: int, note: str) -> None:
+        if name not in self.known:
+            self.known[name] = self.bars.add_task(name, total=total, note=note)
+        self.bars.update(self.known[name], completed=done, total=total, note=note)
+
+
+def show_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows, all with the same columns, as a table on stdout; 120 characters wide where that is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in rows[0] if rows else ["nothing"]:
+        table.add_column(str(column))
+    for row in rows:
+        table.add_row(
+            *(Text(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v)) for v in row.values())
+        )
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=120).print(table)
