@@ -57,17 +57,20 @@ def read(recipe: Recipe) -> Catalog:
 
 
 def check(recipe: Recipe) -> None:
-    """Check everything that needs no data: every plug-in exists and takes its options.
+    """Check everything that needs no data: every plug-in exists and takes its options, weights can be loaded.
 
     Raises:
         RecipeError: naming the place and the nearest valid name.
     """
     plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
-    plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
+    chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
     for name, arm in recipe.arms.items():
         plugins.configure("balance", arm.balance, arm.options, f"arms.{name}.options")
+    module = plugins.load("classifiers", recipe.classifier.plugin)
+    if recipe.arms and hasattr(module, "embed_key"):
+        module.embed_key(chosen)
 
 
 def sizes(recipe: Recipe) -> tuple[int, ...]:
