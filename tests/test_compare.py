@@ -10,9 +10,12 @@ from sklearn import metrics
 
 from moulage.errors import DataError, MoulageError, RecipeError
 from moulage.evaluation import resampling
-from moulage.evaluation.compare import _trial_variance, compare, compare_all
+from moulage.evaluation.compare import _Trials, compare, compare_all
+from moulage.evaluation.fits import align
+from moulage.evaluation.leave_out import left_out
+from moulage.evaluation.lesions import Lesions
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import measure
+from moulage.evaluation.scores import expected_calibration_error, measure
 
 CLASSES = ("NV", "MEL", "AK", "DF")
 
@@ -188,11 +191,180 @@ def test_bootstrap_agrees_with_the_closed_form_for_recall(monkeypatch):
     }
     closed = compare(arms, "arm1", "none", "recall:AK")
     monkeypatch.setattr("moulage.evaluation.lesions.MEANS", ())
-    drawn = compare(arms, "arm1", "none", "recall:AK")
+    drawn = compare(arms, "arm1", "none", "recall:AK", num_resamples=10_000)
     assert (closed.method, drawn.method) == ("closed form", "lesion bootstrap")
     # a variance of 10,000 draws is known to 1.4 %
     assert drawn.variance_lesions == pytest.approx(closed.variance_lesions, rel=0.035)
     assert drawn.standard_error == pytest.approx(closed.standard_error, rel=0.02)
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+@pytest.mark.parametrize("kind", ["average_precision", "auc", "f1", "recall", "expected_calibration_error"])
+def test_leaving_out_each_lesion_agrees_with_scikit_learn(kind, digits):
+    """Also with many ties (scores of one digit) and with lesions of up to five images, some of them at one score."""
+    judges = {
+        "average_precision": lambda y, p: metrics.average_precision_score(y == 0, p[:, 0]),
+        "auc": lambda y, p: metrics.roc_auc_score(y == 0, p[:, 0]),
+        "f1": lambda y, p: metrics.f1_score(y == 0, p.argmax(axis=1) == 0),
+        "recall": lambda y, p: metrics.recall_score(y == 0, p.argmax(axis=1) == 0),
+        "expected_calibration_error": expected_calibration_error,
+    }
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        strata = np.r_[0, 0, 1, 1, 2, 2, rng.integers(0, 3, 25)]
+        lesions = np.repeat(np.arange(31), rng.integers(1, 6, 31))
+        labels = strata[lesions]
+        p = (rng.dirichlet([1, 1, 1], len(labels)) + 0.3 * np.eye(3)[labels]).round(digits)
+        value, without = left_out(kind, 0, labels, p, lesions)
+        assert value == pytest.approx(judges[kind](labels, p), abs=1e-12)
+        judged = [judges[kind](labels[lesions != lesion], p[lesions != lesion]) for lesion in range(31)]
+        assert without == pytest.approx(np.array(judged), abs=1e-12)
+
+
+def test_jackknife_and_bootstrap_agree_with_many_lesions():
+    arms = study(lesions=(150, 100, 60, 50), num_trials=3)
+    for name in ("mean_average_precision", "auc", "f1:AK"):
+        quick = compare(arms, "arm1", "none", name, ("AK", "DF"))
+        drawn = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=4000)
+        assert (quick.method, drawn.method) == ("lesion jackknife", "lesion bootstrap")
+        assert quick.difference == drawn.difference
+        # 4,000 draws know a standard error to 1.1 %; the rest is that a measure is not linear in the lesions
+        assert quick.standard_error == pytest.approx(drawn.standard_error, rel=0.08)
+
+
+def in_folds(num_folds=4, num_repeats=2, seed=0, arms=("none", "arm1", "arm2"), fold_noise=0.0, gain=0.0, rng=None):
+    """Repeated folds: each (repeat, fold) fit predicts its own lesions; ``fold_noise`` moves all images of a fit."""
+    rng = rng or np.random.default_rng(seed)
+    strata = np.repeat(np.arange(4), (40, 30, 24, 20))
+    of = np.r_[np.arange(len(strata)), rng.integers(0, len(strata), len(strata))]
+    labels, names = strata[of], np.array([f"i{i}" for i in range(len(of))])
+    signal = 1.5 * np.eye(4)[strata] + 0.6 * rng.normal(size=(len(strata), 4))
+    own = {arm: signal[of] + 0.5 * rng.normal(size=(len(of), 4)) for arm in arms}
+    found = {arm: [] for arm in arms}
+    for repeat in range(num_repeats):
+        fold_of = rng.permutation(np.arange(len(strata)) % num_folds)
+        for fold in range(num_folds):
+            rows = rng.permutation(np.flatnonzero(fold_of[of] == fold))
+            for arm in arms:
+                lift = gain * (arm == "arm1") + fold_noise * rng.normal()
+                logits = own[arm][rows] + 0.4 * rng.normal(size=(len(rows), 4)) + lift * np.eye(4)[labels[rows]]
+                groups = [f"g{lesion}" for lesion in of[rows]]
+                about = {"arm": arm, "trial": repeat * num_folds + fold, "images": names[rows]}
+                found[arm].append(fit(labels[rows], logits, groups, split_digest=f"split{repeat}{fold}", **about))
+    return found
+
+
+def test_folds_are_pooled_within_repeats():
+    arms = in_folds()
+    found = compare(arms, "arm1", "none", "average_precision:AK")
+    assert (found.scheme, found.num_folds, found.num_repeats, found.num_trials) == ("folds", 4, 2, 8)
+    values = []
+    for arm in ("arm1", "none"):
+        for repeat in (arms[arm][:4], arms[arm][4:]):
+            labels = np.concatenate([p.labels for p in repeat])
+            chance = np.concatenate([p.probabilities[:, 2] for p in repeat])
+            values.append(metrics.average_precision_score(labels == 2, chance))
+    assert found.estimate_arm == pytest.approx(np.mean(values[:2]))
+    assert found.estimate_reference == pytest.approx(np.mean(values[2:]))
+    assert found.num_images == sum(len(p) for p in arms["none"][:4])
+
+
+def test_variance_of_folds_agrees_with_plain_loops():
+    arms, num_folds, num_repeats = in_folds(fold_noise=0.8), 4, 2
+    names = list(arms)
+    found = compare(arms, "arm1", "none", "balanced_accuracy")
+    classes = {}
+    for p in arms["none"][:4]:
+        for group, label in zip(p.groups, p.labels, strict=True):
+            classes[group] = label
+    sizes = np.bincount(list(classes.values()))
+    images = np.bincount(np.concatenate([p.labels for p in arms["none"][:4]]))
+    influence, added, place = {}, {}, {}
+    for arm in names:
+        for r in range(num_repeats):
+            repeat = arms[arm][r * num_folds : (r + 1) * num_folds]
+            hits = [np.sum([(p.predicted == k)[p.labels == k].sum() for p in repeat]) / images[k] for k in range(4)]
+            for f, p in enumerate(repeat):
+                for group in set(p.groups):
+                    rows, k = p.groups == group, classes[group]
+                    u = 0.25 * ((p.predicted[rows] == k).sum() - hits[k] * rows.sum()) / images[k]
+                    influence[arm, r, group], place[r, group] = u, f
+                    added[arm, r, f] = added.get((arm, r, f), 0) + num_folds * u
+    lesion_part = noise = square = 0.0
+    for group, k in classes.items():
+        u = [influence["arm1", r, group] - influence["none", r, group] for r in range(num_repeats)]
+        lesion_part += sizes[k] / (sizes[k] - 1) * np.mean(u) ** 2
+        for r in range(num_repeats):
+            mean = np.mean([influence[arm, r, group] for arm in names])
+            apart = sum((influence[arm, r, group] - mean) ** 2 for arm in names)
+            noise += sizes[k] / (sizes[k] - 1) * apart / (len(names) - 1) / num_repeats
+    for r in range(num_repeats):
+        for f in range(num_folds):
+            mean = np.mean([added[arm, r, f] for arm in names])
+            square += sum((added[arm, r, f] - mean) ** 2 for arm in names)
+    square /= (len(names) - 1) * num_repeats * (num_folds - 1)
+    assert found.variance_lesions == pytest.approx(lesion_part)
+    assert found.variance_trials == pytest.approx(max(0, 2 * (square - num_folds * noise) / 8))
+    assert found.variance_trials > 0
+
+
+def test_cautious_interval_is_that_of_nadeau_and_bengio():
+    """Equal folds of one class: the fold scores are the recalls of the folds."""
+    rng, folds = np.random.default_rng(0), []
+    for fold in range(5):
+        names = [f"i{fold}{i}" for i in range(20)]
+        labels = np.repeat([0, 1], 10)
+        for arm, chance in (("none", 0.6), ("arm", 0.7)):
+            logits = np.eye(4)[np.where(rng.random(20) < chance, labels, 1 - labels)]
+            folds.append(fit(labels, logits, names, arm=arm, trial=fold, images=np.array(names)))
+    arms = {arm: [p for p in folds if p.arm == arm] for arm in ("none", "arm")}
+    found = compare(arms, "arm", "none", "accuracy")
+    d = [
+        np.mean(a.predicted == a.labels) - np.mean(b.predicted == b.labels) for a, b in zip(*arms.values(), strict=True)
+    ]
+    d = -np.array(d)
+    error = ((1 / 5 + 1 / 4) * d.var(ddof=1)) ** 0.5
+    expected = stats.t.interval(0.95, 4, loc=d.mean(), scale=error)
+    assert (found.cautious_low, found.cautious_high) == pytest.approx(expected)
+    assert compare(study(num_trials=3), "arm1", "none", "accuracy").cautious_low is None
+
+
+def test_intervals_of_folds_cover_in_simulated_null_studies():
+    rng, covered, naive = np.random.default_rng(5), [], []
+    for _ in range(200):
+        arms = in_folds(
+            num_folds=5, num_repeats=1, fold_noise=1.2, rng=rng, arms=("none", "arm1", "arm2", "arm3", "arm4")
+        )
+        found = compare(arms, "arm1", "none", "balanced_accuracy")
+        covered.append(found.low <= 0 <= found.high)
+        naive.append(abs(found.difference) <= 1.96 * found.variance_lesions**0.5)
+    assert 0.90 <= np.mean(covered) <= 0.99
+    assert np.mean(naive) < np.mean(covered) - 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda fits: fits[:7], "lack"),
+        (lambda fits: [fits[0], *fits[2:]], "that trial"),
+        (lambda fits: [*fits[:3], fits[3], *fits[5:]], "lack"),
+    ],
+)
+def test_unfinished_folds_are_refused(change, words):
+    arms = {arm: change(fits) for arm, fits in in_folds().items()}
+    with pytest.raises(DataError, match=words):
+        compare(arms, "arm1", "none", "accuracy")
+
+
+def test_a_lesion_in_two_folds_is_refused():
+    arms = in_folds()
+    other = arms["none"][1].groups[0]
+    for fits in arms.values():
+        p = fits[0]
+        groups = np.where(p.groups == p.groups[0], other, p.groups)
+        fits[0] = fit(p.labels, p.logits, groups, arm=p.arm, trial=0, images=p.images, split_digest=p.split_digest)
+    with pytest.raises(DataError, match=r"two folds|differ in the groups"):
+        compare(arms, "arm1", "none", "accuracy")
 
 
 def test_jackknife_agrees_with_plain_loops():
@@ -304,8 +476,10 @@ def test_one_steady_arm_does_not_look_surer_than_the_others():
         "noisy": np.array([0.2, 0.6, 0.2, 0.6]),
     }
     pooled = (0 + 0.04 / 3 + 0.16 / 3) / 3
-    assert _trial_variance(values, "steady", "none") == pytest.approx(2 * pooled / 4)
-    assert _trial_variance(values, "noisy", "none") == pytest.approx((0.16 / 3 + pooled) / 4)
+    trials = _Trials.of_holdout(align(study(num_trials=4)), Lesions("closed form", values, {}, {}))
+    assert trials.excess["steady"] == trials.excess["none"] == pytest.approx(pooled / 4)
+    assert trials.excess["noisy"] == pytest.approx(0.16 / 3 / 4)
+    assert trials.freedom == 3 * 3
 
 
 def test_identical_fits_are_said():

@@ -1,24 +1,21 @@
-"""Paired comparison of two arms over several fits of one hold-out part: lesions x trials variance.
+"""Paired comparison of two arms over several fits: lesions x trials variance, for a hold-out and for repeated folds.
 
 Lesions are drawn from the population of lesions and fits from the population of fits; an interval that takes either as
 fixed covers too little. Formulas, sources and their limits are in ``docs/statistics.md``.
-
-What comes here next, without changing what is here: repeated folds (``fits.align`` refuses them now), Nadeau-Bengio as
-the second, cautious interval, Holm over the declared family of arms, TOST, the minimal detectable effect.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from moulage.errors import RecipeError, nearest
 from moulage.evaluation.fits import Fits, align
-from moulage.evaluation.lesions import FEW_LESIONS, MEANS, Lesions, class_weights, image_values
+from moulage.evaluation.lesions import FEW_LESIONS, Lesions, by_stratum
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import Measure, is_lower_better, resolve
-from moulage.evaluation.scores import measure as score
 
 MIN_TRIALS = 3
 """Fewer fits give a difference but no interval."""
@@ -38,16 +35,21 @@ class Comparison:
     Attributes:
         arm, reference, measure: what is compared.
         classes: classes that the measure names; empty for an overall measure.
-        estimate_arm, estimate_reference: means over the fits.
+        estimate_arm, estimate_reference: means over the fits (folds: over the repeats, of the pooled predictions).
         difference: estimate_arm - estimate_reference.
         standard_error, degrees_of_freedom: of the difference; Student's t.
         low, high: 95 % interval.
         p_value: two-sided, of no difference, not corrected for several comparisons.
-        num_trials, num_arms: fits an arm, and arms over which their variance is pooled.
+        cautious_low, cautious_high: Nadeau and Bengio's 95 % interval; for repeated folds only.
+        scheme: ``holdout`` or ``folds``.
+        num_trials, num_folds, num_repeats: fits an arm, which are num_folds x num_repeats in folds.
+        num_arms: arms over which the variance of fits is pooled.
         num_images, num_lesions: size of the part; lesions are the groups of the split.
         num_lesions_by_class: class -> lesions; one with images of two classes counts in both.
         variance_lesions, variance_trials: the two parts of the squared standard error.
-        method: ``closed form``, ``lesion bootstrap`` or ``lesion jackknife``; empty where there is no interval.
+        variance_interaction: V_E, the part of ``variance_lesions`` that shrinks with more fits.
+        freedom_lesions, freedom_trials: degrees of freedom of the two parts.
+        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval.
         notes: sentences on what limits this comparison.
     """
 
@@ -72,6 +74,14 @@ class Comparison:
     variance_trials: float | None
     method: str
     notes: tuple[str, ...]
+    variance_interaction: float | None = None
+    freedom_lesions: float | None = None
+    freedom_trials: float | None = None
+    cautious_low: float | None = None
+    cautious_high: float | None = None
+    scheme: Literal["holdout", "folds"] = "holdout"
+    num_folds: int = 1
+    num_repeats: int = 1
 
     @property
     def is_lower_better(self) -> bool:
@@ -91,7 +101,7 @@ def compare(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = 0,
     seed: int = 0,
 ) -> Comparison:
     """Compare two arms; ``compare_all`` with one pair."""
@@ -104,7 +114,7 @@ def compare_all(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = 0,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare pairs (arm, reference) under one measure.
@@ -114,14 +124,27 @@ def compare_all(
         pairs: which arm to compare with which reference.
         measure: see ``scores.resolve``.
         targets: target classes, for measures over them.
-        num_resamples: bootstrap resamples, for measures without a closed form.
+        num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife.
         seed: of the bootstrap; the same for all arms and fits, which see the same resamples.
 
     Raises:
         DataError: the fits do not belong together, or a class has no image.
         RecipeError: an arm, the measure or a class is unknown.
     """
-    fits, pairs = align(arms), list(pairs)
+    return compare_fits(align(arms), pairs, measure, targets, num_resamples=num_resamples, seed=seed)
+
+
+def compare_fits(
+    fits: Fits,
+    pairs: Iterable[tuple[str, str]],
+    measure: str,
+    targets: Sequence[str] = (),
+    *,
+    num_resamples: int = 0,
+    seed: int = 0,
+) -> list[Comparison]:
+    """``compare_all`` of fits that are aligned already: several measures then share what they have in common."""
+    pairs = list(pairs)
     for names in pairs:
         for name in names:
             if name not in fits.logits:
@@ -129,74 +152,130 @@ def compare_all(
         if names[0] == names[1]:
             raise RecipeError(f'The arm "{names[0]}" cannot be compared with itself.')
     wanted = resolve(measure, fits.labels, fits.classes, targets)
-    values = {name: _estimates(fits, name, wanted, measure, targets) for name in fits.logits}
-    needed = list(dict.fromkeys(name for names in pairs for name in names))
     if not pairs:
         return []
-    lesions = None if _refusal(fits, wanted) else Lesions.of(fits, wanted, needed, num_resamples, seed)
-    return [_compare(fits, wanted, measure, values, lesions, *names) for names in pairs]
+    lesions = Lesions.of(fits, wanted, num_resamples, seed)
+    trials = _Trials.of_folds(fits, lesions) if fits.folds is not None else _Trials.of_holdout(fits, lesions)
+    return [_compare(fits, wanted, measure, lesions, trials, *names) for names in pairs]
 
 
-def _estimates(fits: Fits, name: str, wanted: Measure, measure: str, targets: Sequence[str]) -> np.ndarray:
-    """The measure of each fit of an arm, [S]."""
-    if wanted.kind not in MEANS:
-        return np.array([score(measure, fits.labels, logits, fits.classes, targets) for logits in fits.logits[name]])
-    num_images = np.bincount(fits.labels, minlength=len(fits.classes))
-    weights = (class_weights(fits, wanted) / np.maximum(num_images, 1))[fits.labels]
-    return image_values(fits, name, wanted) @ weights
+@dataclass(frozen=True)
+class _Trials:
+    """What the fits add to the variance of a difference.
+
+    Attributes:
+        excess: arm -> its share of the trial part: v_a / S, or the excess of its fold scores over lesion noise, over J.
+        raw: arm -> the same before lesion noise is taken off; its uncertainty is that of the trial part.
+        freedom: degrees of freedom of ``raw``.
+        inner: whether V_E has to be taken off a difference's excess (a hold-out).
+        scores: arm -> [J] scores of the folds, for Nadeau and Bengio's interval; empty for a hold-out.
+    """
+
+    excess: dict[str, float]
+    raw: dict[str, float]
+    freedom: int
+    inner: bool
+    scores: dict[str, np.ndarray]
+
+    @classmethod
+    def of_holdout(cls, fits: Fits, lesions: Lesions) -> "_Trials":
+        """v_a, the variance between the fits of an arm, at least the mean over all arms: none looks steady by luck."""
+        if fits.num_sets < 2:
+            return cls({}, {}, 0, True, {})
+        of_arm = {name: row.var(ddof=1) / fits.num_sets for name, row in lesions.values.items()}
+        pooled = float(np.mean(list(of_arm.values())))
+        raised = {name: max(float(value), pooled) for name, value in of_arm.items()}
+        return cls(raised, raised, len(of_arm) * (fits.num_sets - 1), True, {})
+
+    @classmethod
+    def of_folds(cls, fits: Fits, lesions: Lesions) -> "_Trials":
+        """Arm x fold variance of fold scores within repeats, less what lesions alone would give it; pooled over arms.
+
+        The score of a fold is the repeat's, plus F times what the fold's lesions add to it.
+        """
+        names, num_folds, num_sets = list(fits.logits), fits.num_folds, fits.num_sets
+        assert fits.folds is not None
+        first_image = np.unique(fits.lesions, return_index=True)[1]
+        influences = np.stack([lesions.influences[name] for name in names])  # [A, L, S]
+        added = np.empty((len(names), num_sets, num_folds))
+        for s in range(num_sets):
+            fold = fits.folds[s, first_image]
+            for a in range(len(names)):
+                added[a, s] = num_folds * np.bincount(fold, influences[a, :, s], num_folds)
+        values = np.stack([lesions.values[name] for name in names])
+        scores = dict(zip(names, (values[:, :, None] + added).reshape(len(names), -1), strict=True))
+        if len(names) < 2:
+            return cls({}, {}, 0, False, scores)
+        share = len(names) / (len(names) - 1)  # what centring over the arms takes away
+        centred = added - added.mean(axis=0)
+        square = share * (centred**2).sum(axis=(1, 2)) / (num_sets * (num_folds - 1))
+        apart = influences - influences.mean(axis=0)
+        noise = share * np.array([by_stratum(fits, (row**2).mean(axis=1)).sum() for row in apart])
+        raw, excess = (float(part.mean()) / (num_sets * num_folds) for part in (square, square - num_folds * noise))
+        freedom = (len(names) - 1) * num_sets * (num_folds - 1)
+        return cls(dict.fromkeys(names, excess), dict.fromkeys(names, raw), freedom, False, scores)
 
 
 def _compare(
-    fits: Fits,
-    wanted: Measure,
-    measure: str,
-    values: dict[str, np.ndarray],
-    lesions: Lesions | None,
-    arm: str,
-    reference: str,
+    fits: Fits, wanted: Measure, measure: str, lesions: Lesions, trials: _Trials, arm: str, reference: str
 ) -> Comparison:
     """Put one pair together."""
     notes, inference = _notes(fits, wanted), {}
-    difference = float(values[arm].mean() - values[reference].mean())
-    if lesions is not None:
+    difference = float(lesions.values[arm].mean() - lesions.values[reference].mean())
+    if not _refusal(fits, wanted):
         by_class, interaction = lesions.variances(fits, arm, reference)
         few = [fits.sizes[k] for k in wanted.indices if fits.sizes[k] < FEW_LESIONS and len(wanted.indices) == 1]
         inference = _infer(
             difference,
             by_class,
             sizes=fits.sizes,
-            trials=_trial_variance(values, arm, reference),
-            trials_freedom=len(values) * (fits.num_trials - 1),
-            interaction=interaction,
+            trials=trials.raw[arm] + trials.raw[reference],
+            trials_freedom=trials.freedom,
+            excess=trials.excess[arm] + trials.excess[reference] - (interaction if trials.inner else 0.0),
             most_freedom=few[0] - 1 if few else math.inf,
         )
-        if not inference:
+        if inference:
+            inference["variance_interaction"] = interaction
+            inference |= _cautious(difference, fits, trials, arm, reference)
+        else:
             notes.append("The two arms do not vary on any lesion in any fit, so there is no interval.")
-    names = ("standard_error", "degrees_of_freedom", "low", "high", "p_value", "variance_lesions", "variance_trials")
     return Comparison(
         arm=arm,
         reference=reference,
         measure=measure,
         classes=wanted.named,
-        estimate_arm=float(values[arm].mean()),
-        estimate_reference=float(values[reference].mean()),
+        estimate_arm=float(lesions.values[arm].mean()),
+        estimate_reference=float(lesions.values[reference].mean()),
         difference=difference,
         num_trials=fits.num_trials,
-        num_arms=len(values),
+        num_arms=len(fits.logits),
         num_images=len(fits.labels),
         num_lesions=fits.num_groups,
         num_lesions_by_class=dict(zip(fits.classes, fits.sizes.tolist(), strict=True)),
-        method=lesions.method if lesions and inference else "",
+        method=lesions.method if inference else "",
         notes=tuple(notes),
-        **{name: inference.get(name) for name in names},
+        scheme="holdout" if fits.folds is None else "folds",
+        num_folds=fits.num_folds,
+        num_repeats=1 if fits.folds is None else fits.num_sets,
+        **{name: inference.get(name) for name in INFERRED},
     )
 
 
-def _trial_variance(values: dict[str, np.ndarray], arm: str, reference: str) -> float:
-    """v / S: an arm's variance between fits, but at least the mean over all arms, so that none looks steady by luck."""
-    of_arm = {name: row.var(ddof=1) for name, row in values.items()}
-    pooled = np.mean(list(of_arm.values()))
-    return float((max(of_arm[arm], pooled) + max(of_arm[reference], pooled)) / len(values[arm]))
+INFERRED = (
+    "standard_error",
+    "degrees_of_freedom",
+    "low",
+    "high",
+    "p_value",
+    "variance_lesions",
+    "variance_trials",
+    "variance_interaction",
+    "freedom_lesions",
+    "freedom_trials",
+    "cautious_low",
+    "cautious_high",
+)
+"""Fields of a ``Comparison`` that are None where there is no interval."""
 
 
 def _infer(
@@ -206,7 +285,7 @@ def _infer(
     sizes: np.ndarray,
     trials: float,
     trials_freedom: int,
-    interaction: float,
+    excess: float,
     most_freedom: float,
 ) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
@@ -215,18 +294,19 @@ def _infer(
         difference: arm minus reference.
         by_class: V_L of each class, [K].
         sizes: lesions of each class, [K].
-        trials: v / S, and its degrees of freedom.
-        interaction: V_E, the part of ``trials`` that ``by_class`` holds already.
+        trials: the trial part before lesion noise is taken off it, and its degrees of freedom.
+        excess: the trial part; below 0 it counts as 0.
         most_freedom: upper bound of the degrees of freedom.
     """
     from scipy.special import stdtr, stdtrit
 
-    variance_lesions, variance_trials = float(by_class.sum()), max(0.0, trials - interaction)
+    variance_lesions, variance_trials = float(by_class.sum()), max(0.0, excess)
     variance = variance_lesions + variance_trials
     if variance < NEGLIGIBLE:
         return {}
-    spread = float((by_class**2 / np.maximum(sizes - 1, 1)).sum()) + trials**2 / trials_freedom
-    freedom = float(min(max(1.0, variance**2 / spread), most_freedom))
+    spread_lesions = float((by_class**2 / np.maximum(sizes - 1, 1)).sum())
+    freedom = variance**2 / (spread_lesions + trials**2 / trials_freedom)
+    freedom = float(min(max(1.0, freedom), most_freedom))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return {
@@ -237,7 +317,24 @@ def _infer(
         "p_value": float(2 * stdtr(freedom, -abs(difference) / error)),
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
+        "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else math.inf,
+        "freedom_trials": float(trials_freedom),
     }
+
+
+def _cautious(difference: float, fits: Fits, trials: _Trials, arm: str, reference: str) -> dict[str, float]:
+    """Nadeau and Bengio 2003, section 3: variance (1/J + n_test/n_train) S^2 of the fold differences, t with J - 1.
+
+    The ratio of test to training images is taken as 1 / (F - 1). Not for a hold-out, whose fits share their test part.
+    """
+    from scipy.special import stdtrit
+
+    if fits.folds is None:
+        return {}
+    found = trials.scores[arm] - trials.scores[reference]
+    error = math.sqrt((1 / len(found) + 1 / (fits.num_folds - 1)) * found.var(ddof=1))
+    half = float(stdtrit(len(found) - 1, (1 + CONFIDENCE) / 2)) * error
+    return {"cautious_low": difference - half, "cautious_high": difference + half}
 
 
 def _refusal(fits: Fits, wanted: Measure) -> str:

@@ -1,7 +1,12 @@
-"""Fits of several arms on the same images, checked and aligned for a paired comparison."""
+"""Fits of several arms on the same images, checked and aligned for a paired comparison.
+
+Two designs are understood, and told apart by the images: *hold-out*, where every fit predicts the same images, and
+*repeated folds*, where the fits of a repeat predict disjoint images that together are all of them.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +19,17 @@ from moulage.evaluation.predictions import Predictions
 class Fits:
     """Fits of all arms on the same images.
 
+    A *set* is one prediction of every image: a fit of a hold-out, or the pooled out-of-fold predictions of a repeat.
+
     Attributes:
         labels: [N] int64.
         lesions: index of each image's lesion, [N] int64; a lesion's images in another class are
             a lesion of their own.
         strata: class of each lesion, [L] int64.
         num_groups: lesions before that distinction.
-        logits: arm -> [S, N, K] float32, in order of the trials.
+        logits: arm -> [S, N, K] float32, one for each set, in order of the trials.
+        folds: fold that predicted each image in each set, [S, N] int64 in 0..num_folds-1; None for a hold-out.
+        memo: what was computed from these fits already; filled by ``lesions``.
     """
 
     classes: tuple[str, ...]
@@ -29,10 +38,23 @@ class Fits:
     strata: np.ndarray
     num_groups: int
     logits: dict[str, np.ndarray]
+    folds: np.ndarray | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_sets(self) -> int:
+        """S: fits of a hold-out, or repeats of the folds."""
+        return len(next(iter(self.logits.values())))
+
+    @property
+    def num_folds(self) -> int:
+        """Folds of a repeat; 1 for a hold-out."""
+        return 1 if self.folds is None else int(self.folds.max()) + 1
 
     @property
     def num_trials(self) -> int:
-        return len(next(iter(self.logits.values())))
+        """Fits of an arm."""
+        return self.num_sets * self.num_folds
 
     @property
     def sizes(self) -> np.ndarray:
@@ -41,49 +63,128 @@ class Fits:
 
 
 def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
-    """Check that all fits belong together; image order follows the first."""
+    """Check that all fits belong together; image order follows the first arm's.
+
+    Raises:
+        DataError: arms with other trials, images, labels, groups, classes, parts or splits; trials that are neither
+            fits on the same images nor folds that part them; a lesion in two folds of a repeat.
+    """
     if not arms or not all(arms.values()):
         raise DataError("There is nothing to compare: an arm has no predictions.", "Finish its fits first.")
-    first = next(iter(arms.values()))[0]
-    trials = sorted(fit.trial for fit in next(iter(arms.values())))
+    ordered = {name: sorted(fits, key=lambda fit: fit.trial) for name, fits in arms.items()}
+    first = next(iter(ordered.values()))
+    _check_trials(ordered)
+    for fits in ordered.values():
+        for ours, theirs in zip(first, fits, strict=True):
+            _check_same(ours, theirs, ("classes", "part", "split_digest"))
+    for fit in first[1:]:
+        _check_same(first[0], fit, ("classes", "part"))
+    sets = _sets(first)
+    images = np.concatenate([first[t].images for t in sets[0]])
+    place = pd.Index(images)
+    labels, groups = (np.concatenate([getattr(first[t], name) for t in sets[0]]) for name in ("labels", "groups"))
+    folds = np.zeros((len(sets), len(images)), np.int64)
+    rows: list[np.ndarray] = []
+    for s, trials in enumerate(sets):
+        for f, t in enumerate(trials):
+            rows.append(place.get_indexer(pd.Index(first[t].images)))
+            folds[s, rows[t]] = f
+            _check_values(first[0], first[t], labels[rows[t]], groups[rows[t]])
+    logits = {}
+    for name, fits in ordered.items():
+        logits[name] = np.empty((len(sets), len(images), len(first[0].classes)), np.float32)
+        for s, trials in enumerate(sets):
+            for t in trials:
+                logits[name][s, rows[t]] = fits[t].logits[_rows(first[t], fits[t])]
+    codes, names = pd.factorize(groups)
+    num_classes = len(first[0].classes)
+    units, lesions = np.unique(codes * num_classes + labels, return_inverse=True)
+    if len(sets[0]) == 1:
+        return Fits(first[0].classes, labels, lesions, units % num_classes, len(names), logits)
+    _check_folds(folds, codes, names)
+    return Fits(first[0].classes, labels, lesions, units % num_classes, len(names), logits, folds)
+
+
+def _check_trials(arms: dict[str, list[Predictions]]) -> None:
+    expected, first = None, ""
     for name, fits in arms.items():
-        found = sorted(fit.trial for fit in fits)
+        found = [fit.trial for fit in fits]
+        expected, first = (found, name) if expected is None else (expected, first)
         if len(set(found)) < len(found):
             raise DataError(f"Arm {name} has two fits with one trial number: {found}.")
-        if found != trials:
-            raise DataError(
-                f"Arm {name} has the trials {found}, arm {first.arm} has {trials}.", "Finish all fits first."
-            )
+        if found != expected:
+            raise DataError(f"Arm {name} has the trials {found}, arm {first} has {expected}.", "Finish all fits first.")
         for fit in fits:
             if fit.arm != name:
                 raise DataError(f"{fit} stand under the arm {name}.")
-    logits = {
-        name: np.stack([fit.logits[_rows(first, fit)] for fit in sorted(fits, key=lambda fit: fit.trial)])
-        for name, fits in arms.items()
-    }
-    groups, names = pd.factorize(first.groups)
-    num_classes = len(first.classes)
-    units, lesions = np.unique(groups * num_classes + first.labels, return_inverse=True)
-    return Fits(first.classes, first.labels, lesions, units % num_classes, len(names), logits)
 
 
-def _rows(first: Predictions, other: Predictions) -> np.ndarray:
-    """Rows of ``other`` in the image order of ``first``; what differs otherwise is an error that names it."""
-    for name in ("classes", "part", "split_digest"):
+def _check_same(first: Predictions, other: Predictions, names: Sequence[str]) -> None:
+    for name in names:
         ours, theirs = getattr(first, name), getattr(other, name)
         if ours != theirs:
             raise DataError(
                 f"{other}: {name} is {theirs}; {first} have {ours}.",
-                "Only fits on one part of one split can be compared here; repeated folds cannot yet.",
+                "Fits of one trial must be of one part of one split, and all trials of the same classes.",
             )
+
+
+def _sets(fits: list[Predictions]) -> list[list[int]]:
+    """Which trials together predict every image once: one a set for a hold-out, the folds of each repeat otherwise."""
+    everything = frozenset().union(*(fit.images for fit in fits))
+    sets: list[list[int]] = [[]]
+    covered: set[str] = set()
+    for t, fit in enumerate(fits):
+        if len(covered) == len(everything):
+            sets.append([])
+            covered = set()
+        again = covered.intersection(fit.images)
+        sets[-1].append(t)
+        if again:
+            raise DataError(
+                f"{fit} are of some images that trial {fits[sets[-1][0]].trial} or one after it has too, "
+                f'such as "{min(again)}", and not of all.',
+                "Trials are either fits on the same images, or folds that part the images, one repeat after another.",
+            )
+        covered.update(fit.images)
+    missing = everything - covered
+    if missing or len({len(trials) for trials in sets}) > 1:
+        lost = f'the image "{min(missing)}" among others' if missing else "some folds"
+        raise DataError(
+            f"The trials from {fits[sets[-1][0]].trial} on lack {lost}.",
+            "Finish all folds of the repeat, or compare fits on the same images.",
+        )
+    return sets
+
+
+def _check_folds(folds: np.ndarray, codes: np.ndarray, names: Any) -> None:
+    for row in folds:
+        lowest, highest = np.full(len(names), row.max()), np.zeros(len(names), np.int64)
+        np.minimum.at(lowest, codes, row)
+        np.maximum.at(highest, codes, row)
+        if (lowest != highest).any():
+            torn = names[int((lowest != highest).argmax())]
+            raise DataError(f'The lesion "{torn}" is in two folds of one repeat.', "Deal folds by lesion.")
+
+
+def _rows(first: Predictions, other: Predictions) -> np.ndarray:
+    """Rows of ``other`` in the image order of ``first``; what differs otherwise is an error that names it."""
     rows = np.arange(len(first))
     if not np.array_equal(first.images, other.images):
         rows = pd.Index(other.images).get_indexer(pd.Index(first.images))
         if len(other) != len(first) or (rows < 0).any():
             missing = set(first.images) ^ set(other.images)
-            raise DataError(f'{other} and {first} are of different images, such as "{min(missing)}".')
-    for name in ("labels", "groups"):
-        wrong = getattr(first, name) != getattr(other, name)[rows]
+            raise DataError(
+                f"{other} and {first} are of different images: {len(missing)} are in one of them only, "
+                f'such as "{min(missing)}".',
+                "Predict the same images with every model.",
+            )
+    _check_values(other, first, other.labels[rows], other.groups[rows])
+    return rows
+
+
+def _check_values(other: Predictions, first: Predictions, labels: np.ndarray, groups: np.ndarray) -> None:
+    for name, values in (("labels", labels), ("groups", groups)):
+        wrong = getattr(first, name) != values
         if wrong.any():
             raise DataError(f'{other} and {first} differ in the {name} of image "{first.images[wrong.argmax()]}".')
-    return rows

@@ -7,22 +7,92 @@ import numpy as np
 
 from moulage.evaluation import resampling
 from moulage.evaluation.fits import Fits
+from moulage.evaluation.leave_out import left_out
 from moulage.evaluation.predictions import log_softmax
 from moulage.evaluation.scores import Measure
 
 FEW_LESIONS = 15
-"""Below this many lesions in a class its measures use the lesion jackknife."""
+"""Below this many lesions in a class its measures use the lesion jackknife, and few degrees of freedom."""
 
 MEANS = ("accuracy", "recall", "log_loss")
 """Measures that are class-weighted means of a value of each image: they have a closed form."""
 
 
+@dataclass(frozen=True)
+class Lesions:
+    """How each arm's values change with the lesions.
+
+    Attributes:
+        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``.
+        values: arm -> [S]: the measure of each set of predictions.
+        influences: arm -> [L, S]: what each lesion adds to the measure of each set; sums to 0 in a class.
+        draws: arm -> [S, B] bootstrap values; empty for the closed form and the jackknife.
+    """
+
+    method: str
+    values: dict[str, np.ndarray]
+    influences: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, fits: Fits, wanted: Measure, num_resamples: int = 0, seed: int = 0) -> "Lesions":
+        """For all arms; bootstrap in place of the jackknife where resamples are asked for (many lesions only).
+
+        Classes need two lesions each where the measure names or averages classes.
+        """
+        few = any(fits.sizes[k] < FEW_LESIONS for k in wanted.indices)
+        if wanted.kind in MEANS and not few:
+            found = {name: _means(fits, name, wanted) for name in fits.logits}
+            return cls("closed form", *_unzip(found), {})
+        found = {name: _jackknife(fits, name, wanted) for name in fits.logits}
+        if few or not num_resamples:
+            return cls("lesion jackknife", *_unzip(found), {})
+        curves = [
+            [resampling.weighted(wanted.kind, k, fits.labels, p, fits.lesions) for k in wanted.indices or (0,)]
+            for name in fits.logits
+            for p in _probabilities(fits, name)
+        ]
+        draws = resampling.bootstrap(curves, fits.strata, num_resamples, seed).reshape(len(found), fits.num_sets, -1)
+        return cls("lesion bootstrap", *_unzip(found), dict(zip(found, draws, strict=True)))
+
+    def variances(self, fits: Fits, arm: str, reference: str) -> tuple[np.ndarray, float]:
+        """V_L by class, [K], and V_E, of arm minus reference."""
+        num_sets, factors = fits.num_sets, correction(fits.sizes)
+        influence = self.influences[arm] - self.influences[reference]
+        mean = influence.mean(axis=1)
+        by_class = by_stratum(fits, mean**2)
+        pairs = max(1, num_sets * (num_sets - 1))
+        if not self.draws:
+            residual = ((influence - mean[:, None]) ** 2).sum(axis=1)
+            return by_class, float(by_stratum(fits, residual).sum() / pairs)
+        draws = self.draws[arm] - self.draws[reference]
+        shares = by_class / by_class.sum() if by_class.any() else by_class
+        factor = float(shares @ factors)
+        interaction = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / pairs
+        return shares * factor * draws.mean(axis=0).var(ddof=1), float(factor * interaction)
+
+
+def correction(sizes: np.ndarray) -> np.ndarray:
+    """m_k / (m_k - 1), [K]; of a class with one lesion nothing is known, and its influence is 0."""
+    return sizes / np.maximum(sizes - 1, 1)
+
+
+def by_stratum(fits: Fits, values: np.ndarray) -> np.ndarray:
+    """Sum over the lesions of each class of values [L], times m_k / (m_k - 1): [K]."""
+    return np.bincount(fits.strata, correction(fits.sizes)[fits.strata] * values, minlength=len(fits.classes))
+
+
 def image_values(fits: Fits, name: str, wanted: Measure) -> np.ndarray:
     """What a measure of ``MEANS`` averages, [S, N]: correctness or loss of each image."""
-    if wanted.kind == "log_loss":
-        rows = np.arange(len(fits.labels))
-        return np.stack([-log_softmax(logits)[rows, fits.labels] for logits in fits.logits[name]])
-    return (fits.logits[name].argmax(axis=2) == fits.labels).astype(np.float64)
+    kind = "log_loss" if wanted.kind == "log_loss" else "correct"
+    if (key := (kind, name)) not in fits.memo:
+        if kind == "log_loss":
+            rows = np.arange(len(fits.labels))
+            found = np.stack([-log_softmax(logits)[rows, fits.labels] for logits in fits.logits[name]])
+        else:
+            found = fits.logits[name].argmax(axis=2) == fits.labels
+        fits.memo[key] = found
+    return fits.memo[key]
 
 
 def class_weights(fits: Fits, wanted: Measure) -> np.ndarray:
@@ -32,68 +102,56 @@ def class_weights(fits: Fits, wanted: Measure) -> np.ndarray:
     return np.isin(np.arange(len(fits.classes)), wanted.indices) / len(wanted.indices)
 
 
-@dataclass(frozen=True)
-class Lesions:
-    """How each arm's values change with the lesions.
-
-    Attributes:
-        influences: arm -> [L, S]: what each lesion adds to the measure of each fit; sums to 0 in a class.
-        draws: arm -> [S, B] bootstrap values; empty for the closed form and the jackknife.
-    """
-
-    method: str
-    influences: dict[str, np.ndarray]
-    draws: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, fits: Fits, wanted: Measure, names: Sequence[str], num_resamples: int, seed: int) -> "Lesions":
-        few = any(fits.sizes[k] < FEW_LESIONS for k in wanted.indices)
-        if wanted.kind in MEANS and not few:
-            return cls("closed form", {name: _influences(fits, name, wanted) for name in names}, {})
-        curves = [
-            [resampling.weighted(wanted.kind, k, fits.labels, p, fits.lesions) for k in wanted.indices or (0,)]
-            for name in names
-            for p in (np.exp(log_softmax(logits)) for logits in fits.logits[name])
-        ]
-        left_out = resampling.jackknife(curves, len(fits.strata)).reshape(len(names), fits.num_trials, -1)
-        influences = {name: _pseudo_influences(fits, left_out[row]) for row, name in enumerate(names)}
-        if few:
-            return cls("lesion jackknife", influences, {})
-        draws = resampling.bootstrap(curves, fits.strata, num_resamples, seed).reshape(len(names), fits.num_trials, -1)
-        return cls("lesion bootstrap", influences, dict(zip(names, draws, strict=True)))
-
-    def variances(self, fits: Fits, arm: str, reference: str) -> tuple[np.ndarray, float]:
-        """V_L by class, [K], and V_E, of arm minus reference."""
-        num_trials, sizes = fits.num_trials, fits.sizes
-        factors = sizes / np.maximum(sizes - 1, 1)
-        influence = self.influences[arm] - self.influences[reference]
-        mean = influence.mean(axis=1)
-        squares = factors[fits.strata] * mean**2
-        by_class = np.bincount(fits.strata, squares, minlength=len(fits.classes))
-        pairs = num_trials * (num_trials - 1)
-        if not self.draws:
-            residual = (influence - mean[:, None]) ** 2
-            return by_class, float((factors[fits.strata] @ residual).sum() / pairs)
-        draws = self.draws[arm] - self.draws[reference]
-        shares = by_class / by_class.sum() if by_class.any() else by_class
-        factor = float(shares @ factors)
-        interaction = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / pairs
-        return shares * factor * draws.mean(axis=0).var(ddof=1), float(factor * interaction)
-
-
-def _influences(fits: Fits, name: str, wanted: Measure) -> np.ndarray:
-    """u_ls = w_k (c_ls - R_ks n_l) / N_k, [L, S], for a measure of ``MEANS``."""
+def _means(fits: Fits, name: str, wanted: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """Values [S] and influences u_ls = w_k (c_ls - R_ks n_l) / N_k, [L, S], of a measure of ``MEANS``."""
     num_classes, num_lesions = len(fits.classes), len(fits.strata)
-    values = image_values(fits, name, wanted)
+    values, weights = image_values(fits, name, wanted), class_weights(fits, wanted)
     num_images = np.maximum(np.bincount(fits.labels, minlength=num_classes), 1)
-    means = np.stack([np.bincount(fits.labels, row, num_classes) for row in values]) / num_images
-    centred = values - means[:, fits.labels]
-    weights = (class_weights(fits, wanted) / num_images)[fits.strata]
-    return np.stack([np.bincount(fits.lesions, row, num_lesions) * weights for row in centred], axis=1)
+    size = np.bincount(fits.lesions, minlength=num_lesions)
+    scores, influences = np.empty(len(values)), np.empty((num_lesions, len(values)))
+    for s, row in enumerate(values):
+        of_lesion = np.bincount(fits.lesions, row, num_lesions)
+        mean = np.bincount(fits.strata, of_lesion, num_classes) / num_images
+        scores[s] = weights @ mean
+        influences[:, s] = (weights / num_images)[fits.strata] * (of_lesion - mean[fits.strata] * size)
+    return scores, influences
 
 
-def _pseudo_influences(fits: Fits, left_out: np.ndarray) -> np.ndarray:
-    """Jackknife influences, [L, S], of values [S, L] with one lesion left out; used like ``_influences``."""
+def _jackknife(fits: Fits, name: str, wanted: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """Values [S] and influences [L, S] from values without each lesion; the mean over the measure's classes of each.
+
+    The influence is (m_k - 1) / m_k (mean_l t_(-l) - t_(-l)). What was computed for a class serves the next measure.
+    """
+    parts = []
+    for k in wanted.indices or (0,):
+        if (key := (wanted.kind, k, name)) not in fits.memo:
+            pairs = [left_out(wanted.kind, k, fits.labels, p, fits.lesions) for p in _probabilities(fits, name)]
+            without = np.stack([row for _, row in pairs], axis=1)
+            fits.memo[key] = np.array([value for value, _ in pairs]), _pseudo_influences(fits, without)
+        parts.append(fits.memo[key])
+    return np.mean([part[0] for part in parts], axis=0), np.mean([part[1] for part in parts], axis=0)
+
+
+def _pseudo_influences(fits: Fits, without: np.ndarray) -> np.ndarray:
+    """Jackknife influences, [L, S], of values [L, S] with one lesion left out.
+
+    A class with a single lesion is given none: without it the measure is of something else.
+    """
     sizes = fits.sizes
-    means = np.stack([np.bincount(fits.strata, row, len(sizes)) for row in left_out]) / np.maximum(sizes, 1)
-    return ((means[:, fits.strata] - left_out) * ((sizes - 1) / np.maximum(sizes, 1))[fits.strata]).T
+    alone = sizes[fits.strata] < 2
+    without = np.where(alone[:, None], 0.0, without)
+    means = np.stack([np.bincount(fits.strata, column, len(sizes)) for column in without.T], axis=1)
+    means /= np.maximum(sizes, 1)[:, None]
+    return (means[fits.strata] - without) * ((sizes - 1) / np.maximum(sizes, 1))[fits.strata, None]
+
+
+def _probabilities(fits: Fits, name: str) -> Sequence[np.ndarray]:
+    if (key := ("probabilities", name)) not in fits.memo:
+        fits.memo[key] = np.stack([np.exp(log_softmax(logits)) for logits in fits.logits[name]]).astype(np.float64)
+    return fits.memo[key]
+
+
+def _unzip(
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
