@@ -1,12 +1,26 @@
-"""Verdicts: words never claim more than the interval says."""
+"""Verdicts: words never claim more than the numbers say."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
+from scipy import stats
+from statsmodels.stats.weightstats import ttost_paired
 
 from moulage.errors import DataError
 from moulage.evaluation.compare import Comparison
-from moulage.evaluation.verdict import Outcome, answer, measure_name, outcome, outcome_against, sentence
+from moulage.evaluation.verdict import (
+    Control,
+    Outcome,
+    control,
+    explain,
+    holm,
+    judge,
+    measure_name,
+    outcome_against,
+    sentence,
+)
 
 BASE = Comparison(
     arm="synthesize",
@@ -34,12 +48,25 @@ BASE = Comparison(
 
 
 def make(low: float | None, high: float | None, **changes) -> Comparison:
-    middle = 0.004 if low is None or high is None else (low + high) / 2
-    return dataclasses.replace(BASE, **({"low": low, "high": high, "difference": middle} | changes))
+    """A comparison with this 95 % interval, and all else that follows from it."""
+    if low is None or high is None:
+        empty = dict.fromkeys(
+            ("standard_error", "degrees_of_freedom", "p_value", "variance_lesions", "variance_trials")
+        )
+        return dataclasses.replace(BASE, **({"low": None, "high": None} | empty | changes))
+    middle, error = (low + high) / 2, (high - low) / 2 / stats.t.ppf(0.975, 20)
+    p = 2 * stats.t.sf(abs(middle) / error, 20)
+    return dataclasses.replace(
+        BASE, **({"low": low, "high": high, "difference": middle, "standard_error": error, "p_value": p} | changes)
+    )
 
 
 def against(**intervals: tuple[float | None, float | None]) -> dict[str, Comparison]:
     return {name: make(*interval, reference=name) for name, interval in intervals.items()}
+
+
+def verdict(controls=(), **intervals: tuple[float | None, float | None]) -> Outcome:
+    return judge({"synthesize": against(**intervals)}, 0.02, controls)["synthesize"].outcome
 
 
 UP, DOWN, INSIDE, WIDE = (0.01, 0.05), (-0.05, -0.01), (-0.01, 0.015), (-0.021, 0.029)
@@ -55,7 +82,7 @@ UP, DOWN, INSIDE, WIDE = (0.01, 0.05), (-0.05, -0.01), (-0.01, 0.015), (-0.021, 
         ((None, None), Outcome.UNDECIDED),
         ((0.0, 0.05), Outcome.UNDECIDED),
         ((0.001, 0.019), Outcome.EQUAL),  # certain, and certainly too small to matter
-        ((-0.02, 0.01), Outcome.UNDECIDED),  # touches the margin
+        ((-0.025, 0.01), Outcome.UNDECIDED),
     ],
 )
 def test_one_interval(interval, expected):
@@ -74,42 +101,111 @@ def test_no_verdict_on_a_class_of_few_lesions():
 
 
 @pytest.mark.parametrize(
-    ("none", "duplicates", "expected"),
+    ("none", "duplicates", "rival", "expected"),
     [
-        (UP, UP, Outcome.HELPS),
-        (UP, WIDE, Outcome.UNDECIDED),
-        (UP, INSIDE, Outcome.UNDECIDED),
-        (UP, DOWN, Outcome.UNDECIDED),
-        (WIDE, UP, Outcome.UNDECIDED),
-        (DOWN, DOWN, Outcome.HURTS),
-        (INSIDE, INSIDE, Outcome.EQUAL),
-        (WIDE, WIDE, Outcome.UNDECIDED),
+        (UP, UP, UP, Outcome.HELPS),
+        (UP, UP, WIDE, Outcome.UNDECIDED),
+        (UP, UP, DOWN, Outcome.UNDECIDED),
+        (UP, WIDE, UP, Outcome.UNDECIDED),
+        (WIDE, UP, UP, Outcome.UNDECIDED),
+        (UP, DOWN, UP, Outcome.UNDECIDED),
+        (DOWN, DOWN, WIDE, Outcome.HURTS),  # the rival is no part of harm
+        (DOWN, DOWN, UP, Outcome.HURTS),
+        (DOWN, WIDE, DOWN, Outcome.UNDECIDED),
+        (INSIDE, INSIDE, DOWN, Outcome.EQUAL),
+        (UP, INSIDE, WIDE, Outcome.EQUAL),  # better than none, and so are copies
+        (DOWN, INSIDE, WIDE, Outcome.UNDECIDED),
+        (WIDE, INSIDE, WIDE, Outcome.EQUAL),  # not worse than none by what matters
+        ((-0.05, 0.06), INSIDE, WIDE, Outcome.UNDECIDED),
+        (WIDE, WIDE, WIDE, Outcome.UNDECIDED),
+        ((None, None), (None, None), (None, None), Outcome.UNDECIDED),
     ],
 )
-def test_an_outcome_holds_against_every_reference(none, duplicates, expected):
-    assert outcome(against(none=none, duplicates=duplicates), 0.02) is expected
+def test_an_outcome_holds_against_every_reference(none, duplicates, rival, expected):
+    assert verdict(none=none, duplicates=duplicates, rival=rival) is expected
 
 
-def test_a_further_reference_can_only_take_away():
-    assert outcome(against(none=UP, duplicates=UP, focal=UP), 0.02) is Outcome.HELPS
-    assert outcome(against(none=UP, duplicates=UP, focal=WIDE), 0.02) is Outcome.UNDECIDED
-
-
-@pytest.mark.parametrize("missing", ["none", "duplicates"])
-def test_help_is_never_said_without_both_references(missing):
-    given = against(none=UP, duplicates=UP)
+@pytest.mark.parametrize("missing", ["none", "duplicates", "rival"])
+def test_help_is_never_said_without_all_references(missing):
+    given = against(none=UP, duplicates=UP, rival=UP)
     del given[missing]
-    assert outcome(given, 0.02) is Outcome.UNDECIDED
-    text = answer(given, 0.02)
-    assert "helps" not in text
-    assert f"Without a comparison with {missing}" in text
+    found = judge({"synthesize": given}, 0.02)["synthesize"]
+    assert found.outcome is Outcome.UNDECIDED
+    assert found.missing == (missing,)
+    text = explain(found, given, 0.02)
+    assert "helps" not in " ".join(text)
+    assert any(sentence.startswith("Without a") for sentence in text)
+
+
+def test_equality_is_two_one_sided_tests():
+    """Against statsmodels' paired test on data with this mean and standard error."""
+    values = np.random.default_rng(0).normal(0.004, 0.04, 21)
+    error = values.std(ddof=1) / 21**0.5
+    margin = 0.02
+    judged = ttost_paired(values, np.zeros(21), -margin, margin)[0]
+    numbers = {"difference": values.mean(), "standard_error": error, "p_value": 0.5, "degrees_of_freedom": 20.0}
+    same = {role: make(-1, 1, reference=role, **numbers) for role in ("none", "duplicates")}
+    found = judge({"synthesize": same}, margin)["synthesize"]
+    assert found.equivalence_p_adjusted == pytest.approx(judged)
+    assert (found.outcome is Outcome.EQUAL) == (judged < 0.05)
+
+
+def test_holm_worked_by_hand():
+    # sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2 (raised to 0.06), 0.5; what could not be tested counts and stays
+    found = holm({"a": 0.03, "b": 0.01, "c": math.inf, "d": 0.02})
+    assert found == {"a": pytest.approx(0.06), "b": pytest.approx(0.04), "c": math.inf, "d": pytest.approx(0.06)}
+    assert holm({}) == {}
+
+
+def test_a_larger_family_asks_for_more():
+    good, null = against(none=UP, duplicates=UP, rival=UP), against(none=WIDE, duplicates=WIDE, rival=WIDE)
+    alone = good["none"].p_value
+    assert 0.005 < alone < 0.05 / 2
+    assert verdict(none=UP, duplicates=UP, rival=UP) is Outcome.HELPS
+    others = {f"other{n}": {r: dataclasses.replace(c, arm=f"other{n}") for r, c in null.items()} for n in range(12)}
+    found = judge({"synthesize": good, **others}, 0.02)
+    assert found["synthesize"].outcome is Outcome.UNDECIDED
+    assert found["synthesize"].p_adjusted == pytest.approx(13 * alone)
+
+
+@pytest.mark.parametrize(
+    ("role", "none", "duplicates", "state"),
+    [
+        ("null", WIDE, WIDE, "behaves"),
+        ("null", DOWN, DOWN, "behaves"),
+        ("null", UP, WIDE, "behaves"),  # more weight on a class helps, whatever its pictures
+        ("null", UP, UP, "misbehaves"),
+        ("null", UP, None, "misbehaves"),
+        ("positive", UP, WIDE, "behaves"),
+        ("positive", WIDE, UP, "not shown"),
+        ("positive", DOWN, UP, "misbehaves"),
+        ("positive", (None, None), None, "not shown"),
+    ],
+)
+def test_controls(role, none, duplicates, state):
+    given = against(none=none) | (against(duplicates=duplicates) if duplicates else {})
+    found = control(role, given)
+    assert found.state == state
+    assert "synthesize" in found.text
+    allowed = verdict([found], none=UP, duplicates=UP, rival=UP) is Outcome.HELPS
+    assert allowed == (state == "behaves")
+
+
+def test_a_broken_control_refuses_help_and_nothing_else():
+    broken = [Control("noise", "null", "misbehaves", "The null control noise helps.")]
+    given = against(none=UP, duplicates=UP, rival=UP)
+    found = judge({"synthesize": given}, 0.02, broken)["synthesize"]
+    assert found.refused == "The null control noise helps."
+    assert "a control forbids it. The null control noise helps." in " ".join(explain(found, given, 0.02))
+    assert verdict(broken, none=DOWN, duplicates=DOWN, rival=DOWN) is Outcome.HURTS
+    assert verdict(broken, none=INSIDE, duplicates=INSIDE, rival=INSIDE) is Outcome.EQUAL
 
 
 def test_sentence_without_a_difference():
-    assert sentence(BASE, 0.02, "Adding 80 generated AK images") == (
+    assert sentence(make(*WIDE), 0.02, "Adding 80 generated AK images") == (
         "Adding 80 generated AK images changed the mean average precision of AK by +0.4 points against duplicates "
-        "(95 % interval -2.1 to +2.9; 3 fits, 1,234 images, 701 lesions): not enough data, no difference was shown, "
-        "and neither a gain of 2.9 nor a loss of 2.1 points is excluded."
+        "(95 % interval -2.1 to +2.9; 3 fits, 1,234 images, 701 lesions, 60 of AK): not enough data, no difference was "
+        "shown, and neither a gain of 2.9 nor a loss of 2.1 points is excluded."
     )
 
 
@@ -119,7 +215,7 @@ def test_sentences_of_the_other_outcomes():
     inside = ": practically equal to duplicates, any difference is smaller than 2.0 points."
     assert sentence(make(*INSIDE), 0.02).endswith(inside)
     nothing = sentence(make(None, None, num_trials=1), 0.02)
-    assert "(no interval; 1 fit, 1,234 images, 701 lesions): nothing can be concluded" in nothing
+    assert "(no interval; 1 fit, 1,234 images, 701 lesions, 60 of AK): nothing can be concluded" in nothing
     for interval in (UP, DOWN, INSIDE, WIDE, (None, None)):
         assert "helps" not in sentence(make(*interval), 0.02)
 
@@ -134,12 +230,16 @@ def test_a_rounded_zero_has_no_minus():
     assert "by +0.0 points" in sentence(make(-0.0104, 0.0102), 0.005)
 
 
-def test_answer_opens_with_the_outcome_and_puts_duplicates_first():
-    text = answer(against(none=UP, duplicates=WIDE), 0.02, "Adding 80 generated AK images")
-    assert text.startswith("Adding 80 generated AK images: not enough data. ")
-    assert text.index("against duplicates") < text.index("against none")
-    assert "not corrected for the number of arms" in text
-    assert answer(against(none=UP, duplicates=UP), 0.02).startswith("synthesize: helps. ")
+def test_explanation_opens_with_the_outcome_and_puts_duplicates_first():
+    given = against(none=UP, duplicates=WIDE, rival=DOWN)
+    found = judge({"synthesize": given}, 0.02)["synthesize"]
+    text = explain(found, given, 0.02, "Adding 80 generated AK images (gan)", num_arms=2, needed="More lesions.")
+    assert text[0].startswith("Adding 80 generated AK images (gan): not enough data (p = ")
+    assert text[0].endswith("after Holm over 2 arms).")
+    assert ["duplicates" in text[1], "none" in text[2], "rival, the best rival on validation (95" in text[3]] == [
+        True
+    ] * 3
+    assert text[-1] == "More lesions."
 
 
 def test_measures_in_words():
@@ -151,7 +251,7 @@ def test_measures_in_words():
 def test_nonsense_is_refused():
     with pytest.raises(DataError, match="smallest effect"):
         outcome_against(BASE, 0)
-    with pytest.raises(DataError, match="one arm under one measure"):
-        outcome({}, 0.02)
-    with pytest.raises(DataError, match="one arm under one measure"):
-        outcome({"none": make(*UP, reference="none"), "duplicates": make(*UP, arm="other")}, 0.02)
+    with pytest.raises(DataError, match="of this arm, under one measure"):
+        judge({"other": against(none=UP)}, 0.02)
+    with pytest.raises(DataError, match="of this arm, under one measure"):
+        judge({"synthesize": {"none": make(*UP), "duplicates": make(*UP, measure="accuracy")}}, 0.02)

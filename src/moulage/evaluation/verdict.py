@@ -1,23 +1,34 @@
-"""Puts comparisons into words that claim no more than their intervals say.
+"""Judges arms by their comparisons, in words that claim no more than the numbers say.
 
-An ``Outcome`` is said of an arm only where it holds against *every* reference (intersection-union: no correction among
-references), and ``none`` and ``duplicates`` must both be among them. ``duplicates`` is the reference that matters: it
-adds as many images, but real ones, so beating ``none`` alone says only that more weight on a class helps.
+An outcome is said of an arm only where it holds against *every* reference that it needs (intersection-union: no
+correction among references), after Holm's correction over the declared family of arms:
 
-What comes here next, by extending ``outcome`` and ``answer``: the best rival chosen on validation as one more
-reference; controls (noise, permuted, oracle) that must behave before "helps" may be said; Holm over the declared family
-of arms; TOST at 5 % a side (now the 95 % interval must lie within the smallest effect, which is stricter); how many
-more fits or images would decide.
+- *helps*: better than ``none``, than ``duplicates`` and than the best ``rival`` (chosen on validation), and the study's
+  controls behaved;
+- *hurts*: worse than ``none`` and than ``duplicates``;
+- *practically equal*: equivalent to ``duplicates`` and not worse than ``none``, within the smallest effect that matters
+  (two one-sided tests). It comes first: a difference that is certainly smaller than what matters is no help;
+- *not enough data*: everything else.
+
+``duplicates`` is the reference that matters: it adds as many images, but real ones, so beating ``none`` alone says only
+that more weight on a class helps. The best rival is a hurdle for "helps" alone: to be worse than it is no harm done.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from moulage.errors import DataError
 from moulage.evaluation.compare import Comparison
 
-REQUIRED = ("none", "duplicates")
-"""References without which nothing is said but "not enough data"."""
+REQUIRED = ("none", "duplicates", "rival")
+"""Roles of the references without which nothing is said to help."""
+HARMED = ("none", "duplicates")
+"""Roles of the references that decide about harm and equality."""
+LEVEL = 0.05
+"""Two-sided level of a difference; level of each side of an equivalence test."""
 
 
 class Outcome(Enum):
@@ -43,78 +54,252 @@ NAMES = {
 }
 
 
-def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
-    """What one 95 % interval says of the arm against this one reference; it is no verdict on the arm.
+@dataclass(frozen=True)
+class Control:
+    """Whether a control did what it must.
 
-    Practically equal comes first: a difference that is certain, and certainly smaller than what matters, is no help.
-    A measure where less is better counts the other way round.
+    Attributes:
+        arm: its name.
+        role: ``null`` (must not help) or ``positive`` (must help).
+        state: ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain).
+        text: one sentence with the numbers.
+    """
+
+    arm: str
+    role: Literal["null", "positive"]
+    state: Literal["behaves", "misbehaves", "not shown"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of an arm.
+
+    Attributes:
+        arm: its name.
+        outcome: one of four.
+        p_adjusted: Holm-adjusted p of the direction that the arm points to (the largest over its references); None
+            where a reference has no interval.
+        equivalence_p_adjusted: Holm-adjusted p of the equivalence test.
+        refused: why "helps" is not said although the numbers would allow it; empty otherwise.
+        missing: roles of references that the arm was not compared with.
+    """
+
+    arm: str
+    outcome: Outcome
+    p_adjusted: float | None
+    equivalence_p_adjusted: float | None
+    refused: str
+    missing: tuple[str, ...]
+
+
+def judge(
+    family: Mapping[str, Mapping[str, Comparison]], smallest_effect: float, controls: Iterable[Control] = ()
+) -> dict[str, Verdict]:
+    """The verdict on every arm of a family.
 
     Args:
-        comparison: the comparison.
+        family: arm -> role of the reference (``REQUIRED``) -> comparison of the arm with it under the primary measure.
         smallest_effect: smallest difference that matters, in the unit of the measure (0.02 = 2 points), > 0.
+        controls: how the study's controls did; one that does not behave refuses the word "helps" to all arms.
+
+    Raises:
+        DataError: the comparisons under an arm are of another arm, or of several measures.
     """
-    if not smallest_effect > 0:
-        raise DataError(f"The smallest effect that matters is {smallest_effect}.", "Give a number above 0.")
-    low, high = comparison.low, comparison.high
-    if low is None or high is None or comparison.too_small:
-        return Outcome.UNDECIDED
-    if comparison.is_lower_better:
-        low, high = -high, -low
-    if -smallest_effect < low and high < smallest_effect:
-        return Outcome.EQUAL
-    if low > 0:
-        return Outcome.HELPS
-    return Outcome.HURTS if high < 0 else Outcome.UNDECIDED
+    _check_effect(smallest_effect)
+    for arm, against in family.items():
+        if any(c.arm != arm for c in against.values()) or len({(c.measure, c.classes) for c in against.values()}) > 1:
+            raise DataError(f"The comparisons under {arm} must be of this arm, under one measure.")
+    better = {arm: _largest(against, REQUIRED, _p_better) for arm, against in family.items()}
+    worse = {arm: _largest(against, HARMED, _p_worse) for arm, against in family.items()}
+    equal = {arm: _p_equal_to_both(against, smallest_effect) for arm, against in family.items()}
+    direction = holm({arm: min(better[arm], worse[arm]) for arm in family})
+    equivalence = holm(equal)
+    broken = [control for control in controls if control.state != "behaves"]
+    found = {}
+    for arm, against in family.items():
+        missing = tuple(role for role in REQUIRED if role not in against)
+        outcome, refused = Outcome.UNDECIDED, ""
+        if equivalence[arm] < LEVEL:
+            outcome = Outcome.EQUAL
+        elif direction[arm] < LEVEL and worse[arm] < better[arm]:
+            outcome = Outcome.HURTS
+        elif direction[arm] < LEVEL:
+            outcome = Outcome.HELPS
+        if outcome is Outcome.HELPS and broken:
+            outcome, refused = Outcome.UNDECIDED, " ".join(control.text for control in broken)
+        found[arm] = Verdict(arm, outcome, _finite(direction[arm]), _finite(equivalence[arm]), refused, missing)
+    return found
 
 
-def outcome(against: Mapping[str, Comparison], smallest_effect: float) -> Outcome:
-    """The outcome of an arm: what holds against every reference, or "not enough data".
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjusted p-values (Holm 1979); infinity (no test was possible) counts and stays."""
+    import numpy as np
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return {}
+    adjusted = np.asarray(multipletests([min(p, 1.0) for p in p_values.values()], method="holm")[1])
+    return {
+        name: math.inf if math.isinf(p) else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)
+    }
+
+
+def _finite(p: float) -> float | None:
+    return None if math.isinf(p) else p
+
+
+def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]) -> Control:
+    """How a control did under the primary measure, each test at its own level: a fault is not to be missed.
+
+    A null control (noise, permuted labels) misbehaves where it is better than ``none`` and than ``duplicates``. A
+    positive one (held-back real images) behaves where it is better than ``none`` and misbehaves where it is worse.
 
     Args:
-        against: role of the reference -> comparison of one arm with it under one measure; the roles ``none`` and
-            ``duplicates`` (as many images as the arm adds) are required, whatever the arms in these roles are called.
-        smallest_effect: as in ``outcome_against``.
+        role: what is expected of it.
+        against: role of the reference (``none`` is needed, ``duplicates`` where there is one) -> comparison.
     """
-    _check(against)
-    found = {outcome_against(comparison, smallest_effect) for comparison in against.values()}
-    return found.pop() if len(found) == 1 and not set(REQUIRED) - set(against) else Outcome.UNDECIDED
+    none = against["none"]
+    arm, gain = none.arm, _p_better(none) < LEVEL
+    evidence = f"{_signed(none)} {_unit(none)} of {measure_name(none)} against {none.reference} ({_evidence(none)})"
+    if role == "null":
+        if _largest(against, tuple(r for r in HARMED if r in against), _p_better) < LEVEL:
+            return Control(arm, role, "misbehaves", f"The null control {arm} helps: {evidence}. It must not.")
+        return Control(arm, role, "behaves", f"The null control {arm} does not help: {evidence}.")
+    if gain:
+        return Control(arm, role, "behaves", f"The positive control {arm} helps: {evidence}.")
+    if _p_worse(none) < LEVEL:
+        return Control(arm, role, "misbehaves", f"The positive control {arm} hurts: {evidence}. It must help.")
+    text = f"The positive control {arm} was not shown to help: {evidence}. The study could hardly see a real gain."
+    return Control(arm, role, "not shown", text)
 
 
-def sentence(comparison: Comparison, smallest_effect: float, change: str = "") -> str:
+def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
+    """What one comparison says of the arm against this one reference, uncorrected; it is no verdict on the arm.
+
+    Args:
+        comparison: the comparison; a measure where less is better counts the other way round.
+        smallest_effect: as for ``judge``.
+    """
+    _check_effect(smallest_effect)
+    if _p_equal(comparison, smallest_effect) < LEVEL:
+        return Outcome.EQUAL
+    if _p_better(comparison) < LEVEL:
+        return Outcome.HELPS
+    return Outcome.HURTS if _p_worse(comparison) < LEVEL else Outcome.UNDECIDED
+
+
+def _largest(against: Mapping[str, Comparison], roles: Iterable[str], p_value: Callable[[Comparison], float]) -> float:
+    """Intersection-union test (Berger 1982): the largest p over the references; infinity where one is missing."""
+    return max((p_value(against[role]) if role in against else math.inf for role in roles), default=math.inf)
+
+
+def _p_equal_to_both(against: Mapping[str, Comparison], margin: float) -> float:
+    if set(HARMED) - set(against):
+        return math.inf
+    return max(_p_equal(against["duplicates"], margin), _p_equal(against["none"], margin, above=False))
+
+
+def _gain(comparison: Comparison) -> float:
+    return -comparison.difference if comparison.is_lower_better else comparison.difference
+
+
+def _is_mute(comparison: Comparison) -> bool:
+    return comparison.p_value is None or bool(comparison.too_small)
+
+
+def _p_better(comparison: Comparison) -> float:
+    """Two-sided p where the arm is better; 1 where it is worse; infinity without an interval."""
+    if comparison.p_value is None or _is_mute(comparison):
+        return math.inf
+    return comparison.p_value if _gain(comparison) > 0 else 1.0
+
+
+def _p_worse(comparison: Comparison) -> float:
+    if comparison.p_value is None or _is_mute(comparison):
+        return math.inf
+    return comparison.p_value if _gain(comparison) < 0 else 1.0
+
+
+def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> float:
+    """Two one-sided t-tests (Schuirmann 1987): the larger p; without ``above`` only the test against being worse."""
+    from scipy.special import stdtr
+
+    error, freedom = comparison.standard_error, comparison.degrees_of_freedom
+    if error is None or freedom is None or _is_mute(comparison):
+        return math.inf
+    below = float(stdtr(freedom, -(margin + _gain(comparison)) / error))
+    return max(below, float(stdtr(freedom, -(margin - _gain(comparison)) / error))) if above else below
+
+
+def sentence(comparison: Comparison, smallest_effect: float, change: str = "", aside: str = "") -> str:
     """One comparison in one sentence: effect, interval, sizes, and what the interval says.
 
     Args:
         comparison: the comparison.
         smallest_effect: as in ``outcome_against``.
         change: what the arm did, such as ``Adding 80 generated AK images``; the arm's name without it.
+        aside: what is said of the reference behind its name, such as ``, the best rival``.
     """
-    amount = _number(comparison, comparison.difference, signed=True)
     subject = change or f'The arm "{comparison.arm}"'
     return (
-        f"{subject} changed the {measure_name(comparison)} by {amount} {_unit(comparison)} "
-        f"against {comparison.reference} ({_evidence(comparison)}): {_reading(comparison, smallest_effect)}."
+        f"{subject} changed the {measure_name(comparison)} by {_signed(comparison)} {_unit(comparison)} "
+        f"against {comparison.reference}{aside} ({_evidence(comparison)}): {_reading(comparison, smallest_effect)}."
     )
 
 
-def answer(against: Mapping[str, Comparison], smallest_effect: float, change: str = "") -> str:
-    """The answer for one arm in words: the outcome, then the evidence against each reference.
+def explain(
+    verdict: Verdict,
+    against: Mapping[str, Comparison],
+    smallest_effect: float,
+    change: str = "",
+    *,
+    num_arms: int = 1,
+    needed: str = "",
+) -> list[str]:
+    """A verdict in sentences: the outcome with its adjusted p, each comparison, what refuses it, what would be needed.
 
     Args:
-        against: as in ``outcome``.
-        smallest_effect: as in ``outcome_against``.
+        verdict: of ``judge``.
+        against: the arm's comparisons by role, as given to ``judge``.
+        smallest_effect: as in ``judge``.
         change: as in ``sentence``.
+        num_arms: arms of the family, over which p was adjusted.
+        needed: what it would take to know more; a sentence.
     """
-    _check(against)
-    arm = next(iter(against.values())).arm
-    parts = [f"{change or arm}: {outcome(against, smallest_effect).value}."]
-    ordered = sorted(against, key=lambda name: (name != "duplicates", name != "none", name))
-    parts += [sentence(against[name], smallest_effect, change) for name in ordered]
-    if missing := [name for name in REQUIRED if name not in against]:
-        parts.append(
-            f"Without a comparison with {' and '.join(missing)} nothing can be said of what generated images add."
-        )
-    parts.append("The intervals are not corrected for the number of arms, and hold for this data set.")
-    return " ".join(parts)
+    p = verdict.equivalence_p_adjusted if verdict.outcome is Outcome.EQUAL else verdict.p_adjusted
+    adjusted = "" if p is None else f" ({_p_text(p)} after Holm over {num_arms} arm{'s' * (num_arms != 1)})"
+    said = [f"{change or verdict.arm}: {verdict.outcome.value}{adjusted}."]
+    order = {"duplicates": 0, "none": 1, "rival": 2}
+    for role in sorted(against, key=lambda role: order.get(role, 3)):
+        aside = ", the best rival on validation" if role == "rival" else ""
+        said.append(sentence(against[role], smallest_effect, change, aside))
+    if verdict.refused:
+        said.append(f"The numbers would allow the word helps, but a control forbids it. {verdict.refused}")
+    if verdict.missing:
+        lacking = " and ".join(MISSING[role] for role in verdict.missing)
+        said.append(f"Without {lacking} no arm can be said to help.")
+    return [*said, needed] if needed else said
+
+
+MISSING = {
+    "none": "an arm that adds nothing",
+    "duplicates": "an arm that adds as many copies of real images",
+    "rival": "a cheap rival such as balanced_softmax",
+}
+
+
+def _p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _check_effect(smallest_effect: float) -> None:
+    if not smallest_effect > 0:
+        raise DataError(f"The smallest effect that matters is {smallest_effect}.", "Give a number above 0.")
+
+
+def _signed(comparison: Comparison) -> str:
+    return _number(comparison, comparison.difference, signed=True)
 
 
 def measure_name(comparison: Comparison) -> str:
@@ -124,14 +309,12 @@ def measure_name(comparison: Comparison) -> str:
     return NAMES[comparison.measure.partition(":")[0]] + (f" of {listed}" if listed else "")
 
 
-def _check(against: Mapping[str, Comparison]) -> None:
-    if len({(comparison.arm, comparison.measure, comparison.classes) for comparison in against.values()}) != 1:
-        raise DataError("An outcome needs comparisons of one arm under one measure.")
-
-
 def _evidence(comparison: Comparison) -> str:
     fits = f"{comparison.num_trials} fit{'s' * (comparison.num_trials != 1)}"
     size = f"{fits}, {comparison.num_images:,} images, {comparison.num_lesions:,} lesions"
+    if comparison.classes:
+        held = (f"{comparison.num_lesions_by_class[name]:,} of {name}" for name in comparison.classes)
+        size += f", {', '.join(held)}"
     if comparison.low is None or comparison.high is None:
         return f"no interval; {size}"
     low, high = (_number(comparison, value, signed=True) for value in (comparison.low, comparison.high))
