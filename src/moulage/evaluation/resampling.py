@@ -1,4 +1,4 @@
-"""Measures as functions of lesion weights, and two ways to vary the weights: class-stratified bootstrap and jackknife.
+"""Measures as functions of lesion weights, and the class-stratified bootstrap that varies the weights.
 
 A measure of one class is written as a function of weighted counts, ``value(matrix @ weights)``: row t of the sparse
 matrix says what each lesion adds to count t, a column of the weights says how often each lesion is taken. Average
@@ -14,8 +14,10 @@ from scipy.sparse import csr_array
 
 from moulage.evaluation.scores import NUM_BINS, confidence_bins, confidence_gaps
 
-CHUNK = 500
-"""Resamples at a time: 5 MB of weights for 2,500 lesions."""
+CHUNK = 250
+"""Resamples at a time: 2.5 MB of weights for 2,500 lesions."""
+TINY = np.float32(1e-20)
+"""Added to a count of images: no image makes a precision of 0, and any other count is not changed in float32."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,6 @@ def bootstrap(fits: Sequence[Sequence[Weighted]], strata: np.ndarray, num_resamp
     return values
 
 
-def jackknife(fits: Sequence[Sequence[Weighted]], num_lesions: int) -> np.ndarray:
-    """Values of each fit with one lesion left out, [F, L] float64."""
-    values = np.empty((len(fits), num_lesions))
-    for first in range(0, num_lesions, CHUNK):
-        left_out = np.arange(first, min(first + CHUNK, num_lesions))
-        weights = np.ones((num_lesions, len(left_out)), np.float32)
-        weights[left_out, left_out - first] = 0
-        values[:, left_out] = _values(fits, weights)
-    return values
-
-
 def _values(fits: Sequence[Sequence[Weighted]], weights: np.ndarray) -> np.ndarray:
     return np.stack([np.mean([measure(weights) for measure in measures], axis=0) for measures in fits])
 
@@ -134,9 +125,10 @@ def _ranked(kind: str, positive: np.ndarray, score: np.ndarray, lesions: np.ndar
 def _average_precision(counts: np.ndarray) -> np.ndarray:
     """Sum of precision times step in recall; counts are those of positives, then of all images, from the top down."""
     steps, images = np.split(counts, 2)
-    found = _accumulate(steps.copy())
-    precision = found / np.maximum(_accumulate(images), 1)
-    return (steps * precision).sum(axis=0, dtype=np.float64) / found[-1]
+    found, images = _accumulate(steps.copy()), _accumulate(images)
+    images += TINY
+    precision = np.divide(found, images, out=images)
+    return np.einsum("tb,tb->b", steps, precision) / found[-1]
 
 
 def _auc(counts: np.ndarray) -> np.ndarray:
