@@ -1,12 +1,20 @@
-"""Arms: catalog in, extra rows out."""
+"""Arms: catalog in, extra rows out, and how both classifiers train under every treatment."""
+
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from moulage import plugins
+from moulage import plugins, runs
 from moulage.data.catalog import Catalog
-from moulage.errors import DataError, LeakError
+from moulage.data.view import TrainingView
+from moulage.errors import CheckpointError, DataError, LeakError, RecipeError
+from moulage.treatment import PLAIN, Treatment
+from test_classifiers import Case
 
 CLASSES = ("AK", "NV")
 
@@ -28,14 +36,46 @@ def extend(name, add, samples=None, seed=0):
     return module.extend(module.Config(), TRAIN, samples, add, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("name", plugins.names("balance"))
-def test_contract(name):
-    samples = SAMPLES if name == "synthesize" else None
+NAMES = plugins.names("balance")
+ROLES = {
+    "none": "reference",
+    "duplicates": "reference",
+    "permuted": "null",
+    "oracle": "positive",
+    "synthesize": "synthetic",
+}
+EXTENDING = [name for name in NAMES if hasattr(plugins.load("balance", name), "extend")]
+SOURCES = {"synthesize": SAMPLES, "oracle": catalog(["AK"] * 8, prefix="h")}
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_contract_of_what_adds(name):
+    samples = SOURCES.get(name)
     one, two = (extend(name, {"AK": 7}, samples) for _ in range(2))
     assert one.classes == CLASSES
     assert one.images.tolist() == two.images.tolist()
     assert one.counts in ({"AK": 7, "NV": 0}, {"AK": 0, "NV": 0})
     assert len(extend(name, {}, samples)) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract_of_every_plug_in(name):
+    module = plugins.load("balance", name)
+    assert ROLES.get(name, "rival") == module.ROLE
+    assert hasattr(module, "extend") != (module.ROLE == "rival"), "rivals add nothing, everything else does"
+    assert hasattr(module, "treat") == (module.ROLE == "rival" and not hasattr(module, "POSTHOC"))
+    assert all(field.description for field in module.Config.model_fields.values())
+    assert plugins.summary("balance", name).rstrip(".:") != plugins.summary("balance", name)
+    assert plugins.summary("balance", name)[0].isupper()
+
+
+def test_listing_them_loads_no_torch():
+    code = (
+        "import sys; from moulage import plugins\n"
+        "for n in plugins.names('balance'): plugins.summary('balance', n)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_none_adds_nothing():
@@ -68,3 +108,195 @@ def test_synthesize_refuses_too_few_none_and_real():
         extend("synthesize", {"AK": 1})
     with pytest.raises(LeakError, match="real images among its samples"):
         extend("synthesize", {"AK": 1}, TRAIN)
+
+
+# Both classifiers under every treatment
+
+RIVALS = [name for name in NAMES if hasattr(plugins.load("balance", name), "treat")]
+REFUSED = {
+    "probe": {
+        "cutmix": "given embeddings",
+        "randaugment": "given embeddings",
+        "trivialaugment": "given embeddings",
+        "oversampling_strong": "given embeddings",
+        "linear_probe": "the same as the arm none",
+    },
+    "finetune": {},
+}
+SMALL = {"probe": {"epochs": 2}, "finetune": {"epochs": 2, "ema_decay": 0.0, "batch_size": 16}}
+
+
+def treatment_of(name: str, case: Case) -> Treatment:
+    module = plugins.load("balance", name)
+    return module.treat(module.Config(), np.bincount(case.view.labels)) if hasattr(module, "treat") else PLAIN
+
+
+@pytest.fixture(scope="module", params=["probe", pytest.param("finetune", marks=pytest.mark.slow)])
+def case(request) -> Case:
+    return Case(request.param, **SMALL[request.param])
+
+
+@pytest.fixture(scope="module")
+def plain(case, tmp_path_factory):
+    """Logits and log of the plain fit."""
+    folder = tmp_path_factory.mktemp("plain")
+    return case.fitted(folder).predict(case.validation.inputs), runs.read_log(folder, "epoch")
+
+
+def classifier_name(case: Case) -> str:
+    return case.module.__name__.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_treatment_trains_on_equally_many_images_or_is_refused(name, case, plain, tmp_path):
+    treatment = treatment_of(name, case)
+    refusal = REFUSED[classifier_name(case)].get(name)
+    if refusal:
+        with pytest.raises(RecipeError, match=refusal):
+            case.new().check_treatment(treatment)
+        with pytest.raises(RecipeError, match="finetune"):
+            case.fitted(tmp_path, treatment=treatment)
+        assert not list(tmp_path.iterdir()), "refused before anything is written"
+        return
+    case.new().check_treatment(treatment)
+    fitted = case.fitted(tmp_path / "whole", treatment=treatment)
+    log = runs.read_log(tmp_path / "whole", "epoch")
+    assert [r["num_images"] for r in log] == [r["num_images"] for r in plain[1]] == [len(case.view)] * 2
+    logits = fitted.predict(case.validation.inputs)
+    assert np.isfinite(logits).all()
+    assert (logits != plain[0]).any(), "the treatment does something"
+
+    for newest in (tmp_path / "whole").glob("checkpoint-00000002.pt"):  # as if the second epoch had been broken off
+        newest.unlink()
+    steps = []
+    resumed = case.fitted(tmp_path / "whole", treatment=treatment, progress=lambda done, *_: steps.append(done))
+    assert len(steps) == (case.view.num_steps(16) if classifier_name(case) == "finetune" else 2)
+    assert (resumed.predict(case.validation.inputs) == logits).all()
+
+
+def test_a_checkpoint_of_another_treatment_is_refused(tmp_path):
+    case = Case("finetune", **SMALL["finetune"])
+    case.fitted(tmp_path, treatment=treatment_of("focal", case))
+    with pytest.raises(CheckpointError, match="other settings"):
+        case.fitted(tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        case.fitted(tmp_path, treatment=treatment_of("balanced_softmax", case))
+
+
+def test_the_loss_hears_how_far_the_training_is(case, tmp_path):
+    heard = []
+
+    def loss(logits, targets, progress):
+        heard.append(progress)
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+    fitted = case.fitted(tmp_path, treatment=Treatment(loss=loss, key="hears"))
+    steps = 2 * case.view.num_steps(case.config.batch_size)
+    assert heard == pytest.approx(np.arange(steps) / steps)
+    plain = case.fitted(tmp_path / "plain")
+    assert (fitted.predict(case.validation.inputs) == plain.predict(case.validation.inputs)).all()
+
+
+def test_weights_reach_the_order_of_every_epoch(case, tmp_path, monkeypatch):
+    seen = []
+    epoch = TrainingView.epoch
+    monkeypatch.setattr(TrainingView, "epoch", lambda *a, **k: (seen.append(a[1:]), epoch(*a, **k))[1])
+    case.fitted(tmp_path / "weights", treatment=Treatment(class_weights=(1.0, 2.0, 3.0), key="w"))
+    case.fitted(tmp_path / "crt", treatment=treatment_of("crt", case))
+    case.fitted(tmp_path / "plain")
+    weights = [(1.0, 2.0, 3.0), (1.0, 2.0, 3.0), None, (1.0, 1.0, 1.0), None, None]
+    assert seen == [(0, number, w) for number, w in zip((1, 2) * 3, weights, strict=True)]
+
+
+# The two-stage training of cRT, and the frozen backbone
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_crt_leaves_the_backbone_of_the_first_stage_untouched(ema_decay, tmp_path):
+    """The first of two stages is a plain training of as many epochs; running averages are part of the comparison."""
+    options = {"ema_decay": ema_decay, "choose": "last"}
+    short, whole = Case("finetune", epochs=2, **options), Case("finetune", epochs=4, **options)
+    module = plugins.load("balance", "crt")
+    first = short.fitted(tmp_path / "first").network
+    second = whole.fitted(tmp_path / "second", treatment=module.treat(module.Config(share=0.5), None)).network
+    assert same(state(first.backbone), state(second.backbone))
+    assert not torch.equal(first.head.weight, second.head.weight)
+
+
+def test_crt_begins_with_a_fresh_head_and_keeps_none_of_the_first_stage(tmp_path):
+    case = Case("finetune", epochs=2, head_learning_rate=1e-30, ema_decay=0.0)
+    found = case.fitted(tmp_path, treatment=treatment_of("crt", case)).network.head
+    with case.module.training.reproducible("head", 0):
+        fresh = torch.nn.Linear(found.in_features, 3)
+    assert torch.allclose(found.weight, fresh.weight, atol=1e-12)
+    assert torch.allclose(found.bias, fresh.bias, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_crt_resumes_in_either_stage(stop_after, tmp_path_factory, tmp_path):
+    case = Case("finetune", epochs=4, batch_size=32)
+    module = plugins.load("balance", "crt")
+    treatment = module.treat(module.Config(share=0.5), None)
+    whole = case.fitted(tmp_path / "whole", treatment=treatment)
+    steps = case.view.num_steps(32)
+
+    def stop(done, total, note):
+        if done > stop_after * steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.fitted(tmp_path / "broken", treatment=treatment, progress=stop)
+    assert max(int(p.stem[-8:]) for p in (tmp_path / "broken").glob("checkpoint-*")) == stop_after
+    resumed = case.fitted(tmp_path / "broken", treatment=treatment)
+    assert (resumed.predict(case.validation.inputs) == whole.predict(case.validation.inputs)).all()
+    again = case.fitted(tmp_path / "whole", treatment=treatment)  # done already: only the kept weights are read
+    assert (again.predict(case.validation.inputs) == whole.predict(case.validation.inputs)).all()
+
+
+def test_a_linear_probe_trains_the_head_alone(tmp_path):
+    case = Case("finetune", epochs=2)
+    network = case.fitted(tmp_path, treatment=treatment_of("linear_probe", case)).network
+    with case.module.training.reproducible("finetune", 0):
+        initial = case.new()._build(case.config.backbone)
+    assert same(state(network.backbone), state(initial.backbone)), "weights and running averages"
+    assert not torch.equal(network.head.weight, initial.head.weight)
+
+
+def test_mixed_batches_reach_the_network(tmp_path):
+    """Where every batch is replaced by zeros, nothing can be learned but how rare a class is."""
+    case = Case("finetune", epochs=2)
+
+    def mix(inputs, targets):
+        assert inputs.shape[1:] == (3, 32, 32)
+        assert 0 <= inputs.min() <= inputs.max() <= 1
+        assert torch.equal(targets.sum(1), torch.ones(len(targets)))
+        return inputs * 0, targets
+
+    blind = case.fitted(tmp_path, treatment=Treatment(mix=mix, key="zeros"))
+    assert runs.read_log(tmp_path, "epoch")[-1]["train_accuracy"] < 0.6
+    shutil.rmtree(tmp_path)
+    assert blind.predict(case.validation.inputs).shape == (25, 3)
+
+
+def test_policies_get_the_pixels_that_the_network_was_given(tmp_path):
+    case, seen = Case("finetune", epochs=1), []
+
+    def augment(images):
+        seen.append(images.clone())
+        return images
+
+    treatment = Treatment(augment=augment, needs_pixels=True, key="looks")
+    same_pixels = case.fitted(tmp_path / "a", treatment=treatment)
+    order = case.view.epoch(0, 1)
+    assert torch.equal(torch.cat(seen).permute(0, 2, 3, 1), torch.from_numpy(case.view.inputs_at(order)))
+    plain = case.fitted(tmp_path / "b")
+    assert (same_pixels.predict(case.validation.inputs) == plain.predict(case.validation.inputs)).all()

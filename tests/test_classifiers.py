@@ -543,6 +543,9 @@ def test_two_learning_rates_and_no_decay_of_vectors():
         assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.3), (0.1, 0), (0.2, 0.3), (0.2, 0)]
         assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
         assert all(p.ndim <= 1 for g in groups[1::2] for p in g["params"])
+        head = finetune._optimizer(config, network, head_only=True).param_groups
+        assert [(g["lr"], g["weight_decay"]) for g in head] == [(0.2, 0.3), (0.2, 0)]
+        assert [p for g in head for p in g["params"]] == [network.head.weight, network.head.bias]
 
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path):

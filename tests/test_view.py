@@ -67,6 +67,77 @@ def test_fillers_change_from_epoch_to_epoch_and_favour_none():
     assert abs(counts - 100).max() < 45  # 5 standard deviations of a binomial(400, 1/4)
 
 
+weights_of_3 = st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any)
+
+
+@given(sizes, seeds, st.integers(0, 1000), weights_of_3)
+@settings(max_examples=120, deadline=None)
+def test_class_weights_share_the_epoch_out(size, seed, epoch, weights):
+    some = view(*size)
+    present = np.bincount(some.labels, minlength=3) > 0
+    weights = np.where(present, weights, 0)
+    if not weights.any():
+        with pytest.raises(DataError, match="one of them above"):
+            some.epoch(seed, epoch, weights)
+        return
+    order = some.epoch(seed, epoch, tuple(weights.tolist()))
+    assert order.shape == some.epoch(seed, epoch).shape
+    assert order.dtype == np.int64
+    expected = len(some) * weights / weights.sum()
+    found = np.bincount(some.labels[order], minlength=3)
+    assert (np.abs(found - expected) < 1).all(), "rounded up or down"
+    times = np.bincount(order, minlength=len(some.labels))
+    for label in np.flatnonzero(present):
+        assert np.ptp(times[some.labels == label]) <= 1, "no image again before each of its class was drawn"
+
+
+def test_class_weights_are_met_on_average():
+    some = view(10, 0, 3)  # labels 0 1 2 0 1 2 0 1 2 0
+    total = sum(np.bincount(some.labels[some.epoch(5, e, (1, 2, 4))], minlength=3) for e in range(2000))
+    assert total / 2000 == pytest.approx(13 * np.array([1, 2, 4]) / 7, abs=0.05)  # 5 standard errors of +-1/2
+    images = sum(np.bincount(some.epoch(5, e, (1, 2, 4)), minlength=10) for e in range(2000))
+    assert images[[0, 3, 6, 9]] / 2000 == pytest.approx(np.full(4, 13 / 7 / 4), abs=0.06), "all images of a class alike"
+
+
+@given(sizes, seeds, weights_of_3)
+@settings(max_examples=80, deadline=None)
+def test_weighted_images_stay_at_their_steps(size, seed, weights):
+    some = view(*size)
+    weights = np.where(np.bincount(some.labels, minlength=3) > 0, weights, 0) + 0.0
+    if not weights.any():
+        return
+    before, after = some.epoch(seed, 3), some.epoch(seed, 3, weights)
+    times = [np.bincount(order, minlength=len(some.labels)) for order in (before, after)]
+    assert (before == after).sum() >= np.minimum(*times).sum()
+
+
+def test_the_counts_as_weights_change_nothing():
+    some = view(30, 5, 5)
+    assert (some.epoch(1, 2, np.bincount(some.labels)) == some.epoch(1, 2)).all()
+    assert (some.epoch(1, 2, (1, 1, 5)) == some.epoch(1, 2, (10, 10, 50))).all()
+    assert (some.epoch(1, 2, (1, 1, 5)) != some.epoch(1, 3, (1, 1, 5))).any()
+
+
+def test_class_weights_that_make_no_sense_are_refused():
+    some = view(9, 0, 0)
+    for weights in ((1, -1, 1), (0, 0, 0), (1, np.nan, 1), (np.inf, 1, 1)):
+        with pytest.raises(DataError, match="at least 0"):
+            some.epoch(0, 1, weights)
+    for weights in ((1, 1), (1, 1, 1, 1)):
+        with pytest.raises(DataError, match=r"classes with \[3, 3, 3"):
+            some.epoch(0, 1, weights)
+    assert (some.epoch(0, 1, (1, 1, 1, 0)) == some.epoch(0, 1, (1, 1, 1))).all()
+
+
+def test_batches_follow_the_weighted_order():
+    some = view(7, 2, 3)
+    order = some.epoch(5, 1, (1, 0, 3))
+    batches = list(some.batches(5, 1, 4, class_weights=(1, 0, 3)))
+    assert [len(labels) for _, labels, _ in batches] == [4, 3, 3]
+    assert np.concatenate([inputs[:, 0] for inputs, _, _ in batches]).tolist() == order.tolist()
+    assert all((labels != 1).all() for _, labels, _ in batches)
+
+
 def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
     real, extra = (np.memmap(tmp_path / name, np.uint8, "w+", shape=(n, 4, 4, 3)) for name, n in (("r", 6), ("e", 3)))
     real[:] = np.arange(6)[:, None, None, None]

@@ -11,6 +11,8 @@ from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError
 from moulage.plugins import Options
 
+ROLE = "reference"
+
 
 class Config(Options):
     """No options."""

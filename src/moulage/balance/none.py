@@ -5,6 +5,8 @@ import numpy as np
 from moulage.data.catalog import Catalog
 from moulage.plugins import Options
 
+ROLE = "reference"
+
 
 class Config(Options):
     """No options."""

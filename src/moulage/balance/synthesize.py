@@ -6,6 +6,8 @@ from moulage.data.catalog import REAL, Catalog, concatenate
 from moulage.errors import DataError, LeakError
 from moulage.plugins import Options
 
+ROLE = "synthetic"
+
 
 class Config(Options):
     """No options."""

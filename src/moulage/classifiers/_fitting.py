@@ -1,21 +1,183 @@
-"""What the classifiers share: checks before a fit, scores of an epoch, the choice of an epoch, files."""
+"""What the classifiers share: the call of a fit, its checks and stages, the loss, the choice of an epoch, files."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel
+from torch.nn import functional
 
-from moulage import runs
+from moulage import runs, training
 from moulage.data.view import Examples, TrainingView, require_classes
-from moulage.errors import DataError, RunError
+from moulage.errors import DataError, RecipeError, RunError
+from moulage.treatment import PLAIN, Treatment
 
 Choice = Literal["balanced_accuracy", "loss", "last"]
 CHOICE = (
     "which epoch's weights are kept: the best by balanced accuracy or by loss on the validation part (the first of "
     "equals), or the last"
 )
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one fit is given; see ``Base.fit``."""
+
+    view: TrainingView
+    validation: Examples
+    seed: int
+    folder: Path
+    device: torch.device
+    progress: runs.Progress
+    treatment: Treatment
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Epochs ``first`` to ``last`` (from 1, both included) that are trained alike.
+
+    Attributes:
+        first: its first epoch.
+        last: its last epoch.
+        class_weights: what the epochs draw by; None: every image once.
+        head_only: whether the backbone is frozen.
+    """
+
+    first: int
+    last: int
+    class_weights: tuple[float, ...] | None
+    head_only: bool
+
+
+class Base:
+    """The call of every classifier: a subclass trains in ``_fit`` and refuses inputs in ``_check_inputs``.
+
+    Args:
+        config: the options, with ``epochs``.
+        classes: class names in the order of their indices.
+    """
+
+    config: Any
+
+    def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
+        self.config, self.classes = config, tuple(classes)
+
+    def fit(
+        self,
+        view: TrainingView,
+        validation: Examples,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+        treatment: Treatment = PLAIN,
+    ) -> None:
+        """Train, and keep the epoch that validates best. The same call again gives the same, also after a break.
+
+        Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them,
+        and all see equally many images, whatever the treatment.
+
+        Args:
+            view: what is trained on.
+            validation: what chooses the epoch.
+            seed: of everything random.
+            folder: where log and checkpoints go.
+            device: "cpu", "cuda:0" ...
+            progress: called while training.
+            treatment: loss, sampling, mixing and what is trained; plain by default.
+
+        Raises:
+            RecipeError: this classifier cannot do what the treatment asks for.
+            DataError: inputs of the wrong kind or size, no validation image, or a class without a training image.
+            DivergedError: the loss is not finite any more.
+            CheckpointError: ``folder`` holds checkpoints of other options, data, treatment or seed.
+        """
+        self.check_treatment(treatment)
+        check(view, validation, self.classes)
+        self._check_inputs(view, validation)
+        self._fit(Job(view, validation, seed, folder, training.pick_device(device), progress, treatment))
+
+    def check_treatment(self, treatment: Treatment) -> None:
+        """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""
+        stages(self.config.epochs, treatment, len(self.classes))
+
+    def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
+        raise NotImplementedError
+
+    def _fit(self, job: Job) -> None:
+        raise NotImplementedError
+
+
+def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, ...]:
+    """One stage, or two where the head is retrained: together ``epochs``, so that all arms see equally many images.
+
+    The second is class-balanced (Kang et al. 2020, section 4, cRT) and takes ``treatment.retrain_head`` of the
+    epochs, rounded, but at least one, and leaves at least one.
+
+    Raises:
+        RecipeError: there are too few epochs, or class weights for another number of classes.
+    """
+    weights = treatment.class_weights
+    if weights is not None and len(weights) != num_classes:
+        raise RecipeError(f"The treatment weighs {len(weights)} classes, and the classifier has {num_classes}.")
+    if not treatment.retrain_head:
+        return (Stage(1, epochs, weights, treatment.freeze_backbone),)
+    if epochs < 2:
+        raise RecipeError(
+            "The head cannot be retrained in a training of one epoch.", "Set the classifier's epochs to 2 or more."
+        )
+    last = epochs - min(max(1, round(treatment.retrain_head * epochs)), epochs - 1)
+    return Stage(1, last, weights, False), Stage(last + 1, epochs, (1.0,) * num_classes, True)
+
+
+def stage_of(found: tuple[Stage, ...], epoch: int) -> Stage:
+    """The stage that an epoch (from 1) belongs to."""
+    return next(stage for stage in found if epoch <= stage.last)
+
+
+def soft_targets(
+    labels: np.ndarray, num_classes: int, device: torch.device, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Targets float32 [n, K] of labels int64 [n]: 1 for the class, a share of it spread evenly over all classes."""
+    targets = functional.one_hot(torch.from_numpy(labels), num_classes).to(device, torch.float32)
+    return (1 - label_smoothing) * targets + label_smoothing / num_classes if label_smoothing else targets
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
+    """What is minimised: the treatment's loss, or the mean cross-entropy.
+
+    Args:
+        logits: float [n, K]; taken as float32.
+        targets: float32 [n, K], rows sum to 1.
+        treatment: of this arm.
+        progress: share of the training that lies behind.
+    """
+    if treatment.loss is not None:
+        return treatment.loss(logits.float(), targets, progress)
+    return functional.cross_entropy(logits.float(), targets)
+
+
+class Tally:
+    """Mean loss and accuracy of an epoch's batches, each before its own step, and the number of images seen."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss, self.num_correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.num_images = 0
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Count a batch: its mean loss, logits [n, K] and targets [n, K]; of a mixed one the larger part is right."""
+        self.loss += loss.detach() * len(targets)
+        self.num_correct += (logits.argmax(1) == targets.argmax(1)).sum()
+        self.num_images += len(targets)
+
+    def means(self) -> dict[str, float]:
+        """For the log."""
+        means = {"train_loss": self.loss, "train_accuracy": self.num_correct}
+        return {**{name: float(sum_) / self.num_images for name, sum_ in means.items()}, "num_images": self.num_images}
 
 
 def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) -> None:

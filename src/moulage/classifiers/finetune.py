@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from moulage import plugins, runs, training
 from moulage.classifiers import _augment, _backbone, _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
+from moulage.treatment import PLAIN
 
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
@@ -60,70 +61,54 @@ class Network(nn.Module):
         return self.head(self.backbone(images))
 
 
-class Classifier:
-    """A fine-tuned network; see ``docs/architecture.md`` for the methods.
+class Classifier(_fitting.Base):
+    """A fine-tuned network; see ``docs/architecture.md`` for the methods. A fit resumes after its last epoch."""
 
-    Args:
-        config: the options.
-        classes: class names in the order of their indices.
-    """
+    config: Config
 
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
-        self.config, self.classes = config, tuple(classes)
+        super().__init__(config, classes)
         self.device = torch.device("cpu")
         self.network: nn.Module | None = None
 
-    def fit(
-        self,
-        view: TrainingView,
-        validation: Examples,
-        *,
-        seed: int,
-        folder: Path,
-        device: str = "cpu",
-        progress: runs.Progress = runs.no_progress,
-    ) -> None:
-        """Train on pixels and keep the epoch that validates best. The same call again resumes after the last epoch.
-
-        Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them.
-
-        Raises:
-            DataError: pixels of another size, or a class without a training image.
-            DivergedError: the loss is not finite any more.
-            CheckpointError: ``folder`` holds checkpoints of other options, data or seed.
-        """
-        _fitting.check(view, validation, self.classes)
+    def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         for inputs in (view.real.inputs, validation.inputs):
             _backbone.check_pixels(inputs, self.config.size)
-        config, self.device = self.config, training.pick_device(device)
-        num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
-        with training.reproducible("finetune", seed, device=self.device):
+
+    def _fit(self, job: _fitting.Job) -> None:
+        config, self.device, folder = self.config, job.device, job.folder
+        num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
+        stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
+        with training.reproducible("finetune", job.seed, device=self.device):
             network = self._build(config.backbone)
-            settings = self._settings(view, validation, seed, network)
-            state, done = _State(config, network, num_steps), 0
+            settings = self._settings(job, network)
+            state, done = _State(config, network, num_steps, stages[0]), 0
             resumed = training.load_checkpoint(folder, settings)
             if resumed:
                 done = resumed[0]
-                state.load(resumed[1])
-            self.network = state.evaluated
+                state.load(resumed[1], _fitting.stage_of(stages, done))
             with training.Board(folder, done + 1) as board:
                 for epoch in range(done + 1, config.epochs + 1):
                     start = time.perf_counter()
-                    torch.manual_seed(training.seed_from("finetune", seed, epoch))
-                    trained = self._train(state, view, seed, epoch, progress)
-                    scored = _fitting.scores(self.predict(validation.inputs), validation.labels)
+                    if epoch > state.stage.last:
+                        state.retrain_head(_fitting.stage_of(stages, epoch), job.seed)
+                    self.network = state.evaluated
+                    torch.manual_seed(training.seed_from("finetune", job.seed, epoch))
+                    trained = self._train(state, job, epoch)
+                    scored = _fitting.scores(self.predict(job.validation.inputs), job.validation.labels)
                     training.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(_fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
                     training.save_checkpoint(folder, epoch, state.dump(), settings)
+            self.network = state.evaluated
             self.network.load_state_dict(state.best)
 
-    def _settings(self, view: TrainingView, validation: Examples, seed: int, initial: Network) -> str:
+    def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
-        options = (self.config.model_dump(), _backbone.digest(initial.backbone), self.classes, seed)
-        labels = (view.labels.tobytes(), validation.labels.tobytes())
-        return runs.digest(*options, *labels, view.num_real, view.num_slots)
+        options = (self.config.model_dump(), _backbone.digest(initial.backbone), self.classes, job.seed)
+        labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
+        return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key)
 
     def _build(self, options: _backbone.Backbone) -> Network:
         network = Network(_backbone.build(options, self.config.size), len(self.classes))
@@ -131,34 +116,31 @@ class Classifier:
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
 
-    def _train(
-        self, state: "_State", view: TrainingView, seed: int, epoch: int, progress: runs.Progress
-    ) -> dict[str, float]:
+    def _train(self, state: "_State", job: _fitting.Job, epoch: int) -> dict[str, float]:
         """One epoch; the mean loss and accuracy of its (augmented) batches, each before its own step."""
-        config = self.config
+        config, view, treatment, stage = self.config, job.view, job.treatment, state.stage
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
-        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=training.generator_for("augment", seed, epoch))
-        loss_sum, num_correct, num_seen = torch.zeros((), device=self.device), 0, 0
+        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=training.generator_for("augment", job.seed, epoch))
+        tally = _fitting.Tally(self.device)
         state.network.train()
-        batches = view.batches(seed, epoch, config.batch_size, config.steps_per_epoch)
+        if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
+            state.network.backbone.eval()
+        batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
         for step, (inputs, labels, place) in enumerate(batches, (epoch - 1) * num_steps):
+            if treatment.augment is not None:
+                inputs = _augmented(inputs, treatment.augment)
             images = _backbone.to_float(inputs, self.device, channels_last=config.channels_last)
             images = _augment.augment(images, draws[place].to(self.device), config.augment)
-            targets = torch.from_numpy(labels).to(self.device)
+            targets = _fitting.soft_targets(labels, len(self.classes), self.device, config.label_smoothing)
+            if treatment.mix is not None:
+                images, targets = treatment.mix(images, targets)
             with training.precision(self.device, config.precision):
                 logits = state.network(images)
-            loss = self._loss(logits.float(), targets)
+            loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
             state.step(loss, step)
-            loss_sum += loss.detach() * len(labels)
-            num_correct += (logits.argmax(1) == targets).sum()
-            num_seen += len(labels)
-            progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
-        means = {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
-        return {**means, "num_images": num_seen}
-
-    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """What is minimised. A treatment of imbalance by the loss (weights, focal, logit adjustment) belongs here."""
-        return functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+            tally.add(loss, logits, targets)
+            job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
+        return tally.means()
 
     @torch.inference_mode()
     def predict(self, inputs: np.ndarray) -> np.ndarray:
@@ -210,8 +192,12 @@ class Classifier:
         view = TrainingView(Examples(np.zeros((len(labels), size, size, 3), np.uint8), labels), None, 0)
         times: list[float] = []
         with training.reproducible("timing", device=self.device):
-            state = _State(config, self._build(config.backbone), NUM_TIMED_STEPS + 1)
-            self._train(state, view, 0, 1, lambda *_: times.append(time.perf_counter()))
+            stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
+            state = _State(config, self._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
+            job = _fitting.Job(
+                view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN
+            )
+            self._train(state, job, 1)
         steps = -(-num_images // config.batch_size)
         steps = min(steps, config.steps_per_epoch or steps)
         return config.epochs * steps, (times[-1] - times[0]) / (len(times) - 1)
@@ -220,14 +206,31 @@ class Classifier:
 class _State:
     """All that changes while training, and what a checkpoint holds."""
 
-    def __init__(self, config: Config, network: Network, num_steps: int) -> None:
-        """``num_steps``: steps an epoch."""
-        self.network = network
+    def __init__(self, config: Config, network: Network, num_steps: int, stage: _fitting.Stage) -> None:
+        """``num_steps``: steps an epoch; ``stage``: the first one."""
+        self.config, self.network, self.num_steps_per_epoch = config, network, num_steps
+        self._begin(stage)
+
+    def _begin(self, stage: _fitting.Stage) -> None:
+        """Everything but the weights as at the start of a stage: each has a schedule of its own, and only the first a
+        warm-up, because a softmax regression needs none.
+        """
+        config, network, self.stage = self.config, self.network, stage
+        network.backbone.requires_grad_(not stage.head_only)
         self.ema = training.EMA(network, config.ema_decay) if config.ema_decay else None
-        self.optimizer = _optimizer(config, network)
+        self.optimizer = _optimizer(config, network, head_only=stage.head_only)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.num_warmup, self.num_steps = config.warmup_epochs * num_steps, config.epochs * num_steps
+        self.first_step = (stage.first - 1) * self.num_steps_per_epoch
+        self.num_warmup = config.warmup_epochs * self.num_steps_per_epoch if stage.first == 1 else 0.0
+        self.num_steps = (stage.last + 1 - stage.first) * self.num_steps_per_epoch
         self.best_merit, self.best = -math.inf, {}
+
+    def retrain_head(self, stage: _fitting.Stage, seed: int) -> None:
+        """Begin a second stage: the network that the first one kept, with a head of fresh random weights."""
+        self.network.load_state_dict(self.best)
+        torch.manual_seed(training.seed_from("head", seed))
+        self.network.head.reset_parameters()
+        self._begin(stage)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -236,7 +239,7 @@ class _State:
 
     def step(self, loss: torch.Tensor, step: int) -> None:
         """One step of the optimiser; ``step`` counts from 0 over the whole fit."""
-        share = schedule(step, self.num_warmup, self.num_steps)
+        share = schedule(step - self.first_step, self.num_warmup, self.num_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
         self.optimizer.zero_grad()
@@ -254,7 +257,10 @@ class _State:
         parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": ema}
         return {**parts, "best": self.best, "best_merit": self.best_merit}
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: dict[str, Any], stage: _fitting.Stage) -> None:
+        """Take what ``dump`` gave in this stage."""
+        if stage != self.stage:
+            self._begin(stage)
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema:
@@ -272,10 +278,11 @@ def schedule(step: int, num_warmup: float, num_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / (num_steps - num_warmup)))
 
 
-def _optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
-    """Backbone and head at their learning rates; vectors (biases, norms) without weight decay."""
+def _optimizer(config: Config, network: Network, *, head_only: bool = False) -> torch.optim.Optimizer:
+    """Backbone and head at their learning rates, or the head alone; vectors (biases, norms) without weight decay."""
     groups = []
-    for part, rate in ((network.backbone, config.backbone_learning_rate), (network.head, config.head_learning_rate)):
+    parts = ((network.backbone, config.backbone_learning_rate), (network.head, config.head_learning_rate))
+    for part, rate in parts[1:] if head_only else parts:
         parameters = list(part.parameters())
         matrices = [p for p in parameters if p.ndim > 1]
         vectors = [p for p in parameters if p.ndim <= 1]
@@ -284,3 +291,8 @@ def _optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     return torch.optim.SGD(groups, lr=config.head_learning_rate, momentum=0.9, nesterov=True)
+
+
+def _augmented(pixels: np.ndarray, policy: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Pixels uint8 [n, S, S, 3] through a policy that takes [n, 3, S, S], on the CPU on every machine."""
+    return policy(torch.from_numpy(pixels).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()

@@ -18,7 +18,8 @@ from torch.nn import functional
 from moulage import plugins, runs, training
 from moulage.classifiers import _backbone, _fitting
 from moulage.data.view import Examples, TrainingView
-from moulage.errors import DataError, RunError
+from moulage.errors import DataError, RecipeError, RunError
+from moulage.treatment import PLAIN, Treatment
 
 EMBED_BATCH = 32
 PREDICT_BATCH = 4096
@@ -116,6 +117,12 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
+    def reset(self) -> None:
+        """Weights and biases as at the start."""
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.zero_()
+
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         scaled = self.weight / self.std  # K x D numbers instead of N x D
         return functional.linear(embeddings, scaled, self.bias - scaled @ self.mean)
@@ -128,77 +135,89 @@ class Head(nn.Module):
         self.std.copy_(torch.from_numpy(std))
 
 
-class Classifier:
+class Classifier(_fitting.Base):
     """Softmax regression on embeddings; see ``docs/architecture.md`` for the methods.
 
-    Args:
-        config: the options.
-        classes: class names in the order of their indices.
+    An interrupted fit starts over: it takes seconds. The features are standardised by the real training images alone,
+    so that they are the same in all arms.
     """
 
+    config: Config
+
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
-        self.config, self.classes = config, tuple(classes)
+        super().__init__(config, classes)
         self.head: Head | None = None
 
-    def fit(
-        self,
-        view: TrainingView,
-        validation: Examples,
-        *,
-        seed: int,
-        folder: Path,
-        device: str = "cpu",
-        progress: runs.Progress = runs.no_progress,
-    ) -> None:
-        """Train on embeddings and keep the epoch that validates best. An interrupted fit starts over: it takes seconds.
+    def check_treatment(self, treatment: Treatment) -> None:
+        """Raise ``RecipeError`` for a treatment of pixels, and for a frozen backbone: it is frozen anyway."""
+        super().check_treatment(treatment)
+        if treatment.needs_pixels:
+            raise RecipeError(
+                "The treatment changes pixels, and the probe is given embeddings.", "Use the classifier finetune."
+            )
+        if treatment.freeze_backbone:
+            raise RecipeError(
+                "The probe is a linear probe already: freezing its backbone is the same as the arm none.",
+                "Leave the arm out, or use the classifier finetune.",
+            )
 
-        The features are standardised by the real training images alone, so that they are the same in all arms.
-
-        Raises:
-            DataError: inputs are no embeddings, or a class has no training image.
-            DivergedError: the loss is not finite any more.
-        """
-        _fitting.check(view, validation, self.classes)
+    def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         _check_embeddings(view.real.inputs)
         _check_embeddings(validation.inputs, view.real.inputs.shape[1])
-        config, where = self.config, training.pick_device(device)
-        with training.reproducible("probe", seed, device=where):
-            head = Head(view.real.inputs.shape[1], len(self.classes))
+
+    def _fit(self, job: _fitting.Job) -> None:
+        config, validation = self.config, job.validation
+        stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
+        with training.reproducible("probe", job.seed, device=job.device):
+            head = Head(job.view.real.inputs.shape[1], len(self.classes))
             if config.standardize:
-                head.standardize(view.real.inputs)
-            self.head = head.to(where)
-            optimizer = self._optimizer(head)
-            best, kept = -np.inf, head.state_dict()
+                head.standardize(job.view.real.inputs)
+            self.head = head.to(job.device)
+            optimizer, best, kept = self._optimizer(head), -np.inf, head.state_dict()
             for epoch in range(1, config.epochs + 1):
                 start = time.perf_counter()
-                trained = self._train(head, optimizer, view, seed, epoch)
+                stage = _fitting.stage_of(stages, epoch)
+                if epoch == stage.first > 1:  # a fresh head, and none of the first stage can be kept
+                    head.reset()
+                    optimizer, best = self._optimizer(head), -np.inf
+                torch.manual_seed(training.seed_from("probe", job.seed, epoch))
+                trained = self._train(head, optimizer, job.view, job.seed, epoch, stage, job.treatment)
                 scored = _fitting.scores(self.predict(validation.inputs), validation.labels)
                 training.check_finite(epoch, train_loss=trained["train_loss"], **scored)
-                runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
+                runs.log(job.folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                 merit = _fitting.merit(config.choose, epoch, scored)
                 if merit > best:
                     best, kept = merit, {name: value.clone() for name, value in head.state_dict().items()}
-                progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")
+                job.progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")
             head.load_state_dict(kept)
 
     def _train(
-        self, head: Head, optimizer: torch.optim.Optimizer, view: TrainingView, seed: int, epoch: int
+        self,
+        head: Head,
+        optimizer: torch.optim.Optimizer,
+        view: TrainingView,
+        seed: int,
+        epoch: int,
+        stage: _fitting.Stage,
+        treatment: Treatment,
     ) -> dict[str, float]:
         """One epoch; the mean loss and accuracy of its batches, each before its own step."""
-        loss_sum, num_correct, num_seen = torch.zeros((), device=head.mean.device), 0, 0
-        for inputs, labels, _ in view.batches(seed, epoch, self.config.batch_size, self.config.steps_per_epoch):
-            embeddings = torch.from_numpy(inputs).to(head.mean.device)
-            targets = torch.from_numpy(labels).to(head.mean.device)
+        config, device = self.config, head.mean.device
+        num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
+        tally = _fitting.Tally(device)
+        batches = view.batches(seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
+        for step, (inputs, labels, _) in enumerate(batches, (epoch - 1) * num_steps):
+            embeddings = torch.from_numpy(inputs).to(device)
+            targets = _fitting.soft_targets(labels, len(self.classes), device)
+            if treatment.mix is not None:
+                embeddings, targets = treatment.mix(embeddings, targets)
             logits = head(embeddings)
-            loss = functional.cross_entropy(logits, targets)
+            loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.detach() * len(labels)
-            num_correct += (logits.argmax(1) == targets).sum()
-            num_seen += len(labels)
-        means = {"train_loss": float(loss_sum) / num_seen, "train_accuracy": float(num_correct) / num_seen}
-        return {**means, "num_images": num_seen}
+            tally.add(loss, logits, targets)
+        return tally.means()
 
     def _optimizer(self, head: Head) -> torch.optim.Optimizer:
         config = self.config
@@ -259,7 +278,8 @@ class Classifier:
         view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
         head = Head(num_features, len(self.classes)).to(training.pick_device(device))
         start = time.perf_counter()
-        self._train(head, self._optimizer(head), view, 0, 0)
+        stage = _fitting.stage_of(_fitting.stages(config.epochs, PLAIN, len(self.classes)), 1)
+        self._train(head, self._optimizer(head), view, 0, 1, stage, PLAIN)
         seconds = (time.perf_counter() - start) / NUM_TIMED_STEPS
         steps = -(-num_images // config.batch_size)
         return config.epochs * min(steps, config.steps_per_epoch or steps), seconds

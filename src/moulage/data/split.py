@@ -8,7 +8,7 @@ not on the order of the rows.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from moulage.errors import DataError, LeakError, RunError
 from moulage.runs import FORMAT, atomic, digest
 
 PARTS = ("train", "validation", "test")
+"""The parts that every split has."""
+RESERVE = "reserve"
+"""A part that ``reserve`` holds back from the training part; most splits have none of it."""
+RESERVE_STREAM = 0x4E5E
+"""Keeps the reserve's random numbers apart from those that other code draws from the same seed."""
 COLUMNS = ("image", "label", "group", "part")
 
 
@@ -31,7 +36,8 @@ class Split:
     """One trial: the part of every image.
 
     Attributes:
-        table: columns ``image``, ``label``, ``group`` and ``part`` (one of ``PARTS``), all text, one row an image.
+        table: columns ``image``, ``label``, ``group`` and ``part`` (one of ``PARTS``, or ``RESERVE``), all text, one
+            row an image.
         digest: digest of what the table says, whatever the order of its rows.
         scheme: how it was made: kind, fractions, seed, repeat and fold, and the class names in order.
     """
@@ -41,14 +47,14 @@ class Split:
     scheme: dict[str, Any]
 
     def part(self, catalog: Catalog, name: str) -> Catalog:
-        """The rows of ``catalog`` that are in this part, in the catalog's order.
+        """The rows of ``catalog`` that are in this part, in the catalog's order; none where there is no reserve.
 
         Raises:
             DataError: there is no such part.
             LeakError: the catalog lacks images of this part, so it is not the one that was split.
         """
-        if name not in PARTS:
-            raise DataError(f'There is no part "{name}".', f"Parts: {', '.join(PARTS)}.")
+        if name not in (*PARTS, RESERVE):
+            raise DataError(f'There is no part "{name}".', f"Parts: {', '.join((*PARTS, RESERVE))}.")
         wanted = self.table.loc[self.table["part"] == name, "image"]
         rows = catalog.table["image"].isin(wanted).to_numpy()
         if rows.sum() != len(wanted):
@@ -59,7 +65,10 @@ class Split:
         return catalog.take(rows)
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """``{part: {class: {"images": n, "lesions": m}}}``, where a lesion is a group; zeros included."""
+        """``{part: {class: {"images": n, "lesions": m}}}``, where a lesion is a group; zeros included.
+
+        The reserve is there if it holds any image.
+        """
         by_class = self.table.groupby(["part", "label"])["group"].agg(["size", "nunique"])
         found = {key: (int(row[0]), int(row[1])) for key, row in zip(by_class.index, by_class.to_numpy(), strict=True)}
         return {
@@ -67,7 +76,7 @@ class Split:
                 label: dict(zip(("images", "lesions"), found.get((part, label), (0, 0)), strict=True))
                 for label in self.scheme["classes"]
             }
-            for part in PARTS
+            for part in (*PARTS, *((RESERVE,) if (self.table["part"] == RESERVE).any() else ()))
         }
 
     def save(self, path: Path) -> None:
@@ -194,6 +203,61 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
     return split
 
 
+def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float, seed: int) -> Split:
+    """The same split with some lesions of these classes held back from its training part.
+
+    Whole groups move, and only those all of whose images are of ``classes``. Of each class that many are drawn as come
+    nearest to its share, but at least one goes and at least one stays. Validation and test part stay as they are.
+
+    Args:
+        split: without a reserve.
+        catalog: the one that was split.
+        classes: the classes to hold back images of.
+        share: share of each class's groups, above 0 and below 1.
+        seed: the same seed and split hold back the same groups.
+
+    Raises:
+        DataError: the share is out of range, there is no such class, or a class has fewer than 2 groups to choose from.
+        LeakError: the catalog is not the one that was split.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"A reserve of {share:g} of the lesions cannot be made.", "Ask for a share between 0 and 1.")
+    for name in classes:
+        if name not in catalog.classes:
+            raise DataError(f'There is no class "{name}" to hold back.', f"Classes: {', '.join(catalog.classes)}.")
+    names = list(dict.fromkeys(classes))
+    groups, has = _groups_of(split.part(catalog, "train"), names)
+    there = has.sum(axis=0)
+    wanted = np.clip(np.round(share * there), 1, np.maximum(1, there - 1))
+    taken, gone = np.zeros(len(groups), bool), np.zeros(len(names), np.int64)
+    rng = np.random.default_rng([RESERVE_STREAM, seed])
+    for k in np.argsort(there, kind="stable"):
+        for group in rng.permutation(np.flatnonzero(has[:, k])):
+            spares = (there - gone)[
+                has[group]
+            ].min() > 1  # a group of two classes must not be the last of the other one
+            if gone[k] < wanted[k] and not taken[group] and spares:
+                taken[group], gone = True, gone + has[group]
+    for name, number, went in zip(names, there, gone, strict=True):
+        if not 0 < went < number:
+            raise DataError(
+                f'The training part has {number} lesions of "{name}" that could be held back, and one must stay.',
+                "Hold back at least one of at least two: leave the class out of the target classes, or set no reserve.",
+            )
+    held = split.table["group"].isin(groups[taken])
+    table = split.table.assign(part=split.table["part"].mask(held, RESERVE)).astype(object)
+    scheme = {**split.scheme, "reserve": {"classes": names, "share": share, "seed": seed}}
+    return Split(table, _digest(table), scheme)
+
+
+def _groups_of(catalog: Catalog, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of these classes alone, sorted [G], and which of the classes each has, bool [G, len(classes)]."""
+    found = pd.crosstab(catalog.groups, catalog.table["label"].to_numpy(object)).sort_index() > 0
+    found = found.reindex(columns=list(catalog.classes), fill_value=False)
+    pure = found[~found.drop(columns=classes).any(axis=1)]
+    return pure.index.to_numpy(object), pure[classes].to_numpy(bool)
+
+
 def prove(split: Split, catalog: Catalog) -> None:
     """Prove that nothing crosses: every image in exactly one part, every group in one part, nothing changed since.
 
@@ -205,7 +269,7 @@ def prove(split: Split, catalog: Catalog) -> None:
     _refuse_synthetic(catalog)
     table, where = split.table, f"Split {split.digest}"
     again = "Split this catalog again."
-    strange = sorted(set(table["part"]) - set(PARTS))
+    strange = sorted(set(table["part"]) - {*PARTS, RESERVE})
     if strange:
         raise LeakError(f'{where} has the unknown part "{strange[0]}".', again)
     twice = table["image"][table["image"].duplicated()]

@@ -14,6 +14,8 @@ from moulage.errors import DataError
 
 ORDER_STREAM = 0x0DE2
 """Keeps the order's random numbers apart from those that other code draws from the same seed."""
+WEIGHTED_STREAM = 0x0DE3
+"""The same for the images that class weights draw."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,53 @@ class TrainingView:
         """Labels of the real examples followed by the extra ones, int64 [num_real + num_extra]."""
         return self.real.labels if self.extra is None else np.concatenate([self.real.labels, self.extra.labels])
 
-    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+    def epoch(self, seed: int, epoch: int, class_weights: Sequence[float] | None = None) -> np.ndarray:
         """The order of one epoch: int64 [num_real + num_slots], indices into real followed by extra.
 
         Every real and every extra example appears once; empty slots hold real examples, no one of them again before
         each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms
         hold the same image unless it comes from a slot that they fill differently.
+
+        With ``class_weights`` there are equally many images, but class k has the share w_k / sum(w) of them, rounded
+        up or down at random so that the mean is exact. Within a class no image is drawn again before each has been.
+        An image that is drawn stays at the step where it is without weights, as often as it is there.
+
+        Args:
+            seed: of the order; the same for all arms of a trial.
+            epoch: number of the epoch.
+            class_weights: at least 0, one for each class; None: no class is favoured.
+
+        Raises:
+            DataError: weights that are negative, not finite or all 0, or favour a class without an image.
         """
         rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
         slots = np.resize(rng.permutation(self.num_real), self.num_slots)
         slots[: self.num_extra] = self.num_real + np.arange(self.num_extra)
         content = np.concatenate([np.arange(self.num_real), slots])
-        return content[rng.permutation(len(content))]
+        places = rng.permutation(len(content))
+        if class_weights is not None:
+            weighted = np.random.default_rng([WEIGHTED_STREAM, seed, epoch])
+            content = _keep_in_place(content, self._times(np.asarray(class_weights, np.float64), weighted), weighted)
+        return content[places]
+
+    def _times(self, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """How often an epoch draws each example, int64 [num_real + num_extra]; the sum is ``len(self)``."""
+        labels = self.labels
+        counts = np.bincount(labels, minlength=len(weights))
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+            raise DataError(f"Class weights must be at least 0, and one of them above, not {weights.tolist()}.")
+        if len(counts) > len(weights) or (weights[counts == 0] > 0).any():
+            raise DataError(f"There are class weights {weights.tolist()} for classes with {counts.tolist()} images.")
+        edges = np.cumsum(weights)
+        # Systematic rounding: one random shift for all classes.
+        edges = np.floor(edges / edges[-1] * len(self) + rng.random()).astype(np.int64)
+        times = np.zeros(len(labels), np.int64)
+        for label, number in enumerate(np.diff(edges, prepend=0)):
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            if len(rows):
+                times[rows] = number // len(rows)
+                times[rows[: number % len(rows)]] += 1
+        return times
 
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
@@ -126,19 +163,38 @@ class TrainingView:
         return whole if steps_per_epoch is None else min(whole, steps_per_epoch)
 
     def batches(
-        self, seed: int, epoch: int, batch_size: int, steps_per_epoch: int | None = None
+        self,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        steps_per_epoch: int | None = None,
+        class_weights: Sequence[float] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
         """Inputs, labels and place in the epoch's order, batch by batch.
 
         With ``steps_per_epoch`` only the first images of the order are used. The images are shared out evenly, so that
-        batches differ by one image at most: a last batch of one image would upset batch normalisation.
+        batches differ by one image at most: a last batch of one image would upset batch normalisation. The order is
+        that of ``epoch``, with ``class_weights`` where there are some.
         """
-        order, labels = self.epoch(seed, epoch), self.labels
+        order, labels = self.epoch(seed, epoch, class_weights), self.labels
         num_steps = self.num_steps(batch_size, steps_per_epoch)
         order, start = order[: num_steps * batch_size], 0
         for indices in np.array_split(order, num_steps):
             yield self.inputs_at(indices), labels[indices], slice(start, start + len(indices))
             start += len(indices)
+
+
+def _keep_in_place(content: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Content [n] in which example i stands ``times[i]`` times: where it stands already, and else at random places."""
+    by_example = np.argsort(content, kind="stable")
+    grouped = content[by_example]
+    occurrence = np.empty(len(content), np.int64)  # the how-manieth time that an example stands here, from 0
+    occurrence[by_example] = np.arange(len(content)) - np.searchsorted(grouped, grouped)
+    kept = occurrence < times[content]
+    missing = times - np.bincount(content[kept], minlength=len(times))
+    result = content.copy()
+    result[~kept] = rng.permutation(np.repeat(np.arange(len(times)), missing))
+    return result
 
 
 def require_classes(labels: np.ndarray, classes: Sequence[str], what: str) -> None:

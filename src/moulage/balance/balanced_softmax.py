@@ -1,0 +1,34 @@
+"""Cross-entropy of logits to which the log of the class counts is added: balanced softmax (Ren et al. 2020).
+
+p_j = n_j e^z_j / sum_i n_i e^z_i (J. Ren et al., Balanced meta-softmax for long-tailed visual recognition, NeurIPS
+2020, theorem 1): the counts explain how rare a class is, and the logits that are left suit balanced data.
+Meta-sampling is not part of it. It equals ``logit_adjustment`` with tau = 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moulage.plugins import Options
+from moulage.treatment import Treatment, check_counts, identity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLE = "rival"
+
+
+class Config(Options):
+    """No options."""
+
+
+def treat(config: Config, counts: np.ndarray) -> Treatment:
+    """A loss with counts in it; ``counts`` int64 [K] are those of what the arm trains on."""
+    log_counts = np.log(check_counts(counts))
+
+    def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        return -((logits + logits.new_tensor(log_counts)).log_softmax(1) * targets).sum(1).mean()
+
+    return Treatment(loss=loss, key=identity(config))

@@ -1,0 +1,26 @@
+"""Plain training, then a fresh head, trained class-balanced on the frozen backbone: cRT (Kang et al. 2020).
+
+B. Kang et al., Decoupling representation and classifier for long-tailed recognition, ICLR 2020, section 4. The second
+stage takes its epochs from the first, so that as many images are seen as by any other arm; it starts from the epoch
+of the first stage that validated best, and batch normalisation keeps its averages. With the probe, whose backbone is
+frozen anyway, what remains is class-balanced sampling for that share of the epochs.
+"""
+
+import numpy as np
+from pydantic import Field
+
+from moulage.plugins import Options
+from moulage.treatment import Treatment, identity
+
+ROLE = "rival"
+
+
+class Config(Options):
+    """How long the second stage is."""
+
+    share: float = Field(0.25, gt=0, lt=1, description="share of the epochs, the last ones, that retrain the head")
+
+
+def treat(config: Config, counts: np.ndarray) -> Treatment:
+    """A second stage; ``counts`` do not matter."""
+    return Treatment(retrain_head=config.share, key=identity(config))

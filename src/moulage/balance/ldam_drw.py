@@ -1,0 +1,56 @@
+"""Larger margins for rarer classes, and weights of classes late in the training: LDAM-DRW (Cao et al. 2019).
+
+LDAM: cross-entropy after the logit of the true class y is lowered by a margin D_y,
+
+    -log(e^(z_y - D_y) / (e^(z_y - D_y) + sum_(j != y) e^z_j))
+
+with D_j = C / n_j^(1/4) (K. Cao et al., Learning imbalanced datasets with label-distribution-aware margin loss,
+NeurIPS 2019, section 3.2). DRW: from a share of the training on, classes are weighted by effective number (section
+3.3; weights that sum to K).
+
+Assumed here: the paper normalises features and weights of the last layer, multiplies the cosines by a scale of 30 and
+sets the largest margin to 0.5 of a cosine. The heads of this project are not normalised, so their logits are taken as
+what the paper has after scaling: the margin of the rarest class is ``scale * max_margin`` in units of the logits, and
+a network can answer a margin with longer weights. So the default scale is far below 30.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from moulage.balance import _weights
+from moulage.plugins import Options
+from moulage.treatment import Treatment, check_counts, identity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLE = "rival"
+
+
+class Config(Options):
+    """Margins, and when the weights begin."""
+
+    max_margin: float = Field(0.5, ge=0, description="margin of the rarest class, before scaling: it sets C")
+    scale: float = Field(4.0, gt=0, description="what margins are multiplied by, as logits are larger than cosines")
+    beta: float = Field(0.9999, ge=0, lt=1, description="of the effective number of images (see class_weights)")
+    defer: float = Field(0.8, ge=0, le=1, description="share of the training before classes are weighted; 1: never")
+
+
+def treat(config: Config, counts: np.ndarray) -> Treatment:
+    """A loss that changes with progress; ``counts`` int64 [K] are those of what the arm trains on."""
+    counts = check_counts(counts)
+    margins = config.scale * config.max_margin * (counts.min() / counts) ** 0.25
+    weights = _weights.effective_number(counts, config.beta)
+
+    def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        # [n, K, K]: row k of an image holds its logits with the margin of class k, as if k were the true class.
+        lowered = logits[:, None, :] - logits.new_tensor(margins).diag()
+        log_p = lowered.log_softmax(2).diagonal(dim1=1, dim2=2)
+        now = weights if progress >= config.defer else np.ones(len(weights))
+        return -(log_p * targets @ logits.new_tensor(now)).mean()
+
+    return Treatment(loss=loss, key=identity(config))

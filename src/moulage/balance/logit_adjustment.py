@@ -1,0 +1,37 @@
+"""Cross-entropy of logits to which tau times the log of the class shares is added (Menon et al. 2021).
+
+-log(e^(z_y + tau log pi_y) / sum_j e^(z_j + tau log pi_j)) (A. K. Menon et al., Long-tail learning via logit
+adjustment, ICLR 2021, equation 10). With tau = 1 the minimum of the balanced error is its minimum too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from moulage.plugins import Options
+from moulage.treatment import Treatment, check_counts, identity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLE = "rival"
+
+
+class Config(Options):
+    """Strength."""
+
+    tau: float = Field(1.0, ge=0, le=5, description="strength; 0: cross-entropy, 1: balanced")
+
+
+def treat(config: Config, counts: np.ndarray) -> Treatment:
+    """A loss with class shares in it; ``counts`` int64 [K] are those of what the arm trains on."""
+    counts = check_counts(counts)
+    shift = config.tau * np.log(counts / counts.sum())
+
+    def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        return -((logits + logits.new_tensor(shift)).log_softmax(1) * targets).sum(1).mean()
+
+    return Treatment(loss=loss, key=identity(config))

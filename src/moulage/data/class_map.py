@@ -1,0 +1,70 @@
+"""Which classes of one data set are which of another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from moulage.data.catalog import Catalog
+from moulage.errors import DataError, RecipeError, nearest
+
+AMBIGUOUS = {"AKIEC": "AKIEC is actinic keratosis or Bowen's disease; ISIC-2019 calls the first AK, the second SCC"}
+"""Classes of other data sets that join several of ours."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which of their classes is which of ours.
+
+    Attributes:
+        ours: their class -> ours.
+        left_out: their class -> how many images of it are not scored.
+        absent: classes of ours of which they have no image.
+        notes: sentences for the reader.
+    """
+
+    ours: dict[str, str]
+    left_out: dict[str, int]
+    absent: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def apply(self, catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
+        """The images of mapped classes under our names; ``classes`` are all of ours."""
+        kept = catalog.only(label=tuple(self.ours))
+        return replace(kept.with_columns(label=[self.ours[name] for name in kept.table["label"]]), classes=classes)
+
+
+def map_classes(catalog: Catalog, classes: tuple[str, ...], wanted: Mapping[str, str]) -> ClassMap:
+    """Map the classes of other data to ours: those of the same name, and as ``wanted`` says.
+
+    Args:
+        catalog: the other data.
+        classes: ours.
+        wanted: their class -> ours, or -> ``""`` to leave it out.
+
+    Raises:
+        RecipeError: one of these classes does not exist.
+        DataError: nothing is mapped.
+    """
+    for theirs, ours in wanted.items():
+        if theirs not in catalog.classes:
+            raise RecipeError(f'{catalog.name} has no class "{theirs}" to map.', nearest(theirs, catalog.classes))
+        if ours and ours not in classes:
+            raise RecipeError(
+                f'"{theirs}" cannot become "{ours}": the study has no such class.', nearest(ours, classes)
+            )
+    asked = {name: wanted.get(name, name if name in classes else "") for name in catalog.classes}
+    mapped = {theirs: ours for theirs, ours in asked.items() if ours}
+    counts = catalog.counts
+    if not sum(counts[name] for name in mapped):
+        raise DataError(
+            f"No class of {catalog.name} is one of the study's: {', '.join(catalog.classes)}.",
+            f"Say which is which of {', '.join(classes)}.",
+        )
+    left_out = {name: counts[name] for name in catalog.classes if name not in mapped}
+    present = {ours for theirs, ours in mapped.items() if counts[theirs]}
+    absent = tuple(name for name in classes if name not in present)
+    notes = [f"{AMBIGUOUS[n.upper()]}: here it counts as {mapped[n]}." for n in mapped if n.upper() in AMBIGUOUS]
+    if left_out:
+        notes.append(f"Left out, for want of a class: {', '.join(f'{k} ({n:,} images)' for k, n in left_out.items())}.")
+    if absent:
+        notes.append(f"{catalog.name} has no image of {', '.join(absent)}.")
+    return ClassMap(mapped, left_out, absent, tuple(notes))

@@ -1,0 +1,211 @@
+"""Colour noise with the mean colour and the power spectrum of a class, but no lesion in it: a control.
+
+For each class two things are measured: the mean colour, and at each frequency u the cross-spectrum of the three
+channels, P(u) = mean_i F_i(u) F_i(u)^H; F_i is the Fourier transform of image i minus the mean colour. An image is
+
+    mean colour + inverse transform of P(u)^(1/2) W(u),       W: the transform of white Gaussian noise
+
+which is a Gaussian texture with uniform phases (Galerne, Gousseau and Morel 2011, Random phase textures, IEEE
+Transactions on Image Processing 20). Mean colour, covariance of the colours and mean power spectrum are those of the
+class, but for the clipping to 0..255; what the phases hold, outlines and structures and their places, is lost: the
+images look like a colour texture without a lesion. An arm that adds them must not help. Where it does, the gain is
+owed to colour, to texture or to the balance of the classes, and not to a picture of the disease.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import fft
+from torch import nn
+
+from moulage import plugins, runs, training
+from moulage.errors import DataError, RecipeError, RunError
+
+ROLE = "null"
+
+CHUNK = 64
+"""Images that are transformed at once."""
+NUM_TIMED = 16
+"""Images on which ``steps_and_seconds`` times."""
+NUM_PREVIEWS = 12
+
+
+class Config(plugins.Options):
+    """The generator ``noise`` has no options."""
+
+
+class Statistics(nn.Module):
+    """What is known of K classes at S pixels a side: buffers ``mean`` [K, 3] and ``root`` [K, S, S // 2 + 1, 3, 3, 2].
+
+    ``root`` is P(u)^(1/2) at the frequencies of ``rfft2``, real and imaginary part last.
+    """
+
+    mean: torch.Tensor
+    root: torch.Tensor
+
+    def __init__(self, num_classes: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_classes, 3))
+        self.register_buffer("root", torch.zeros(num_classes, size, size // 2 + 1, 3, 3, 2))
+
+
+class Generator:
+    """Draws noise in the colours of ``classes`` at ``size`` x ``size`` pixels.
+
+    Args:
+        config: has no options.
+        classes: names of the classes that ``labels`` index.
+        size: pixels a side, 8 to 1024.
+
+    Raises:
+        RecipeError: another size.
+    """
+
+    def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
+        if not 8 <= size <= 1024:
+            raise RecipeError(f"noise cannot draw images of {size} pixels.", "Use a size from 8 to 1024.")
+        self.config, self.classes, self.size, self.seed = config, tuple(classes), size, 0
+        self._known: Statistics | None = None
+
+    def fit(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+    ) -> None:
+        """Measure uint8 images [N, S, S, 3] with labels int64 [N]: a step and a checkpoint for each class.
+
+        ``seed`` goes into every image that is drawn. The CPU does the work, whatever ``device`` says.
+
+        Raises:
+            DataError: wrong shapes or labels, or a class with fewer than 2 images.
+        """
+        self._check(images, labels)
+        training.pick_device(device)
+        settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())
+        known = Statistics(len(self.classes), self.size)
+        start, state = training.load_checkpoint(folder, settings) or (0, None)
+        if state:
+            known.load_state_dict(state["statistics"])
+        self._known, self.seed = known, seed
+        rate, num_seen = training.Rate(state["seconds"] if state else 0.0), int((labels < start).sum())
+        with training.Board(folder, start + 1) as board:
+            for step in range(start + 1, len(self.classes) + 1):
+                chosen = images[labels == step - 1]
+                mean, root = measure(chosen)
+                known.mean[step - 1] = torch.from_numpy(mean)
+                known.root[step - 1] = torch.view_as_real(torch.from_numpy(root))
+                rate.add(len(chosen))
+                num_seen += len(chosen)
+                means = {"epoch": num_seen / len(labels), "images_per_second": rate.look()}
+                runs.log(folder, step=step, seconds=rate.seconds, **means)
+                board.scalars(step, **means)
+                if step == len(self.classes):
+                    self._preview(step, folder, board)
+                state = {"statistics": known.state_dict(), "seconds": rate.seconds}
+                training.save_checkpoint(folder, step, state, settings)
+                progress(step, len(self.classes), "classes")
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was measured."""
+        if self._known is None:
+            raise RunError("This noise has not measured anything yet.", "Fit it or load it first.")
+        return self._known
+
+    def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
+        """uint8 [n, S, S, 3] of one class from int64 seeds [n]; each image depends on its own seed and the fit alone.
+
+        Raises:
+            RunError: the generator was neither fitted nor loaded.
+        """
+        mean = self.statistics.mean[label].numpy()
+        root = torch.view_as_complex(self.statistics.root[label]).numpy()
+        images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
+        for i, seed in enumerate(seeds):  # one by one: in a batch the last bits could depend on its size
+            rng = training.numpy_rng("noise", self.seed, self.classes[label], seed)
+            white = rng.standard_normal((self.size, self.size, 3), dtype=np.float32)
+            spectrum = (root @ np.asarray(fft.rfft2(white, axes=(0, 1)))[..., None])[..., 0]
+            field = np.asarray(fft.irfft2(spectrum, s=(self.size, self.size), axes=(0, 1)))
+            images[i] = np.round(np.clip(mean + field, 0, 255))
+        return images
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and ``weights.safetensors``, the buffers of ``Statistics``."""
+        training.save_weights(folder / "weights.safetensors", self.statistics)
+        facts = {"config": self.config.model_dump(), "classes": self.classes, "size": self.size, "seed": self.seed}
+        runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": "noise", **facts})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Generator":
+        """Read what ``save`` wrote."""
+        facts = runs.read_json(folder / "config.json")
+        config = plugins.validate(Config, facts["config"], str(folder / "config.json"))
+        generator = cls(config, tuple(facts["classes"]), facts["size"])
+        training.pick_device(device)
+        known = Statistics(len(generator.classes), generator.size)
+        training.load_weights(folder / "weights.safetensors", known)
+        generator._known, generator.seed = known, facts["seed"]
+        return generator
+
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
+        """Number of steps of a fit, one a class, and seconds a step for so many images, timed on noise."""
+        rng, shape = np.random.default_rng(0), (NUM_TIMED, self.size, self.size, 3)
+        images, start = rng.integers(0, 256, shape, np.uint8), time.perf_counter()
+        measure(images)
+        seconds = time.perf_counter() - start
+        return len(self.classes), seconds * max(1.0, num_images / len(self.classes) / NUM_TIMED)
+
+    def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
+        expected = (len(labels), self.size, self.size, 3)
+        if images.shape != expected or images.dtype != np.uint8:
+            raise DataError(f"noise needs uint8 images of shape {expected}, not {images.dtype} of {images.shape}.")
+        last = len(self.classes) - 1
+        if len(labels) and not (labels.min() >= 0 and labels.max() <= last):
+            raise DataError(f"Labels run from {labels.min()} to {labels.max()}, classes from 0 to {last}.")
+        for name, count in zip(self.classes, np.bincount(labels, minlength=last + 1), strict=True):
+            if count < 2:
+                raise DataError(
+                    f'Class "{name}" has {count} image(s) in the training part; noise needs at least 2.',
+                    "Leave that class out, or give it a larger training part.",
+                )
+
+    def _preview(self, step: int, folder: Path, board: training.Board) -> None:
+        """One row of images a class, always from the same seeds."""
+        drawn = [self.sample(label, np.arange(NUM_PREVIEWS)) for label in range(len(self.classes))]
+        picture = training.grid(np.concatenate(drawn), NUM_PREVIEWS)
+        (folder / "previews").mkdir(exist_ok=True)
+        with runs.atomic(folder / "previews" / f"{step:07d}.png") as temporary:
+            picture.save(temporary, "PNG")
+        board.picture(step, "previews", picture)
+
+
+def measure(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean colour and the square root of the cross-spectrum of a class.
+
+    White noise of variance 1 has a transform of variance S * S at each frequency, which is divided out here, so that
+    ``root @ rfft2(white noise)`` has the cross-spectrum P(u) in the mean.
+
+    Args:
+        images: uint8 [N, S, S, 3].
+
+    Returns:
+        mean float32 [3] in 0..255; root complex64 [S, S // 2 + 1, 3, 3], Hermitian at each frequency.
+    """
+    side = images.shape[1]
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    power = np.zeros((side, side // 2 + 1, 3, 3), np.complex128)
+    for start in range(0, len(images), CHUNK):
+        centred = images[start : start + CHUNK].astype(np.float64) - mean
+        spectrum = np.asarray(fft.rfft2(centred, axes=(1, 2)))
+        power += np.einsum("nuvc,nuvd->uvcd", spectrum, spectrum.conj())
+    values, vectors = np.linalg.eigh(power / (len(images) * side * side))
+    scaled = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
+    root = scaled @ vectors.conj().swapaxes(-1, -2)
+    return mean.astype(np.float32), root.astype(np.complex64)

@@ -1,0 +1,99 @@
+"""How an arm trains otherwise than plainly: the loss, the sampling, the mixing, what is trained. Data, not a trainer.
+
+A way to treat imbalance says it with ``treat(config, counts) -> Treatment``; every classifier honours every field, or
+refuses the treatment with a ``RecipeError`` before it starts. How many images are seen is the same under all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel
+
+from moulage import runs
+from moulage.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Loss = Callable[[Tensor, Tensor, float], Tensor]
+    Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    Augment = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What differs from plain training. The default of every field is: nothing.
+
+    Attributes:
+        loss: ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
+            ``progress`` is the share of the training that lies behind, 0..1. None: mean cross-entropy.
+        class_weights: relative chance, for each class, that an epoch draws an image of it; all equal is class-balanced.
+            None: every image once.
+        mix: ``(inputs [n, ...] float32, targets [n, K]) -> (inputs, targets)`` on a batch, after augmentation; inputs
+            are images [n, 3, S, S] in 0..1 or embeddings [n, D].
+        augment: ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``, before the classifier's own augmentation.
+        retrain_head: share of the epochs, the last ones, in which a fresh head is trained class-balanced on the frozen
+            backbone (cRT); 0: none.
+        freeze_backbone: only the head is trained.
+        needs_pixels: not for classifiers that are given embeddings.
+        key: names everything that the functions above depend on but the counts (``identity(config)``); checkpoints of
+            another key are refused. Needed as soon as any other field is set.
+
+    The functions draw random numbers from PyTorch's own generator, which the classifier seeds for each epoch.
+
+    Raises:
+        RecipeError: fields contradict each other, are out of bounds, or have no ``key``.
+    """
+
+    loss: Loss | None = None
+    class_weights: tuple[float, ...] | None = None
+    mix: Mix | None = None
+    augment: Augment | None = None
+    retrain_head: float = 0.0
+    freeze_backbone: bool = False
+    needs_pixels: bool = False
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retrain_head < 1:
+            raise RecipeError(f"A treatment retrains the head for a share of {self.retrain_head:g} of the training.")
+        if self.retrain_head and self.freeze_backbone:
+            raise RecipeError("A treatment freezes the backbone from the start and retrains the head as well.")
+        if self.augment is not None and not self.needs_pixels:
+            raise RecipeError("A treatment augments images, but does not say that it needs pixels.")
+        if not self.is_plain and not self.key:
+            raise RecipeError("A treatment has no key.", "Set key=treatment.identity(config).")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing differs from plain training."""
+        functions = (self.loss, self.class_weights, self.mix, self.augment)
+        return all(f is None for f in functions) and not (self.retrain_head or self.freeze_backbone)
+
+
+PLAIN = Treatment()
+"""Cross-entropy, every image once, nothing mixed, everything trained."""
+
+
+def identity(config: BaseModel) -> str:
+    """The ``key`` of a treatment: a digest of the plug-in (the module of its ``Config``) and of its options."""
+    return runs.digest(type(config).__module__, config.model_dump(mode="json"))
+
+
+def check_counts(counts: np.ndarray) -> np.ndarray:
+    """The counts as float64 [K].
+
+    Raises:
+        DataError: a class has no image, or there is no class.
+    """
+    counts = np.asarray(counts, np.float64)
+    if counts.ndim != 1 or not len(counts) or counts.min() < 1:
+        raise DataError(
+            f"A treatment of imbalance needs an image of every class and got the counts {counts.tolist()}.",
+            "Leave the class out of the recipe, or split so that the training part holds some of its groups.",
+        )
+    return counts

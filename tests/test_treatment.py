@@ -1,0 +1,305 @@
+"""Losses, samplers and mixings against the papers' formulas, worked by hand, and that what must help does."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from moulage import plugins
+from moulage.classifiers import _fitting, probe
+from moulage.data.view import Examples, TrainingView
+from moulage.errors import DataError, RecipeError
+from moulage.treatment import PLAIN, Treatment, check_counts
+
+LN = math.log
+ODDS = (1.0, 2.0, 5.0)
+"""Logits are their logarithms: the probabilities are 1/8, 2/8 and 5/8."""
+
+
+def treat(name: str, counts=(1, 2, 4), **options) -> Treatment:
+    return plugins.load("balance", name).treat(plugins.configure("balance", name, options), np.array(counts))
+
+
+def loss(treatment: Treatment, *labels: int, progress: float = 0.0) -> float:
+    """The loss of images that all have the logits log(ODDS), with these labels."""
+    logits = torch.tensor(ODDS).log().repeat(len(labels), 1)
+    targets = torch.eye(3)[list(labels)]
+    assert treatment.loss is not None
+    return float(treatment.loss(logits, targets, progress))
+
+
+LOSSES = {
+    "class_weights": {},
+    "focal": {},
+    "ldam_drw": {},
+    "balanced_softmax": {},
+    "logit_adjustment": {},
+    "label_smoothing": {},
+}
+
+
+def test_every_loss_is_tested():
+    rivals = [n for n in plugins.names("balance") if hasattr(plugins.load("balance", n), "treat")]
+    assert {n for n in rivals if treat(n).loss is not None} == set(LOSSES)
+
+
+def test_inverse_weights_by_hand():
+    """1 : 1/2 : 1/4 with the sum 3 is 12/7, 6/7, 3/7; the mean is over images, not over weights."""
+    found = treat("class_weights", mode="inverse")
+    assert loss(found, 0) == pytest.approx(12 / 7 * LN(8))
+    assert loss(found, 0, 2) == pytest.approx((12 / 7 * LN(8) + 3 / 7 * LN(8 / 5)) / 2)
+
+
+def test_effective_number_by_hand():
+    """Beta 1/2: 1 - beta^n = 1/2, 3/4, 15/16, so 1 : 2/3 : 8/15 with the sum 3 is 15/11, 10/11, 8/11."""
+    found = treat("class_weights", beta=0.5)
+    for label, weight in enumerate((15 / 11, 10 / 11, 8 / 11)):
+        assert loss(found, label) == pytest.approx(weight * LN(8 / ODDS[label]))
+
+
+def test_effective_number_lies_between_equal_and_inverse():
+    assert loss(treat("class_weights", beta=0), 0) == pytest.approx(LN(8))
+    limit, inverse = treat("class_weights", beta=1 - 1e-9), treat("class_weights", mode="inverse")
+    assert loss(limit, 0, 1, 2) == pytest.approx(loss(inverse, 0, 1, 2), rel=1e-5)
+
+
+def test_focal_by_hand():
+    found = treat("focal")
+    assert loss(found, 1) == pytest.approx((6 / 8) ** 2 * LN(4))
+    assert loss(found, 2) == pytest.approx((3 / 8) ** 2 * LN(8 / 5))
+    assert loss(treat("focal", gamma=0), 0, 1) == pytest.approx((LN(8) + LN(4)) / 2)
+    weighted = treat("focal", gamma=0.5, alpha="inverse")
+    assert loss(weighted, 1) == pytest.approx(6 / 7 * math.sqrt(6 / 8) * LN(4))
+
+
+def test_focal_is_accurate_where_an_image_is_classified_well():
+    logits = torch.tensor([[12.0, 0.0]], dtype=torch.float32)
+    focal = treat("focal", (1, 1)).loss
+    assert focal is not None
+    p = 1 / (1 + math.exp(-12))
+    assert float(focal(logits, torch.tensor([[1.0, 0.0]]), 0)) == pytest.approx(-((1 - p) ** 2) * LN(p), rel=1e-4)
+
+
+def test_ldam_by_hand():
+    """Counts 1, 16, 81: margins ln 4 times 1, 1/2, 1/3. Class 0: (1/4) / (1/4 + 2 + 5); class 1: 1 / (1 + 1 + 5)."""
+    options = {"counts": (1, 16, 81), "scale": LN(4), "max_margin": 1.0}
+    found = treat("ldam_drw", **options)
+    expected = LN(29), LN(7), -LN(5 * 4 ** (-1 / 3) / (1 + 2 + 5 * 4 ** (-1 / 3)))
+    for label in range(3):
+        assert loss(found, label) == pytest.approx(expected[label])
+    assert loss(treat("ldam_drw", (1, 16, 81), max_margin=0), 0) == pytest.approx(LN(8))
+
+
+def test_the_weights_of_ldam_are_deferred():
+    found = treat("ldam_drw", max_margin=0, beta=0.5, defer=0.8)
+    assert loss(found, 0, progress=0.79) == pytest.approx(LN(8))
+    assert loss(found, 0, progress=0.8) == pytest.approx(15 / 11 * LN(8))
+    assert loss(treat("ldam_drw", max_margin=0, defer=1.0), 0, progress=0.999) == pytest.approx(LN(8))
+
+
+def test_balanced_softmax_by_hand():
+    """Counts 1, 2, 4 times odds 1, 2, 5: 1, 4, 20 of 25."""
+    for label, share in enumerate((1 / 25, 4 / 25, 20 / 25)):
+        assert loss(treat("balanced_softmax"), label) == pytest.approx(-LN(share))
+
+
+def test_logit_adjustment_by_hand():
+    """Tau 1/2: square roots 1, sqrt 2, 2 of the counts times the odds."""
+    odds = np.array([1, 2 * math.sqrt(2), 10])
+    for label in range(3):
+        assert loss(treat("logit_adjustment", tau=0.5), label) == pytest.approx(-LN(odds[label] / odds.sum()))
+    assert loss(treat("logit_adjustment"), 0, 2) == pytest.approx(loss(treat("balanced_softmax"), 0, 2))
+    assert loss(treat("logit_adjustment", tau=0), 0) == pytest.approx(LN(8))
+
+
+def test_label_smoothing_by_hand():
+    expected = 0.1 * LN(8) + 0.8 * LN(4) + 0.1 * LN(8 / 5)
+    assert loss(treat("label_smoothing", epsilon=0.3), 1) == pytest.approx(expected)
+    logits, labels = torch.tensor([ODDS, (3.0, 1.0, 1.0)]).log(), torch.tensor([1, 0])
+    judge = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    found = treat("label_smoothing").loss
+    assert found is not None
+    assert torch.allclose(found(logits, torch.eye(3)[labels], 0), judge)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_take_soft_targets(name):
+    soft, logits = torch.tensor([[0.3, 0.0, 0.7]]), torch.tensor([ODDS]).log()
+    found = treat(name, (1, 16, 81)).loss
+    assert found is not None
+    by_class = [float(found(logits, torch.eye(3)[[k]], 0.9)) for k in range(3)]
+    assert float(found(logits, soft, 0.9)) == pytest.approx(0.3 * by_class[0] + 0.7 * by_class[2], rel=1e-5)
+    assert found(logits.repeat(5, 1), soft.repeat(5, 1), 0.9).shape == ()
+
+
+@pytest.mark.parametrize(("name", "options"), [*((n, {}) for n in LOSSES), ("focal", {"gamma": 0.5})])
+def test_gradients_are_finite(name, options):
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 3, generator=rng) * torch.tensor([1.0, 30.0, 300.0]).repeat_interleave(20)[:, None]
+    logits[:2] = torch.tensor([[0.0, 0.0, 0.0], [200.0, 0.0, -200.0]])
+    logits.requires_grad_()
+    targets = torch.eye(3)[torch.arange(60) % 3]
+    found = treat(name, (1, 500, 12000), **options).loss
+    assert found is not None
+    for progress in (0.0, 1.0):
+        (gradient,) = torch.autograd.grad(found(logits, targets, progress), logits)
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_differences(name):
+    logits = torch.tensor([ODDS, (4.0, 1.0, 0.5)], dtype=torch.float64).log().requires_grad_()
+    targets = torch.tensor([[0.0, 1.0, 0.0], [0.2, 0.0, 0.8]], dtype=torch.float64)
+    found = treat(name, (1, 16, 81)).loss
+    assert found is not None
+    assert torch.autograd.gradcheck(lambda z: found(z, targets, 1.0), logits)
+
+
+@pytest.mark.parametrize(("power", "shares"), [(1.0, (1, 1, 1)), (0.5, (1, 2, 3)), (0.0, (1, 4, 9))])
+def test_oversampling_weights(power, shares):
+    for name in ("oversampling", "oversampling_strong"):
+        weights = treat(name, (100, 400, 900), power=power).class_weights
+        assert np.array(weights) / sum(weights) == pytest.approx(np.array(shares) / sum(shares))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (7,)])
+def test_mixup_blends_inputs_and_targets_alike(shape):
+    torch.manual_seed(0)
+    inputs, targets = torch.rand(5, *shape), torch.eye(5)
+    mix = treat("mixup", alpha=1.0).mix
+    assert mix is not None
+    mixed, soft = mix(inputs, targets)
+    share = soft.diagonal()
+    assert soft.sum(1).numpy() == pytest.approx(np.ones(5))
+    assert share.unique().numel() == 1
+    assert 0.02 < share[0] < 0.98
+    assert torch.allclose(mixed, share[0] * inputs + (1 - share[0]) * inputs.roll(1, 0), atol=1e-6)
+    assert torch.allclose(soft, share[0] * targets + (1 - share[0]) * targets.roll(1, 0), atol=1e-6)
+    assert mixed.shape == inputs.shape
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("mixup", 0.2), ("mixup", 2.0)])
+def test_the_share_of_mixup_has_the_beta_distribution(name, alpha):
+    torch.manual_seed(1)
+    mix = treat(name, alpha=alpha).mix
+    assert mix is not None
+    shares = np.array([float(mix(torch.zeros(2, 1), torch.eye(2))[1][0, 0]) for _ in range(2000)])
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert shares.mean() == pytest.approx(0.5, abs=4 * math.sqrt(variance / 2000))
+    assert shares.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_cutmix_pastes_a_rectangle_and_blends_targets_by_its_area():
+    torch.manual_seed(0)
+    mix = treat("cutmix").mix
+    assert mix is not None
+    inputs = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16).contiguous()
+    areas = []
+    for _ in range(60):
+        mixed, soft = mix(inputs, torch.eye(4))
+        pasted = mixed[1, 0] == 0  # the neighbour of image 1 is image 0
+        rows, columns = pasted.any(1), pasted.any(0)
+        assert (pasted == rows[:, None] & columns[None]).all(), "one rectangle"
+        assert (mixed[1, 0][~pasted] == 1).all()
+        areas.append(float(pasted.float().mean()))
+        assert soft[1].tolist() == pytest.approx([areas[-1], 1 - areas[-1], 0, 0])
+    assert np.ptp(areas) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("randaugment", {}), ("trivialaugment", {}), ("oversampling_strong", {"policy": "randaugment"})],
+)
+def test_policies_change_each_image_on_its_own(name, options):
+    found = treat(name, **options)
+    image = torch.randint(0, 256, (3, 24, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    batch = image.repeat(16, 1, 1, 1)
+    assert found.needs_pixels
+    assert found.augment is not None
+    torch.manual_seed(3)
+    result = found.augment(batch)
+    assert result.dtype == torch.uint8
+    assert result.shape == batch.shape
+    assert len(torch.unique(result, dim=0)) > 8
+    assert (batch == image).all(), "the batch itself is left alone"
+    torch.manual_seed(3)
+    assert torch.equal(found.augment(batch), result), "all random numbers are PyTorch's"
+
+
+def test_counts_of_0_are_refused():
+    for name in ("class_weights", "focal", "ldam_drw", "balanced_softmax", "logit_adjustment", "oversampling"):
+        with pytest.raises(DataError, match="image of every class"):
+            treat(name, (5, 0, 2))
+    assert check_counts(np.array([3, 1])).tolist() == [3.0, 1.0]
+
+
+def test_a_treatment_that_contradicts_itself_is_refused():
+    assert PLAIN.is_plain
+    with pytest.raises(RecipeError, match="no key"):
+        Treatment(class_weights=(1.0, 1.0))
+    with pytest.raises(RecipeError, match="needs pixels"):
+        Treatment(augment=lambda images: images, key="a")
+    with pytest.raises(RecipeError, match="as well"):
+        Treatment(retrain_head=0.5, freeze_backbone=True, key="a")
+    with pytest.raises(RecipeError, match="share of 1 of"):
+        Treatment(retrain_head=1.0, key="a")
+
+
+def test_keys_name_plug_in_and_options():
+    rivals = [n for n in plugins.names("balance") if hasattr(plugins.load("balance", n), "treat")]
+    keys = {n: treat(n).key for n in rivals}
+    assert all(keys.values())
+    assert len(set(keys.values())) == len(rivals)
+    assert treat("focal").key == treat("focal", (9, 9, 9)).key == treat("focal", gamma=2.0).key
+    assert treat("focal").key != treat("focal", gamma=1.0).key
+
+
+# What must help does
+
+MEANS = 2.0 * np.eye(4, 8)
+
+
+def clouds(counts: tuple[int, ...], seed: int) -> Examples:
+    """Overlapping Gaussian clouds, as embeddings: float32 [N, 8]."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    return Examples((rng.normal(0, 1, (len(labels), 8)) + MEANS[labels]).astype(np.float32), labels)
+
+
+def balanced_accuracy(treatment: Treatment, folder) -> float:
+    train, test = clouds((500, 100, 25, 12), 0), clouds((400,) * 4, 1)
+    classifier = probe.Classifier(probe.Config(epochs=25, learning_rate=0.02, choose="last"), ("a", "b", "c", "d"))
+    classifier.fit(TrainingView(train, None, 0), test, seed=0, folder=folder, treatment=treatment)
+    return float(balanced_accuracy_score(test.labels, classifier.predict(test.inputs).argmax(1)))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> float:
+    return balanced_accuracy(PLAIN, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    "name", ["class_weights", "balanced_softmax", "logit_adjustment", "oversampling", "ldam_drw", "crt"]
+)
+def test_rivals_raise_balanced_accuracy_on_unbalanced_clouds(name, plain, tmp_path):
+    """The clouds are the same but for their sizes, so a balanced rule is better by far: Bayes reaches about 0.8."""
+    assert plain < 0.7
+    assert balanced_accuracy(treat(name, (500, 100, 25, 12)), tmp_path) > plain + 0.05
+
+
+def test_stages_take_the_second_from_the_first():
+    crt = treat("crt", share=0.25)
+    first, second = _fitting.stages(15, crt, 3)
+    assert (first.first, first.last, first.class_weights, first.head_only) == (1, 11, None, False)
+    assert (second.first, second.last, second.class_weights, second.head_only) == (12, 15, (1.0, 1.0, 1.0), True)
+    assert [_fitting.stage_of((first, second), epoch) for epoch in (1, 11, 12, 15)] == [first, first, second, second]
+    assert [s.last for s in _fitting.stages(2, treat("crt", share=0.9), 3)] == [1, 2]
+    assert [s.last for s in _fitting.stages(2, treat("crt", share=0.01), 3)] == [1, 2]
+    assert _fitting.stages(4, treat("linear_probe"), 3) == (_fitting.Stage(1, 4, None, True),)
+    with pytest.raises(RecipeError, match="training of one epoch"):
+        _fitting.stages(1, crt, 3)
+    with pytest.raises(RecipeError, match="weighs 3 classes, and the classifier has 4"):
+        _fitting.stages(5, treat("oversampling"), 4)
