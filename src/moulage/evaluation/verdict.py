@@ -273,7 +273,8 @@ def explain(
     order = {"duplicates": 0, "none": 1, "rival": 2}
     for role in sorted(against, key=lambda role: order.get(role, 3)):
         aside = ", the best rival on validation" if role == "rival" else ""
-        said.append(sentence(against[role], smallest_effect, change, aside))
+        subject = "They" if change and len(said) > 1 else change
+        said.append(sentence(against[role], smallest_effect, subject, aside))
     if verdict.refused:
         said.append(f"The numbers would allow the word helps, but a control forbids it. {verdict.refused}")
     if verdict.missing:

@@ -1,0 +1,307 @@
+"""Reads predictions of models from anywhere: CSV, TSV or Parquet, one row an image. ``docs/compare.md`` is for users.
+
+    image, label, and prob_<class> or logit_<class> for every class       required
+    group (or lesion), trial, model, fold                                  optional
+
+Files that ``Predictions.save`` wrote are read too. What is missing or doubtful is an error that names file and row, or
+a note; nothing is mended in silence.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from moulage.errors import DataError, RunError, nearest
+from moulage.evaluation.predictions import Predictions
+
+FLOOR = 1e-12
+"""Smaller probabilities count as this one, so that they have a logarithm."""
+SUM_TOLERANCE = 0.01
+"""How far probabilities of an image may sum from 1: room for values rounded to three digits."""
+TEXT = ("image", "label", "group", "lesion", "model")
+NUMBERS = ("trial", "fold")
+KINDS = ("prob", "logit")
+UNKNOWN_SPLIT = "unknown"
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
+
+
+@dataclass(frozen=True)
+class Models:
+    """Fits of several models, and sentences on what was assumed."""
+
+    fits: dict[str, list[Predictions]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A checked file: its columns, and logits [N, K] for its classes."""
+
+    path: Path
+    columns: pd.DataFrame
+    logits: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read(arguments: Sequence[str]) -> Models:
+    """Predictions of several models, by name and in order of first mention.
+
+    Args:
+        arguments: each ``FILE`` or ``NAME=FILE,FILE2``. Without NAME a model is named by the column ``model``, for
+            moulage's own files by the arm, else by the file. Several files of one model without a column ``trial`` are
+            its fits in this order.
+
+    Raises:
+        DataError: a file cannot be read, a column is missing, a value is wrong, or two files are of one fit.
+    """
+    found: dict[str, list[Predictions]] = {}
+    own, notes = True, []
+    files: dict[str, list[Path]] = {}
+    for argument in arguments:
+        name, paths = _parse(argument)
+        for order, path in enumerate(paths):
+            fits = _own(path)
+            own = own and fits is not None
+            if fits is None:
+                fits, said = _foreign(path, order if name and len(paths) > 1 else 0, _classes(found))
+                notes += said
+            if name and len({fit.arm for fit in fits}) > 1:
+                raise DataError(f"{path} holds several models by its column `model`.", f"Name it without {name}=.")
+            for fit in fits:
+                known = name or fit.arm
+                found.setdefault(known, []).append(replace(_reorder(fit, _classes(found), path), arm=known))
+                files.setdefault(known, []).append(path)
+    for name, fits in found.items():
+        _check_once(name, fits, files[name])
+    if not own:
+        found = {
+            name: [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
+            for name, fits in found.items()
+        }
+        notes.append("Nothing is known of what the models were trained on: that no lesion of it is here is up to you.")
+    return Models(found, tuple(dict.fromkeys(notes)))
+
+
+def _parse(argument: str) -> tuple[str, list[Path]]:
+    """``NAME=FILE,FILE2`` or a path; what exists as it stands is a path."""
+    if Path(argument).is_file():
+        return "", [Path(argument)]
+    name, separator, rest = argument.partition("=")
+    if not separator:
+        return "", [_existing(argument)]
+    if not name.strip() or not rest.strip():
+        raise DataError(f'"{argument}" names no model or no file.', "Write NAME=FILE or NAME=FILE,FILE2.")
+    return name.strip(), [_existing(part.strip()) for part in rest.split(",") if part.strip()]
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise DataError(f"There is no file {text}.", "Name CSV, TSV or Parquet files: A.csv, or NAME=A.csv,B.csv.")
+    return path
+
+
+def _own(path: Path) -> list[Predictions] | None:
+    """What ``Predictions.save`` wrote; None for a file from elsewhere."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() != ".parquet":
+        return None
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}.") from None
+    if b"moulage" not in metadata:
+        return None
+    try:
+        return [Predictions.load(path)]
+    except RunError as error:
+        raise DataError(error.message, "Drop its metadata to have it read by its columns.") from None
+
+
+def _foreign(path: Path, order: int, classes: tuple[str, ...]) -> tuple[list[Predictions], tuple[str, ...]]:
+    """The fits in a file from elsewhere; ``order`` is the trial where no column says it."""
+    table = _load(path, classes)
+    columns = table.columns
+    model = columns["model"] if "model" in columns else pd.Series(path.stem, index=columns.index)
+    trial = columns["trial"] if "trial" in columns else pd.Series(order, index=columns.index)
+    if "fold" in columns:  # each fold is a fit of its own, numbered through the repeats
+        folds = np.unique(columns["fold"])
+        trial = trial * len(folds) + np.searchsorted(folds, columns["fold"])
+    group = columns[_group_column(path, columns) or "image"]
+    fits = []
+    codes = pd.Index(table.classes)
+    found = columns.groupby([model.to_numpy(object), trial.to_numpy()], sort=False).indices
+    for (name, number), rows in cast("dict[tuple[str, int], np.ndarray]", found).items():
+        images = columns["image"].to_numpy(object)[rows]
+        twice = pd.Index(images).duplicated()
+        if twice.any():
+            row = int(rows[int(twice.argmax())])
+            raise DataError(
+                f'{path}, row {row + 1}: image "{columns["image"].iloc[row]}" stands there twice in one fit of {name}.',
+                "Tell several fits apart by a column `trial`, several models by a column `model`.",
+            )
+        fits.append(
+            Predictions(
+                images=images,
+                groups=group.to_numpy(object)[rows],
+                labels=codes.get_indexer(pd.Index(columns["label"].to_numpy(object)[rows])),
+                logits=table.logits[rows],
+                classes=table.classes,
+                arm=str(name),
+                trial=int(number),
+                part="test",
+                split_digest=UNKNOWN_SPLIT,
+            )
+        )
+    return fits, table.notes
+
+
+def _load(path: Path, classes: tuple[str, ...]) -> _Table:
+    """Read and check a file; ``classes`` gives the order, where one is known already."""
+    table = _columns(path)
+    if not len(table):
+        raise DataError(f"{path} has no rows.")
+    here = f"There are: {', '.join(table.columns)}."
+    for name in ("image", "label"):
+        if name not in table:
+            raise DataError(f'{path} lacks the column "{name}".', here)
+    kinds = {kind: [str(c) for c in table.columns if str(c).startswith(f"{kind}_")] for kind in KINDS}
+    if not any(kinds.values()):
+        raise DataError(f"{path} lacks prob_<class> or logit_<class> columns.", here)
+    if all(kinds.values()):
+        raise DataError(f"{path} has both prob_ and logit_ columns.", "Keep one kind.")
+    kind = next(kind for kind in KINDS if kinds[kind])
+    found = tuple(name.removeprefix(f"{kind}_") for name in kinds[kind])
+    if classes and set(found) == set(classes):
+        found = classes
+    for name in (name for name in TEXT if name in table):
+        table[name] = _text(path, table[name])
+    for name in (name for name in NUMBERS if name in table):
+        table[name] = _whole(path, table[name])
+    unknown = ~table["label"].isin(found).to_numpy(bool)
+    if unknown.any():
+        row, label = int(unknown.argmax()), table["label"].iloc[int(unknown.argmax())]
+        hint = f"{nearest(label, found)} Every class needs its {kind}_ column."
+        raise DataError(f'{path}, row {row + 1}: the label "{label}" is none of the classes {", ".join(found)}.', hint)
+    values = np.column_stack([_numbers(path, table[f"{kind}_{name}"]) for name in found])
+    notes = [] if _group_column(path, table) else [_no_groups(path)]
+    if kind == "prob":
+        values, said = _logarithms(path, values, table["image"])
+        notes += said
+    return _Table(path, table, values, found, tuple(notes))
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    separator = SUFFIXES.get(path.suffix.lower())
+    if separator is None:
+        raise DataError(f"{path} is no CSV, TSV or Parquet file by its name.", f"Known: {', '.join(SUFFIXES)}.")
+    try:
+        if not separator:
+            return pd.read_parquet(path)
+        # Text is text: a class may be called NA or 007.
+        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(TEXT, str), na_filter=False, encoding="utf-8-sig")
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).strip().rstrip('.')}.") from None
+
+
+def _text(path: Path, column: Any) -> Any:
+    missing = column.isna().to_numpy(bool) | (column.astype(str).str.strip() == "").to_numpy(bool)
+    if missing.any():
+        raise DataError(f'{path}, row {int(missing.argmax()) + 1}: "{column.name}" is empty.')
+    return column.astype(str)
+
+
+def _numbers(path: Path, column: Any) -> np.ndarray:
+    """Finite numbers, [N] float64."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    strange = ~np.isfinite(values)
+    if strange.any():
+        row = int(strange.argmax())
+        raise DataError(f'{path}, row {row + 1}: {column.name} is "{column.iloc[row]}", no finite number.')
+    return values
+
+
+def _whole(path: Path, column: Any) -> Any:
+    values = _numbers(path, column)
+    broken = (values != np.round(values)) | (values < 0)
+    if broken.any():
+        row = int(broken.argmax())
+        raise DataError(f'{path}, row {row + 1}: {column.name} is "{column.iloc[row]}", no whole number from 0 on.')
+    return pd.Series(values.astype(np.int64), index=column.index)
+
+
+def _group_column(path: Path, table: pd.DataFrame) -> str:
+    """``group`` or ``lesion``; empty where there is neither."""
+    if "group" in table and "lesion" in table and not (table["group"] == table["lesion"]).all():
+        raise DataError(f"{path} has the columns group and lesion, and they differ.", "Keep the one to be counted.")
+    return next((name for name in ("group", "lesion") if name in table), "")
+
+
+def _no_groups(path: Path) -> str:
+    return (
+        f"Beware: {path} has no column group or lesion, so every image counts as a lesion of its own. Where lesions or "
+        "patients have several images, the intervals are too narrow."
+    )
+
+
+def _logarithms(path: Path, values: np.ndarray, images: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Logarithms of checked probabilities, and what had to be assumed."""
+    outside = ((values < 0) | (values > 1)).any(axis=1)
+    if outside.any():
+        row = int(outside.argmax())
+        raise DataError(
+            f'{path}, row {row + 1} (image "{images.iloc[row]}"): a probability is not between 0 and 1.',
+            "Call the columns logit_<class> if they are logits.",
+        )
+    total = values.sum(axis=1)
+    off = np.abs(total - 1) > SUM_TOLERANCE
+    if off.any():
+        row = int(off.argmax())
+        raise DataError(
+            f'{path}, row {row + 1} (image "{images.iloc[row]}"): the probabilities sum to {total[row]:.4g}, not to 1 '
+            f"({int(off.sum())} of {len(values)} rows are off by more than {SUM_TOLERANCE:g}).",
+            "Give a probability of every class, each image's summing to 1; sigmoid outputs do not.",
+        )
+    low = values < FLOOR
+    notes = [f"{path}: {int(low.sum())} probabilities below {FLOOR:g} count as {FLOOR:g}."] if low.any() else []
+    return np.log(np.maximum(values, FLOOR)), notes
+
+
+def _classes(found: dict[str, list[Predictions]]) -> tuple[str, ...]:
+    """Classes in the order of the first file; empty before one was read."""
+    return next((fit.classes for fits in found.values() for fit in fits), ())
+
+
+def _reorder(fit: Predictions, classes: tuple[str, ...], path: Path) -> Predictions:
+    """The fit with its classes in this order."""
+    if not classes or fit.classes == classes:
+        return fit
+    if set(fit.classes) != set(classes):
+        odd = sorted(set(fit.classes) ^ set(classes))
+        raise DataError(
+            f"{path} has the classes {', '.join(fit.classes)}; the first file has {', '.join(classes)} "
+            f"({', '.join(odd)} {'is' if len(odd) == 1 else 'are'} in one of them only).",
+            "Compare models of the same classes.",
+        )
+    columns = [fit.classes.index(name) for name in classes]
+    new = np.array([classes.index(name) for name in fit.classes])
+    return replace(fit, classes=classes, logits=fit.logits[:, columns], labels=new[fit.labels])
+
+
+def _check_once(name: str, fits: Iterable[Predictions], files: Iterable[Path]) -> None:
+    """No trial of a model may come from two files."""
+    known: dict[int, Path] = {}
+    for fit, path in zip(fits, files, strict=True):
+        if fit.trial in known:
+            raise DataError(
+                f"{known[fit.trial]} and {path} both hold trial {fit.trial} of the model {name}.",
+                "Several models: name them, A=FILE B=FILE. Several fits of one: NAME=FILE,FILE2, or a column `trial`.",
+            )
+        known[fit.trial] = path

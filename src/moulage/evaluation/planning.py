@@ -1,0 +1,256 @@
+"""What can be known before a GPU-hour is spent, and what a finished study would need to know more: tables and words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from moulage.errors import DataError
+from moulage.evaluation.compare import MIN_LESIONS, MIN_TRIALS
+from moulage.evaluation.lesions import FEW_LESIONS
+from moulage.evaluation.power import MOST_TRIALS, Plan, equivalence_needs
+
+TRIALS = (3, 5, 10, 20)
+"""Fits an arm, of a hold-out."""
+REPEATS = (1, 2, 4)
+"""Repeats of the folds."""
+FACTORS = (1, 2, 4)
+"""Times the test lesions."""
+TOGETHER = tuple(2**step for step in range(1, 11))
+"""Times the fits and the lesions, both."""
+ASSUMED = (
+    "Numbers without a pilot come from simulated studies (8 classes as unbalanced as ISIC-2019): an assumption, good "
+    "for an order of magnitude. Run a pilot with 3 fits an arm, then `moulage power --run FOLDER`."
+)
+PRECISION_UNIT = (
+    "Average precision is given in units of the recall that the same gain would bring, because gains of the two are "
+    "not of equal size; that it sees them 1.45 times as sharply is an assumption too."
+)
+
+
+def forecast(
+    num_images: int,
+    num_lesions: Mapping[str, int],
+    targets: Sequence[str] = (),
+    *,
+    test: float = 0.2,
+    num_folds: int = 5,
+    num_arms: int = 5,
+    smallest_effect: float = 0.02,
+) -> dict[str, Any]:
+    """Detectable effects (80 % power, 5 % two-sided) of hold-outs and repeated folds, by the planning constants.
+
+    Args:
+        num_images: images of the whole data set.
+        num_lesions: class -> lesions of the whole data set, for the classes that matter.
+        targets: classes of the measures; all of ``num_lesions`` if empty.
+        test: share of the images that a hold-out tests.
+        num_folds: folds, which test every image once a repeat.
+        num_arms: arms of the study, over which the variance of the fits is pooled.
+        smallest_effect: smallest difference that matters (0.02 = 2 points).
+
+    Returns:
+        ``classes`` (what each can bear), ``rows`` (one a design, number of fits and measure: ``standard_error``,
+        ``detectable`` with 1, 2 and 4 times the images, ``margin``, the smallest within which equal arms are found
+        equal), ``sentences``. What cannot be planned, for want of lesions, is None.
+    """
+    targets = tuple(targets) or tuple(num_lesions)
+    _check(num_images, num_lesions, targets, test, num_folds, num_arms)
+    rows = []
+    for folds in (1, num_folds):
+        share = test if folds == 1 else 1.0
+        for measure, plan in _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms).items():
+            for number in TRIALS if folds == 1 else [folds * repeats for repeats in REPEATS]:
+                rows.append(
+                    {
+                        "design": f"hold-out {100 * test:g} %" if folds == 1 else f"{folds} folds x {number // folds}",
+                        "num_trials": number,
+                        "num_images": round(share * num_images),
+                        "measure": measure,
+                        **_facts(plan, number),
+                    }
+                )
+    classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
+    primary = _primary(targets)
+    usual = (("hold-out", 5), (f"{num_folds} folds", 2 * num_folds))
+    sentences = [
+        _found(row)
+        for row in rows
+        for design, number in usual
+        if row["measure"] == primary and row["design"].startswith(design) and row["num_trials"] == number
+    ]
+    for folds, share in ((1, test), (num_folds, 1.0)):
+        plan = _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms)[primary]
+        if plan is not None:
+            where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
+            plan = _at(plan, 5 if folds == 1 else 2 * folds)
+            sentences.append(f"{where}: {needed(plan, smallest_effect)}")
+    sentences += [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
+    notes = [ASSUMED, *([PRECISION_UNIT] if targets else [])]
+    return {"primary": primary, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
+
+
+def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effect: float) -> dict[str, Any]:
+    """What a finished study could find, and what more it would need, from its own variance components.
+
+    Args:
+        comparisons: those of ``results.json``.
+        measure: which of them; all measures are planned alike.
+        smallest_effect: smallest difference that matters.
+
+    Returns:
+        ``classes``, ``rows`` (one a comparison: ``by_trials`` and ``by_size``, pairs of a number and the detectable
+        effect; ``trials_needed``, ``factor_needed``, None where no number does) and ``sentences``.
+
+    Raises:
+        DataError: there is no such comparison, or none has an interval.
+    """
+    wanted = [c for c in comparisons if c["measure"] == measure]
+    if not wanted:
+        known = ", ".join(dict.fromkeys(c["measure"] for c in comparisons)) or "none"
+        raise DataError(f'This study has no comparison under "{measure}".', f"There are: {known}.")
+    rows, sentences = [], []
+    for values in wanted:
+        if values["standard_error"] is None:
+            continue
+        plan = Plan.read(values)
+        now = plan.num_trials
+        numbers = TRIALS if plan.num_folds == 1 else [plan.num_folds * repeats for repeats in REPEATS]
+        rows.append(
+            {
+                "arm": values["arm"],
+                "reference": values["reference"],
+                "measure": measure,
+                "num_trials": now,
+                **_facts(plan, now),
+                "by_trials": [[n, plan.detectable(n)] for n in numbers],
+                "by_size": [[factor, plan.detectable(now, factor)] for factor in FACTORS],
+                "trials_needed": plan.trials_needed(smallest_effect),
+                "factor_needed": plan.factor_needed(smallest_effect),
+            }
+        )
+        sentences.append(f"{values['arm']} against {values['reference']}: {needed(plan, smallest_effect)}")
+    if not rows:
+        raise DataError(
+            f'No comparison under "{measure}" has an interval, so there is nothing to plan with.',
+            f"A pilot needs at least {MIN_TRIALS} fits an arm.",
+        )
+    of = wanted[0]["num_lesions_by_class"]
+    classes = [_bears(name, count, None) for name, count in of.items()]
+    notes = ["The variances are those of this study, and as uncertain as a few fits make them."]
+    return {"primary": measure, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
+
+
+def needed(plan: Plan, effect: float) -> str:
+    """What it would take to find an effect in 80 % of studies, in one sentence."""
+    number, now = f"{100 * effect:g} points", plan.num_trials
+    found = plan.detectable(now)
+    if found <= effect:
+        return f"{now} fits an arm find {number} in at least 80 % of studies."
+    ways = []
+    trials, factor = plan.trials_needed(effect), plan.factor_needed(effect)
+    if trials is not None:
+        ways.append(f"{trials} fits an arm")
+    if factor is not None:
+        ways.append(f"{_times(factor)} times the test lesions with {now} fits")
+    lead = f"{now} fits an arm find {100 * found:.1f} points in 80 % of studies; {number} would take"
+    if ways:
+        return f"{lead} {' or '.join(ways)}."
+    both = next((k for k in TOGETHER if now * k <= MOST_TRIALS and plan.detectable(now * k, k) <= effect), None)
+    if both is None:
+        return f"{lead} more than a thousand fits, whatever the lesions: look for a larger effect."
+    return f"{lead} more fits and more lesions, such as {now * both} fits on {both} times the test lesions."
+
+
+def _plans(
+    num_images: int, num_lesions: Mapping[str, int], targets: Sequence[str], share: float, folds: int, num_arms: int
+) -> dict[str, Plan | None]:
+    """The plan of each measure on a test part with this share of the lesions; None where a class has too few."""
+    found: dict[str, Plan | None] = {}
+    counts = {name: int(share * num_lesions[name]) for name in targets}
+    groups = {"mean_": targets} if len(targets) > 1 else {}
+    for names in [*groups.values(), *([name] for name in targets)]:
+        enough = all(counts[name] >= 2 for name in names)
+        for kind in ("average_precision", "recall"):
+            label = f"mean_{kind}" if len(names) > 1 else f"{kind}:{names[0]}"
+            sizes = [counts[name] for name in names]
+            found[label] = Plan.of_classes(sizes, kind != "recall", folds, num_arms) if enough else None
+    return {**found, "balanced_accuracy": Plan.of_images(max(1, num_images), folds, num_arms)}
+
+
+def _primary(targets: Sequence[str]) -> str:
+    if not targets:
+        return "balanced_accuracy"
+    return "mean_average_precision" if len(targets) > 1 else f"average_precision:{targets[0]}"
+
+
+def _at(plan: Plan, num_trials: int) -> Plan:
+    """The same plan, standing for this number of fits."""
+    share = plan.num_trials / num_trials
+    return replace(
+        plan,
+        interaction=share * plan.interaction,
+        trials=share * plan.trials,
+        num_sets=num_trials // plan.num_folds,
+    )
+
+
+def _facts(plan: Plan | None, number: int) -> dict[str, Any]:
+    names = ("standard_error", *(f"detectable_{factor}x" for factor in FACTORS), "margin")
+    if plan is None:
+        return dict.fromkeys(names)
+    error, freedom = plan.standard_error(number), plan.degrees_of_freedom(number)
+    values = (error, *(plan.detectable(number, factor) for factor in FACTORS))
+    return dict(zip(names, (*values, error / equivalence_needs(1.0, 0.0, freedom)), strict=True))
+
+
+def _bears(name: str, tested: float, in_all: int | None) -> dict[str, Any]:
+    """What a class's test lesions allow, on a hold-out and in folds, which test all."""
+    counts = {"test lesions": int(tested), **({} if in_all is None else {"lesions in folds": in_all})}
+    words = [_allows(count) for count in counts.values()]
+    return {"class": name, **counts, "verdict": words[0] if len(set(words)) == 1 else f"{words[0]}; folds: {words[1]}"}
+
+
+def _mute(row: Mapping[str, Any]) -> str:
+    """Of a target class that allows no verdict on the hold-out."""
+    either = row["lesions in folds"] < MIN_LESIONS
+    where = f"{row['lesions in folds']} lesions in all" if either else f"{row['test lesions']} lesions in the hold-out"
+    return (
+        f"{row['class']} has {where}, fewer than {MIN_LESIONS}: no verdict {'' if either else 'there '}on this class, "
+        "nor on a mean that it is part of."
+    )
+
+
+def _allows(count: int) -> str:
+    if count < MIN_LESIONS:
+        return f"none, fewer than {MIN_LESIONS} lesions"
+    return f"wide interval, fewer than {FEW_LESIONS} lesions" if count < FEW_LESIONS else "possible"
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    head = f"{row['design'].capitalize()}, {row['num_trials']} fits an arm, {row['num_images']:,} test images"
+    if row["detectable_1x"] is None:
+        return f"{head}: a target class has fewer than two test lesions, so nothing can be planned."
+    return (
+        f"{head}: a true difference of {100 * row['detectable_1x']:.1f} points is found in 80 % of studies, "
+        f"a smaller one less often; arms that are equal are found equal within {100 * row['margin']:.1f} points."
+    )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.1f}" if factor < 10 else f"{factor:,.0f}"
+
+
+def _check(
+    num_images: int, num_lesions: Mapping[str, int], targets: Sequence[str], test: float, folds: int, num_arms: int
+) -> None:
+    if num_images < 1 or any(count < 0 for count in num_lesions.values()):
+        raise DataError("Images and lesions are counts, from 1 and from 0 on.")
+    if most := [name for name, count in num_lesions.items() if count > num_images]:
+        raise DataError(f"{most[0]} has more lesions than there are images ({num_images}).")
+    if unknown := [name for name in targets if name not in num_lesions]:
+        raise DataError(f'The lesions of the class "{unknown[0]}" are not known.', "Give them: --lesions CLASS=NUMBER.")
+    if not 0 < test < 1 or folds < 2 or num_arms < 2:
+        raise DataError(
+            f"A test share of {test}, {folds} folds and {num_arms} arms cannot be planned.",
+            "The share lies between 0 and 1; folds and arms are at least 2.",
+        )

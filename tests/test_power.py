@@ -1,0 +1,195 @@
+"""What can be found: judged by statsmodels, by simulation and by cases worked by hand."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from moulage.errors import DataError
+from moulage.evaluation.compare import compare
+from moulage.evaluation.power import Plan, detectable, equivalence_needs, equivalence_power
+from moulage.evaluation.predictions import Predictions
+
+
+@pytest.mark.parametrize("freedom", [3, 8, 24, 120])
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_detectable_equals_statsmodels(freedom, power):
+    """Of one sample of nu + 1: the effect in standard deviations is the one in standard errors / sqrt(nu + 1)."""
+    effect = detectable(0.01, freedom, power) / 0.01 / math.sqrt(freedom + 1)
+    judge = TTestPower().power(effect, nobs=freedom + 1, alpha=0.025, alternative="larger")
+    assert judge == pytest.approx(power, abs=1e-6)
+
+
+def test_detectable_by_hand_and_against_the_approximation():
+    assert detectable(0.02) == pytest.approx(0.02 * (1.959964 + 0.841621), rel=1e-6)
+    for freedom, gap in ((1, 0.14), (4, 0.012), (8, 0.003), (40, 0.0005)):
+        near = stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)
+        assert abs(near / detectable(1, freedom) - 1) < gap + 1e-3
+        assert stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, detectable(1, freedom)) == pytest.approx(0.8)
+    assert detectable(1, 1) > 1.13 * (stats.t.ppf(0.975, 1) + stats.t.ppf(0.8, 1))
+    assert detectable(0.0, 5) == 0
+
+
+@pytest.mark.parametrize("wrong", [(-1, 5, 0.8, 0.05), (1, 0, 0.8, 0.05), (1, 5, 0.02, 0.05), (1, 5, 0.8, 1.5)])
+def test_detectable_refuses_nonsense(wrong):
+    with pytest.raises(DataError, match="no detectable effect"):
+        detectable(*wrong)
+
+
+def test_equivalence_needs_by_hand():
+    """Known SE: 2 Phi(m/SE - 1.645) - 1 = 0.8 gives m/SE = 2.9264; half the margin: m/2/SE = 1.645 + 0.842."""
+    assert equivalence_needs(0.02) == pytest.approx(0.02 / (1.644854 + 1.281552), rel=1e-5)
+    assert equivalence_needs(0.02, 0.01) == pytest.approx(0.01 / (1.644854 + 0.841621), rel=1e-4)
+    assert equivalence_needs(1, 0.5) == pytest.approx(equivalence_needs(1, -0.5))
+    assert equivalence_needs(1, 0, 10) < equivalence_needs(1, 0, 100) < equivalence_needs(1)
+    with pytest.raises(DataError, match="not within the margin"):
+        equivalence_needs(0.02, 0.02)
+
+
+@pytest.mark.parametrize(("freedom", "true"), [(4, 0.0), (12, 0.5), (60, 0.25)])
+def test_power_of_equality_against_simulation(freedom, true):
+    """400,000 pairs of d and s: Monte-Carlo error 0.08 points."""
+    rng, error = np.random.default_rng(0), 0.25
+    d = rng.normal(true, error, 400_000)
+    s = error * np.sqrt(rng.chisquare(freedom, 400_000) / freedom)
+    t = stats.t.ppf(0.95, freedom)
+    found = ((d + 1) / s > t) & ((d - 1) / s < -t)
+    assert equivalence_power(1, error, freedom, true) == pytest.approx(found.mean(), abs=0.003)
+
+
+def test_equality_at_what_it_needs_has_the_power_asked_for():
+    for freedom in (3, 9, 50, math.inf):
+        needed = equivalence_needs(0.02, 0.005, freedom, power=0.9)
+        assert equivalence_power(0.02, needed, freedom, 0.005) == pytest.approx(0.9, abs=1e-6)
+        assert equivalence_power(0.02, 1.05 * needed, freedom, 0.005) < 0.9
+
+
+def arms(num_trials=4, lesions=(60, 40, 25), repeats=0, seed=0) -> dict[str, list[Predictions]]:
+    """Three arms that differ by noise: of the lesion, of the fit, of the image. With repeats: five folds each."""
+    rng, classes = np.random.default_rng(seed), ("NV", "MEL", "AK")
+    strata = np.repeat(np.arange(3), lesions)
+    of = np.repeat(np.arange(len(strata)), 2)
+    labels, names = strata[of], np.array([f"i{row}" for row in range(len(of))], object)
+    groups = np.array([f"l{lesion}" for lesion in of], object)
+    found: dict[str, list[Predictions]] = {}
+    for arm in ("none", "b", "c"):
+        mine = 1.2 * np.eye(3)[labels] + rng.normal(size=(len(strata), 3))[of]
+        found[arm] = []
+        for trial in range(5 * repeats or num_trials):
+            logits = mine + 0.6 * rng.normal(size=mine.shape) + 0.3 * rng.normal(size=3)
+            if trial % 5 == 0:
+                dealt = np.random.default_rng(trial).permutation(len(strata)) % 5
+            keep = np.flatnonzero(dealt[of] == trial % 5) if repeats else np.arange(len(of))
+            part = (names[keep], groups[keep], labels[keep], logits[keep])
+            found[arm].append(Predictions(*part, classes, arm, trial, "test", f"d{trial}" if repeats else "d"))
+    return found
+
+
+@pytest.mark.parametrize("measure", ["balanced_accuracy", "average_precision:AK"])
+def test_plan_gives_back_the_comparison_that_it_came_from(measure):
+    found = compare(arms(), "b", "none", measure)
+    assert found.variance_trials is not None
+    assert found.variance_trials > 0
+    plan = Plan.of(found)
+    assert plan.standard_error(4) == pytest.approx(found.standard_error)
+    assert plan.degrees_of_freedom(4) == pytest.approx(found.degrees_of_freedom)
+    assert plan.detectable(4) == pytest.approx(detectable(found.standard_error, found.degrees_of_freedom))
+    assert Plan.read(asdict(found)) == plan
+
+
+def test_plan_of_repeated_folds_counts_repeats():
+    found = compare(arms(repeats=2), "b", "none", "balanced_accuracy")
+    plan = Plan.of(found)
+    assert (plan.num_sets, plan.num_folds, plan.num_trials, plan.smallest_trials) == (2, 5, 10, 5)
+    assert plan.standard_error(10) == pytest.approx(found.standard_error)
+    assert plan.interaction > 0
+    with pytest.raises(DataError, match="whole repeats"):
+        plan.standard_error(7)
+    once = Plan.of(compare(arms(repeats=1), "b", "none", "balanced_accuracy"))
+    assert (once.interaction, once.num_sets) == (0, 1)
+
+
+def test_more_fits_and_more_lesions_shrink_what_they_should():
+    plan = Plan(lesions=4e-4, interaction=2e-4, trials=3e-4, num_sets=5)
+    assert plan.standard_error(5) == pytest.approx(3e-2)
+    assert plan.standard_error(10) == pytest.approx(math.sqrt(4e-4 + 1e-4 + 1.5e-4))
+    assert plan.standard_error(5, 4) == pytest.approx(math.sqrt(1e-4 + 0.5e-4 + 3e-4))
+    assert plan.standard_error(10, 4) == pytest.approx(math.sqrt(1e-4 + 0.25e-4 + 1.5e-4))
+
+
+def test_needed_numbers_are_the_smallest_that_are_enough():
+    plan = Plan(lesions=4e-4, interaction=2e-4, trials=3e-4, num_sets=5, num_arms=3, freedom=60)
+    number = plan.trials_needed(0.07)
+    assert number is not None
+    assert plan.detectable(number) <= 0.07 < plan.detectable(number - 1)
+    factor = plan.factor_needed(0.06)
+    assert factor is not None
+    assert plan.detectable(5, factor) <= 0.06 < plan.detectable(5, factor / 1.002)
+    assert plan.trials_needed(0.05) is None  # the lesions alone are 0.02 x 2.8
+    assert plan.factor_needed(0.04) is None  # the fits alone are 0.017 x 2.8 and more
+    assert plan.factor_needed(0.5) == 1.0
+    assert plan.trials_needed(0.9) == 3
+    assert Plan(4e-4, 2e-4, 3e-4, 1, num_folds=5).trials_needed(0.9) == 5
+
+
+def test_equality_needs_more_than_detection():
+    plan = Plan(lesions=0.4e-4, interaction=0.2e-4, trials=0.3e-4, num_sets=5, num_arms=3, freedom=200)
+    number = plan.trials_for_equality(0.025)
+    assert number is not None
+    assert plan.equivalence_power(0.025, number) >= 0.8 > plan.equivalence_power(0.025, number - 1)
+    factor = plan.factor_for_equality(0.025)
+    assert factor is not None
+    assert plan.equivalence_power(0.025, 5, factor) == pytest.approx(0.8, abs=0.002)
+    assert plan.factor_for_equality(0.005) is None
+
+
+def test_few_lesions_of_the_one_class_bound_the_degrees_of_freedom():
+    plan = Plan.of_classes([12])
+    assert plan.degrees_of_freedom(10) <= 11
+    assert plan.degrees_of_freedom(10, 4) > 11
+    assert Plan.of(compare(arms(lesions=(40, 40, 12)), "b", "none", "recall:AK")).num_single == 12
+
+
+def test_planning_constants_give_the_simulated_table():
+    """Points, 80 % power, many degrees of freedom: balanced accuracy 2.7 and 1.7; AK 9.9 and 6.4; DF 14.6 and 8.8."""
+
+    def points(plan: Plan, number: int) -> float:
+        return 100 * detectable(plan.standard_error(number))
+
+    assert points(Plan.of_images(5000), 5) == pytest.approx(2.7, abs=0.05)
+    assert points(Plan.of_images(25_000, 5), 10) == pytest.approx(1.7, abs=0.05)
+    assert points(Plan.of_classes([63]), 5) == pytest.approx(9.9, rel=0.02)
+    assert points(Plan.of_classes([314], num_folds=5), 10) == pytest.approx(6.4, rel=0.02)
+    assert points(Plan.of_classes([22]), 5) == pytest.approx(14.6, rel=0.02)
+    assert points(Plan.of_classes([111], num_folds=5), 10) == pytest.approx(8.8, rel=0.02)
+    assert Plan.of_classes([63], precision=True).standard_error(5) < 0.7 * Plan.of_classes([63]).standard_error(5)
+    with pytest.raises(DataError, match="too few"):
+        Plan.of_classes([1])
+
+
+def test_no_plan_without_an_interval():
+    found = compare(arms(num_trials=2), "b", "none", "balanced_accuracy")
+    assert found.low is None
+    with pytest.raises(DataError, match="b against none, balanced_accuracy: without an interval"):
+        Plan.of(found)
+
+
+def test_results_of_an_older_run_can_be_planned_with():
+    """Before the interaction and the degrees of freedom were stored: all is lesions, of the smallest class."""
+    found = compare(arms(), "b", "none", "balanced_accuracy")
+    new = {"variance_interaction", "freedom_lesions", "freedom_trials", "scheme", "num_folds", "num_repeats"}
+    plan = Plan.read({name: value for name, value in asdict(found).items() if name not in new})
+    assert (plan.interaction, plan.freedom, plan.num_folds) == (0, 24, 1)
+
+
+def test_an_effect_of_the_detectable_size_is_found_as_often_as_promised():
+    """100,000 draws of d and of its estimated error: Monte-Carlo error 0.13 points."""
+    plan = Plan.of(compare(arms(num_trials=5), "b", "none", "balanced_accuracy"))
+    error, freedom = plan.standard_error(5), plan.degrees_of_freedom(5)
+    rng = np.random.default_rng(3)
+    d = plan.detectable(5) + error * rng.normal(size=100_000)
+    s = error * np.sqrt(rng.chisquare(freedom, 100_000) / freedom)
+    assert (d / s > stats.t.ppf(0.975, freedom)).mean() == pytest.approx(0.8, abs=0.005)
