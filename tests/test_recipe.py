@@ -63,6 +63,68 @@ def test_wrong_recipes_name_the_place_and_the_nearest_key(change, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": {"num_folds": 3}}, ["split", "num_folds", '"holdout"']),
+        ({"split": {"scheme": "official", "num_repeats": 2}}, ["num_repeats", '"official"']),
+        ({"split": {"scheme": "folds", "num_folds": 1}}, ["split.num_folds"]),
+        ({"split": {"scheme": "fold"}}, ["split.scheme"]),
+        ({"split": {"reserve": 1.0}}, ["split.reserve"]),
+        ({"split": {"reserve": 0.1}, "study": {"target_classes": []}}, ["split.reserve", "target_classes"]),
+        ({"split": {"scheme": "folds"}, "study": {"num_trials": 4}}, ["5 folds x 1 are 5 trials", "num_trials is 4"]),
+        (
+            {"split": {"scheme": "folds"}, "generators": {"ak": {"refit": "study"}}},
+            ["generators.ak.refit", "another fold tests on"],
+        ),
+        (
+            {"split": {"scheme": "folds"}, "arms": {"gan": {"generator": "", "samples": "x"}}},
+            ["arms.gan.samples", "one split"],
+        ),
+        ({"study": {"family": ["gam"]}}, ["study.family", '"gam"', '"gan"']),
+        ({"arms": {"none": {"treatment_options": {"beta": 1}}}}, ["arms.none", "no treatment"]),
+        ({"arms": {"none": {"treatmnt": "focal"}}}, ["arms.none.treatmnt", '"treatment"']),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, words):
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(changed(**change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_number_of_trials():
+    assert recipes.parse(SMALL).num_trials == 3
+    folds = {"scheme": "folds", "num_folds": 4, "num_repeats": 2}
+    found = recipes.parse(changed(split=folds))
+    assert found.num_trials == 8
+    assert recipes.parse(changed(split=folds, study={"num_trials": 8})).num_trials == 8
+    text = recipes.to_toml(found.model_dump(mode="json"))
+    assert recipes.parse(tomllib.loads(text)) == found
+
+
+def test_arms_with_treatments_survive_toml():
+    arms = {
+        "both": {
+            "balance": "synthesize",
+            "generator": "ak",
+            "add": {"AK": 2},
+            "treatment": "focal",
+            "treatment_options": {"gamma": 1.5},
+            "logit_adjustment": False,
+        }
+    }
+    found = recipes.parse(changed(arms=arms, study={"family": ["gan", "both"], "logit_adjustment": True}))
+    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
+    assert found.arms["none"].logit_adjustment is None
+    assert found.arms["both"].logit_adjustment is False
+
+
+def test_classes_that_an_arm_adds():
+    found = recipes.parse(changed(arms={"half": {"balance": "duplicates", "ratio": {"DF": 0.5}}}))
+    assert [found.wanted(arm) for arm in ("none", "gan", "copies", "half")] == [(), ("AK",), ("AK",), ("DF",)]
+
+
 def test_budget_is_merged_table_by_table(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(

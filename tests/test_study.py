@@ -16,10 +16,12 @@ from moulage import runs
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.study import run_study
+from moulage.study import Watch, run_study
 from moulage.tasks import prepare
-from moulage.tasks.execute import check_extra, nearest_images, samples_of
+from moulage.tasks.execute import adjust_logits, check_extra, samples_of, treatment_of
+from moulage.tasks.gallery import nearest_images
 from moulage.tasks.plan import plan
+from moulage.treatment import PLAIN, Treatment
 
 RECIPE = """
 [study]
@@ -139,7 +141,7 @@ def test_synthetic_images_enter_the_training_part_only(finished):
     for (arm, trial, part), _ in predictions_of(finished.run).items():
         file = next(finished.run.glob(f"classifiers/{arm}-{trial}-*/{part}.parquet"))
         scored = set(Predictions.load(file).images)
-        assert scored <= set(finished.prepared.split.part(finished.prepared.catalog, part).images)
+        assert scored <= set(finished.prepared.split(trial).part(finished.prepared.catalog, part).images)
 
 
 def test_same_command_computes_nothing_again(finished, recipe_file):
@@ -169,7 +171,8 @@ def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
 def test_another_split_recomputes_everything(finished, recipe_file, tmp_path):
     other = recipes.load(recipe_file, "", {"split.seed": 1})
     prepared = prepare.prepare(other, tmp_path)
-    assert not {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.tasks}
+    shared = {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.tasks}
+    assert {t.name for t in finished.tasks if t.folder in shared} == {"real images"}
 
 
 def test_arms_share_seeds_within_a_trial_and_not_between_trials(finished):
@@ -192,13 +195,13 @@ def test_samples_of_another_split_are_refused(finished, recipe_file, tmp_path):
 
 def test_samples_are_proven_again_where_they_are_read(finished):
     samples = next(task for task in finished.tasks if task.kind == "samples")
-    assert samples_of(finished.run, samples.folder, finished.prepared.split.digest).counts["AK"] == 6
+    assert samples_of(finished.run, samples.folder, finished.prepared.split(0).digest).counts["AK"] == 6
     with pytest.raises(LeakError, match="fitted on the split"):
         samples_of(finished.run, samples.folder, "another")
 
 
 def test_real_images_of_another_part_are_refused(finished):
-    catalog, split = finished.prepared.catalog, finished.prepared.split
+    catalog, split = finished.prepared.catalog, finished.prepared.split(0)
     train, test = (split.part(catalog, part) for part in ("train", "test"))
     check_extra(train.take([0, 0, 1]), train, split.digest)
     with pytest.raises(LeakError, match="not in the training part"):
@@ -304,7 +307,7 @@ def test_samples_carry_origin_seed_and_split(finished):
     task = next(task for task in finished.tasks if task.kind == "samples" and task.trial == 2)
     samples = Catalog.load(finished.run / task.folder / "catalog.parquet")
     assert samples.counts["AK"] == 6
-    assert set(samples.table["split_digest"]) == {finished.prepared.split.digest}
+    assert set(samples.table["split_digest"]) == {finished.prepared.split(0).digest}
     assert set(samples.table["origin"]) == {Path(task.needs[0]).name}
     assert samples.only(label="AK").table["seed"].min() == 2_000_000
 
@@ -316,3 +319,203 @@ def test_pairs_are_laid_side_by_side():
     red = np.argwhere((sheet == (200, 0, 0)).all(axis=2))
     assert len(red) == 32 * 32
     assert red.min(axis=0).tolist() == [50 + 12, 33]
+
+
+FOLDS = {
+    "study": {"name": "folds", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
+    "data": {"source": "phantom", "options": {"num_images": 300, "size": 32, "min_lesions": 12}},
+    "split": {"scheme": "folds", "num_folds": 3, "validation": 0.2, "reserve": 0.3},
+    "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
+    "classifier": {
+        "plugin": "probe",
+        "options": {"size": 32, "epochs": 2, "backbone": {"name": "test_resnet", "weights": "scratch"}},
+    },
+    "arms": {
+        "none": {"balance": "none"},
+        "copies": {"balance": "duplicates", "like": "drawn"},
+        "drawn": {
+            "balance": "synthesize",
+            "generator": "noise",
+            "ratio": {"AK": 1.0, "VASC": 0.5},
+            "treatment": "balanced_softmax",
+        },
+        "oracle": {"balance": "oracle", "like": "drawn"},
+        "softmax": {"balance": "balanced_softmax", "logit_adjustment": False},
+    },
+}
+
+
+def folds_with(**tables):
+    return recipes.parse(recipes.merge(FOLDS, tables))
+
+
+@pytest.fixture(scope="module")
+def folded(cache, tmp_path_factory):
+    """A study of three folds with a reserve, treatments and adjusted logits; what it said, and when."""
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(cache))
+        run = tmp_path_factory.mktemp("runs") / "folds"
+        outcome = run_study(folds_with(), run, watch=Watch(say=said.append))
+    return outcome, said
+
+
+def test_folds_score_every_image_once(folded):
+    outcome, _ = folded
+    prepared = outcome.prepared
+    assert len(prepared.splits) == 3
+    for arm in FOLDS["arms"]:
+        scored = []
+        for trial in range(3):
+            [file] = outcome.run.glob(f"classifiers/{arm}-{trial}-*/test.parquet")
+            found = Predictions.load(file)
+            assert found.split_digest == prepared.split(trial).digest
+            scored += found.images.tolist()
+        assert sorted(scored) == sorted(prepared.catalog.images)
+
+
+def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
+    outcome, _ = folded
+    for task in outcome.tasks:
+        split = outcome.prepared.split(task.trial)
+        train = split.part(outcome.prepared.catalog, "train")
+        if task.kind == "generator":
+            about = runs.read_json(outcome.run / task.folder / "generator.json")
+            assert about["split_digest"] == split.digest
+            assert about["num_images"] == train.counts["AK"] + train.counts["VASC"]
+        if task.kind == "classifier" and task.name == "drawn":
+            assert task.settings["add"] == {"AK": train.counts["AK"], "VASC": round(train.counts["VASC"] / 2)}
+            assert task.settings["num_slots"] == sum(task.settings["add"].values())
+    assert [task.trial for task in outcome.tasks if task.kind == "gallery"] == [0]
+    embedded = [task.name for task in outcome.tasks if task.kind == "embedding"]
+    assert embedded.count("real images") == 1
+
+
+def test_views_of_arms_say_how_they_were_trained(folded):
+    outcome, _ = folded
+    held_back = set(outcome.prepared.split(0).part(outcome.prepared.catalog, "reserve").images)
+    views = {
+        task.name: runs.read_json(outcome.run / task.folder / "view.json")
+        for task in outcome.tasks
+        if task.kind == "classifier" and task.trial == 0
+    }
+    assert {name: view["treatment"] for name, view in views.items()} == {
+        "none": "",
+        "copies": "",
+        "drawn": "balanced_softmax",
+        "oracle": "",
+        "softmax": "balanced_softmax",
+    }
+    assert views["softmax"]["logit_adjustment"] is None
+    for name in ("none", "copies", "drawn", "oracle"):
+        assert 0 <= views[name]["logit_adjustment"] <= 2
+    assert views["drawn"]["extra"] == views["copies"]["extra"] == views["oracle"]["extra"]
+    assert views["none"]["num_distinct"] == views["softmax"]["num_distinct"] == 0
+    assert views["drawn"]["num_distinct"] == sum(views["drawn"]["extra"].values())
+    assert 0 < views["oracle"]["num_distinct"] <= len(held_back)
+
+
+def test_the_question_is_registered_before_any_task_runs(folded):
+    outcome, said = folded
+    record = runs.read_json(outcome.run / "registration.json")
+    assert record["before_test"]
+    assert (record["declared"]["scheme"], record["declared"]["num_trials"]) == ("folds", 3)
+    assert any(record["digest"] in line for line in said)
+    written = (outcome.run / "registration.json").stat().st_mtime_ns
+    assert all(written < file.stat().st_mtime_ns for file in outcome.run.glob("*/*/task.json"))
+    assert outcome.results["registration"]["digest"] == record["digest"]
+
+
+def test_folds_compute_nothing_again_and_fewer_of_them_leave_no_split_behind(folded, tmp_path):
+    outcome, _ = folded
+    stamps = {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")}
+    again = run_study(folds_with(), outcome.run)
+    assert {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")} == stamps
+    assert again.results["comparisons"] == outcome.results["comparisons"]
+    prepare.prepare(folds_with(), tmp_path)
+    assert len(list((tmp_path / "splits").iterdir())) == 3
+    prepare.prepare(folds_with(split={"num_folds": 2}), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["000.parquet", "001.parquet"]
+
+
+def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
+    outcome, _ = folded
+    task = next(task for task in outcome.tasks if task.kind == "classifier" and task.trial == 1)
+    path, results = outcome.run / task.folder / "witness.json", outcome.run / "results.json"
+    honest, stamp = path.read_bytes(), results.stat().st_mtime_ns
+    record = runs.read_json(path)
+    try:
+        runs.write_json(path, {**record, "chosen_on": {"part": "test", "digest": record["scored_on"]["test"]}})
+        with pytest.raises(LeakError, match="chosen on the part test"):
+            run_study(folds_with(), outcome.run)
+    finally:
+        path.write_bytes(honest)
+    assert results.stat().st_mtime_ns == stamp
+
+
+def test_a_task_loads_the_split_of_its_own_trial(folded):
+    outcome, _ = folded
+    _, prepared = prepare.load(outcome.run, 1)
+    assert prepared.split(1).digest == outcome.prepared.split(1).digest
+    with pytest.raises(RunError, match="Only the split of trial 1"):
+        prepared.split(0)
+    _, everything = prepare.load(outcome.run)
+    assert [s.digest for s in everything.splits] == [s.digest for s in outcome.prepared.splits]
+    assert everything.digest == prepared.digest == outcome.prepared.digest
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ({"balance": "none", "treatment": "focall"}, 'Did you mean "focal"'),
+        ({"balance": "none", "treatment": "focal", "treatment_options": {"gama": 1}}, "arms.x.treatment_options.gama"),
+        ({"balance": "none", "treatment": "duplicates"}, "arms.x.treatment(.|\n)*no treatment"),
+        ({"balance": "focal", "treatment": "balanced_softmax"}, "one treatment"),
+        ({"balance": "cutmix"}, 'arms.x.balance = "cutmix"(.|\n)*reads embeddings'),
+        ({"balance": "none", "treatment": "trivialaugment"}, 'arms.x.treatment = "trivialaugment"(.|\n)*embeddings'),
+        ({"balance": "linear_probe"}, 'arms.x.balance = "linear_probe"'),
+        ({"balance": "oracle", "add": {"DF": 2}}, '"DF", of which nothing is held back'),
+        ({"balance": "oracle", "add": {"AK": 2}, "generator": "noise"}, "given generated ones"),
+        ({"balance": "logit_adjustment_posthoc", "logit_adjustment": False}, "logit_adjustment = false"),
+    ],
+)
+def test_arms_that_cannot_be_are_refused_before_work(arm, words):
+    with pytest.raises(RecipeError, match=words):
+        prepare.check(folds_with(arms={"x": arm}))
+
+
+def test_an_oracle_needs_a_reserve():
+    with pytest.raises(RecipeError, match=r"arms.oracle(.|\n)*split.reserve is 0"):
+        prepare.check(folds_with(split={"reserve": 0.0}))
+
+
+def test_the_treatment_of_an_arm():
+    counts = np.array([90, 9, 1])
+    plain = {"balance": "duplicates", "balance_config": {}, "treatment": "", "treatment_config": {}}
+    assert treatment_of(plain, counts) is PLAIN
+    own = treatment_of({**plain, "balance": "oversampling", "balance_config": {"power": 1.0}}, counts)
+    assert own.class_weights is not None
+    assert len(set(own.class_weights)) == 1
+    lent = treatment_of({**plain, "treatment": "focal", "treatment_config": {}}, counts)
+    assert lent.loss is not None
+
+
+def test_logits_are_adjusted_as_strongly_as_validation_wants():
+    """Two classes, nine to one; the rare one's logit is short by exactly the log of the prior's ratio."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [400, 400])
+    signal = (2 * truth - 1) * 1.5 + rng.normal(0, 1, 800)
+    logits = np.stack([np.full(800, np.log(9.0)), signal], axis=1).astype(np.float32)
+    given = {"validation": logits.copy(), "test": logits[:10].copy()}
+    found = adjust_logits(given, truth, np.repeat([0, 1], [900, 100]), PLAIN, ("a", "b"))
+    assert found["logit_adjustment"] == pytest.approx(1.0, abs=0.2)
+    assert found["log_prior"] == pytest.approx([np.log(0.9), np.log(0.1)])
+    assert found["notes"] == []
+    expected = logits[:10] - found["logit_adjustment"] * np.log([0.9, 0.1])
+    np.testing.assert_allclose(given["test"], expected, rtol=1e-6)
+    recalls = [(given["validation"].argmax(1) == truth)[truth == k].mean() for k in (0, 1)]
+    assert min(recalls) > 0.85 > (logits.argmax(1) == truth)[truth == 1].mean()
+    weighted = Treatment(class_weights=(1.0, 1.0), key="x")
+    assert adjust_logits({"validation": logits}, truth, truth, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
+    alone = adjust_logits({"validation": logits[:400]}, truth[:400], truth, PLAIN, ("a", "b"))
+    assert alone["notes"] == ["The strength of the logit adjustment was chosen without b: no validation image."]

@@ -24,7 +24,10 @@ class StudyOptions(Options):
     question: str = Field("", description="The question in one sentence; the report opens with it.")
     seed: int = Field(0, ge=0, description="Every random number of the study derives from it.")
     num_trials: int = Field(
-        3, ge=1, le=100, description="Independent fits of every arm; three are needed for intervals."
+        3,
+        ge=1,
+        le=100,
+        description="Independent fits of every arm; three are needed for intervals. With folds the split decides.",
     )
     target_classes: tuple[str, ...] = Field((), description="The rare classes that the study is about.")
     primary: str = Field(
@@ -33,6 +36,12 @@ class StudyOptions(Options):
     )
     smallest_effect: float = Field(
         0.02, gt=0, lt=1, description="Smallest difference of the primary measure that would matter (0.02 = 2 points)."
+    )
+    family: tuple[str, ...] = Field(
+        (), description="Arms over which p values are corrected (Holm); none: every arm that adds generated images."
+    )
+    logit_adjustment: bool = Field(
+        False, description="Adjust every arm's logits by the classes' frequency, as strongly as validation wants it."
     )
 
 
@@ -51,12 +60,29 @@ class DataOptions(Options):
 class SplitOptions(Options):
     """How images become training, validation and test part; groups (lesions) never cross."""
 
-    scheme: Literal["holdout", "official"] = Field(
-        "holdout", description="`holdout` draws the parts; `official` keeps the data set's own."
+    scheme: Literal["holdout", "official", "folds"] = Field(
+        "holdout",
+        description="`holdout` draws the parts; `official` keeps the data's own; `folds` tests on all images in turn.",
     )
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the images for validation.")
-    test: float = Field(0.2, gt=0, lt=0.9, description="Share of the images for the test; unused by `official`.")
-    seed: int = Field(0, ge=0, description="Draws the parts; every trial uses the same parts.")
+    test: float = Field(
+        0.2, gt=0, lt=0.9, description="Share of the images for the test; `official` and `folds` ignore it."
+    )
+    num_folds: int = Field(
+        5, ge=2, le=50, description="`folds`: parts that are the test part in turn; each is a trial."
+    )
+    num_repeats: int = Field(1, ge=1, le=20, description="`folds`: how often the lesions are dealt into folds anew.")
+    reserve: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target classes' training lesions held back for the arm `oracle`."
+    )
+    seed: int = Field(0, ge=0, description="Draws the parts; without folds every trial uses the same parts.")
+
+    @model_validator(mode="after")
+    def _folds_only(self) -> "SplitOptions":
+        for name in ("num_folds", "num_repeats"):
+            if self.scheme != "folds" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'{name} is for scheme = "folds", and the scheme is "{self.scheme}"')
+        return self
 
 
 class GeneratorOptions(Options):
@@ -91,6 +117,11 @@ class ArmOptions(Options):
     generator: str = Field("", description="For arms that add generated images: a name from [generators].")
     samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
+    treatment: str = Field(
+        "", description="A balance plug-in that changes the training, beside the one that adds rows."
+    )
+    treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
+    logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> "ArmOptions":
@@ -100,6 +131,8 @@ class ArmOptions(Options):
             raise ValueError("give generator or samples, not both")
         if any(n < 0 for n in (*self.add.values(), *self.ratio.values())):
             raise ValueError("counts and ratios are not negative")
+        if self.treatment_options and not self.treatment:
+            raise ValueError("treatment_options are given, but no treatment")
         return self
 
 
@@ -123,10 +156,48 @@ class Recipe(Options):
             if arm.like and (arm.like not in self.arms or self.arms[arm.like].like):
                 hint = nearest(arm.like, [n for n, a in self.arms.items() if not a.like])
                 raise ValueError(f'arms.{name}.like: "{arm.like}" is no arm with counts of its own. {hint}')
+        for name in self.study.family:
+            if name not in self.arms:
+                raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')
         for name in (*self.generators, *self.arms):
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f'"{name}": names of arms and generators are letters, digits, - and _')
         return self
+
+    @model_validator(mode="after")
+    def _folds_meet(self) -> "Recipe":
+        if self.split.reserve and not self.study.target_classes:
+            raise ValueError("split.reserve holds back images of study.target_classes, and there are none")
+        if self.split.scheme != "folds":
+            return self
+        if self.study.num_trials not in (self.num_trials, StudyOptions.model_fields["num_trials"].default):
+            raise ValueError(
+                f"study.num_trials is {self.study.num_trials}, but {self.split.num_folds} folds x "
+                f"{self.split.num_repeats} are {self.num_trials} trials: leave it out, or change split.num_repeats"
+            )
+        for name, generator in self.generators.items():
+            if generator.refit == "study":
+                raise ValueError(
+                    f'generators.{name}.refit = "study": fitted once it would have learned from images that another '
+                    'fold tests on; use "trial", or another split.scheme'
+                )
+        for name, arm in self.arms.items():
+            if arm.samples:
+                raise ValueError(
+                    f"arms.{name}.samples: given samples come from one split, and folds are several; use a generator"
+                )
+        return self
+
+    @property
+    def num_trials(self) -> int:
+        """Fits of each arm: folds x repeats, else ``study.num_trials``."""
+        folds = self.split.scheme == "folds"
+        return self.split.num_folds * self.split.num_repeats if folds else self.study.num_trials
+
+    def wanted(self, arm: str) -> tuple[str, ...]:
+        """The classes that an arm adds images of, its own or those of the arm that it is ``like``."""
+        options = self.arms[self.arms[arm].like or arm]
+        return (*options.add, *options.ratio)
 
     def additions(self, arm: str, counts: dict[str, int]) -> dict[str, int]:
         """How many images this arm adds to each class.

@@ -15,8 +15,9 @@ from moulage import runs
 from moulage.errors import RunError
 from moulage.recipe import Recipe, differences, parse
 from moulage.tasks import prepare
-from moulage.tasks.plan import Task, plan
+from moulage.tasks.plan import Task, plan, roles
 from moulage.tasks.prepare import Prepared
+from moulage.tasks.registration import register
 
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -82,6 +83,8 @@ def run_study(
             watch.say(f"changed since the last run: {line}")
         prepared = prepare.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)
         tasks = plan(recipe, prepared)
+        if recipe.arms:
+            _register(recipe, run, watch)
         todo = [task for task in tasks if not task.is_done(run)]
         if len(todo) < len(tasks):
             watch.say(f"{len(tasks) - len(todo)} of {len(tasks)} tasks are finished already")
@@ -91,10 +94,22 @@ def run_study(
                 _run_all(pool, run, tasks, device, watch)
         if not recipe.arms:
             return Outcome(run, prepared, tasks)
+        from moulage.tasks.guards import check_run
         from moulage.tasks.results import collect
 
+        watch.say("checking that nothing leaked")
+        check_run(recipe, prepared, run, tasks)
         watch.say("comparing the arms")
         return Outcome(run, prepared, tasks, collect(recipe, prepared, run, tasks, command))
+
+
+def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
+    """Fix what the study will look at before any of it is computed, and say so."""
+    record = register(recipe, run, roles(recipe))
+    state = "before" if record["before_test"] else "AFTER"
+    watch.say(f"registered {state} the test part was opened: {record['digest']} ({record['date']})")
+    if record["note"]:
+        watch.say(record["note"])
 
 
 def changed(recipe: Recipe, run: Path) -> list[str]:
@@ -160,12 +175,13 @@ def _estimate(
     pool: ProcessPoolExecutor, prepared: Prepared, run: Path, todo: list[Task], device: str
 ) -> list[tuple[Task, float]]:
     """Core-seconds of each generator, embedding and classifier to come, from a few timed steps of each kind."""
-    train = prepared.split.part(prepared.catalog, "train")
+    train = [split.part(prepared.catalog, "train") for split in prepared.splits]
     timed: dict[str, Future[float]] = {}
     found: list[tuple[Task, Future[float]]] = []
     for task in todo:
         classes = tuple(task.settings.get("classes", prepared.catalog.classes))
-        num_images = len(train.only(label=classes)) + task.settings.get("num_slots", 0)
+        own = train[task.trial if len(train) > 1 else 0]
+        num_images = len(own.only(label=classes)) + task.settings.get("num_slots", 0)
         if task.kind == "embedding":
             num_images = len(prepared.catalog) if task.settings["of"] == "real" else 0
         if task.kind not in TIMED or not num_images:

@@ -9,23 +9,23 @@ from typing import Any, Literal
 import numpy as np
 
 from moulage import plugins, runs
-from moulage.data import pixels as pixel_cache
 from moulage.data import samples as sampling
-from moulage.data.catalog import REAL, Catalog, concatenate
+from moulage.data.catalog import REAL, Catalog
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, LeakError
+from moulage.evaluation.adjust import adjust, choose_tau, log_prior
 from moulage.evaluation.predictions import Predictions
 from moulage.recipe import Recipe
-from moulage.tasks import prepare
+from moulage.tasks import prepare, witness
+from moulage.tasks.arms import is_positive
+from moulage.tasks.gallery import make_gallery
+from moulage.tasks.inputs import Inputs, pixels_of, samples_folder
 from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared
+from moulage.treatment import PLAIN, Treatment
 
 EMBED_CHUNK = 4096
 """Images embedded between two writes to disk; an interrupted embedding goes on at the last whole chunk."""
-GALLERY_IMAGES = 48
-"""Generated images of a gallery, each beside its nearest training image."""
-YARDSTICK_IMAGES = 480
-"""Held-out real images whose distances to the training part say what distance is usual."""
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
 
@@ -48,7 +48,7 @@ def execute(run: Path, task: Task, device: str = "auto") -> None:
             return
         for leftover in folder.glob(".*.tmp"):  # of an attempt that was killed while it wrote
             leftover.unlink()
-        recipe, prepared = prepare.load(run)
+        recipe, prepared = prepare.load(run, task.trial)
         chosen = str(pick_device(device))
         runs.write_json(folder / "task.json", {"kind": task.kind, "name": task.name, **task.settings})
         with reproducible(), _meter(folder, chosen) as (progress, cost):
@@ -90,15 +90,17 @@ def fit_generator(
     module = plugins.load("generators", settings["plugin"])
     config = plugins.configure("generators", settings["plugin"], settings["config"])
     classes = tuple(settings["classes"])
-    train = prepared.split.part(prepared.catalog, "train").only(label=classes)
+    split = prepared.split(task.trial)
+    train = split.part(prepared.catalog, "train").only(label=classes)
     images = prepared.pixels.array(settings["size"])[prepared.pixels.rows(train.images)]
     labels = np.array([classes.index(name) for name in train.table["label"]], np.int64)
     generator = module.Generator(config, classes, settings["size"])
     generator.fit(images, labels, seed=settings["seed"], folder=folder, device=device, progress=progress)
     generator.save(folder)
     about = {"plugin": settings["plugin"], "classes": classes, "size": settings["size"], "origin": origin(task.folder)}
-    about |= {"split_digest": prepared.split.digest, "num_images": len(train), "all_classes": prepared.catalog.classes}
+    about |= {"split_digest": split.digest, "num_images": len(train), "all_classes": prepared.catalog.classes}
     runs.write_json(folder / "generator.json", about)
+    witness.of_fit(folder, "generator", split.digest, train)
 
 
 def origin(folder: str) -> str:
@@ -137,14 +139,15 @@ def draw_samples(
 ) -> None:
     """Draw the images that the arms add."""
     out = run / task.folder
-    draw(
+    drawn = draw(
         run / task.needs[0], task.settings["counts"], task.settings["first_seed"], out, device=device, progress=progress
     )
+    witness.of_samples(out, drawn)
 
 
 def embed(recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str, progress: runs.Progress) -> None:
     """Forward each image of one set through the frozen network, once; ``inputs.npy`` holds a row an image."""
-    catalog, array = _pixels(prepared, run, task.settings["of"], _config(recipe).size)
+    catalog, array = pixels_of(prepared, run, task.settings["of"], _config(recipe).size)
     module, config = plugins.load("classifiers", recipe.classifier.plugin), _config(recipe)
     partial, path = run / task.folder / "partial.npy", run / task.folder / "inputs.npy"
     marker = run / task.folder / "partial.json"
@@ -166,38 +169,122 @@ def embed(recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str
 def train_classifier(
     recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str, progress: runs.Progress
 ) -> None:
-    """Train one arm's classifier in one trial, and keep what it predicts for validation and test part."""
-    settings, folder, catalog, split = task.settings, run / task.folder, prepared.catalog, prepared.split
+    """Train one arm's classifier in one trial, and keep what it predicts for validation and test part.
+
+    Nothing but the training part, and what the arm adds to it, is trained on; the epoch that is kept and the strength
+    of the logit adjustment are chosen on the validation part. The test part is predicted at the end.
+    """
+    settings, folder, catalog = task.settings, run / task.folder, prepared.catalog
+    split = prepared.split(task.trial)
     module = plugins.load("classifiers", settings["plugin"])
     config = plugins.configure("classifiers", settings["plugin"], settings["config"])
-    train = split.part(catalog, "train")
-    samples = samples_of(run, samples_folder(task), split.digest)
-    balance = plugins.load("balance", settings["balance"])
-    rng = np.random.default_rng(seed_of(settings["seed"], "balance"))
-    options = plugins.configure("balance", settings["balance"], settings["balance_config"])
-    extra = balance.extend(options, train, samples, settings["add"], rng)
-    check_extra(extra, train, split.digest)
-    inputs = _Inputs(prepared, run, task, config.size)
+    train, extra = split.part(catalog, "train"), extra_of(prepared, run, task)
+    inputs = Inputs(prepared, run, task, config.size)
     added = Examples(inputs(extra), extra.labels) if len(extra) else None
     view = TrainingView(Examples(inputs(train), train.labels), added, settings["num_slots"])
+    treatment = treatment_of(settings, np.bincount(view.labels, minlength=len(catalog.classes)))
     parts = {part: split.part(catalog, part) for part in HELD_OUT}
+    chosen_on = Examples(inputs(parts["validation"]), parts["validation"].labels)
     classifier = module.Classifier(config, catalog.classes)
-    validation = Examples(inputs(parts["validation"]), parts["validation"].labels)
-    classifier.fit(view, validation, seed=settings["seed"], folder=folder, device=device, progress=progress)
+    classifier.fit(
+        view,
+        chosen_on,
+        seed=settings["seed"],
+        folder=folder,
+        device=device,
+        progress=progress,
+        treatment=treatment,
+    )
     classifier.save(folder)
+    logits = {part: classifier.predict(inputs(rows)) for part, rows in parts.items()}
+    adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
+    if settings["adjust"]:
+        adjusted = adjust_logits(logits, chosen_on.labels, view.labels, treatment, catalog.classes)
     about = {"arm": task.name, "trial": task.trial, "split_digest": split.digest, "classes": catalog.classes}
     for part in HELD_OUT:
         rows = parts[part]
-        logits = classifier.predict(inputs(rows))
-        Predictions(rows.images, rows.groups, rows.labels, logits, part=part, **about).save(folder / f"{part}.parquet")
-    added_counts = {name: count for name, count in extra.counts.items() if count}
-    seen = {"num_real": len(train), "num_slots": settings["num_slots"], "extra": added_counts}
-    runs.write_json(folder / "view.json", seen)
+        predictions = Predictions(rows.images, rows.groups, rows.labels, logits[part], part=part, **about)
+        predictions.save(folder / f"{part}.parquet")
+    _write_view(folder, settings, train, extra, adjusted)
+    witness.of_classifier(folder, task, split.digest, train, extra, parts)
 
 
-def samples_folder(task: Task) -> str:
-    """Where a classifier task finds its samples: in the run, or in the folder that the recipe gives; empty for none."""
-    return next((need for need in task.needs if need.startswith("samples/")), task.settings["given"][0])
+def extra_of(prepared: Prepared, run: Path, task: Task) -> Catalog:
+    """The rows that a classifier task's arm adds to the training part, proven to be allowed there.
+
+    The arm that is a positive control draws from the reserve; any other from its samples.
+    """
+    settings, split = task.settings, prepared.split(task.trial)
+    balance = plugins.load("balance", settings["balance"])
+    train = split.part(prepared.catalog, "train")
+    if not hasattr(balance, "extend"):
+        return train.take([])
+    held_back = split.part(prepared.catalog, "reserve") if is_positive(balance) else None
+    samples = samples_of(run, samples_folder(task), split.digest) if held_back is None else held_back
+    options = plugins.configure("balance", settings["balance"], settings["balance_config"])
+    rng = np.random.default_rng(seed_of(settings["seed"], "balance"))
+    extra = balance.extend(options, train, samples, settings["add"], rng)
+    check_extra(extra, train, split.digest, held_back)
+    return extra
+
+
+def treatment_of(settings: dict[str, Any], counts: np.ndarray) -> Treatment:
+    """How an arm trains: what its treatment says, else its balance plug-in, else plainly.
+
+    Args:
+        settings: of a classifier task.
+        counts: images that the arm trains on, real and added, of each class, int64 [K].
+    """
+    for key in ("treatment", "balance"):
+        if settings[key] and hasattr(module := plugins.load("balance", settings[key]), "treat"):
+            return module.treat(plugins.configure("balance", settings[key], settings[f"{key}_config"]), counts)
+    return PLAIN
+
+
+def adjust_logits(
+    logits: dict[str, np.ndarray],
+    chosen_on: np.ndarray,
+    trained_on: np.ndarray,
+    treatment: Treatment,
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Adjust the logits [N, K] of every part in place of what they were, as strongly as suits the validation part.
+
+    The prior is how often each class was drawn in training: its share of the images, or what the treatment's weights
+    make of it; a head that was trained anew was trained with balanced classes.
+
+    Args:
+        logits: by part; those of ``"validation"`` choose the strength.
+        chosen_on, trained_on: labels of the validation part and of all images trained on.
+
+    Returns:
+        For ``view.json``: ``logit_adjustment`` (the strength), ``log_prior`` [K], ``notes``.
+    """
+    counts = np.bincount(trained_on, minlength=len(classes))
+    drawn = np.ones(len(classes)) if treatment.retrain_head else np.asarray(treatment.class_weights or counts, float)
+    prior = log_prior(drawn)
+    tau = choose_tau(logits["validation"], chosen_on, prior)
+    for part, values in logits.items():
+        logits[part] = adjust(values, prior, tau)
+    absent = [name for k, name in enumerate(classes) if k not in chosen_on]
+    note = f"The strength of the logit adjustment was chosen without {', '.join(absent)}: no validation image."
+    return {"logit_adjustment": tau, "log_prior": prior.tolist(), "notes": [note] if absent else []}
+
+
+def _write_view(
+    folder: Path, settings: dict[str, Any], train: Catalog, extra: Catalog, adjusted: dict[str, Any]
+) -> None:
+    """``view.json``: what the arm was trained on and how, for the report."""
+    treats = hasattr(plugins.load("balance", settings["balance"]), "treat")
+    about = {
+        "num_real": len(train),
+        "num_slots": settings["num_slots"],
+        "extra": {name: count for name, count in extra.counts.items() if count},
+        "num_distinct": len(set(extra.images)),
+        "treatment": settings["treatment"] or (settings["balance"] if treats else ""),
+        **adjusted,
+    }
+    runs.write_json(folder / "view.json", about)
 
 
 def samples_of(run: Path, folder: str, split_digest: str) -> Catalog | None:
@@ -209,148 +296,27 @@ def samples_of(run: Path, folder: str, split_digest: str) -> Catalog | None:
     return samples
 
 
-def check_extra(extra: Catalog, train: Catalog, split_digest: str) -> None:
+def check_extra(extra: Catalog, train: Catalog, split_digest: str, reserve: Catalog | None = None) -> None:
     """What an arm adds is either a real image of the training part or was drawn by a generator that saw only that.
 
+    Args:
+        extra: the rows that are added.
+        train: the training part.
+        split_digest: digest of the split.
+        reserve: the images that were held back, for the one arm that may add them.
+
     Raises:
-        LeakError: naming an image that is neither.
+        LeakError: naming an image that is none of these.
     """
     sampling.check_provenance(extra.take((extra.table["origin"] != REAL).to_numpy()), split_digest)
-    strangers = set(extra.only(origin=REAL).images) - set(train.images)
+    allowed = set(train.images) if reserve is None else set(train.images) | set(reserve.images)
+    strangers = set(extra.only(origin=REAL).images) - allowed
     if strangers:
         raise LeakError(f'The arm adds the real image "{min(strangers)}", which is not in the training part.')
 
 
-def make_gallery(
-    recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str, progress: runs.Progress
-) -> None:
-    """Real and generated images for the report, each generated one with its nearest training image.
-
-    Distances are root mean squares over the values of a pixel (0..255) of images scaled down to 32 px, over all eight
-    flips and rotations. The yardstick: distances of real validation and test images to their nearest training image.
-    """
-    about = runs.read_json(run / task.needs[0] / "generator.json")
-    samples = Catalog.load(run / task.needs[1] / "catalog.parquet")
-    _, drawn = _pixels(prepared, run, task.needs[1], about["size"])
-    classes, array = tuple(about["classes"]), prepared.pixels.array(about["size"])
-    train = prepared.split.part(prepared.catalog, "train").only(label=classes)
-    others = concatenate(*(prepared.split.part(prepared.catalog, part).only(label=classes) for part in HELD_OUT))
-    chosen = _some(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
-    real = array[prepared.pixels.rows(train.images)]
-    distance, nearest = nearest_images(drawn[chosen], real)
-    compared = others.take(_some(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
-    yardstick, _ = nearest_images(array[prepared.pixels.rows(compared.images)], real)
-    shown = _some(train.table["label"].to_numpy(object), GALLERY_IMAGES)
-    with runs.atomic(run / task.folder / "gallery.npz") as temporary, temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            real=real[shown],
-            real_labels=train.table["label"].to_numpy(str)[shown],
-            generated=drawn[chosen],
-            generated_labels=samples.table["label"].to_numpy(str)[chosen],
-            generated_seeds=samples.table["seed"].to_numpy(np.int64)[chosen],
-            nearest=real[nearest],
-            nearest_images=train.images.astype(str)[nearest],
-            distance=distance,
-            real_distance=yardstick,
-        )
-
-
-def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to, and row of, the nearest of ``among`` for each image, over the eight flips and quarter turns.
-
-    Args:
-        images: uint8 [N, S, S, 3].
-        among: uint8 [M, S, S, 3], M >= 1.
-        side: both are averaged down to about this many pixels a side first.
-
-    Returns:
-        Root mean square difference a value, float64 [N], in 0..255; rows of ``among``, int64 [N].
-    """
-    step = max(1, images.shape[1] // side)
-
-    def small(batch: np.ndarray) -> np.ndarray:
-        edge = batch.shape[1] // step * step
-        blocks = batch[:, :edge, :edge].reshape(len(batch), edge // step, step, edge // step, step, 3)
-        return blocks.mean((2, 4), dtype=np.float32) - 127.5  # centred: small norms lose less when they are subtracted
-
-    reference = small(among).reshape(len(among), -1)
-    norms = (reference**2).sum(1)
-    best, row = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
-    queries = small(images)
-    for turned in (np.rot90(q, k, (1, 2)) for q in (queries, queries[:, :, ::-1]) for k in range(4)):
-        flat = turned.reshape(len(images), -1)
-        squared = (flat**2).sum(1)[:, None] + norms - 2 * flat @ reference.T
-        found = squared.argmin(1)
-        value = squared[np.arange(len(images)), found]
-        row = np.where(value < best, found, row)
-        best = np.minimum(best, value)
-    return np.sqrt(np.maximum(best, 0) / reference.shape[1]).astype(np.float64), row
-
-
-class _Inputs:
-    """What the classifier reads for an image: its pixels, or its embedding where the plug-in embeds; by image name."""
-
-    def __init__(self, prepared: Prepared, run: Path, task: Task, size: int) -> None:
-        self.stores: list[tuple[dict[str, int], np.ndarray | _Rows]] = []
-        if task.settings["embedded"]:
-            for folder in (need for need in task.needs if need.startswith("embeddings/")):
-                names = runs.read_json(run / folder / "images.json")
-                self._add(names, np.load(run / folder / "inputs.npy", mmap_mode="r"))
-        else:
-            for of in ("real", *filter(None, [samples_folder(task)])):
-                catalog, array = _pixels(prepared, run, of, size)
-                self._add(catalog.images.tolist(), array)
-
-    def _add(self, names: list[str], array: "np.ndarray | _Rows") -> None:
-        self.stores.append(({name: row for row, name in enumerate(names)}, array))
-
-    def __call__(self, catalog: Catalog) -> np.ndarray:
-        """Inputs of these images in this order, copied into memory."""
-        rows = np.empty((len(catalog), *self.stores[0][1].shape[1:]), self.stores[0][1].dtype)
-        missing = np.ones(len(catalog), bool)
-        for index, array in self.stores:
-            found = np.array([index.get(name, -1) for name in catalog.images], np.int64)
-            rows[found >= 0] = array[found[found >= 0]]
-            missing &= found < 0
-        if missing.any():
-            raise DataError(f'There are no pixels of "{catalog.images[missing][0]}".', "Run the command again.")
-        return rows
-
-
-def _pixels(prepared: Prepared, run: Path, of: str, size: int) -> "tuple[Catalog, np.ndarray | _Rows]":
-    """A catalog and its pixels, row by row: the real images, or those in a folder of samples."""
-    if of == "real":
-        rows = prepared.pixels.rows(prepared.catalog.images)
-        return prepared.catalog, _Rows(prepared.pixels.array(size), rows)
-    samples = Catalog.load(run / of / "catalog.parquet")
-    return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
-
-
-class _Rows:
-    """Chosen rows of a memory-mapped array, read only where they are asked for."""
-
-    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
-        self.array, self.rows, self.dtype = array, rows, array.dtype
-        self.shape = (len(rows), *array.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return self.array[self.rows[index]]
-
-
 def _config(recipe: Recipe) -> Any:
     return plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
-
-
-def _some(labels: np.ndarray, num_images: int) -> np.ndarray:
-    """Rows of at most ``num_images`` images, drawn at random (always the same), as many of one class as of another."""
-    names, rng = sorted(set(labels)), np.random.default_rng(0)
-    share = max(1, num_images // max(1, len(names)))
-    drawn = [rng.permutation(np.flatnonzero(labels == name))[:share] for name in names]
-    return np.concatenate(drawn or [np.zeros(0, np.int64)])
 
 
 DO: dict[str, Callable[[Recipe, Prepared, Path, Task, str, runs.Progress], None]] = {

@@ -9,6 +9,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
+from moulage.tasks.arms import adjusts, role_of
 from moulage.tasks.prepare import Prepared
 
 SEEDS_PER_TRIAL = 1_000_000
@@ -53,25 +54,37 @@ def plan(recipe: Recipe, prepared: Prepared) -> list[Task]:
     return _Planner(recipe, prepared).tasks()
 
 
+def roles(recipe: Recipe) -> dict[str, str]:
+    """What each arm is for: ``reference``, ``rival``, ``null``, ``positive`` or ``synthetic``."""
+    return {arm: role_of(recipe, arm) for arm in recipe.arms}
+
+
 class _Planner:
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         self.recipe, self.prepared = recipe, prepared
-        counts = prepared.split.part(prepared.catalog, "train").counts
-        self.additions = {arm: recipe.additions(arm, counts) for arm in recipe.arms}
-        self.num_slots = max((sum(add.values()) for add in self.additions.values()), default=0)
+        # Ratios count the training part, which each trial of repeated folds has of its own.
+        self.additions = [
+            {arm: recipe.additions(arm, counts) for arm in recipe.arms}
+            for counts in (split.part(prepared.catalog, "train").counts for split in prepared.splits)
+        ]
+        self.num_slots = [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
         self.found: dict[str, Task] = {}
+
+    def _number(self, trial: int) -> int:
+        """Which of the splits this trial uses."""
+        return trial if len(self.prepared.splits) > 1 else 0
 
     def tasks(self) -> list[Task]:
         for name in self.recipe.generators:
             for trial in range(self._num_fits(name)):
                 self._generator(name, trial)
-        for trial in range(self.recipe.study.num_trials if self.recipe.arms else 0):
+        for trial in range(self.recipe.num_trials if self.recipe.arms else 0):
             for arm in self.recipe.arms:
                 self._classifier(arm, trial)
         return list(self.found.values())
 
     def _num_fits(self, name: str) -> int:
-        return self.recipe.study.num_trials if self.recipe.generators[name].refit == "trial" else 1
+        return self.recipe.num_trials if self.recipe.generators[name].refit == "trial" else 1
 
     def _add(
         self,
@@ -82,14 +95,17 @@ class _Planner:
         needs: tuple[str, ...] = (),
         label: str = "",
         identity: tuple[str, ...] | None = None,
+        split: str = "",
         **unhashed: Any,
     ) -> Task:
         """A task whose folder hashes its settings, the data, and what it needs (or ``identity`` in place of that).
 
+        ``split`` is the digest of the split, for a task that depends on it otherwise than through what it needs.
         ``unhashed`` settings go along without deciding the folder. The same task asked for twice is one task.
         """
         place = {"gallery": "galleries", "samples": "samples"}.get(kind, f"{kind}s")
-        key = runs.digest(runs.FORMAT, kind, settings, needs if identity is None else identity, self.prepared.digest)
+        known = needs if identity is None else identity
+        key = runs.digest(runs.FORMAT, kind, settings, known, self.prepared.digest, split)
         folder = f"{place}/{label or f'{name}-{trial}'}-{key}"
         task = Task(kind, name, trial, folder, needs, {**settings, **unhashed})
         return self.found.setdefault(task.folder, task)
@@ -104,7 +120,7 @@ class _Planner:
             "config": config.model_dump(mode="json"),
             "seed": seed_of(self.recipe.study.seed, "generator", name, trial),
         }
-        return self._add("generator", name, trial, settings)
+        return self._add("generator", name, trial, settings, split=self.prepared.split(trial).digest)
 
     def _samples(self, name: str, trial: int, add: dict[str, int]) -> Task:
         """Samples for all arms that use this generator: as many of each class as the greediest of them adds."""
@@ -113,13 +129,14 @@ class _Planner:
             if wanted not in learned:
                 raise RecipeError(f'Generator "{name}" does not learn "{wanted}".', nearest(wanted, learned))
         counts = dict.fromkeys(learned, 0)
-        for arm, other in self.additions.items():
+        for arm, other in self.additions[self._number(trial)].items():
             if self.recipe.arms[arm].generator == name:
                 counts = {label: max(counts[label], other.get(label, 0)) for label in learned}
         fitted = self._generator(name, trial if self.recipe.generators[name].refit == "trial" else 0)
         settings = {"counts": counts, "first_seed": trial * SEEDS_PER_TRIAL}
         task = self._add("samples", name, trial, settings, (fitted.folder,))
-        self._add("gallery", name, trial, {}, (fitted.folder, task.folder))
+        if self.recipe.split.scheme != "folds" or trial == 0:
+            self._add("gallery", name, trial, {}, (fitted.folder, task.folder))
         return task
 
     def _embedding(self, samples: Task | None, external: str) -> tuple[str, ...]:
@@ -147,20 +164,19 @@ class _Planner:
         return tuple(found)
 
     def _classifier(self, arm: str, trial: int) -> Task:
-        options, add = self.recipe.arms[arm], self.additions[arm]
+        options, number = self.recipe.arms[arm], self._number(trial)
+        add, split = self.additions[number][arm], self.prepared.split(trial).digest
         samples = self._samples(options.generator, trial, add) if options.generator else None
         external = str(options.samples.resolve()) if options.samples else ""
         chosen = self.recipe.classifier
         config = plugins.configure("classifiers", chosen.plugin, chosen.options, "classifier.options")
-        balance = plugins.configure("balance", options.balance, options.options, f"arms.{arm}.options")
         settings = {
             "plugin": chosen.plugin,
             "config": config.model_dump(mode="json"),
             "seed": seed_of(self.recipe.study.seed, "classifier", trial),
-            "balance": options.balance,
-            "balance_config": balance.model_dump(mode="json"),
+            **self._treatment(arm),
             "add": add,
-            "num_slots": self.num_slots,
+            "num_slots": self.num_slots[number],
             "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
             "given": [external, self._given(options.samples)],
         }
@@ -168,14 +184,26 @@ class _Planner:
         # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the
         # same generator for more images changes that folder, but not the first images in it.
         identity = samples.needs if samples else ()
-        return self._add("classifier", arm, trial, settings, needs, identity=identity)
+        return self._add("classifier", arm, trial, settings, needs, identity=identity, split=split)
+
+    def _treatment(self, arm: str) -> dict[str, Any]:
+        """The arm's balance and treatment with their options, and whether its logits are adjusted."""
+        options = self.recipe.arms[arm]
+        balance = plugins.configure("balance", options.balance, options.options, f"arms.{arm}.options")
+        found: dict[str, Any] = {"balance": options.balance, "balance_config": balance.model_dump(mode="json")}
+        found |= {"treatment": options.treatment, "treatment_config": {}, "adjust": adjusts(self.recipe, arm)}
+        if options.treatment:
+            where = f"arms.{arm}.treatment_options"
+            treatment = plugins.configure("balance", options.treatment, options.treatment_options, where)
+            found["treatment_config"] = treatment.model_dump(mode="json")
+        return found
 
     def _given(self, folder: Path | None) -> str:
         """Digest of a given samples folder, so that other samples are another task; refused if of another split."""
         if folder is None:
             return ""
         samples = Catalog.load(folder / "catalog.parquet")
-        check_provenance(samples, self.prepared.split.digest)
+        check_provenance(samples, self.prepared.split(0).digest)
         return samples.digest()
 
 

@@ -19,10 +19,11 @@ from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
-from moulage.data.split import Split, holdout, official, prove
+from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
+from moulage.tasks.arms import check_arm
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -35,18 +36,26 @@ class Prepared:
 
     Attributes:
         catalog: the images that passed the audit, with groups joined over duplicates.
-        split: which of them train, validate, test.
+        splits: which of them train, validate, test: one split for all trials, or one a trial.
         pixels: decoded pixels; look rows up by name with ``pixels.rows``.
+        only: the one trial that was loaded, where the others' splits were not read.
     """
 
     catalog: Catalog
-    split: Split
+    splits: tuple[Split, ...]
     pixels: Pixels
+    only: int | None = None
+
+    def split(self, trial: int) -> Split:
+        """The split of a trial: with a hold-out always the same one."""
+        if self.only not in (None, trial):
+            raise RunError(f"Only the split of trial {self.only} was loaded, not that of trial {trial}.")
+        return self.splits[trial if len(self.splits) > 1 else 0]
 
     @property
     def digest(self) -> str:
-        """Digest of everything in the data that can change a result: split, metadata, pixels."""
-        return runs.digest(self.split.digest, self.catalog.digest(), self.pixels.folder.name)
+        """Digest of everything in the data that can change a result, whatever the split: metadata and pixels."""
+        return runs.digest(self.catalog.digest(), self.pixels.folder.name)
 
 
 def read(recipe: Recipe) -> Catalog:
@@ -66,8 +75,8 @@ def check(recipe: Recipe) -> None:
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
-    for name, arm in recipe.arms.items():
-        plugins.configure("balance", arm.balance, arm.options, f"arms.{name}.options")
+    for name in recipe.arms:
+        check_arm(recipe, name)
     module = plugins.load("classifiers", recipe.classifier.plugin)
     if recipe.arms and hasattr(module, "embed_key"):
         module.embed_key(chosen)
@@ -102,13 +111,12 @@ def prepare(
     _show_pairs(report, found, pixels, sizes(recipe), run)
     catalog = report.clean(found)
     catalog.save(run / "catalog.parquet")
-    chosen = recipe.split
-    if chosen.scheme == "official":
-        split = official(catalog, validation=chosen.validation, seed=chosen.seed)
-    else:
-        split = holdout(catalog, validation=chosen.validation, test=chosen.test, seed=chosen.seed)
-    prove(split, catalog)
-    split.save(run / "split.parquet")
+    splits = split_all(recipe, catalog)
+    for number, split in enumerate(splits):
+        prove(split, catalog)
+        split.save(_split_path(run, number))
+    for path in sorted((run / "splits").glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
+        path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:
         pixels.scan.to_parquet(temporary)
     runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe)})
@@ -117,11 +125,40 @@ def prepare(
     if not (run / "prepare.json").exists():
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
-    return Prepared(catalog, split, pixels)
+    return Prepared(catalog, splits, pixels)
 
 
-def load(run: Path) -> tuple[Recipe, Prepared]:
+def split_all(recipe: Recipe, catalog: Catalog) -> tuple[Split, ...]:
+    """The recipe's splits of a catalog: one a trial with folds, else one for all; with the reserve held back."""
+    chosen = recipe.split
+    if chosen.scheme == "folds":
+        splits = folds(
+            catalog,
+            num_folds=chosen.num_folds,
+            num_repeats=chosen.num_repeats,
+            validation=chosen.validation,
+            seed=chosen.seed,
+        )
+    elif chosen.scheme == "official":
+        splits = (official(catalog, validation=chosen.validation, seed=chosen.seed),)
+    else:
+        splits = (holdout(catalog, validation=chosen.validation, test=chosen.test, seed=chosen.seed),)
+    if not chosen.reserve:
+        return splits
+    targets = recipe.study.target_classes
+    return tuple(reserve(split, catalog, targets, chosen.reserve, chosen.seed) for split in splits)
+
+
+def _split_path(run: Path, number: int) -> Path:
+    return run / "splits" / f"{number:03d}.parquet"
+
+
+def load(run: Path, trial: int | None = None) -> tuple[Recipe, Prepared]:
     """Recipe and data of a run that ``prepare`` has written; proves again that no group crosses.
+
+    Args:
+        run: the run folder.
+        trial: read the split of this trial alone; None: those of all.
 
     Raises:
         RunError: the run was not prepared, or its pixel cache is gone.
@@ -132,10 +169,13 @@ def load(run: Path) -> tuple[Recipe, Prepared]:
     if not (run / "recipe.toml").exists():
         raise RunError(f"{run} is no run folder: it has no recipe.toml.", "Name a folder that `moulage study` wrote.")
     recipe = parse(tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")), where=str(run / "recipe.toml"))
-    catalog, split = Catalog.load(run / "catalog.parquet"), Split.load(run / "split.parquet")
-    prove(split, catalog)
+    catalog, several = Catalog.load(run / "catalog.parquet"), recipe.split.scheme == "folds"
+    numbers = range(recipe.num_trials if several else 1) if trial is None or not several else [trial]
+    splits = tuple(Split.load(_split_path(run, number)) for number in numbers)
+    for split in splits:
+        prove(split, catalog)
     pixels = Pixels(Path(runs.read_json(run / "pixels.json")["folder"]), pd.read_parquet(run / "scan.parquet"))
-    return recipe, Prepared(catalog, split, pixels)
+    return recipe, Prepared(catalog, splits, pixels, trial if several else None)
 
 
 def environment() -> dict[str, Any]:

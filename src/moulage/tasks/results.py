@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,27 @@ import pandas as pd
 
 from moulage import runs
 from moulage.errors import RunError
-from moulage.evaluation import verdict
-from moulage.evaluation.compare import Comparison, compare_all
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import scores
 from moulage.recipe import Recipe
-from moulage.tasks.plan import Task
+from moulage.tasks import registration
+from moulage.tasks.evidence import Design, best_rival, evidence, headline
+from moulage.tasks.plan import Task, roles
 from moulage.tasks.prepare import Prepared
 
-REFERENCES = ("none", "duplicates")
-"""Balance plug-ins whose arms the others are compared with."""
 HELD_OUT = ("validation", "test")
-ONE_FIT = " All trials share one fit of the generator: the intervals leave out its luck."
+RANDOM = {
+    "holdout": "Between trials vary: the generators' weights and the seeds that are drawn from, which training images "
+    "are copied, and the classifiers' initial weights, order and augmentation. The parts are the same.",
+    "folds": "Between trials vary: the parts, the generators' weights and the seeds that are drawn from, which "
+    "training images are copied, and the classifiers' initial weights, order and augmentation.",
+}
 
 
 def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task], command: str) -> dict[str, Any]:
     """Score and compare all arms, and write ``results.json`` and ``results.parquet``.
+
+    The best rival is picked on the validation part before the test part is read.
 
     Raises:
         RunError: a task is not finished.
@@ -37,7 +41,10 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
             f"{len(unfinished)} tasks are not finished, the first is {unfinished[0]}.", "Run the study again."
         )
     trained = [task for task in tasks if task.kind == "classifier"]
-    predictions = {part: load_predictions(run, trained, part) for part in HELD_OUT}
+    known, split = roles(recipe), prepared.split(0)
+    predictions = {"validation": load_predictions(run, trained, "validation")}
+    rival = best_rival(recipe, known, predictions["validation"])
+    predictions["test"] = load_predictions(run, trained, "test")
     fits = [
         {
             "arm": task.name,
@@ -47,20 +54,24 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
         }
         for task in trained
     ]
-    comparisons = compare_arms(recipe, prepared, predictions["test"])
-    answer, details = answer_of(recipe, prepared, comparisons)
+    counts = split.part(prepared.catalog, "train").counts
+    design = Design(recipe, known, counts, rival["arm"] if rival else "")
+    found = evidence(design, predictions["test"], prepared.catalog.table)
     results = {
         "study": _about(recipe, prepared),
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "answer": answer,
-        "details": details,
-        "arms": [_arm(recipe, run, trained, name) for name in recipe.arms],
+        "answer": headline(found["verdicts"]),
+        "details": [],
+        "registration": _registration(run),
+        "best_rival": rival,
+        "trials": _trials(recipe),
+        "arms": [_arm(run, trained, name, recipe, known[name]) for name in recipe.arms],
         "fits": fits,
-        "comparisons": [asdict(c) for c in comparisons],
-        "split": prepared.split.counts(),
-        "split_digest": prepared.split.digest,
-        "generators": [_generator(recipe, run, tasks, task) for task in tasks if task.kind == "generator"],
+        **found,
+        "split": split.counts(),
+        "split_digest": split.digest,
+        "generators": [_generator(run, tasks, task) for task in tasks if task.kind == "generator"],
         "cost": _cost(run, tasks),
     }
     runs.write_json(run / "results.json", results)
@@ -75,53 +86,6 @@ def load_predictions(run: Path, trained: list[Task], part: str) -> dict[str, lis
     for task in sorted(trained, key=lambda task: task.trial):
         found.setdefault(task.name, []).append(Predictions.load(run / task.folder / f"{part}.parquet"))
     return found
-
-
-def measures(recipe: Recipe) -> list[str]:
-    """The measures that arms are compared by, the primary one first."""
-    targets = recipe.study.target_classes
-    each = [f"{measure}:{name}" for name in targets for measure in ("average_precision", "recall", "auc")]
-    means = ["mean_average_precision", "mean_recall"] if len(targets) > 1 else []
-    usual = [recipe.study.primary, "balanced_accuracy", "accuracy", "auc", *means, *each]
-    return list(dict.fromkeys(usual))
-
-
-def references(recipe: Recipe, prepared: Prepared, arm: str) -> dict[str, str]:
-    """The arms that an arm is judged against, by role: ``none``, and the ``duplicates`` that add the same counts."""
-    counts = prepared.split.part(prepared.catalog, "train").counts
-    added = recipe.additions(arm, counts)
-    found = {}
-    for name, options in recipe.arms.items():
-        matched = options.balance == "none" or recipe.additions(name, counts) == added
-        if options.balance in REFERENCES and options.balance != recipe.arms[arm].balance and matched:
-            found.setdefault(options.balance, name)
-    return found if recipe.arms[arm].balance != "none" else {}
-
-
-def compare_arms(recipe: Recipe, prepared: Prepared, predictions: dict[str, list[Predictions]]) -> list[Comparison]:
-    """Every arm with each of its references, under each measure."""
-    pairs = [(arm, other) for arm in recipe.arms for other in references(recipe, prepared, arm).values()]
-    targets = recipe.study.target_classes
-    return [found for measure in measures(recipe) for found in compare_all(predictions, pairs, measure, targets)]
-
-
-def answer_of(recipe: Recipe, prepared: Prepared, comparisons: list[Comparison]) -> tuple[str, list[str]]:
-    """The study's answer in one sentence, and a paragraph for each arm that adds generated images."""
-    counts = prepared.split.part(prepared.catalog, "train").counts
-    found = {(c.arm, c.reference): c for c in comparisons if c.measure == recipe.study.primary}
-    answers, details = [], []
-    for arm, options in recipe.arms.items():
-        roles = references(recipe, prepared, arm)
-        against = {role: found[arm, name] for role, name in roles.items() if (arm, name) in found}
-        if options.balance in REFERENCES or not against:
-            continue
-        added = " and ".join(f"{n} generated {label}" for label, n in recipe.additions(arm, counts).items())
-        change = f"Adding {added} images ({arm})"
-        fixed = options.generator and recipe.generators[options.generator].refit == "study"
-        details.append(verdict.answer(against, recipe.study.smallest_effect, change) + (ONE_FIT if fixed else ""))
-        outcome = verdict.outcome(against, recipe.study.smallest_effect)
-        answers.append(f"{change}: {outcome.value}")
-    return (". ".join(answers) + "." if answers else "No arm adds generated images, so nothing is answered."), details
 
 
 def long_table(fits: list[dict[str, Any]]) -> pd.DataFrame:
@@ -148,21 +112,40 @@ def _about(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     return {**study, "classes": catalog.classes, "budget": recipe.budget_name, "data": data}
 
 
-def _arm(recipe: Recipe, run: Path, trained: list[Task], name: str) -> dict[str, Any]:
-    options = recipe.arms[name]
-    task = next(task for task in trained if task.name == name)
-    view = runs.read_json(run / task.folder / "view.json")
-    seen = sum(record["num_images"] for record in runs.read_log(run / task.folder, "epoch"))
+def _registration(run: Path) -> dict[str, Any] | None:
+    path = run / registration.FILE
+    return runs.read_json(path) if path.exists() else None
+
+
+def _trials(recipe: Recipe) -> dict[str, Any]:
+    folds = recipe.split.scheme == "folds"
     return {
-        "name": name,
-        "balance": options.balance,
-        "generator": options.generator or None,
-        **view,
-        "images_seen": seen,
+        "scheme": "folds" if folds else "holdout",
+        "num_folds": recipe.split.num_folds if folds else 1,
+        "num_repeats": recipe.split.num_repeats if folds else 1,
+        "num_trials": recipe.num_trials,
+        "random": RANDOM["folds" if folds else "holdout"],
     }
 
 
-def _generator(recipe: Recipe, run: Path, tasks: list[Task], task: Task) -> dict[str, Any]:
+def _arm(run: Path, trained: list[Task], name: str, recipe: Recipe, role: str) -> dict[str, Any]:
+    options, own = recipe.arms[name], [task for task in trained if task.name == name]
+    views = [runs.read_json(run / task.folder / "view.json") for task in own]
+    seen = sum(record["num_images"] for record in runs.read_log(run / own[0].folder, "epoch"))
+    strengths = [view.get("logit_adjustment") for view in views]
+    return {
+        **views[0],
+        "name": name,
+        "role": role,
+        "balance": options.balance,
+        "treatment": options.treatment,
+        "generator": options.generator or None,
+        "images_seen": seen,
+        "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
+    }
+
+
+def _generator(run: Path, tasks: list[Task], task: Task) -> dict[str, Any]:
     about = runs.read_json(run / task.folder / "generator.json")
     drawn = next((t for t in tasks if t.kind == "samples" and t.needs == (task.folder,)), None)
     gallery = next((t for t in tasks if t.kind == "gallery" and t.needs[0] == task.folder), None)

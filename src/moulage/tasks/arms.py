@@ -1,0 +1,116 @@
+"""What an arm's plug-ins are and whether they go together; known from the recipe alone, before any work."""
+
+from types import ModuleType
+
+import numpy as np
+
+from moulage import plugins
+from moulage.errors import RecipeError, nearest
+from moulage.recipe import Recipe
+from moulage.treatment import Treatment
+
+NO_CLASSES = ("one", "two")
+"""Stand in for the data's classes, one image each, where a treatment is only looked at."""
+
+
+def check_arm(recipe: Recipe, name: str) -> None:
+    """The arm's plug-ins exist, take their options, go together, and suit the classifier."""
+    arm = recipe.arms[name]
+    balance = plugins.load("balance", arm.balance)
+    configs = {"balance": plugins.configure("balance", arm.balance, arm.options, f"arms.{name}.options")}
+    modules = {"balance": balance}
+    if arm.treatment:
+        where = f"arms.{name}.treatment"
+        treatment = plugins.load("balance", arm.treatment)
+        configs["treatment"] = plugins.configure("balance", arm.treatment, arm.treatment_options, f"{where}_options")
+        modules["treatment"] = treatment
+        if not (hasattr(treatment, "treat") or is_posthoc(treatment)):
+            raise RecipeError(
+                f'{where}: "{arm.treatment}" adds images, and is no treatment.', f"Use it as arms.{name}.balance."
+            )
+        if hasattr(balance, "treat"):
+            raise RecipeError(
+                f'{where}: "{arm.balance}" treats the training already, and an arm has one treatment.',
+                'Use balance = "none" with this treatment, or leave the treatment out.',
+            )
+    for key, module in modules.items():
+        if hasattr(module, "treat"):
+            treatment = module.treat(configs[key], np.ones(len(NO_CLASSES), np.int64))
+            _check_treatment(recipe, treatment, f'arms.{name}.{key} = "{getattr(arm, key)}"')
+        if is_posthoc(module) and arm.logit_adjustment is False:
+            raise RecipeError(
+                f'arms.{name}: "{getattr(arm, key)}" is logit adjustment, and logit_adjustment = false forbids it.',
+                "Leave logit_adjustment out.",
+            )
+    if is_positive(balance):
+        _check_positive(recipe, name)
+
+
+def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:
+    """The recipe's classifier can do what the treatment asks for."""
+    chosen = recipe.classifier
+    module = plugins.load("classifiers", chosen.plugin)
+    if treatment.needs_pixels and hasattr(module, "embed"):
+        raise RecipeError(
+            f'{where}: it changes pixels, and the classifier "{chosen.plugin}" reads embeddings.',
+            "Leave the arm out, or use a classifier that reads pixels, such as finetune.",
+        )
+    config = plugins.configure("classifiers", chosen.plugin, chosen.options, "classifier.options")
+    classifier = module.Classifier(config, NO_CLASSES)
+    if hasattr(classifier, "check_treatment"):
+        try:
+            classifier.check_treatment(treatment)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error.message}", error.hint) from None
+
+
+def _check_positive(recipe: Recipe, name: str) -> None:
+    """An arm that gets the reserve has one to draw from, and draws from nothing else."""
+    arm, targets = recipe.arms[name], recipe.study.target_classes
+    if arm.generator or arm.samples:
+        raise RecipeError(f"arms.{name} adds held-back real images, and is given generated ones.", "Leave them out.")
+    if not recipe.split.reserve:
+        raise RecipeError(
+            f'arms.{name}: "{arm.balance}" adds images that were held back, and split.reserve is 0.',
+            "Set split.reserve, such as 0.2: that share of the target classes' training lesions is held back.",
+        )
+    for wanted in recipe.wanted(name):
+        if wanted not in targets:
+            raise RecipeError(
+                f'arms.{name} adds "{wanted}", of which nothing is held back: it is none of study.target_classes.',
+                nearest(wanted, targets),
+            )
+
+
+def is_positive(balance: ModuleType) -> bool:
+    """Whether this balance plug-in adds images of the reserve, and no other may."""
+    return getattr(balance, "ROLE", "") == "positive"
+
+
+def is_posthoc(balance: ModuleType) -> bool:
+    """Whether this balance plug-in stands for logit adjustment after training."""
+    return bool(getattr(balance, "POSTHOC", False))
+
+
+def adjusts(recipe: Recipe, name: str) -> bool:
+    """Whether the logits of this arm are adjusted after training."""
+    arm = recipe.arms[name]
+    if any(is_posthoc(plugins.load("balance", each)) for each in (arm.balance, arm.treatment) if each):
+        return True
+    return recipe.study.logit_adjustment if arm.logit_adjustment is None else arm.logit_adjustment
+
+
+def role_of(recipe: Recipe, name: str) -> str:
+    """What the arm is for: ``reference``, ``rival``, ``null``, ``positive`` or ``synthetic``.
+
+    It is the ROLE of its balance plug-in, overridden by that of the generator that it draws from. A reference that is
+    trained or adjusted otherwise than the study's other arms is a rival. A plug-in without a ROLE is ``synthetic``
+    where it is given generated images, else a ``rival``.
+    """
+    arm = recipe.arms[name]
+    default = "synthetic" if arm.generator or arm.samples else "rival"
+    role = getattr(plugins.load("balance", arm.balance), "ROLE", default)
+    if arm.generator:
+        role = getattr(plugins.load("generators", recipe.generators[arm.generator].plugin), "ROLE", role)
+    differs = bool(arm.treatment) or adjusts(recipe, name) != recipe.study.logit_adjustment
+    return "rival" if role == "reference" and differs else role

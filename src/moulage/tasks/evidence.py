@@ -1,0 +1,298 @@
+"""What the predictions of a study say: comparisons, controls, verdicts, power, reliability, slices; as plain values.
+
+Nothing here trains or reads pixels. The best rival is chosen on the validation part; all else is of the test part.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from moulage.evaluation import power, slices, verdict
+from moulage.evaluation.compare import Comparison, compare_fits
+from moulage.evaluation.fits import Fits, align
+from moulage.evaluation.predictions import Predictions, log_softmax
+from moulage.evaluation.scores import (
+    NUM_BINS,
+    confidence_bins,
+    expected_calibration_error,
+    is_lower_better,
+    measure,
+)
+from moulage.recipe import Recipe
+
+Predicted = Mapping[str, Sequence[Predictions]]
+CONTROLS = ("noise", "permuted", "oracle")
+"""Controls of which the report says so where a study leaves them out."""
+TRIALS_SHOWN = (3, 5, 10, 20, 50)
+SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
+ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
+GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
+PICKED = (
+    "The best rival was chosen by the validation scores of the same fits that are tested, which favours it slightly, "
+    "and so works slightly against generated images."
+)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Who is compared with whom.
+
+    Attributes:
+        recipe: the study.
+        roles: role of each arm (``tasks.plan.roles``).
+        counts: images of each class in the training part (of the first trial), for arms that add by ratio.
+        rival: the best rival on validation; empty where the study has none.
+    """
+
+    recipe: Recipe
+    roles: Mapping[str, str]
+    counts: Mapping[str, int]
+    rival: str = ""
+
+    @property
+    def none(self) -> str:
+        """The arm that adds nothing and treats nothing; empty where there is none."""
+        arms = self.recipe.arms
+        return next((n for n, arm in arms.items() if arm.balance == "none" and not arm.treatment), "")
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """The arms over which p-values are corrected."""
+        return self.recipe.study.family or self.of_role("synthetic")
+
+    def of_role(self, *roles: str) -> tuple[str, ...]:
+        """Arms of these roles, in the order of the recipe."""
+        return tuple(name for name in self.recipe.arms if self.roles[name] in roles)
+
+    def additions(self, arm: str) -> dict[str, int]:
+        """Images that an arm adds to each class (in the first trial)."""
+        return self.recipe.additions(arm, dict(self.counts))
+
+    def references(self, arm: str) -> dict[str, str]:
+        """Role -> arm that this one is judged against: ``none``, ``duplicates`` of the same counts, the best ``rival``.
+
+        Of several such duplicates that with the arm's own treatment is taken.
+        """
+        arms, found = self.recipe.arms, {}
+        copies = [
+            name
+            for name, other in arms.items()
+            if other.balance == "duplicates" and name != arm and self.additions(name) == self.additions(arm)
+        ]
+        copies.sort(key=lambda name: arms[name].treatment != arms[arm].treatment)
+        if self.none and self.none != arm:
+            found["none"] = self.none
+        if copies and arms[arm].balance != "duplicates":
+            found["duplicates"] = copies[0]
+        if self.rival and self.roles[arm] == "synthetic":
+            found["rival"] = self.rival
+        return found
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every pair that the report shows: all arms with ``none``, those that add images with their copies, too."""
+        found = []
+        for arm in self.recipe.arms:
+            roles = self.references(arm)
+            if self.roles[arm] in ("rival", "reference"):
+                roles = {role: name for role, name in roles.items() if role == "none"}
+            found += [(arm, name) for name in roles.values()]
+        return list(dict.fromkeys(found))
+
+    def change(self, arm: str) -> str:
+        """What an arm did, in words."""
+        generator = self.recipe.arms[arm].generator
+        added = " and ".join(
+            f"{number:,} {'generated ' * (self.roles[arm] == 'synthetic')}{label}"
+            for label, number in self.additions(arm).items()
+        )
+        treatment = self.recipe.arms[arm].treatment
+        return (
+            f"Adding {added} images ({arm}{f', drawn by {generator}' if generator and generator != arm else ''}"
+            f"{f', with {treatment}' if treatment else ''})"
+        )
+
+
+def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> dict[str, Any] | None:
+    """The rival with the best mean primary measure over the trials on the validation part; None without rivals."""
+    names = [name for name in recipe.arms if roles[name] == "rival"]
+    if not names:
+        return None
+    primary, targets = recipe.study.primary, recipe.study.target_classes
+    found = {
+        name: float(np.mean([measure(primary, p.labels, p.logits, p.classes, targets) for p in validation[name]]))
+        for name in names
+    }
+    pick = min if is_lower_better(primary) else max
+    return {"arm": pick(names, key=found.__getitem__), "measure": primary, "validation": found}
+
+
+def measures(recipe: Recipe) -> list[str]:
+    """The measures that arms are compared by, the primary one first."""
+    targets = recipe.study.target_classes
+    each = [f"{kind}:{name}" for name in targets for kind in ("average_precision", "recall", "auc", "f1")]
+    means = ["mean_average_precision", "mean_recall"] if len(targets) > 1 else []
+    usual = [recipe.study.primary, "balanced_accuracy", "accuracy", "auc", "log_loss", "expected_calibration_error"]
+    return list(dict.fromkeys([*usual, *means, *each]))
+
+
+def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, Any]:
+    """Everything about the test part that goes into ``results.json``.
+
+    Args:
+        design: who is compared with whom.
+        test: predictions of the test part.
+        table: the catalog's table, with the attributes of the images.
+    """
+    recipe, fits, pairs = design.recipe, align(test), design.pairs()
+    targets = recipe.study.target_classes
+    compared = [c for name in measures(recipe) for c in compare_fits(fits, pairs, name, targets)]
+    primary = {(c.arm, c.reference): c for c in compared if c.measure == recipe.study.primary}
+    controls = _controls(design, primary)
+    kept = [(arm, name) for arm, name in pairs if design.roles[arm] == "synthetic"]
+    sliced = slices.slices(test, table, kept, measures(recipe), targets)
+    return {
+        "comparisons": [asdict(c) for c in compared],
+        "controls": [asdict(c) for c in controls],
+        "controls_missing": _missing_controls(design),
+        "verdicts": _verdicts(design, primary, controls),
+        "class_effects": _class_effects(design, fits),
+        "power": [_power(c) for pair, c in primary.items() if pair in kept and c.standard_error is not None],
+        "reliability": [_reliability(name, fits) for name in fits.logits],
+        "slices": sliced,
+        "slice_warnings": slices.warnings(sliced, [c for c in compared if (c.arm, c.reference) in kept]),
+    }
+
+
+def headline(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """The study's answer in one line."""
+    if not verdicts:
+        return "No arm adds generated images, so nothing is answered."
+    return ". ".join(f"{found['change']}: {found['outcome']}" for found in verdicts) + "."
+
+
+def _against(design: Design, arm: str, primary: Mapping[tuple[str, str], Comparison]) -> dict[str, Comparison]:
+    roles = design.references(arm).items()
+    return {role: primary[arm, name] for role, name in roles if (arm, name) in primary}
+
+
+def _controls(design: Design, primary: Mapping[tuple[str, str], Comparison]) -> list[verdict.Control]:
+    found = []
+    for arm in design.of_role("null", "positive"):
+        against = _against(design, arm, primary)
+        if "none" in against:
+            found.append(verdict.control(cast(Literal["null", "positive"], design.roles[arm]), against))
+    return found
+
+
+def _missing_controls(design: Design) -> list[str]:
+    used = {arm.balance for arm in design.recipe.arms.values()}
+    used |= {design.recipe.generators[arm.generator].plugin for arm in design.recipe.arms.values() if arm.generator}
+    return [name for name in CONTROLS if name not in used]
+
+
+def _verdicts(
+    design: Design, primary: Mapping[tuple[str, str], Comparison], controls: Sequence[verdict.Control]
+) -> list[dict[str, Any]]:
+    study, recipe = design.recipe.study, design.recipe
+    family = {arm: _against(design, arm, primary) for arm in design.family}
+    judged = verdict.judge(family, study.smallest_effect, controls)
+    rows = []
+    for arm, found in judged.items():
+        against = family[arm]
+        needed = _needed(against, study.smallest_effect)
+        text = verdict.explain(
+            found, against, study.smallest_effect, design.change(arm), num_arms=len(family), needed=needed
+        )
+        options = recipe.arms[arm]
+        if options.samples:
+            text.append(GIVEN)
+        elif options.generator and recipe.generators[options.generator].refit == "study":
+            text.append(ONE_FIT)
+        if "rival" in against:
+            text.append(PICKED)
+        detected = [_detectable(c) for c in against.values() if c.standard_error is not None]
+        rows.append(
+            {
+                "arm": arm,
+                "change": design.change(arm),
+                "outcome": found.outcome.value,
+                "text": text,
+                "p_adjusted": found.p_adjusted,
+                "equivalence_p_adjusted": found.equivalence_p_adjusted,
+                "references": {role: c.reference for role, c in against.items()},
+                "detectable": max(detected, default=None),
+                "needed": needed,
+                "refused": found.refused,
+            }
+        )
+    return rows
+
+
+def _class_effects(design: Design, fits: Fits) -> list[dict[str, Any]]:
+    """Average precision and recall of every class that is tested, for the arms that add generated images."""
+    pairs = [
+        (arm, name)
+        for arm in design.of_role("synthetic")
+        for role, name in design.references(arm).items()
+        if role in verdict.HARMED
+    ]
+    names = [name for name, size in zip(fits.classes, fits.sizes, strict=True) if size]
+    kinds = ("average_precision", "recall")
+    return [asdict(c) for kind in kinds for name in names for c in compare_fits(fits, pairs, f"{kind}:{name}")]
+
+
+def _reliability(arm: str, fits: Fits) -> dict[str, Any]:
+    """Confidence and accuracy in bins of the confidence, all fits of an arm together."""
+    chance = np.concatenate([np.exp(log_softmax(logits)) for logits in fits.logits[arm]])
+    labels = np.tile(fits.labels, fits.num_sets)
+    bins, top = confidence_bins(chance), chance.max(axis=1)
+    number = np.bincount(bins, minlength=NUM_BINS)
+    sums = [np.bincount(bins, values, NUM_BINS) for values in (top, chance.argmax(axis=1) == labels)]
+    rows = [[float(sums[0][b] / n), float(sums[1][b] / n), int(n)] for b, n in enumerate(number) if n]
+    return {"arm": arm, "bins": rows, "error": expected_calibration_error(labels, chance)}
+
+
+def _detectable(comparison: Comparison) -> float:
+    return power.Plan.of(comparison).detectable(comparison.num_trials)
+
+
+def _power(comparison: Comparison) -> dict[str, Any]:
+    plan = power.Plan.of(comparison)
+    shown = sorted({*TRIALS_SHOWN, comparison.num_trials})
+    if comparison.scheme == "folds":
+        shown = [comparison.num_folds * repeats for repeats in (1, 2, 3, 5, 10)]
+    return {
+        "arm": comparison.arm,
+        "reference": comparison.reference,
+        "measure": comparison.measure,
+        "standard_error": comparison.standard_error,
+        "detectable": _detectable(comparison),
+        "by_trials": [[n, plan.detectable(n)] for n in shown],
+        "by_size": [[factor, plan.detectable(comparison.num_trials, factor)] for factor in SIZES_SHOWN],
+    }
+
+
+def _needed(against: Mapping[str, Comparison], smallest_effect: float) -> str:
+    """What it would take to detect the smallest effect that matters against copies (or against nothing added)."""
+    comparison = against.get("duplicates") or against.get("none")
+    if comparison is None or comparison.standard_error is None:
+        return ""
+    plan = power.Plan.of(comparison)
+    unit, scale = ("nats", 1.0) if comparison.measure == "log_loss" else ("points", 100.0)
+    digits = 3 if scale == 1.0 else 1
+    found = _detectable(comparison)
+    detected, wanted = (f"{scale * value:.{digits}f} {unit}" for value in (found, smallest_effect))
+    said = (
+        f"A difference of {detected} against {comparison.reference} would have been detected with a probability of 80 %"
+    )
+    if found <= smallest_effect:
+        return f"{said}: the study could see what matters ({wanted})."
+    trials, factor = plan.trials_needed(smallest_effect), plan.factor_needed(smallest_effect)
+    ways = [f"about {trials:,} fits an arm instead of {comparison.num_trials}"] if trials else []
+    ways += [f"about {factor:.1f} times as many test lesions"] if factor else []
+    if not ways:
+        return f"{said}; to detect {wanted}, it takes both more fits and more test lesions."
+    return f"{said}; to detect {wanted}, it takes {' or '.join(ways)}."

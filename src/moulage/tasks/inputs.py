@@ -1,0 +1,71 @@
+"""What a classifier reads for an image, wherever it lies: pixels of the cache, drawn samples, kept embeddings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moulage import runs
+from moulage.data import pixels as pixel_cache
+from moulage.data.catalog import Catalog
+from moulage.errors import DataError
+from moulage.tasks.plan import Task
+from moulage.tasks.prepare import Prepared
+
+
+def samples_folder(task: Task) -> str:
+    """Where a classifier task finds its samples: in the run, or in the folder that the recipe gives; empty for none."""
+    return next((need for need in task.needs if need.startswith("samples/")), task.settings["given"][0])
+
+
+class Inputs:
+    """What the classifier reads for an image: its pixels, or its embedding where the plug-in embeds; by image name."""
+
+    def __init__(self, prepared: Prepared, run: Path, task: Task, size: int) -> None:
+        self.stores: list[tuple[dict[str, int], np.ndarray | Rows]] = []
+        if task.settings["embedded"]:
+            for folder in (need for need in task.needs if need.startswith("embeddings/")):
+                names = runs.read_json(run / folder / "images.json")
+                self._add(names, np.load(run / folder / "inputs.npy", mmap_mode="r"))
+        else:
+            for of in ("real", *filter(None, [samples_folder(task)])):
+                catalog, array = pixels_of(prepared, run, of, size)
+                self._add(catalog.images.tolist(), array)
+
+    def _add(self, names: list[str], array: "np.ndarray | Rows") -> None:
+        self.stores.append(({name: row for row, name in enumerate(names)}, array))
+
+    def __call__(self, catalog: Catalog) -> np.ndarray:
+        """Inputs of these images in this order, copied into memory."""
+        rows = np.empty((len(catalog), *self.stores[0][1].shape[1:]), self.stores[0][1].dtype)
+        missing = np.ones(len(catalog), bool)
+        for index, array in self.stores:
+            found = np.array([index.get(name, -1) for name in catalog.images], np.int64)
+            rows[found >= 0] = array[found[found >= 0]]
+            missing &= found < 0
+        if missing.any():
+            raise DataError(f'There are no pixels of "{catalog.images[missing][0]}".', "Run the command again.")
+        return rows
+
+
+def pixels_of(prepared: Prepared, run: Path, of: str, size: int) -> "tuple[Catalog, np.ndarray | Rows]":
+    """A catalog and its pixels, row by row: the real images, or those in a folder of samples."""
+    if of == "real":
+        rows = prepared.pixels.rows(prepared.catalog.images)
+        return prepared.catalog, Rows(prepared.pixels.array(size), rows)
+    samples = Catalog.load(run / of / "catalog.parquet")
+    return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
+
+
+class Rows:
+    """Chosen rows of a memory-mapped array, read only where they are asked for."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows, self.dtype = array, rows, array.dtype
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.array[self.rows[index]]
