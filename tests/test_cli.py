@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,32 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moulage import cli
+from call_cli import caller
+from moulage.cli.studies import DEMO
 
-DEMO = Path(cli.__file__).parent / "demo.toml"
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
+VERBS = ("demo", "study", "prepare", "fit", "sample", "train", "evaluate", "compare", "power", "report", "list")
 
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
     """Call ``moulage ...`` in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments) -> Result:
-        monkeypatch.setattr(sys, "argv", ["moulage", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return call
+    return caller(capsys, monkeypatch, tmp_path)
 
 
 def images(folder: Path, classes=("AK", "NV"), count=12, size=40) -> Path:
@@ -55,16 +40,43 @@ def test_help_answers_in_under_half_a_second_of_cpu():
     after = os.times()
     used = after.children_user - before.children_user + after.children_system - before.children_system
     assert used < 0.5
-    for verb in ("demo", "prepare", "fit", "sample", "train", "evaluate", "study", "report", "list"):
+    for verb in VERBS:
         assert f"  {verb} " in out.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "prepare", "fit", "sample", "train", "evaluate", "study", "report", "list"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_refuses_unknown_options(run, verb):
     assert "Usage" in run(verb, "--help").out
     bad = run(verb, "--definitely-not")
     assert bad.code == 2
     assert "--definitely-not" in bad.err
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, runpy; sys.argv = ['moulage', '--help']\n"
+        "try: runpy.run_module('moulage.cli', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'pandas', 'scipy', 'torch', 'sklearn', 'statsmodels', 'pydantic', 'matplotlib'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "loaded []" in out
+
+
+def test_entry_point_is_the_main_of_the_package():
+    from importlib.metadata import entry_points
+
+    [script] = entry_points(group="console_scripts", name="moulage")
+    assert script.value == "moulage.cli:main"
+
+
+@pytest.mark.parametrize("verb", ["fit", "train"])
+def test_verbs_that_run_a_plugin_share_their_options(run, verb):
+    words = run(verb, "--help").out
+    for option in ("--source ", "--data ", "--out ", "--seed ", "--set ", "--source-set ", "--device ", "--json "):
+        assert words.count(f"  {option}") == 1
+    assert "on:" not in words
 
 
 def test_list_names_every_kind(run):
@@ -92,6 +104,10 @@ def test_list_names_every_kind(run):
         (["train", "prob"], 'Did you mean "probe"'),
         (["sample", "nowhere"], "generator.json is missing"),
         (["evaluate", "nowhere"], "no predictions"),
+        (["evaluate", "nowhere", "--data", "other"], "layout of the other data"),
+        (["evaluate", "nowhere", "--source", "folder"], "nowhere is no run folder"),
+        (["evaluate", ".", "--source", "folder", "--class-map", "akiec"], "--class-map takes NAME=VALUE"),
+        (["evaluate", ".", "--source", "folder", "--class-map", "a=B,a=C"], "names a twice"),
         (["report", "nowhere"], "nowhere"),
     ],
 )
@@ -183,7 +199,14 @@ def test_results_go_to_stdout_and_progress_to_stderr(run, tmp_path):
 def test_interrupt_says_that_work_is_kept(tmp_path):
     command = [sys.executable, "-m", "moulage.cli", "demo", "--out", str(tmp_path / "demo")]
     environment = {**os.environ, "MOULAGE_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run with it ignored
+    )
     while not (tmp_path / "demo").exists():
         time.sleep(0.05)
     time.sleep(0.5)

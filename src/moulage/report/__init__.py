@@ -6,7 +6,7 @@ from moulage.runs import write_text
 
 
 def write(run: Path) -> Path:
-    """Write ``run/report.html`` and the figures in ``run/figures/`` (SVG and PNG) from what the run folder holds.
+    """Write ``run/report.html``, ``run/figures/`` (SVG and PNG) and ``run/tables/`` (CSV, LaTeX, the methods as text).
 
     The same folder gives the same bytes. Parts that the run did not record are left out.
 
@@ -19,8 +19,14 @@ def write(run: Path) -> Path:
     Raises:
         RunError: there is no ``results.json`` yet, or a file is broken.
     """
-    from moulage.report import figures, page, reading  # here, so that importing the report does not load matplotlib
+    # here, so that importing the report does not load matplotlib
+    from moulage.report import export_tables, exports, figures, methods, page, reading
 
     loaded = reading.read(run)
-    write_text(run / "report.html", page.render(loaded, figures.all_plots(loaded, run / "figures")))
+    described = methods.text(loaded.results, str(loaded.environment.get("moulage", ""))) if loaded.results.arms else ""
+    if described:
+        write_text(run / page.TABLES / "methods.txt", described)
+    files = exports.write(export_tables.tables(loaded.results), run / page.TABLES)
+    plots = figures.all_plots(loaded, run / "figures")
+    write_text(run / "report.html", page.render(loaded, plots, files, described))
     return run / "report.html"

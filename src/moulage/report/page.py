@@ -1,30 +1,37 @@
-"""Fills the page's template. Jinja escapes every value; only the style sheet and our own SVG go in as they are."""
+"""Fills the page's templates. Jinja escapes every value; only the style sheet and our own SVG go in as they are."""
 
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from moulage.evaluation.scores import is_lower_better
-from moulage.report import pictures, tables
+from moulage.report import evidence, pictures, roles, tables
 from moulage.report.figures import Plots
 from moulage.report.reading import Run
 
 MOST_NAMES = 60
 """Names of quarantined images in the page; the audit file has all."""
 
+TABLES = "tables"
+"""Folder beside the page in which the tables are written as files."""
 
-def render(run: Run, plots: Plots) -> str:
-    """The whole page as one HTML text."""
+
+def render(run: Run, plots: Plots, files: list[tuple[str, list[str]]], methods: str) -> str:
+    """The whole page as one HTML text.
+
+    Args:
+        run: what is shown.
+        plots: its figures.
+        files: what each exported table holds, and the names of its files in ``TABLES``.
+        methods: the methods paragraph; empty where there is nothing to describe.
+    """
     results, part = run.results, tables.scored_part(run.results)
     values = {
         "results": results,
         "study": results.study,
         "part": part,
         "plots": plots,
-        "comparisons": tables.comparisons_by_measure(results),
-        "notes": list(dict.fromkeys(note for row in results.comparisons for note in row.notes)),
-        "methods": list(dict.fromkeys(row.method for row in results.comparisons if row.method)),
         "overview": tables.overview(results, part),
         "reports": tables.class_reports(results, part),
         "galleries": pictures.galleries(run),
@@ -35,9 +42,49 @@ def render(run: Run, plots: Plots) -> str:
         "costs": tables.costs(results.cost),
         "environment": run.environment,
         "recipe": run.recipe,
+        "methods": methods,
+        "tables": files,
+        **_arms(run),
+        **_evidence(run),
     }
-    template = _environment().from_string(_resource("template.html.j2"))
-    return template.render(values, sections=_sections(values), style=Markup(_resource("style.css")))
+    template = _environment().get_template("page.html.j2")
+    return template.render(values, sections=_sections(values), style=Markup(_style()))
+
+
+def _arms(run: Run) -> dict:
+    """What the page says of the arms."""
+    results = run.results
+    order = {name: k for k, name in enumerate(roles.by_importance(results))}
+    rows = [(row.arm, tables.estimate(row.error, "expected_calibration_error")) for row in results.reliability]
+    return {
+        "generated": roles.with_role(results, "synthetic"),
+        "arms_by_role": roles.by_role(results),
+        "same_seen": len({arm.images_seen for arm in results.arms}) == 1,
+        "adjusted": any(arm.logit_adjustment for arm in results.arms),
+        "calibration": sorted(rows, key=lambda row: order.get(row[0], len(order))),
+    }
+
+
+def _evidence(run: Run) -> dict:
+    """What the page says of verdicts and of what they stand on."""
+    results = run.results
+    columns = evidence.slice_columns(results)
+    return {
+        "cards": evidence.cards(results),
+        "details": evidence.details(results),
+        "registered": evidence.registered(results.registration) if results.registration else "",
+        "comparisons": tables.comparisons_by_measure(results),
+        "cautious": any(row.cautious_low is not None for row in results.comparisons),
+        "notes": list(dict.fromkeys(note for row in results.comparisons for note in row.notes)),
+        "ways": list(dict.fromkeys(row.method for row in results.comparisons if row.method)),
+        "rival_choice": evidence.rival_choice(results),
+        "controls": evidence.controls(results),
+        "controls_missing": evidence.missing_controls(results),
+        "power_rows": evidence.power_rows(results),
+        "slice_columns": columns,
+        "num_slice_columns": 3 + sum(1 + len(references) for _, references in columns),
+        "slice_tables": evidence.slice_tables(results) if columns else [],
+    }
 
 
 def _sections(values: dict) -> dict[str, str]:
@@ -45,14 +92,21 @@ def _sections(values: dict) -> dict[str, str]:
     results, plots = values["results"], values["plots"]
     titles = {
         "comparison": ("Comparison", values["comparisons"]),
+        "controls": ("Controls", values["controls"] or values["controls_missing"]),
+        "effects": ("Effects on each class", plots.class_effects),
+        "slices": ("Slices", values["slice_tables"] or results.slice_warnings),
+        "power": ("Power", values["power_rows"]),
         "arms": ("Arms", results.arms),
         "curves": ("Learning curves", plots.curves),
         "classes": ("Classes", values["reports"]),
+        "calibration": ("Calibration", plots.reliability),
         "confusion": ("Confusion matrices", plots.confusions),
         "images": ("Real and generated images", values["galleries"]),
         "generators": ("Generator training", plots.losses or values["previews"]),
         "audit": ("Audit of the data", values["audit"]),
         "split": ("Split", results.split),
+        "methods": ("Methods, to paste", values["methods"]),
+        "tables": ("Tables as files", values["tables"]),
         "cost": ("Cost", values["costs"]),
         "repeat": ("Repeat it", results.command or values["environment"] or values["recipe"]),
         "data": ("Data and attribution", results.study.data.note or results.study.data.source),
@@ -61,16 +115,31 @@ def _sections(values: dict) -> dict[str, str]:
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(MOST_NAMES=MOST_NAMES, MEASURES=tables.MEASURES, NONE=tables.NONE)
+    environment = Environment(
+        loader=PackageLoader("moulage.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        MOST_NAMES=MOST_NAMES,
+        MOST_SHOWN=roles.MOST_SHOWN,
+        MEASURES=tables.MEASURES,
+        NONE=tables.NONE,
+        ROLES=roles.TITLES,
+        TABLES=TABLES,
+    )
     environment.filters.update(
         word=tables.word,
         signed=tables.signed,
         scale=tables.scale,
         is_lower_better=is_lower_better,
-        interval=tables.interval,
+        bounds=tables.bounds,
         estimate=tables.estimate,
+        amount=tables.amount,
         p_value=tables.p_value,
+        strength=tables.strength,
         spread=lambda spread: spread.text() if spread else tables.NONE,
         thousands=lambda number: tables.NONE if number is None else f"{number:,}",
         minutes=lambda number: tables.NONE if number is None else f"{number:,.1f}",
@@ -78,5 +147,5 @@ def _environment() -> Environment:
     return environment
 
 
-def _resource(name: str) -> str:
-    return resources.files("moulage.report").joinpath(name).read_text(encoding="utf-8")
+def _style() -> str:
+    return resources.files("moulage.report").joinpath("style.css").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from moulage.report.reading import Gallery, GeneratorRun, Run, first_of_each
+from moulage.report.reading import Gallery, Run, first_of_each
+from moulage.report.records import GeneratorRun
 
 SIDE = 64
 """Pixels a side of a thumbnail."""

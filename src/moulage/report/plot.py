@@ -118,3 +118,8 @@ def slug(name: str) -> str:
     """A file name that any system takes; names that differ keep different files."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40]
     return plain if name and plain == name else f"{plain or 'x'}-{digest(name, length=6)}"
+
+
+def num_trials(number: int) -> str:
+    """A number of trials in words."""
+    return "1 trial" if number == 1 else f"{number} trials"

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moulage.report.reading import Comparison, Cost, Results, Study
+from moulage.report.records import Comparison, Cost, Results, Slice, SliceRow
+from moulage.report.roles import by_importance
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -13,7 +14,7 @@ MEASURES = {
     "auc": "AUC",
     "average_precision": "average precision",
     "expected_calibration_error": "calibration error",
-    "log_loss": "log loss",
+    "log_loss": "log-loss",
 }
 """The scores of a fit that the overview shows, in this order."""
 
@@ -66,12 +67,12 @@ class CostRow(NamedTuple):
 def word(measure: str) -> str:
     """A measure's name in words: ``balanced_accuracy`` is "balanced accuracy", ``recall:AK`` is "recall of AK"."""
     kind, _, name = measure.partition(":")
-    text = MEASURES.get(kind, kind.replace("_", " "))
+    text = "F1" if kind == "f1" else MEASURES.get(kind, kind.replace("_", " "))
     return f"{text} of {name}" if name else text
 
 
 def scale(measure: str) -> int:
-    """What a measure is multiplied by to be shown: 100 for fractions (percent, points), 1 for the log loss."""
+    """What a measure is multiplied by to be shown: 100 for fractions (percent, points), 1 for the log-loss."""
     return 1 if measure == "log_loss" else 100
 
 
@@ -83,11 +84,16 @@ def signed(value: float | None, factor: int = 100) -> str:
     return text[1:] if not float(text) else text.replace("-", "−")
 
 
-def interval(row: Comparison) -> str:
-    """The 95 % interval of a comparison as text."""
+def bounds(low: float | None, high: float | None, factor: int = 100) -> str:
+    """An interval as text, in points or as it is."""
+    return NONE if low is None or high is None else f"{signed(low, factor)} to {signed(high, factor)}"
+
+
+def told(row: Comparison | SliceRow, factor: int) -> str:
+    """A difference and its interval, short enough to stand beside a mark: "+1.2 [−0.4, +2.8]"."""
     if row.low is None or row.high is None:
-        return NONE
-    return f"{signed(row.low, scale(row.measure))} to {signed(row.high, scale(row.measure))}"
+        return signed(row.difference, factor)
+    return f"{signed(row.difference, factor)} [{signed(row.low, factor)}, {signed(row.high, factor)}]"
 
 
 def estimate(value: float | None, measure: str) -> str:
@@ -97,9 +103,20 @@ def estimate(value: float | None, measure: str) -> str:
     return f"{100 * value:.1f}" if scale(measure) == 100 else f"{value:.3f}"
 
 
+def amount(value: float | None, measure: str) -> str:
+    """An effect without sign, with its unit: "2.0 points", "0.020 nats"."""
+    return f"{estimate(value, measure)} {'points' if scale(measure) == 100 else 'nats'}"
+
+
 def p_value(value: float | None) -> str:
     """A p-value with three digits."""
     return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def strength(values: Sequence[float | None] | None) -> str:
+    """Strengths of the trials as a range: "0.50 to 1.25"."""
+    known = sorted({f"{value:.2f}" for value in values or () if value is not None}, key=float)
+    return " to ".join(dict.fromkeys((known[0], known[-1]))) if known else NONE
 
 
 def scored_part(results: Results) -> str | None:
@@ -120,22 +137,22 @@ def comparisons_by_measure(results: Results) -> list[tuple[str, list[Comparison]
 def overview(results: Results, part: str | None) -> list[tuple[str, list[str]]]:
     """Each arm with its scores on a part over the trials, in the order of ``MEASURES``, as text."""
     rows = []
-    for arm in results.arms:
-        scores = [fit.scores[part] for fit in results.fits if fit.arm == arm.name and part in fit.scores]
+    for arm in by_importance(results):
+        scores = [fit.scores[part] for fit in results.fits if fit.arm == arm and part in fit.scores]
         cells = []
         for measure in MEASURES:
             spread = Spread.of(getattr(score, measure) for score in scores)
             cells.append(spread.text(scale(measure)) if spread else NONE)
         if scores:
-            rows.append((arm.name, cells))
+            rows.append((arm, cells))
     return rows
 
 
 def class_reports(results: Results, part: str | None) -> list[tuple[str, int, list[ClassRow]]]:
     """For each arm its number of trials and a row a class."""
     reports = []
-    for arm in results.arms:
-        fits = [fit.scores[part].classes for fit in results.fits if fit.arm == arm.name and part in fit.scores]
+    for arm in by_importance(results):
+        fits = [fit.scores[part].classes for fit in results.fits if fit.arm == arm and part in fit.scores]
         rows = []
         for name in results.study.classes:
             scores = [fit[name] for fit in fits if name in fit]
@@ -150,7 +167,7 @@ def class_reports(results: Results, part: str | None) -> list[tuple[str, int, li
                 )
             )
         if fits:
-            reports.append((arm.name, len(fits), rows))
+            reports.append((arm, len(fits), rows))
     return reports
 
 
@@ -172,12 +189,8 @@ def costs(cost: Sequence[Cost]) -> list[CostRow]:
     return rows
 
 
-def caption_of_measure(study: Study) -> str:
-    """What the figure of differences shows, in words."""
-    unit = " points" if scale(study.primary) == 100 else ""
-    caption = f"Difference in {word(study.primary)}{unit and ' in' + unit}, with 95\u00a0% intervals."
-    if study.smallest_effect:
-        caption += (
-            f" The band is the smallest effect that matters, ±{estimate(study.smallest_effect, study.primary)}{unit}."
-        )
-    return caption
+def slices_of_primary(results: Results) -> tuple[str, list[Slice]]:
+    """The measure that slices are shown under, the primary one where they have it, and its slices."""
+    measures = dict.fromkeys(part.measure for part in results.slices)
+    shown = results.study.primary if results.study.primary in measures else next(iter(measures), "")
+    return shown, [part for part in results.slices if part.measure == shown]

@@ -1,0 +1,45 @@
+"""The command line: verbs to calls. The only package that parses arguments, prints results or exits.
+
+Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
+1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
+``studies``, ``steps`` (one step of the road each), ``evidence`` (predictions to numbers and words) and ``planning``.
+"""
+
+import errno
+
+import typer
+
+from moulage.cli import evidence, planning, steps, studies
+from moulage.cli.common import fail
+from moulage.errors import MoulageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Do generated images help a classifier of rare diseases? The whole experiment, with its controls.\n\n"
+    "Not for clinical use.",
+)
+
+for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sample, steps.train):
+    app.command()(_verb)
+for _verb in (evidence.evaluate, evidence.compare, planning.power, studies.report):
+    app.command()(_verb)
+app.command(name="list")(steps.list_plugins)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``moulage`` script."""
+    try:
+        app()
+    except MoulageError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            fail(
+                f"The disk is full ({error.filename or 'while writing'}).\n  Free some space; what is finished is kept."
+            )
+        if isinstance(error, PermissionError):
+            fail(f"No permission for {error.filename}.\n  Name another place with --out, or mend the permissions.")
+        raise

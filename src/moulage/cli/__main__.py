@@ -1,0 +1,5 @@
+"""``python -m moulage.cli``."""
+
+from moulage.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""What verbs share: their options, how these become settings, and how results are printed."""
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moulage.errors import RecipeError
+from moulage.screen import show_table
+
+Source = Annotated[str, typer.Option(help="Layout of the data; `moulage list sources` names them.")]
+OtherSource = Annotated[str, typer.Option(help="Layout of these data; `moulage list sources` names them.")]
+Data = Annotated[Path | None, typer.Option(help="Folder or file of the data.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; the same one goes on where it stopped.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes, one thread each.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every random number derives from it.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="An option of the plug-in, as key=value; repeatable.")
+]
+SourceSettings = Annotated[
+    list[str] | None, typer.Option("--source-set", help="An option of the source, as key=value; repeatable.")
+]
+Targets = Annotated[str, typer.Option(help="Target classes, separated by commas.")]
+SmallestEffect = Annotated[
+    float, typer.Option(min=1e-9, max=1, help="Smallest difference that matters (0.02 = 2 points).")
+]
+
+
+@dataclass(frozen=True)
+class PluginRun:
+    """Options of the verbs that run one plug-in on a data set."""
+
+    source: Source = "phantom"
+    data: Data = None
+    out: Out = None
+    seed: Seed = 0
+    settings: Settings = None
+    source_settings: SourceSettings = None
+    device: Device = "auto"
+    as_json: Json = False
+
+    def values(self, verb: str) -> dict[str, Any]:
+        """The part of a recipe that says which data; see ``data_values``."""
+        return data_values(verb, self.source, self.data, "squash", self.seed, self.source_settings)
+
+    def folder(self, default: str) -> Path:
+        """The run folder."""
+        return self.out or Path("runs") / default
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose parameter of a dataclass type becomes one option for each field, for Typer to see."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+        group = parameter.annotation
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            groups[parameter.name] = group
+            parameters += inspect.signature(group, eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+
+    @functools.wraps(verb)
+    def call(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in inspect.signature(group).parameters})
+        verb(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def data_values(
+    verb: str, source: str, data: Path | None, fit: str, seed: int, source_settings: list[str] | None
+) -> dict[str, Any]:
+    """The part of a recipe that says which data, for the verbs that take no recipe."""
+    options = {"source": source, "fit": fit, "options": options_of(source_settings)}
+    if data:
+        options["path"] = str(data.absolute())
+    return {"study": {"name": verb, "seed": seed}, "data": options, "split": {"seed": seed}}
+
+
+def options_of(settings: list[str] | None) -> dict[str, Any]:
+    """``["steps=200", "optimizer.lr=0.1"]`` as nested values; each value is TOML, else text."""
+    import tomllib
+
+    from moulage.recipe import merge
+
+    found: dict[str, Any] = {}
+    for setting in settings or []:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise RecipeError(f'--set takes key=value, not "{setting}".')
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        found = merge(found, value)
+    return found
+
+
+def names_of(text: str) -> list[str]:
+    """``"AK, DF"`` as names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def pairs_of(option: str, text: str) -> dict[str, str]:
+    """``"akiec=AK,bcc=BCC"`` as pairs; nothing may stand behind an ``=``."""
+    found: dict[str, str] = {}
+    for part in names_of(text):
+        key, separator, value = part.partition("=")
+        if not separator or not key.strip():
+            raise RecipeError(f'{option} takes NAME=VALUE,NAME=VALUE, not "{part}".')
+        if key.strip() in found:
+            raise RecipeError(f"{option} names {key.strip()} twice.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def points(value: float | None) -> str:
+    """A signed difference in points; ``-`` for None."""
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def print_json(value: Any) -> None:
+    """A result as JSON on stdout."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def print_scores(values: dict[str, Any], where: str, as_json: bool) -> None:
+    """What ``scores`` gives, as JSON or tables."""
+    if as_json:
+        print_json({"predictions": where, **values})
+        return
+    rows = [{"class": name, **numbers} for name, numbers in values["classes"].items()]
+    show_table("By class", rows)
+    show_table(where, [{"measure": k, "value": v} for k, v in plain(values).items()])
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of ``scores``, without tables and lists."""
+    return {k: v for k, v in values.items() if not isinstance(v, dict | list)}
+
+
+def fail(text: str, code: int = 1) -> None:
+    """One message on stderr, and the end."""
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("error: ", style="bold red", end="", markup=False, highlight=False)
+    console.print(text, markup=False, highlight=False)
+    raise SystemExit(code)

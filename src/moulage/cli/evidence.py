@@ -1,0 +1,235 @@
+"""Verbs that turn predictions into numbers and words; they train nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moulage.cli.common import (
+    Device,
+    Json,
+    OtherSource,
+    SmallestEffect,
+    SourceSettings,
+    Targets,
+    names_of,
+    options_of,
+    pairs_of,
+    plain,
+    points,
+    print_json,
+    print_scores,
+)
+from moulage.errors import DataError, RecipeError
+from moulage.screen import Screen, show_table
+
+
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(help="A predictions file (.parquet), or a run folder: every fit of its arms.")
+    ],
+    part: Annotated[str, typer.Option(help="Part to score in a run folder: test or validation.")] = "test",
+    data: Annotated[Path | None, typer.Option(help="Other data to score the run's classifiers on.")] = None,
+    source: OtherSource = "",
+    source_settings: SourceSettings = None,
+    class_map: Annotated[
+        str, typer.Option(help="Their classes as the run's, such as akiec=AK,bcc=BCC; `x=` leaves x out.")
+    ] = "",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score saved predictions; or a run's classifiers on another data set (--data, --source)."""
+    if data is not None or source:
+        _evaluate_on(predictions, data, source, source_settings, class_map, device, as_json)
+        return
+    from moulage import runs
+    from moulage.evaluation.predictions import Predictions
+    from moulage.evaluation.scores import scores
+
+    if predictions.is_file():
+        found = Predictions.load(predictions)
+        print_scores(scores(found.labels, found.logits, found.classes), str(predictions), as_json)
+        return
+    if part not in ("test", "validation"):
+        raise RecipeError(f'There is no part "{part}" to score.', "Use test or validation.")
+    files = sorted(predictions.glob(f"classifiers/*/{part}.parquet"))
+    if not files:
+        raise DataError(f"{predictions} holds no predictions.", "Name a .parquet file or a folder that `study` wrote.")
+    rows = []
+    for file in (file for file in files if runs.is_done(file.parent)):
+        found = Predictions.load(file)
+        rows.append(
+            {"arm": found.arm, "trial": found.trial, **plain(scores(found.labels, found.logits, found.classes))}
+        )
+    if as_json:
+        print_json(rows)
+    else:
+        show_table(f"Scores on the {part} part", rows)
+
+
+def _evaluate_on(
+    run: Path,
+    data: Path | None,
+    source: str,
+    source_settings: list[str] | None,
+    class_map: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    from moulage.tasks.external import evaluate_on
+
+    if not source:
+        raise RecipeError("The layout of the other data is not named.", "Add --source; `moulage list sources`.")
+    if not run.is_dir():
+        raise RecipeError(f"{run} is no run folder.", "Other data are scored by the classifiers of a finished study.")
+    classes, options = pairs_of("--class-map", class_map), options_of(source_settings)
+    with Screen() as screen:
+        found = evaluate_on(
+            run, source, data, options, classes, device=device, progress=screen.progress, say=screen.say
+        )
+    if as_json:
+        print_json(found)
+        return
+    rows = [{"arm": fit["arm"], "trial": fit["trial"], **plain(fit["scores"])} for fit in found["fits"]]
+    show_table(f"Scores on {found['data']['name']}: {found['num_images']:,} images", rows)
+    if found["comparisons"]:
+        show_table(found["measure"], [_differs("arm", values) for values in found["comparisons"]])
+    for note in found["notes"]:
+        print(f"- {note}")
+    print(f"\nEverything is in {found['folder']}")
+
+
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Predictions: FILE, or NAME=FILE,FILE2. CSV, TSV or Parquet.")],
+    reference: Annotated[str, typer.Option(help="Model to compare with; the first if left out.")] = "",
+    measure: Annotated[
+        list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
+    ] = None,
+    targets: Targets = "",
+    smallest_effect: SmallestEffect = 0.02,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Lesion bootstrap for measures without a closed form; 0: lesion jackknife.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare predictions of any models, from anywhere.
+
+    Columns: image, label, prob_<class> or logit_<class> for every class; group (or lesion), trial, model and fold where
+    they apply. docs/compare.md says more.
+    """
+    from moulage.evaluation.foreign import read
+    from moulage.evaluation.models import compare_models
+
+    with Screen() as screen:
+        found = read(models)
+        for name, fits in found.fits.items():
+            screen.say(f"{name}: {len(fits)} {'fit' if len(fits) == 1 else 'fits'}")
+        result = compare_models(
+            found.fits,
+            reference=reference,
+            measures=measure or (),
+            targets=names_of(targets),
+            smallest_effect=smallest_effect,
+            num_resamples=resamples,
+        )
+    result["notes"] = [*found.notes, *result["notes"]]
+    if out:
+        _write_tables(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        _print_comparison(result, out)
+
+
+def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
+    of = result["num_lesions_by_class"]
+    print(
+        f"{result['num_images']:,} images, {result['num_lesions']:,} lesions "
+        f"({', '.join(f'{name} {count}' for name, count in of.items())}), "
+        f"{result['num_trials']} {'fit' if result['num_trials'] == 1 else 'fits'} a model"
+    )
+    several = len(result["models"]) > 2
+    for measure in dict.fromkeys(row["measure"] for row in result["comparisons"]):
+        rows = [row for row in result["comparisons"] if row["measure"] == measure]
+        title = f"{measure}; {result['reference']} has {_score(measure, rows[0]['estimate_reference'])}"
+        show_table(title, [_compared(values, several) for values in rows])
+    if result["fixed_pairs"]:
+        shown = [
+            {
+                "model": row["model"],
+                "test": row["test"],
+                "measure": row["measure"],
+                "difference": _amount(row["measure"], row["difference"]),
+                "95 % interval": _interval(row["measure"], row["low"], row["high"]),
+                "p": _p(row["p"]),
+            }
+            for row in result["fixed_pairs"]
+        ]
+        show_table(f"For {result['fixed_pairs'][0]['holds_for']}: nothing here is said of the methods", shown)
+    for sentence in result["sentences"]:
+        print(sentence)
+    if result["notes"]:
+        print()
+    for note in result["notes"]:
+        print(f"- {note}")
+    if out:
+        print(f"\nTables: {out}")
+
+
+def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
+    measure = values["measure"]
+    row = {
+        "model": values["arm"],
+        "score": _score(measure, values["estimate_arm"]),
+        "difference": _amount(measure, values["difference"]),
+        "95 % interval": _interval(measure, values["low"], values["high"]),
+    }
+    if values["scheme"] == "folds":
+        row["cautious"] = _interval(measure, values["cautious_low"], values["cautious_high"])
+    row["p"] = _p(values["p_value"])
+    return {**row, **({"p, Holm": _p(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
+
+
+def _differs(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    measure = values["measure"]
+    return {
+        name: values["arm"],
+        "compared with": values["reference"],
+        "difference": _amount(measure, values["difference"]),
+        "95 % interval": _interval(measure, values["low"], values["high"]),
+    }
+
+
+def _score(measure: str, value: float) -> str:
+    return f"{value:.3f}" if measure == "log_loss" else f"{100 * value:.1f}"
+
+
+def _amount(measure: str, value: float | None) -> str:
+    return points(value) if measure != "log_loss" or value is None else f"{value:+.3f}"
+
+
+def _interval(measure: str, low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{_amount(measure, low)} to {_amount(measure, high)}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _write_tables(folder: Path, result: Mapping[str, Any]) -> None:
+    """``comparisons.csv`` and, with one fit a model, ``fixed_pairs.csv``."""
+    import pandas as pd
+
+    from moulage import runs
+
+    flat = []
+    for values in result["comparisons"]:
+        row = {name: value for name, value in values.items() if name != "num_lesions_by_class"}
+        row |= {"classes": " ".join(values["classes"]), "notes": " ".join(values["notes"])}
+        flat.append(row | {f"lesions_{name}": count for name, count in values["num_lesions_by_class"].items()})
+    for name, rows in (("comparisons", flat), ("fixed_pairs", result["fixed_pairs"])):
+        if rows:
+            with runs.atomic(folder / f"{name}.csv") as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)

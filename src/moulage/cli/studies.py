@@ -1,0 +1,103 @@
+"""Verbs that run whole studies and write their reports."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moulage.cli.common import Data, Device, Json, Out, Workers, options_of, points, print_json
+from moulage.errors import RecipeError
+from moulage.screen import Screen, show_table
+
+if TYPE_CHECKING:
+    from moulage.recipe import Recipe
+
+DEMO = Path(__file__).parents[1] / "demo.toml"
+
+
+def demo(out: Out = None, workers: Workers = 2, device: Device = "auto", as_json: Json = False) -> None:
+    """Run a small study on images drawn by code, and write its report."""
+    from moulage import recipe as recipes
+
+    _study(recipes.load(DEMO), out or Path("runs/demo"), workers, device, as_json, "moulage demo")
+
+
+def study(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as studies/thesis2020.toml.")],
+    data: Data = None,
+    out: Out = None,
+    budget: Annotated[
+        str, typer.Option(help="A [budget.NAME] of the recipe; `auto` takes `cpu` where there is no GPU, `full` none.")
+    ] = "auto",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of the recipe's number.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
+    ] = None,
+    workers: Workers = 2,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run a whole study by recipe, or go on with it, and write its report."""
+    from moulage import recipe as recipes
+
+    changes = options_of(settings)
+    if trials:
+        changes["study.num_trials"] = trials
+    if data:
+        changes["data.path"] = str(data.absolute())
+    chosen = _budget(budget, device, recipes.budgets(recipe) if recipe.is_file() else ())
+    found = recipes.load(recipe, chosen, changes)
+    command = shlex.join(["moulage", *sys.argv[1:]])
+    _study(found, out or Path("runs") / found.study.name, workers, device, as_json, command)
+
+
+def report(run: Annotated[Path, typer.Argument(help="A run folder that `study` or `demo` wrote.")]) -> None:
+    """Write the report of a finished study again."""
+    from moulage.report import write
+
+    print(write(run))
+
+
+def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
+    """Run a study, write its report, print its answer."""
+    from moulage.report import write
+    from moulage.study import run_study
+
+    if not recipe.arms:
+        raise RecipeError("The recipe has no arms.", 'Add at least [arms.none] with balance = "none".')
+    with Screen() as screen:
+        outcome = run_study(recipe, run, workers=workers, device=device, command=command, watch=screen.watch())
+        screen.say("writing the report")
+        page = write(run)
+    if as_json:
+        print_json({"answer": outcome.results["answer"], "report": str(page), "results": str(run / "results.json")})
+        return
+    rows = [
+        {
+            "arm": c["arm"],
+            "compared with": c["reference"],
+            "difference (points)": points(c["difference"]),
+            "95 % interval": f"{points(c['low'])} to {points(c['high'])}" if c["low"] is not None else "too few fits",
+        }
+        for c in outcome.results["comparisons"]
+        if c["measure"] == recipe.study.primary
+    ]
+    if rows:
+        show_table(recipe.study.primary, rows)
+    print(outcome.results["answer"])
+    print(f"\nReport: {page}")
+
+
+def _budget(name: str, device: str, known: tuple[str, ...]) -> str:
+    """The budget to apply: ``auto`` is ``cpu`` where the recipe has one and there is no GPU to use."""
+    if name == "full":
+        return ""
+    if name != "auto":
+        return name
+    if "cpu" not in known:
+        return ""
+    from moulage.training import pick_device
+
+    return "cpu" if pick_device(device).type == "cpu" else ""

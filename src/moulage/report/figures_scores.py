@@ -1,0 +1,142 @@
+"""Figures of the arms' scores: classes, confusions, reliability."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from moulage.report.plot import BLUE, COLOURS, INK, LINE, MARKERS, MUTED, Plot, finish, num_trials, short, slug
+from moulage.report.reading import Run
+from moulage.report.records import Reliability, Results
+from moulage.report.roles import MOST_SHOWN, by_importance
+from moulage.report.tables import estimate, scored_part, total_confusion
+
+
+def class_scores(run: Run, folder: Path) -> Plot | None:
+    """Precision, recall and F1 of each class, a mark an arm: the mean over the trials, and a line for their range.
+
+    With many arms only the most important ones.
+    """
+    part, names = scored_part(run.results), run.results.study.classes
+    arms = by_importance(run.results)
+    left_out, arms = len(arms[MOST_SHOWN:]), arms[:MOST_SHOWN]
+    if part is None or not arms:
+        return None
+    figure = Figure(figsize=(6.2, 0.9 + len(names) * (0.16 + 0.1 * len(arms))), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    marks = [
+        {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "ms": 4} for k in range(len(arms))
+    ]
+    for axes, score in zip(panels, ("precision", "recall", "f1"), strict=True):
+        for k, arm in enumerate(arms):
+            fits = [fit.scores[part].classes for fit in run.results.fits if fit.arm == arm and part in fit.scores]
+            for y, name in enumerate(names):
+                values = [getattr(fit[name], score) for fit in fits if name in fit]
+                height = y + (k - (len(arms) - 1) / 2) * 0.75 / len(arms)
+                _range(axes, height, [100 * value for value in values if value is not None], marks[k])
+        axes.set(title="F1" if score == "f1" else score, xlim=(-3, 103), xlabel="%")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        for y in range(1, len(names)):
+            axes.axhline(y - 0.5, color=LINE, lw=0.6)
+    panels[0].set_yticks(range(len(names)), [short(name, 16) for name in names])
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = [Line2D([], [], ls="", **mark) for mark in marks]
+    figure.legend(handles, [short(arm) for arm in arms], loc="outside lower center", ncols=min(4, len(arms)))
+    return finish(
+        figure,
+        folder,
+        "classes",
+        "Precision, recall and F1 of each class and arm; the numbers stand in the tables below.",
+        f"Scores of each class on the {part} part. A mark is the mean over the trials, the line runs from the lowest "
+        "to the highest trial." + (f" {left_out} more arms stand in the tables only." if left_out else ""),
+    )
+
+
+def _range(axes: Axes, height: float, values: Sequence[float], mark: dict) -> None:
+    if values:
+        axes.plot([min(values), max(values)], [height, height], color=mark["color"], lw=1)
+        axes.plot(float(np.mean(values)), height, **mark)
+
+
+def confusion(run: Run, arm: str, folder: Path) -> Plot | None:
+    """Confusion matrix of an arm: counts summed over the trials, colour by share of the true class."""
+    part = scored_part(run.results)
+    counts, num_fits = total_confusion(run.results, arm, part)
+    if counts is None:
+        return None
+    names, size = [short(name, 12) for name in run.results.study.classes], len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.2 + 0.34 * max(size, 5), 1.1 + 0.3 * max(size, 5)), layout="constrained")
+    axes = figure.add_subplot()
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=BLUE, alpha=shares[i, j], lw=0))
+        if size <= 20:
+            colour = "#ffffff" if shares[i, j] > 0.85 else INK
+            axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
+    axes.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), names)
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true", title=short(arm))
+    axes.title.set_fontweight("bold")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set(visible=True, color=LINE)
+    return finish(
+        figure,
+        folder,
+        f"confusion-{slug(arm)}",
+        f"Confusion matrix of arm {arm}: share of each true class that was predicted right: "
+        + ", ".join(f"{n} {100 * shares[k, k]:.0f} %" for k, n in enumerate(run.results.study.classes))
+        + ".",
+        f"{arm}: images of the {part} part, counts summed over {num_trials(num_fits)}; colour is the share of the row.",
+    )
+
+
+def reliability(results: Results, folder: Path) -> Plot | None:
+    """Accuracy over confidence in bins, a panel for each of the most important arms."""
+    order = {name: k for k, name in enumerate(by_importance(results))}
+    chosen = [row for row in results.reliability if any(_known(row))]
+    chosen = sorted(chosen, key=lambda row: order.get(row.arm, len(order)))[:MOST_SHOWN]
+    if not chosen:
+        return None
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(0.5 + 1.9 * columns, 0.6 + 1.95 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, row in zip(panels, chosen, strict=False):
+        _reliability_panel(axes, row)
+    for axes in list(panels)[len(chosen) :]:
+        axes.set_visible(False)
+    figure.supxlabel("mean confidence (%)", fontsize=8.5)
+    figure.supylabel("accuracy (%)", fontsize=8.5)
+    gaps = "; ".join(f"{row.arm} {estimate(row.error, 'expected_calibration_error')}" for row in chosen)
+    left_out = len(results.reliability) - len(chosen)
+    return finish(
+        figure,
+        folder,
+        "reliability",
+        f"Reliability diagrams; mean gap between confidence and accuracy in points: {gaps}.",
+        "Accuracy of images of like confidence, all trials pooled. Marks below the line: more confident than right. "
+        "The area of a mark goes with its number of images; ECE, the calibration error, is the mean gap in points."
+        + (f" {left_out} more arms stand in the table only." if left_out > 0 else ""),
+    )
+
+
+def _reliability_panel(axes: Axes, row: Reliability) -> None:
+    points = np.array(_known(row), np.float64)
+    axes.plot([0, 100], [0, 100], "--", color=MUTED, lw=0.9)
+    axes.plot(100 * points[:, 0], 100 * points[:, 1], color=BLUE, lw=1)
+    axes.scatter(100 * points[:, 0], 100 * points[:, 1], s=4 + 70 * points[:, 2] / points[:, 2].max(), color=BLUE, lw=0)
+    axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
+    axes.set_title(short(row.arm, 22), fontweight="bold")
+    if row.error is not None:
+        axes.text(4, 95, f"ECE {100 * row.error:.1f}", va="top", fontsize=8)
+
+
+def _known(row: Reliability) -> list[tuple[float, float, int]]:
+    """The bins that hold images."""
+    return [(x, y, size) for x, y, size in row.bins if x is not None and y is not None and size]

@@ -1,0 +1,56 @@
+"""Which part each arm plays, and which arms the report shows first where there are many."""
+
+from moulage.report.records import Arm, Results
+
+TITLES = {
+    "synthetic": "generated images",
+    "reference": "references",
+    "rival": "rivals without generated images",
+    "positive": "control that must help",
+    "null": "controls that must not help",
+}
+"""Roles in the order of the report, and what it calls them."""
+
+MOST_SHOWN = 6
+"""Arms that a figure or a row of figures shows before the others are folded away."""
+
+
+def role_of(arm: Arm) -> str:
+    """The role that the run recorded; for a run that did not, what its balance plug-in and generator tell."""
+    if arm.role in TITLES:
+        return arm.role
+    if arm.balance in ("none", "duplicates"):
+        return "reference"
+    return "synthetic" if arm.generator else "rival"
+
+
+def with_role(results: Results, *roles: str) -> list[str]:
+    """The arms of these roles, in the order of the study."""
+    return [arm.name for arm in results.arms if role_of(arm) in roles]
+
+
+def plain_arm(results: Results) -> str | None:
+    """The reference that adds nothing: the one that the verdicts name, else the first arm of the plug-in ``none``."""
+    named = [verdict.references.get("none") for verdict in results.verdicts]
+    built = [arm.name for arm in results.arms if arm.balance == "none" and role_of(arm) == "reference"]
+    return next((name for name in (*named, *built) if name), None)
+
+
+def best_rival(results: Results) -> str:
+    """The rival that validation chose, or nothing."""
+    return results.best_rival.arm if results.best_rival else ""
+
+
+def by_importance(results: Results) -> list[str]:
+    """All arms: ``none``, first duplicates, best rival, those with generated images, then the others by role."""
+    references = [name for name in with_role(results, "reference") if name != plain_arm(results)]
+    first = [plain_arm(results), *references[:1], best_rival(results), *with_role(results, "synthetic")]
+    known = [arm.name for arm in results.arms]
+    others = [name for role in TITLES for name in with_role(results, role)]
+    return list(dict.fromkeys(name for name in (*first, *others) if name in known))
+
+
+def by_role(results: Results) -> list[tuple[str, list[Arm]]]:
+    """What each role is called, and its arms; roles without an arm are left out."""
+    found = [(title, [arm for arm in results.arms if role_of(arm) == role]) for role, title in TITLES.items()]
+    return [(title, arms) for title, arms in found if arms]
