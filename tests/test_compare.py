@@ -127,9 +127,12 @@ def test_closed_form_agrees_with_plain_loops(name):
         for arm, fits in arms.items()
     }
     spread = {arm: np.var(row, ddof=1) for arm, row in values.items()}
-    pooled = np.mean(list(spread.values()))
     lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights)
-    trials = (max(spread["arm1"], pooled) + max(spread["none"], pooled)) / 4
+    trials = 0.0
+    for arm in ("arm1", "none"):
+        others = np.mean([value for name, value in spread.items() if name != arm])
+        noisy = spread[arm] > others * stats.f.ppf(0.9, 3, 3 * (len(arms) - 1))
+        trials += (spread[arm] if noisy else np.mean(list(spread.values()))) / 4
     assert found.method == "closed form"
     assert found.estimate_arm == pytest.approx(np.mean(values["arm1"]))
     assert found.estimate_reference == pytest.approx(np.mean(values["none"]))
@@ -469,7 +472,7 @@ def test_a_mere_shift_of_the_operating_point_moves_recall_but_not_average_precis
     assert found.low < 0 < found.high
 
 
-def test_one_steady_arm_does_not_look_surer_than_the_others():
+def test_one_steady_arm_does_not_look_surer_than_the_others_and_a_noisy_one_less_sure():
     values = {
         "steady": np.full(4, 0.7),
         "none": np.array([0.5, 0.7, 0.5, 0.7]),
@@ -477,15 +480,27 @@ def test_one_steady_arm_does_not_look_surer_than_the_others():
     }
     pooled = (0 + 0.04 / 3 + 0.16 / 3) / 3
     trials = _Trials.of_holdout(align(study(num_trials=4)), Lesions("closed form", values, {}, {}))
+    assert (0.16 / 3) / (0.04 / 3 / 2) > stats.f.ppf(0.9, 3, 6) > (0.04 / 3) / (0.16 / 3 / 2)
+    assert trials.noisy == {"noisy"}
     assert trials.excess["steady"] == trials.excess["none"] == pytest.approx(pooled / 4)
     assert trials.excess["noisy"] == pytest.approx(0.16 / 3 / 4)
-    assert trials.freedom == 3 * 3
+    assert trials.of("steady", "none") == pytest.approx((2 * pooled / 4, 2 * pooled / 4, 3 * 3))
+    _, raw, freedom = trials.of("noisy", "none")
+    assert freedom == pytest.approx(raw**2 / ((pooled / 4) ** 2 / 9 + (0.16 / 3 / 4) ** 2 / 3))  # Satterthwaite
+
+
+def test_two_fits_that_never_vary_leave_the_lesions():
+    values = {"none": np.full(3, 0.5), "arm1": np.full(3, 0.6)}
+    trials = _Trials.of_holdout(align(study(num_trials=3)), Lesions("closed form", values, {}, {}))
+    assert trials.noisy == frozenset()
+    assert trials.of("arm1", "none") == (0.0, 0.0, 2 * 2)
 
 
 def test_identical_fits_are_said():
     arms = study(num_trials=3)
-    arms["arm1"] = [fit(p.labels, arms["arm1"][0].logits, p.groups, arm="arm1", trial=p.trial) for p in arms["arm1"]]
-    assert any("arm1 are identical" in note for note in compare(arms, "arm1", "none", "accuracy").notes)
+    last = arms["arm1"][2]
+    arms["arm1"][2] = fit(last.labels, arms["arm1"][0].logits, last.groups, arm="arm1", trial=last.trial)
+    assert any("fits of arm1 are identical" in note for note in compare(arms, "arm1", "none", "accuracy").notes)
     assert not compare(study(num_trials=3), "arm1", "none", "accuracy").notes
 
 

@@ -152,7 +152,17 @@ def test_reference_and_measures_can_be_named(run):
     assert found["comparisons"][1]["reading"] == "practically equal"
     assert "nats" not in found["sentences"][0]
     shown = run("compare", "a.csv", "b.csv", "--reference", "b", *both).out
-    assert "log_loss; b has 0." in shown
+    [line] = [line for line in shown.splitlines() if "log_loss" in line]
+    score, of_reference = (f"{found['comparisons'][1][key]:.3f}" for key in ("estimate_arm", "estimate_reference"))
+    assert [cell.strip() for cell in line.split("│")][3:5] == [score, of_reference]
+    assert "Compared with b" in shown
+
+
+def test_a_file_named_twice_is_no_second_fit(run):
+    save(table(seed=1), "a.csv")
+    result = run("compare", "a=a.csv,a.csv", "b=a.csv")
+    assert result.code == 1
+    assert "a: a.csv is named twice" in result.err
 
 
 def test_bootstrap_is_near_the_jackknife(run):

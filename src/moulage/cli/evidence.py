@@ -151,10 +151,8 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
         f"{result['num_trials']} {'fit' if result['num_trials'] == 1 else 'fits'} a model"
     )
     several = len(result["models"]) > 2
-    for measure in dict.fromkeys(row["measure"] for row in result["comparisons"]):
-        rows = [row for row in result["comparisons"] if row["measure"] == measure]
-        title = f"{measure}; {result['reference']} has {_score(measure, rows[0]['estimate_reference'])}"
-        show_table(title, [_compared(values, several) for values in rows])
+    shown = [_compared(values, several) for values in result["comparisons"]]
+    show_table(f"Compared with {result['reference']}", shown)
     if result["fixed_pairs"]:
         shown = [
             {
@@ -181,8 +179,10 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
 def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
     measure = values["measure"]
     row = {
+        "measure": measure,
         "model": values["arm"],
         "score": _score(measure, values["estimate_arm"]),
+        "reference": _score(measure, values["estimate_reference"]),
         "difference": _amount(measure, values["difference"]),
         "95 % interval": _interval(measure, values["low"], values["high"]),
     }

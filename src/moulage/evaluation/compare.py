@@ -4,10 +4,11 @@ Lesions are drawn from the population of lesions and fits from the population of
 fixed covers too little. Formulas, sources and their limits are in ``docs/statistics.md``.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +23,8 @@ MIN_TRIALS = 3
 MIN_LESIONS = 10
 """A class with fewer lesions gets no verdict."""
 CONFIDENCE = 0.95
+NOISY = 0.1
+"""Level of the F test by which an arm's fits vary more than those of the other arms."""
 NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""
 
@@ -164,32 +167,35 @@ class _Trials:
     """What the fits add to the variance of a difference.
 
     Attributes:
-        excess: arm -> its share of the trial part: v_a / S, or the excess of its fold scores over lesion noise, over J.
+        excess: arm -> its share of the trial part: v / S, or the excess of its fold scores over lesion noise, over J.
         raw: arm -> the same before lesion noise is taken off; its uncertainty is that of the trial part.
-        freedom: degrees of freedom of ``raw``.
+        noisy: arms whose own variance counts, because it is too large for one that all arms share.
+        freedom: degrees of freedom of ``raw`` where it is pooled over the arms.
+        freedom_noisy: of one arm's own.
         inner: whether V_E has to be taken off a difference's excess (a hold-out).
         scores: arm -> [J] scores of the folds, for Nadeau and Bengio's interval; empty for a hold-out.
     """
 
     excess: dict[str, float]
     raw: dict[str, float]
+    noisy: frozenset[str]
     freedom: int
+    freedom_noisy: int
     inner: bool
     scores: dict[str, np.ndarray]
 
     @classmethod
     def of_holdout(cls, fits: Fits, lesions: Lesions) -> "_Trials":
-        """v_a, the variance between the fits of an arm, at least the mean over all arms: none looks steady by luck."""
+        """v, the variance between the fits: the mean over all arms, or a noisy arm's own."""
         if fits.num_sets < 2:
-            return cls({}, {}, 0, True, {})
-        of_arm = {name: row.var(ddof=1) / fits.num_sets for name, row in lesions.values.items()}
-        pooled = float(np.mean(list(of_arm.values())))
-        raised = {name: max(float(value), pooled) for name, value in of_arm.items()}
-        return cls(raised, raised, len(of_arm) * (fits.num_sets - 1), True, {})
+            return cls({}, {}, frozenset(), 0, 0, True, {})
+        found = {name: float(row.var(ddof=1)) / fits.num_sets for name, row in lesions.values.items()}
+        own = fits.num_sets - 1
+        return cls._shared(found, found, own, len(found) * own, inner=True, scores={})
 
     @classmethod
     def of_folds(cls, fits: Fits, lesions: Lesions) -> "_Trials":
-        """Arm x fold variance of fold scores within repeats, less what lesions alone would give it; pooled over arms.
+        """Arm x fold variance of fold scores within repeats, less what lesions alone would give it.
 
         The score of a fold is the repeat's, plus F times what the fold's lesions add to it.
         """
@@ -205,15 +211,55 @@ class _Trials:
         values = np.stack([lesions.values[name] for name in names])
         scores = dict(zip(names, (values[:, :, None] + added).reshape(len(names), -1), strict=True))
         if len(names) < 2:
-            return cls({}, {}, 0, False, scores)
+            return cls({}, {}, frozenset(), 0, 0, False, scores)
         share = len(names) / (len(names) - 1)  # what centring over the arms takes away
         centred = added - added.mean(axis=0)
-        square = share * (centred**2).sum(axis=(1, 2)) / (num_sets * (num_folds - 1))
+        own = num_sets * (num_folds - 1)
+        square = share * (centred**2).sum(axis=(1, 2)) / own
         apart = influences - influences.mean(axis=0)
         noise = share * np.array([by_stratum(fits, (row**2).mean(axis=1)).sum() for row in apart])
-        raw, excess = (float(part.mean()) / (num_sets * num_folds) for part in (square, square - num_folds * noise))
-        freedom = (len(names) - 1) * num_sets * (num_folds - 1)
-        return cls(dict.fromkeys(names, excess), dict.fromkeys(names, raw), freedom, False, scores)
+        raw, excess = (
+            dict(zip(names, (part / (num_sets * num_folds)).tolist(), strict=True))
+            for part in (square, square - num_folds * noise)
+        )
+        return cls._shared(raw, excess, own, (len(names) - 1) * own, inner=False, scores=scores)
+
+    @classmethod
+    def _shared(
+        cls, raw: dict[str, float], excess: dict[str, float], own: int, pooled: int, **others: Any
+    ) -> "_Trials":
+        """Every arm gets the mean over the arms, but a noisy one its own.
+
+        Noisy is an arm whose ``raw`` exceeds the mean of the others' by more than an F test at ``NOISY`` allows. Taking
+        max(own, mean) for every arm instead is too cautious: the larger of the two is too large by luck.
+
+        Args:
+            raw, excess: of each arm.
+            own, pooled: degrees of freedom of one arm's ``raw``, and of all together.
+            others: further attributes.
+        """
+        from scipy.special import fdtri
+
+        total, noisy = sum(raw.values()), frozenset[str]()
+        if len(raw) > 1:
+            largest = float(fdtri(own, max(pooled - own, own), 1 - NOISY)) / (len(raw) - 1)
+            noisy = frozenset(name for name, value in raw.items() if value > largest * (total - value))
+
+        def shared(part: dict[str, float]) -> dict[str, float]:
+            mean = sum(part.values()) / len(part)
+            return {name: value if name in noisy else mean for name, value in part.items()}
+
+        return cls(shared(excess), shared(raw), noisy, pooled, own, **others)
+
+    def of(self, arm: str, reference: str) -> tuple[float, float, float]:
+        """Of a difference: excess, raw, and the degrees of freedom of raw (Satterthwaite where they differ)."""
+        pair = (arm, reference)
+        raw = sum(self.raw[name] for name in pair)
+        shared = sum(self.raw[name] for name in pair if name not in self.noisy)
+        spread = shared**2 / self.freedom
+        spread += sum(self.raw[name] ** 2 for name in pair if name in self.noisy) / self.freedom_noisy
+        freedom = raw**2 / spread if spread else float(self.freedom)
+        return sum(self.excess[name] for name in pair), raw, freedom
 
 
 def _compare(
@@ -224,14 +270,15 @@ def _compare(
     difference = float(lesions.values[arm].mean() - lesions.values[reference].mean())
     if not _refusal(fits, wanted):
         by_class, interaction = lesions.variances(fits, arm, reference)
+        excess, raw, freedom = trials.of(arm, reference)
         few = [fits.sizes[k] for k in wanted.indices if fits.sizes[k] < FEW_LESIONS and len(wanted.indices) == 1]
         inference = _infer(
             difference,
             by_class,
             sizes=fits.sizes,
-            trials=trials.raw[arm] + trials.raw[reference],
-            trials_freedom=trials.freedom,
-            excess=trials.excess[arm] + trials.excess[reference] - (interaction if trials.inner else 0.0),
+            trials=raw,
+            trials_freedom=freedom,
+            excess=excess - (interaction if trials.inner else 0.0),
             most_freedom=few[0] - 1 if few else math.inf,
         )
         if inference:
@@ -284,7 +331,7 @@ def _infer(
     *,
     sizes: np.ndarray,
     trials: float,
-    trials_freedom: int,
+    trials_freedom: float,
     excess: float,
     most_freedom: float,
 ) -> dict[str, float]:
@@ -318,7 +365,7 @@ def _infer(
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
         "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else math.inf,
-        "freedom_trials": float(trials_freedom),
+        "freedom_trials": trials_freedom,
     }
 
 
@@ -364,7 +411,20 @@ def _notes(fits: Fits, wanted: Measure) -> list[str]:
         notes.append(f"{single}: a single lesion in this part, whose share of the uncertainty is left out.")
     if crossing := len(fits.strata) - fits.num_groups:
         notes.append(f"Some lesions bear several classes: {crossing} counted once more, in their second class.")
-    same = [name for name, logits in fits.logits.items() if len(logits) > 1 and (logits == logits[0]).all()]
-    if same:
-        notes.append(f"The fits of {', '.join(same)} are identical: their seeds change nothing.")
+    if same := _repeated(fits):
+        notes.append(
+            f"Some fits of {', '.join(same)} are identical: their seeds change nothing, or one of them is given twice."
+        )
     return notes
+
+
+def _repeated(fits: Fits) -> list[str]:
+    """Arms of which two sets of predictions are the same to the last bit; looked for once, in ``fits.memo``."""
+    if "repeated" not in fits.memo:
+        fits.memo["repeated"] = [name for name, logits in fits.logits.items() if _repeats(logits)]
+    return fits.memo["repeated"]
+
+
+def _repeats(logits: np.ndarray) -> bool:
+    pairs = itertools.combinations(logits, 2)
+    return any(np.array_equal(a[:1], b[:1]) and np.array_equal(a, b) for a, b in pairs)

@@ -96,7 +96,11 @@ def _parse(argument: str) -> tuple[str, list[Path]]:
         return "", [_existing(argument)]
     if not name.strip() or not rest.strip():
         raise DataError(f'"{argument}" names no model or no file.', "Write NAME=FILE or NAME=FILE,FILE2.")
-    return name.strip(), [_existing(part.strip()) for part in rest.split(",") if part.strip()]
+    paths = [_existing(part.strip()) for part in rest.split(",") if part.strip()]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise DataError(f"{name.strip()}: {twice} is named twice.", "Each file is a fit of its own: name it once.")
+    return name.strip(), paths
 
 
 def _existing(text: str) -> Path:
