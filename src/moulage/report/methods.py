@@ -191,7 +191,8 @@ def _intervals(results: Results, cite: _Citations) -> str:
         ways = [INTERVALS[name][0] + cite(*INTERVALS[name][1]) for name in sorted(used)]
         said += f", estimated {' or '.join(ways)},"
     said += (
-        " the variance between fits is added, pooled over the arms, with Satterthwaite's degrees of freedom"
+        " the variance between fits is added, pooled over the arms (an arm whose fits vary more, by an F test at 10 %, "
+        "has its own), with Satterthwaite's degrees of freedom"
         f"{cite('satterthwaite')}."
     )
     if any(c.cautious_low is not None for c in results.comparisons):
