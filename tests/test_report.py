@@ -21,12 +21,14 @@ from PIL import Image
 from fake_run import ARMS, lesions, make_run
 from moulage import report
 from moulage.errors import RunError
-from moulage.report import pictures, plot, reading, tables
+from moulage.report import pictures, plot, reading, records, tables
 from moulage.runs import write_json
 
 HOSTILE = ("<script>alert('x')</script>", 'é "ü" & 皮膚 $x_1$', "MEL]]><b>")
-SECTIONS = ["comparison", "arms", "curves", "classes", "confusion", "images", "generators", "audit", "split", "cost"]
-SECTIONS += ["repeat", "data"]
+SECTIONS = ["comparison", "controls", "effects", "slices", "power", "arms", "curves", "classes", "calibration"]
+SECTIONS += ["confusion", "images", "generators", "audit", "split", "methods", "tables", "cost", "repeat", "data"]
+TABLES = ("arms", "class_effects", "classes", "comparisons", "slices", "verdicts")
+"""Names of the tables that are written as files beside the page of the fixture ``run``."""
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -108,7 +110,8 @@ def edit(run: Path, **changes: object) -> None:
 def test_every_section_is_there_in_order(page: Page) -> None:
     headings = [attributes["id"] for attributes in page.named("h2")]
     assert headings == SECTIONS
-    assert [a["href"] for a in page.named("a")] == [f"#{name}" for name in SECTIONS]
+    links = [str(a["href"]) for a in page.named("a")]
+    assert [link for link in links if link.startswith("#")] == [f"#{name}" for name in SECTIONS]
 
 
 def test_says_what_was_asked_answered_and_done(page: Page, run: Path) -> None:
@@ -145,7 +148,8 @@ def test_opens_offline(source: str, page: Page) -> None:
             assert not name.startswith("on")
             if name in {"src", "href", "xlink:href", "srcset", "poster", "data", "action"}:
                 assert value is not None
-                assert value.startswith(("#", "data:"))
+                beside = tag == "a" and value.startswith("tables/") and ".." not in value  # files, nothing to load
+                assert beside or value.startswith(("#", "data:"))
             if "url(" in (value or ""):
                 assert "url(#" in value
     style = source[source.index("<style>") : source.index("</style>")]
@@ -154,9 +158,13 @@ def test_opens_offline(source: str, page: Page) -> None:
     assert "default-src 'none'" in str(page.named("meta"))
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(source: str, page: Page) -> None:
+def test_ids_are_unique_and_every_reference_has_its_target(run: Path, source: str, page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     references = [a.get("href") or a.get("xlink:href") for tag, a in page.tags if tag in {"a", "use"}]
+    files = [name for name in references if name and name.startswith("tables/")]
+    assert sorted(files) == sorted(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex"))
+    assert all((run / name).is_file() for name in files)
+    references = [name for name in references if name not in files]
     references += [f"#{part.split(')')[0]}" for part in source.split("url(#")[1:]]
     assert len(references) > len(SECTIONS)
     assert {name[1:] for name in references if name} <= set(page.ids)
@@ -166,18 +174,21 @@ def test_reads_aloud(page: Page) -> None:
     assert all(attributes.get("alt") for attributes in page.named("img"))
     assert all(attributes.get("scope") for attributes in page.named("th"))
     drawn = page.named("svg")
-    assert len(drawn) == 2 + 2 * len(ARMS) + 2
+    of_run = ("differences", "power", "classes", "reliability", "losses", "distances")
+    of_generated = ("class effects", "slices")  # one arm adds generated images
+    of_arms = ("curves", "confusion")
+    assert len(drawn) == len(of_run) + len(of_generated) + len(of_arms) * len(ARMS)
     assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in drawn)
     assert len(page.named("figcaption")) >= len(drawn)
 
 
 def test_comparisons_in_points_with_sign_and_primary_first(page: Page) -> None:
-    table = page.text[page.text.index("Every comparison") :]
-    assert table.index("average precision primary measure") < table.index("recall of AK")
+    table = page.text[page.text.index("average precision primary measure") :]
+    assert table.index("3 other measures") < table.index("recall of AK")
     dcgan = " ".join(table[table.index("dcgannone") :].split())
     assert dcgan.startswith("dcgannone 50.6 50.0 +0.6 −3.1 to +4.3 0.420 3 4,126 2,113")
     assert "< 0.001" in table
-    assert "log loss lower is better" in table
+    assert "log-loss lower is better" in table
     assert "±2.0 points" in page.text
 
 
@@ -214,8 +225,8 @@ def test_many_classes_show_fewer_pictures_each(tmp_path: Path) -> None:
     gallery = reading.Gallery(
         images, labels, images, labels, np.arange(len(labels)), images, labels, distance, distance[:0]
     )
-    made = [reading.GeneratorRun(name=name, gallery=name) for name in ("a", "b")]
-    results = reading.Results(study=reading.Study(name="x", classes=["class 0"]), generators=made)
+    made = [records.GeneratorRun(name=name, gallery=name) for name in ("a", "b")]
+    results = records.Results(study=records.Study(name="x", classes=["class 0"]), generators=made)
     run = reading.Run(results, None, {}, "", {}, {"a": gallery, "b": gallery}, {})
     groups = [group for shown in pictures.galleries(run) for group in shown.classes]
     uris = [uri for group in groups for uri in (*group.real, *group.generated)]
@@ -231,6 +242,10 @@ def test_figures_for_a_paper(run: Path, source: str) -> None:
     assert names == {
         "differences",
         "classes",
+        "power",
+        "reliability",
+        "class-effects-dcgan",
+        "slices-dcgan",
         "losses-ak",
         "distances-ak",
         *(f"{kind}-{arm}" for kind in ("curves", "confusion") for arm in ARMS),
@@ -253,7 +268,7 @@ def test_same_run_gives_the_same_bytes_and_nothing_else_is_touched(small: Path) 
     report.write(small)
     assert files() == first
     assert before.items() <= first.items()
-    assert {path.parts[0] for path in first.keys() - before.keys()} == {"report.html", "figures"}
+    assert {path.parts[0] for path in first.keys() - before.keys()} == {"report.html", "figures", "tables"}
 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
@@ -392,7 +407,7 @@ def test_previews_are_in_the_order_of_their_steps(small: Path) -> None:
 
 
 def test_one_run_of_each_generator_is_shown() -> None:
-    made = [reading.GeneratorRun(name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
+    made = [records.GeneratorRun(name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
     shown = reading.first_of_each(made, lambda run: (run.name, run.trial) != ("a", 0))
     assert [(run.name, run.trial) for run in shown] == [("b", 0), ("a", 1)]
 
@@ -429,19 +444,19 @@ def test_words() -> None:
 
 def test_costs_are_joined_by_kind_and_device() -> None:
     cost = [
-        reading.Cost(kind="classifier", wall_seconds=60, cpu_seconds=90),
-        reading.Cost(kind="generator", wall_seconds=120, cpu_seconds=30, device="cuda:0"),
-        reading.Cost(kind="classifier", wall_seconds=30, cpu_seconds=30),
+        records.Cost(kind="classifier", wall_seconds=60, cpu_seconds=90),
+        records.Cost(kind="generator", wall_seconds=120, cpu_seconds=30, device="cuda:0"),
+        records.Cost(kind="classifier", wall_seconds=30, cpu_seconds=30),
     ]
     assert tables.costs(cost) == [("classifier", "cpu", 2, 1.5, 2.0, None), ("generator", "cuda:0", 1, 2.0, 0.5, 2.0)]
 
 
 def test_confusion_is_summed_over_fits() -> None:
     fits = [
-        reading.Fit(arm=arm, trial=trial, scores={"test": reading.Scores(confusion=rows)})
+        records.Fit(arm=arm, trial=trial, scores={"test": records.Scores(confusion=rows)})
         for arm, trial, rows in (("a", 0, [[1, 2], [3, 4]]), ("a", 1, [[10, 0], [0, 10]]), ("b", 0, [[9, 9], [9, 9]]))
     ]
-    results = reading.Results(study=reading.Study(name="x", classes=["p", "q"]), fits=fits)
+    results = records.Results(study=records.Study(name="x", classes=["p", "q"]), fits=fits)
     total, num_fits = tables.total_confusion(results, "a", "test")
     assert total is not None
     assert total.tolist() == [[11, 2], [3, 14]]
