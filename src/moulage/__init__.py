@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from moulage.data.view import Examples, TrainingView
     from moulage.errors import MoulageError
     from moulage.evaluation.compare import Comparison, compare
+    from moulage.evaluation.foreign import read as read_predictions
+    from moulage.evaluation.models import compare_models
+    from moulage.evaluation.power import Plan
     from moulage.evaluation.predictions import Predictions
     from moulage.evaluation.scores import scores
     from moulage.recipe import Recipe
@@ -45,6 +48,9 @@ _WHERE = {
     "MoulageError": "errors",
     "Comparison": "evaluation.compare",
     "compare": "evaluation.compare",
+    "read_predictions": "evaluation.foreign:read",
+    "compare_models": "evaluation.models",
+    "Plan": "evaluation.power",
     "Predictions": "evaluation.predictions",
     "scores": "evaluation.scores",
     "Recipe": "recipe",
@@ -59,17 +65,20 @@ __all__ = [
     "Comparison",
     "Examples",
     "MoulageError",
+    "Plan",
     "Predictions",
     "Recipe",
     "Split",
     "TrainingView",
     "audit",
     "compare",
+    "compare_models",
     "folds",
     "holdout",
     "load_recipe",
     "official",
     "prove",
+    "read_predictions",
     "run_study",
     "scores",
     "write_report",

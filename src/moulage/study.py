@@ -107,7 +107,12 @@ def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
     """Fix what the study will look at before any of it is computed, and say so."""
     record = register(recipe, run, roles(recipe))
     state = "before" if record["before_test"] else "AFTER"
+    declared = record["declared"]
     watch.say(f"registered {state} the test part was opened: {record['digest']} ({record['date']})")
+    watch.say(
+        f"  primary measure {declared['primary']}, target classes {', '.join(declared['target_classes']) or 'none'}, "
+        f"smallest effect {declared['smallest_effect']:g}, judged together: {', '.join(declared['family']) or 'no arm'}"
+    )
     if record["note"]:
         watch.say(record["note"])
 

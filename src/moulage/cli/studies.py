@@ -86,8 +86,11 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
     ]
     if rows:
         show_table(recipe.study.primary, rows)
-    print(outcome.results["answer"])
-    print(f"\nReport: {page}")
+    for found in outcome.results["verdicts"]:
+        print("\n".join(found["text"]), end="\n\n")
+    for control in outcome.results["controls"]:
+        print(control["text"])
+    print(f"\n{outcome.results['answer']}\nReport: {page}")
 
 
 def _budget(name: str, device: str, known: tuple[str, ...]) -> str:
