@@ -236,9 +236,11 @@ def test_explanation_opens_with_the_outcome_and_puts_duplicates_first():
     text = explain(found, given, 0.02, "Adding 80 generated AK images (gan)", num_arms=2, needed="More lesions.")
     assert text[0].startswith("Adding 80 generated AK images (gan): not enough data (p = ")
     assert text[0].endswith("after Holm over 2 arms).")
-    assert ["duplicates" in text[1], "none" in text[2], "rival, the best rival on validation (95" in text[3]] == [
-        True
-    ] * 3
+    assert text[1].startswith("Adding 80 generated AK images (gan) changed the mean average precision of AK by +")
+    assert "against duplicates (95 % interval" in text[1]
+    assert text[2].startswith("Against none +")
+    assert text[3].startswith("Against rival, the best rival on validation, -")
+    assert not any("images, " in sentence for sentence in text[2:])  # sizes are said once
     assert text[-1] == "More lesions."
 
 

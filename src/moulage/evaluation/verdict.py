@@ -232,7 +232,9 @@ def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> fl
     return max(below, float(stdtr(freedom, -(margin - _gain(comparison)) / error))) if above else below
 
 
-def sentence(comparison: Comparison, smallest_effect: float, change: str = "", aside: str = "") -> str:
+def sentence(
+    comparison: Comparison, smallest_effect: float, change: str = "", aside: str = "", *, brief: bool = False
+) -> str:
     """One comparison in one sentence: effect, interval, sizes, and what the interval says.
 
     Args:
@@ -240,7 +242,13 @@ def sentence(comparison: Comparison, smallest_effect: float, change: str = "", a
         smallest_effect: as in ``outcome_against``.
         change: what the arm did, such as ``Adding 80 generated AK images``; the arm's name without it.
         aside: what is said of the reference behind its name, such as ``, the best rival``.
+        brief: for a sentence that follows another one on the same images: neither measure nor sizes.
     """
+    if brief:
+        return (
+            f"Against {comparison.reference}{aside}{',' * bool(aside)} {_signed(comparison)} {_unit(comparison)} "
+            f"({_interval(comparison)}): {_reading(comparison, smallest_effect)}."
+        )
     subject = change or f'The arm "{comparison.arm}"'
     return (
         f"{subject} changed the {measure_name(comparison)} by {_signed(comparison)} {_unit(comparison)} "
@@ -273,8 +281,7 @@ def explain(
     order = {"duplicates": 0, "none": 1, "rival": 2}
     for role in sorted(against, key=lambda role: order.get(role, 3)):
         aside = ", the best rival on validation" if role == "rival" else ""
-        subject = "They" if change and len(said) > 1 else change
-        said.append(sentence(against[role], smallest_effect, subject, aside))
+        said.append(sentence(against[role], smallest_effect, change, aside, brief=len(said) > 1))
     if verdict.refused:
         said.append(f"The numbers would allow the word helps, but a control forbids it. {verdict.refused}")
     if verdict.missing:
@@ -316,10 +323,14 @@ def _evidence(comparison: Comparison) -> str:
     if comparison.classes:
         held = (f"{comparison.num_lesions_by_class[name]:,} of {name}" for name in comparison.classes)
         size += f", {', '.join(held)}"
+    return f"{_interval(comparison)}; {size}"
+
+
+def _interval(comparison: Comparison) -> str:
     if comparison.low is None or comparison.high is None:
-        return f"no interval; {size}"
+        return "no interval"
     low, high = (_number(comparison, value, signed=True) for value in (comparison.low, comparison.high))
-    return f"95 % interval {low} to {high}; {size}"
+    return f"95 % interval {low} to {high}"
 
 
 def _reading(comparison: Comparison, smallest_effect: float) -> str:

@@ -66,9 +66,7 @@ def _forest_panels(results: Results) -> list[tuple[str, list[Row]]]:
             (f"against {short(c.reference)}" + (" (best rival)" if c.reference == rival else ""), c) for c in rows
         ]
     if second:
-        panels.append(
-            ("generated images against the other references" if judged else "against other references", second)
-        )
+        panels.append(("against other references", second))
     return panels
 
 

@@ -28,6 +28,8 @@ CONTROLS = ("noise", "permuted", "oracle")
 """Controls of which the report says so where a study leaves them out."""
 TRIALS_SHOWN = (3, 5, 10, 20, 50)
 SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
+WARNED = ("mean_average_precision", "mean_recall", "balanced_accuracy", "average_precision", "recall")
+"""Measures of which a slice warns; all others stand in the tables."""
 ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
 GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
 PICKED = (
@@ -103,16 +105,17 @@ class Design:
 
     def change(self, arm: str) -> str:
         """What an arm did, in words."""
-        generator = self.recipe.arms[arm].generator
-        added = " and ".join(
-            f"{number:,} {'generated ' * (self.roles[arm] == 'synthetic')}{label}"
-            for label, number in self.additions(arm).items()
-        )
-        treatment = self.recipe.arms[arm].treatment
-        return (
-            f"Adding {added} images ({arm}{f', drawn by {generator}' if generator and generator != arm else ''}"
-            f"{f', with {treatment}' if treatment else ''})"
-        )
+        options = self.recipe.arms[arm]
+        counts, kind = self.additions(arm), "generated " * (self.roles[arm] == "synthetic")
+        if len(counts) == 1:
+            [(label, number)] = counts.items()
+            added, each = f"{number:,} {kind}{label} images", []
+        else:
+            added = f"{sum(counts.values()):,} {kind}images"
+            each = [", ".join(f"{number:,} {label}" for label, number in counts.items())]
+        drawn = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
+        treated = f"with {options.treatment}" if options.treatment else ""
+        return f"Adding {added} ({'; '.join(filter(None, [arm, *each, drawn, treated]))})"
 
 
 def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> dict[str, Any] | None:
@@ -153,6 +156,10 @@ def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
     controls = _controls(design, primary)
     kept = [(arm, name) for arm, name in pairs if design.roles[arm] == "synthetic"]
     sliced = slices.slices(test, table, kept, measures(recipe), targets)
+    warned = {recipe.study.primary, *WARNED}
+    warning = [
+        c for c in compared if (c.arm, c.reference) in kept and {c.measure, c.measure.partition(":")[0]} & warned
+    ]
     return {
         "comparisons": [asdict(c) for c in compared],
         "controls": [asdict(c) for c in controls],
@@ -162,15 +169,21 @@ def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         "power": [_power(c) for pair, c in primary.items() if pair in kept and c.standard_error is not None],
         "reliability": [_reliability(name, fits) for name in fits.logits],
         "slices": sliced,
-        "slice_warnings": slices.warnings(sliced, [c for c in compared if (c.arm, c.reference) in kept]),
+        "slice_warnings": slices.warnings(sliced, warning),
     }
 
 
 def headline(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """The study's answer in one line."""
+    """The study's answer in one line: what was added and its outcome; of several arms each outcome and its arms."""
     if not verdicts:
         return "No arm adds generated images, so nothing is answered."
-    return ". ".join(f"{found['change']}: {found['outcome']}" for found in verdicts) + "."
+    if len(verdicts) == 1:
+        return f"{verdicts[0]['change']}: {verdicts[0]['outcome']}."
+    arms: dict[str, list[str]] = {}
+    for found in verdicts:
+        arms.setdefault(found["outcome"], []).append(found["arm"])
+    said = "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in arms.items())
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _against(design: Design, arm: str, primary: Mapping[tuple[str, str], Comparison]) -> dict[str, Comparison]:
