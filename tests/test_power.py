@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from moulage.errors import DataError
+from moulage.errors import DataError, RecipeError
 from moulage.evaluation.compare import compare
-from moulage.evaluation.power import Plan, detectable, equivalence_needs, equivalence_power
+from moulage.evaluation.power import FITTED, Plan, detectable, equivalence_needs, equivalence_power
 from moulage.evaluation.predictions import Predictions
 
 
@@ -153,21 +153,36 @@ def test_few_lesions_of_the_one_class_bound_the_degrees_of_freedom():
     assert Plan.of(compare(arms(lesions=(40, 40, 12)), "b", "none", "recall:AK")).num_single == 12
 
 
-def test_planning_constants_give_the_simulated_table():
-    """Points, 80 % power, many degrees of freedom: balanced accuracy 2.7 and 1.7; AK 9.9 and 6.4; DF 14.6 and 8.8."""
+@pytest.mark.parametrize("classifier", sorted(FITTED))
+def test_planning_constants_scale_with_lesions_fits_and_folds(classifier):
+    """By hand: parts / lesions + parts / fits, summed over classes and divided by their number squared."""
+    lesions, interaction, trials = FITTED[classifier]["recall"]
+    about = {"kind": "recall", "classifier": classifier}
+    one = Plan.of_classes([50], **about)
+    assert one.standard_error(4) ** 2 == pytest.approx(lesions / 50 + interaction / 50 / 4 + trials / 4)
+    both = Plan.of_classes([50, 20], **about)
+    parts = (lesions + interaction / 4) * (1 / 50 + 1 / 20) + 2 * trials / 4
+    assert both.standard_error(4) ** 2 == pytest.approx(parts / 4)
+    folds = Plan.of_classes([250], num_folds=5, **about)
+    assert folds.standard_error(10) ** 2 == pytest.approx(lesions / 250 + interaction / 250 / 2 + trials / 10)
+    lesions, interaction, trials = FITTED[classifier]["balanced_accuracy"]
+    whole = Plan.of_images(20_000, classifier=classifier)
+    assert whole.standard_error(5) ** 2 == pytest.approx((lesions + interaction / 5) / 4 + trials / 5)
 
-    def points(plan: Plan, number: int) -> float:
-        return 100 * detectable(plan.standard_error(number))
 
-    assert points(Plan.of_images(5000), 5) == pytest.approx(2.7, abs=0.05)
-    assert points(Plan.of_images(25_000, 5), 10) == pytest.approx(1.7, abs=0.05)
-    assert points(Plan.of_classes([63]), 5) == pytest.approx(9.9, rel=0.02)
-    assert points(Plan.of_classes([314], num_folds=5), 10) == pytest.approx(6.4, rel=0.02)
-    assert points(Plan.of_classes([22]), 5) == pytest.approx(14.6, rel=0.02)
-    assert points(Plan.of_classes([111], num_folds=5), 10) == pytest.approx(8.8, rel=0.02)
-    assert Plan.of_classes([63], precision=True).standard_error(5) < 0.7 * Plan.of_classes([63]).standard_error(5)
+def test_frozen_features_vary_less_between_fits():
+    for measure, (_, _, trials) in FITTED["finetune"].items():
+        assert FITTED["probe"][measure].trials <= trials
+
+
+def test_planning_refuses_what_it_has_no_constants_for():
     with pytest.raises(DataError, match="too few"):
         Plan.of_classes([1])
+    with pytest.raises(RecipeError, match='no planning constants for "knn"') as caught:
+        Plan.of_classes([20], classifier="knn")
+    assert "probe" in caught.value.hint
+    with pytest.raises(RecipeError, match='no planning constants for "auc"'):
+        Plan.of_classes([20], "auc")
 
 
 def test_no_plan_without_an_interval():

@@ -36,6 +36,9 @@ def power(
     test: Annotated[float, typer.Option(help="Share of the images that a hold-out tests.")] = 0.2,
     folds: Annotated[int, typer.Option(min=2, help="Folds, which test every image.")] = 5,
     arms: Annotated[int, typer.Option(min=2, help="Arms of the study; their fits are pooled.")] = 5,
+    classifier: Annotated[
+        str, typer.Option(help="Without --run: finetune (a trained network) or probe (frozen features).")
+    ] = "finetune",
     smallest_effect: Annotated[
         float | None, typer.Option(help="Smallest difference that matters (0.02 = 2 points).")
     ] = None,
@@ -70,6 +73,7 @@ def power(
             num_folds=folds,
             num_arms=arms,
             smallest_effect=smallest_effect or 0.02,
+            classifier=classifier,
         )
     if as_json:
         print_json(result)

@@ -18,13 +18,11 @@ FACTORS = (1, 2, 4)
 TOGETHER = tuple(2**step for step in range(1, 11))
 """Times the fits and the lesions, both."""
 ASSUMED = (
-    "Numbers without a pilot come from simulated studies (8 classes as unbalanced as ISIC-2019): an assumption, good "
-    "for an order of magnitude. Run a pilot with 3 fits an arm, then `moulage power --run FOLDER`."
+    "Numbers without a pilot come from two studies on ISIC-2019 (docs/evidence.md): good for an order of magnitude. "
+    "Run a pilot with 3 fits an arm, then `moulage power --run FOLDER`."
 )
-PRECISION_UNIT = (
-    "Average precision is given in units of the recall that the same gain would bring, because gains of the two are "
-    "not of equal size; that it sees them 1.45 times as sharply is an assumption too."
-)
+FROZEN = "They are those of a head on frozen features, whose fits hardly vary; a network that is trained varies more."
+TRAINED = "They are those of a network that is trained; a head on frozen features varies less between fits."
 
 
 def forecast(
@@ -36,6 +34,7 @@ def forecast(
     num_folds: int = 5,
     num_arms: int = 5,
     smallest_effect: float = 0.02,
+    classifier: str = "finetune",
 ) -> dict[str, Any]:
     """Detectable effects (80 % power, 5 % two-sided) of hold-outs and repeated folds, by the planning constants.
 
@@ -47,6 +46,7 @@ def forecast(
         num_folds: folds, which test every image once a repeat.
         num_arms: arms of the study, over which the variance of the fits is pooled.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
+        classifier: ``finetune`` or ``probe``: whose planning constants.
 
     Returns:
         ``classes`` (what each can bear), ``rows`` (one a design, number of fits and measure: ``standard_error``,
@@ -58,7 +58,9 @@ def forecast(
     rows = []
     for folds in (1, num_folds):
         share = test if folds == 1 else 1.0
-        for measure, plan in _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms).items():
+        for measure, plan in _plans(
+            round(share * num_images), num_lesions, targets, share, folds, num_arms, classifier
+        ).items():
             for number in TRIALS if folds == 1 else [folds * repeats for repeats in REPEATS]:
                 rows.append(
                     {
@@ -79,13 +81,13 @@ def forecast(
         if row["measure"] == primary and row["design"].startswith(design) and row["num_trials"] == number
     ]
     for folds, share in ((1, test), (num_folds, 1.0)):
-        plan = _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms)[primary]
+        plan = _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms, classifier)[primary]
         if plan is not None:
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
             plan = _at(plan, 5 if folds == 1 else 2 * folds)
             sentences.append(f"{where}: {needed(plan, smallest_effect)}")
     sentences += [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
-    notes = [ASSUMED, *([PRECISION_UNIT] if targets else [])]
+    notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
     return {"primary": primary, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
 
 
@@ -162,7 +164,13 @@ def needed(plan: Plan, effect: float) -> str:
 
 
 def _plans(
-    num_images: int, num_lesions: Mapping[str, int], targets: Sequence[str], share: float, folds: int, num_arms: int
+    num_images: int,
+    num_lesions: Mapping[str, int],
+    targets: Sequence[str],
+    share: float,
+    folds: int,
+    num_arms: int,
+    classifier: str,
 ) -> dict[str, Plan | None]:
     """The plan of each measure on a test part with this share of the lesions; None where a class has too few."""
     found: dict[str, Plan | None] = {}
@@ -173,8 +181,10 @@ def _plans(
         for kind in ("average_precision", "recall"):
             label = f"mean_{kind}" if len(names) > 1 else f"{kind}:{names[0]}"
             sizes = [counts[name] for name in names]
-            found[label] = Plan.of_classes(sizes, kind != "recall", folds, num_arms) if enough else None
-    return {**found, "balanced_accuracy": Plan.of_images(max(1, num_images), folds, num_arms)}
+            planned = Plan.of_classes(sizes, kind, folds, num_arms, classifier=classifier) if enough else None
+            found[label] = planned
+    whole = Plan.of_images(max(1, num_images), folds, num_arms, classifier=classifier)
+    return {**found, "balanced_accuracy": whole}
 
 
 def _primary(targets: Sequence[str]) -> str:

@@ -5,16 +5,16 @@ The squared standard error of a difference of two arms has three parts, which sh
     SE^2 = lesions / f + interaction / (f S) + trials / S        (f: times as many test lesions; S: fits, or repeats)
 
 ``Plan.of`` takes the parts from a finished comparison. Without one, ``Plan.of_classes`` and ``Plan.of_images`` take
-them from constants that simulation gave: an assumption, good for an order of magnitude.
+them from constants that two studies on ISIC-2019 gave: good for an order of magnitude.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from moulage.errors import DataError
+from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.compare import MIN_TRIALS, Comparison
 from moulage.evaluation.lesions import FEW_LESIONS
 
@@ -27,24 +27,35 @@ MOST_TRIALS = 1000
 MOST_TIMES = 1e6
 """More times the test lesions than this count as out of reach."""
 
-# The planning constants: squared fractions (1e-4 is a squared point), from 300-550 simulated studies a design with
-# 8 classes as unbalanced as ISIC-2019. Assumed, not measured on real models.
 BALANCED_IMAGES = 5000
 """Test images to which the parts of balanced accuracy refer; the parts of lesions shrink in proportion to more."""
-BALANCED_LESIONS, BALANCED_INTERACTION, BALANCED_TRIALS = 0.36e-4, 1.85e-4, 1.0e-4
-"""Parts of balanced accuracy: of 5,000 images; of 5,000 images and one fit; of one fit."""
-RECALL_LESIONS, RECALL_INTERACTION, RECALL_TRIALS = 254e-4, 1160e-4, 25e-4
-"""Parts of one class's recall: of one lesion; of one lesion in one fit; of one fit.
 
-Fitted to the detectable effects of AK and DF on a hold-out and on folds, which they meet within 1.5 %. For a mean over
-classes, whose parts are taken as independent, they are 15 % too pessimistic.
-"""
-PRECISION_SHARE = 1 / 2.1
-"""Squared standard error of average precision as a share of recall's, in units of the same gain.
 
-A gain that recall found in 45 % of the studies was found by average precision in 76 %:
-(1.96 + 0.71)^2 / (1.96 - 0.13)^2.
-"""
+class Parts(NamedTuple):
+    """Parts of the squared standard error of a difference, in squared fractions (1e-4 is a squared point).
+
+    ``lesions`` and ``interaction`` are of one test lesion of the class (balanced accuracy: of 5,000 images), and the
+    latter of one fit; ``trials`` is of one fit.
+    """
+
+    lesions: float
+    interaction: float
+    trials: float
+
+
+FITTED: dict[str, dict[str, Parts]] = {
+    "finetune": {
+        "balanced_accuracy": Parts(0.36e-4, 1.85e-4, 1.0e-4),
+        "recall": Parts(254e-4, 1160e-4, 25e-4),
+        "average_precision": Parts(121e-4, 552e-4, 11.9e-4),
+    },
+    "probe": {
+        "balanced_accuracy": Parts(0.36e-4, 1.85e-4, 1.0e-4),
+        "recall": Parts(254e-4, 1160e-4, 25e-4),
+        "average_precision": Parts(121e-4, 552e-4, 11.9e-4),
+    },
+}
+"""Planning constants by classifier and measure: medians over pairs of arms of real studies (``docs/evidence.md``)."""
 
 
 def detectable(
@@ -159,7 +170,8 @@ class Plan:
         trials: what the fits add beyond it, for ``num_sets``.
         num_sets: predictions of every image: fits of a hold-out, or repeats of the folds.
         num_folds: folds of a repeat; 1 for a hold-out.
-        num_arms: arms over which the variance of the fits is pooled.
+        num_arms: arms over which the variance of the fits is pooled; where one of the two is noisy, how many would
+            give the same degrees of freedom.
         freedom: degrees of freedom of the lesion part.
         num_single: lesions of the one class that the measure is of; None for other measures.
     """
@@ -169,7 +181,7 @@ class Plan:
     trials: float
     num_sets: int
     num_folds: int = 1
-    num_arms: int = 2
+    num_arms: float = 2
     freedom: float = math.inf
     num_single: int | None = None
 
@@ -198,46 +210,62 @@ class Plan:
         named = tuple(values.get("classes") or ())
         smallest = min((of[name] for name in named or of if of[name] > 1), default=2)
         interaction = min(values.get("variance_interaction") or 0.0, values["variance_lesions"])
+        num_folds = values.get("num_folds", 1)
+        num_sets = values["num_trials"] // num_folds
+        pooled, freedom = float(values["num_arms"]), values.get("freedom_trials")
+        if freedom is not None:  # fewer than the arms where one of the two is noisy
+            pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
         return cls(
             lesions=values["variance_lesions"] - interaction,
             interaction=interaction,
             trials=values["variance_trials"],
-            num_sets=values["num_trials"] // values.get("num_folds", 1),
-            num_folds=values.get("num_folds", 1),
-            num_arms=values["num_arms"],
+            num_sets=num_sets,
+            num_folds=num_folds,
+            num_arms=pooled,
             freedom=values.get("freedom_lesions") or smallest - 1,
             num_single=of[named[0]] if len(named) == 1 else None,
         )
 
     @classmethod
-    def of_images(cls, num_images: int, num_folds: int = 1, num_arms: int = 2) -> "Plan":
+    def of_images(
+        cls, num_images: int, num_folds: int = 1, num_arms: int = 2, *, classifier: str = "finetune"
+    ) -> "Plan":
         """Balanced accuracy on so many test images (folds: images in all), by the planning constants, for one set."""
         _check_counts("test images", num_images)
-        share = BALANCED_IMAGES / num_images
-        trials = BALANCED_TRIALS / num_folds
-        return cls(share * BALANCED_LESIONS, share * BALANCED_INTERACTION, trials, 1, num_folds, num_arms)
+        parts, share = _fitted(classifier, "balanced_accuracy"), BALANCED_IMAGES / num_images
+        trials = parts.trials / num_folds
+        return cls(share * parts.lesions, share * parts.interaction, trials, 1, num_folds, num_arms)
 
     @classmethod
     def of_classes(
-        cls, num_lesions: Sequence[int], precision: bool = False, num_folds: int = 1, num_arms: int = 2
+        cls,
+        num_lesions: Sequence[int],
+        kind: str = "average_precision",
+        num_folds: int = 1,
+        num_arms: int = 2,
+        *,
+        classifier: str = "finetune",
     ) -> "Plan":
-        """Mean recall (or average precision) of classes with so many test lesions, by the constants, for one set.
+        """The mean over classes with so many test lesions, by the planning constants, for one set.
+
+        The classes are taken as independent, which is a little too pessimistic.
 
         Args:
             num_lesions: test lesions of each class (folds: in all), each >= 2.
-            precision: average precision, whose numbers are in units of the recall that the same gain would bring.
+            kind: ``average_precision`` or ``recall``.
             num_folds: folds of a repeat; 1 for a hold-out.
             num_arms: arms over which the variance of the fits will be pooled.
+            classifier: ``finetune`` (a trained network) or ``probe`` (a head on frozen features, whose fits hardly vary).
         """
         for count in num_lesions:
             _check_counts("lesions of a class", count - 1)
-        share = (PRECISION_SHARE if precision else 1.0) / len(num_lesions) ** 2
+        parts, share = _fitted(classifier, kind), 1 / len(num_lesions) ** 2
         inverse = [1 / count for count in num_lesions]
         spread = sum(x**2 / (count - 1) for x, count in zip(inverse, num_lesions, strict=True))
         return cls(
-            lesions=share * RECALL_LESIONS * sum(inverse),
-            interaction=share * RECALL_INTERACTION * sum(inverse),
-            trials=share * RECALL_TRIALS * len(num_lesions) / num_folds,
+            lesions=share * parts.lesions * sum(inverse),
+            interaction=share * parts.interaction * sum(inverse),
+            trials=share * parts.trials * len(num_lesions) / num_folds,
             num_sets=1,
             num_folds=num_folds,
             num_arms=num_arms,
@@ -347,3 +375,10 @@ def _quantile(probability: float, degrees_of_freedom: float) -> float:
 def _check_counts(what: str, count: int) -> None:
     if count < 1:
         raise DataError(f"There are too few {what} to plan with.", "A class needs at least two lesions in the test.")
+
+
+def _fitted(classifier: str, measure: str) -> Parts:
+    for name, known in ((classifier, FITTED), (measure, FITTED["finetune"])):
+        if name not in known:
+            raise RecipeError(f'There are no planning constants for "{name}".', nearest(name, known))
+    return FITTED[classifier][measure]
