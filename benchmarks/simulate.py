@@ -12,6 +12,7 @@ where the inference has changed.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -108,8 +109,10 @@ def run(
     missing = [number for number in range(studies) if number not in found]
     chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
     jobs, start, spent, done = [(design, wanted, seed, chunk) for chunk in chunks], time.monotonic(), 0.0, 0
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for new, seconds in pool.imap(run_chunk, jobs) if workers > 1 else map(run_chunk, jobs):
+    with contextlib.ExitStack() as stack:
+        several = workers > 1 and len(jobs) > 1
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)) if several else None
+        for new, seconds in pool.imap(run_chunk, jobs) if pool else map(run_chunk, jobs):
             with file.open("a") as stream:
                 stream.writelines(json.dumps(study) + "\n" for study in new)
             found |= {study["study"]: study for study in new}

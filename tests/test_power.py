@@ -146,13 +146,6 @@ def test_equality_needs_more_than_detection():
     assert plan.factor_for_equality(0.005) is None
 
 
-def test_few_lesions_of_the_one_class_bound_the_degrees_of_freedom():
-    plan = Plan.of_classes([12])
-    assert plan.degrees_of_freedom(10) <= 11
-    assert plan.degrees_of_freedom(10, 4) > 11
-    assert Plan.of(compare(arms(lesions=(40, 40, 12)), "b", "none", "recall:AK")).num_single == 12
-
-
 @pytest.mark.parametrize("classifier", sorted(FITTED))
 def test_planning_constants_scale_with_lesions_fits_and_folds(classifier):
     """By hand: parts / lesions + parts / fits, summed over classes and divided by their number squared."""

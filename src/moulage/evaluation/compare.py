@@ -271,7 +271,6 @@ def _compare(
     if not _refusal(fits, wanted):
         by_class, interaction = lesions.variances(fits, arm, reference)
         excess, raw, freedom = trials.of(arm, reference)
-        few = [fits.sizes[k] for k in wanted.indices if fits.sizes[k] < FEW_LESIONS and len(wanted.indices) == 1]
         inference = _infer(
             difference,
             by_class,
@@ -279,7 +278,6 @@ def _compare(
             trials=raw,
             trials_freedom=freedom,
             excess=excess - (interaction if trials.inner else 0.0),
-            most_freedom=few[0] - 1 if few else math.inf,
         )
         if inference:
             inference["variance_interaction"] = interaction
@@ -333,7 +331,6 @@ def _infer(
     trials: float,
     trials_freedom: float,
     excess: float,
-    most_freedom: float,
 ) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 
@@ -343,7 +340,6 @@ def _infer(
         sizes: lesions of each class, [K].
         trials: the trial part before lesion noise is taken off it, and its degrees of freedom.
         excess: the trial part; below 0 it counts as 0.
-        most_freedom: upper bound of the degrees of freedom.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -353,7 +349,7 @@ def _infer(
         return {}
     spread_lesions = float((by_class**2 / np.maximum(sizes - 1, 1)).sum())
     freedom = variance**2 / (spread_lesions + trials**2 / trials_freedom)
-    freedom = float(min(max(1.0, freedom), most_freedom))
+    freedom = float(max(1.0, freedom))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return {

@@ -12,7 +12,7 @@ from moulage.evaluation.predictions import log_softmax
 from moulage.evaluation.scores import Measure
 
 FEW_LESIONS = 15
-"""Below this many lesions in a class its measures use the lesion jackknife, and few degrees of freedom."""
+"""Below this many lesions in a class its measures use the lesion jackknife."""
 
 MEANS = ("accuracy", "recall", "log_loss")
 """Measures that are class-weighted means of a value of each image: they have a closed form."""

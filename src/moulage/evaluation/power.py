@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.compare import MIN_TRIALS, Comparison
-from moulage.evaluation.lesions import FEW_LESIONS
 
 POWER = 0.8
 """How often an effect of the detectable size is found."""
@@ -173,7 +172,6 @@ class Plan:
         num_arms: arms over which the variance of the fits is pooled; where one of the two is noisy, how many would
             give the same degrees of freedom.
         freedom: degrees of freedom of the lesion part.
-        num_single: lesions of the one class that the measure is of; None for other measures.
     """
 
     lesions: float
@@ -183,7 +181,6 @@ class Plan:
     num_folds: int = 1
     num_arms: float = 2
     freedom: float = math.inf
-    num_single: int | None = None
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Plan":
@@ -223,7 +220,6 @@ class Plan:
             num_folds=num_folds,
             num_arms=pooled,
             freedom=values.get("freedom_lesions") or smallest - 1,
-            num_single=of[named[0]] if len(named) == 1 else None,
         )
 
     @classmethod
@@ -255,7 +251,7 @@ class Plan:
             kind: ``average_precision`` or ``recall``.
             num_folds: folds of a repeat; 1 for a hold-out.
             num_arms: arms over which the variance of the fits will be pooled.
-            classifier: ``finetune`` (a trained network) or ``probe`` (a head on frozen features, whose fits hardly vary).
+            classifier: ``finetune`` (a trained network) or ``probe`` (a head on frozen features).
         """
         for count in num_lesions:
             _check_counts("lesions of a class", count - 1)
@@ -270,7 +266,6 @@ class Plan:
             num_folds=num_folds,
             num_arms=num_arms,
             freedom=sum(inverse) ** 2 / spread,
-            num_single=num_lesions[0] if len(num_lesions) == 1 else None,
         )
 
     @property
@@ -298,8 +293,7 @@ class Plan:
             raw, freedom = trials + interaction, self.num_arms * (sets - 1)
         spread = whole**2 / (size_factor * self.freedom) + raw**2 / max(freedom, 1.0)
         found = (whole + trials) ** 2 / spread if spread else math.inf
-        few = self.num_single is not None and size_factor * self.num_single < FEW_LESIONS
-        return max(1.0, min(found, size_factor * self.num_single - 1 if few and self.num_single else math.inf))
+        return max(1.0, found)
 
     def detectable(
         self, num_trials: int, size_factor: float = 1.0, power: float = POWER, level: float = LEVEL
