@@ -1,0 +1,167 @@
+"""What a study can see, from counts, from a data set and from a finished run; and the verb ``power``."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from call_cli import caller
+from moulage.errors import DataError
+from moulage.evaluation.compare import compare
+from moulage.evaluation.planning import after, forecast, needed
+from moulage.evaluation.power import Plan
+from moulage.evaluation.predictions import Predictions
+from moulage.runs import write_json
+
+LESIONS = {"AK": 260, "DF": 92, "XX": 30}
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    return caller(capsys, monkeypatch, tmp_path)
+
+
+def arms(num_trials: int = 4, seed: int = 0) -> dict[str, list[Predictions]]:
+    """Two arms that differ by noise alone; 60 lesions of two images in each of three classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), 120)
+    names = np.array([f"i{k}" for k in range(len(labels))], object)
+    groups = np.array([f"l{k // 2}" for k in range(len(labels))], object)
+    shared = 1.2 * np.eye(3)[labels] + rng.normal(size=(len(labels), 3))
+    return {
+        arm: [
+            Predictions(
+                names,
+                groups,
+                labels,
+                (shared + 0.5 * rng.normal(size=shared.shape)).astype(np.float32),
+                classes=("AK", "DF", "NV"),
+                arm=arm,
+                trial=t,
+                part="test",
+                split_digest="s",
+            )
+            for t in range(num_trials)
+        ]
+        for arm in ("none", "gan")
+    }
+
+
+def test_a_forecast_is_the_plan_of_each_design():
+    found = forecast(20_000, LESIONS, ["AK", "DF"], test=0.25, num_folds=5, num_arms=7)
+    assert found["primary"] == "mean_average_precision"
+    rows = {(row["design"], row["num_trials"], row["measure"]): row for row in found["rows"]}
+    plan = Plan.of_classes([65, 23], num_arms=7)
+    row = rows["hold-out 25 %", 5, "mean_average_precision"]
+    assert row["detectable_1x"] == pytest.approx(plan.detectable(5))
+    assert row["detectable_4x"] == pytest.approx(plan.detectable(5, 4))
+    assert plan.equivalence_power(row["margin"], 5) == pytest.approx(0.8, abs=1e-6)
+    folds = Plan.of_classes([92], "recall", 5, 7)
+    assert rows["5 folds x 2", 10, "recall:DF"]["detectable_1x"] == pytest.approx(folds.detectable(10))
+    assert rows["5 folds x 2", 10, "balanced_accuracy"]["num_images"] == 20_000
+    frozen = forecast(20_000, LESIONS, ["AK", "DF"], test=0.25, num_arms=7, classifier="probe")
+    assert frozen["rows"][0]["detectable_1x"] == pytest.approx(
+        Plan.of_classes([65, 23], num_arms=7, classifier="probe").detectable(3)
+    )
+
+
+def test_a_forecast_says_what_a_class_can_bear():
+    found = forecast(20_000, {**LESIONS, "YY": 60}, ["AK", "XX"], test=0.2)
+    verdicts = {row["class"]: row["verdict"] for row in found["classes"]}
+    assert verdicts["AK"] == "possible"
+    assert verdicts["XX"] == "none, fewer than 10 lesions; folds: possible"  # 6 of 30
+    assert verdicts["YY"] == "wide interval, fewer than 15 lesions; folds: possible"
+    assert any("XX has 6 lesions in the hold-out, fewer than 10" in sentence for sentence in found["sentences"])
+
+
+def test_a_class_too_small_to_plan_is_none_and_no_crash():
+    found = forecast(500, {"AK": 4}, ["AK"], test=0.2)
+    assert {row["detectable_1x"] for row in found["rows"] if row["design"] == "hold-out 20 %"} - {None}  # BA is planned
+    assert all(
+        row["detectable_1x"] is None for row in found["rows"] if row["num_images"] == 100 and ":" in row["measure"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_images": 20}, "AK has more lesions than there are images"),
+        ({"targets": ["BB"]}, 'lesions of the class "BB" are not known'),
+        ({"test": 1.0}, "cannot be planned"),
+        ({"num_arms": 1}, "cannot be planned"),
+    ],
+)
+def test_counts_that_make_no_sense(change, words):
+    with pytest.raises(DataError, match=words):
+        forecast(**{"num_images": 5000, "num_lesions": LESIONS, "targets": ["AK"], **change})
+
+
+def test_after_a_study_plans_with_its_own_variances():
+    found = compare(arms(), "gan", "none", "balanced_accuracy")
+    result = after([asdict(found)], "balanced_accuracy", 0.02)
+    [row] = result["rows"]
+    plan = Plan.of(found)
+    assert row["standard_error"] == pytest.approx(found.standard_error)
+    assert dict(map(tuple, row["by_trials"]))[10] == pytest.approx(plan.detectable(10))
+    assert row["trials_needed"] == plan.trials_needed(0.02)
+    with pytest.raises(DataError, match='no comparison under "auc"'):
+        after([asdict(found)], "auc", 0.02)
+    with pytest.raises(DataError, match="has an interval"):
+        after([asdict(compare(arms(2), "gan", "none", "accuracy"))], "accuracy", 0.02)
+
+
+def test_what_is_needed_is_enough():
+    plan = Plan(lesions=2e-4, interaction=1e-4, trials=1e-4, num_sets=5, num_arms=5, freedom=100)
+    assert "5 fits an arm find 6 points in at least 80 % of studies" in needed(plan, 0.06)
+    said = needed(plan, 0.04)
+    fits = plan.trials_needed(0.04)
+    factor = plan.factor_needed(0.04)
+    assert (f"{fits} fits an arm" in said) is (fits is not None)
+    assert (f"{factor:.1f} times the test lesions" in said) is (factor is not None)
+    assert "more fits and more lesions" in needed(plan, 0.01)
+    assert "look for a larger effect" in needed(plan, 0.0001)
+
+
+def test_the_verb_plans_from_counts(run):
+    found = json.loads(run("power", "--images", 5000, "--lesions", "AK=120,DF=60", "--json").out)
+    assert found["primary"] == "mean_average_precision"
+    shown = run("power", "--images", 5000, "--lesions", "AK=120,DF=60")
+    assert shown.code == 0
+    assert "True difference found in 80 % of studies, in points" in shown.out
+    assert "found equal within" in shown.out
+
+
+def test_the_verb_plans_from_labels(run, tmp_path):
+    found = json.loads(
+        run("power", "--source", "phantom", "--source-set", "num_images=400", "--targets", "AK", "--json").out
+    )
+    assert found["primary"] == "average_precision:AK"
+    assert {row["num_images"] for row in found["rows"]} == {80, 400}
+
+
+def test_the_verb_plans_from_a_run(run, tmp_path):
+    found = compare(arms(), "gan", "none", "balanced_accuracy")
+    study = {"primary": "balanced_accuracy", "smallest_effect": 0.03}
+    write_json(tmp_path / "done" / "results.json", {"study": study, "comparisons": [asdict(found)]})
+    result = json.loads(run("power", "--run", "done", "--json").out)
+    assert result["rows"][0]["trials_needed"] == Plan.of(found).trials_needed(0.03)
+    assert "now 4" in run("power", "--run", "done").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Say what to plan with"),
+        (("--images", 500, "--source", "phantom"), "Say what to plan with"),
+        (("--lesions", "AK=50"), "The number of images is not said"),
+        (("--images", 500, "--lesions", "AK=many"), "no whole number"),
+        (("--images", 500, "--lesions", "AK=50", "--smallest-effect", "2"), "The smallest effect is 2"),
+        (("--images", 500, "--lesions", "AK=50", "--classifier", "knn"), 'no planning constants for "knn"'),
+    ],
+)
+def test_the_verb_refuses_nonsense(run, arguments, words):
+    result = run("power", *arguments)
+    assert result.code == 1
+    assert words in result.err
