@@ -27,6 +27,9 @@ def main() -> None:
     import bench_cache
 
     cache = bench_cache.main(options.data)
+    import bench_compare
+
+    inference = bench_compare.main()
     import bench_features
 
     features = bench_features.main()
@@ -36,7 +39,11 @@ def main() -> None:
     import bench_keras
 
     keras = bench_keras.main()
+    measures = ("mean_average_precision", "balanced_accuracy", "auc", "expected_calibration_error")
     rows = [
+        ("inference, 13 arms x 10 fits x 5,000 images, seconds", f"{sum(inference[m] for m in measures):.1f}", "10"),
+        ("  memory beside the logits", f"{inference['memory']:.0f} MiB", "200 MB"),
+        ("  lesions left out, against scikit-learn", f"{inference['jackknife']:.0f}x", ""),
         ("decode + resize 1024 px to 64 px, against Pillow", f"{decode['ratio']:.1f}x", "3x"),
         ("  worst picture", f"{decode['worst_psnr_db']:.1f} dB", "45 dB"),
         ("cache, images a second with 2 workers", f"{cache['images_per_second']:.0f}", "344 (20,634 in 60 s)"),

@@ -306,6 +306,31 @@ def describe(design: Design, seed: int, studies: int = 10) -> str:
     return f"{show(rows)}\nTwo arms' correctness on an image correlates {np.mean(agreement):.2f}."
 
 
+def overview(folder: Path) -> list[list[str]]:
+    """A row for each finished design: lowest and highest over the measures, false claims in 1,000."""
+    rows = [["design", "studies", "coverage", "noisy arm", "false helps", "in a family of 10", "of its standard error"]]
+    for file in sorted(folder.glob("*.json")):
+        found = json.loads(file.read_text())
+        if "measures" not in found or "-planted" in file.stem:
+            continue
+        measures = found["measures"].values()
+        covered = [100 * one["coverage"][0] for one in measures]
+        noisy = [100 * one["noisy"]["coverage"][0] for one in measures if "noisy" in one]
+        ratios = [one["true_error"] / one["standard_error"] for one in measures]
+        claims = [[1000 * one[name][0] for one in measures] for name in ("helps", "family_helps")]
+        rows.append(
+            [
+                file.stem,
+                str(found["studies"]),
+                f"{min(covered):.1f} to {max(covered):.1f}",
+                f"{min(noisy):.1f} to {max(noisy):.1f}" if noisy else "-",
+                *(f"{min(found):.0f} to {max(found):.0f}" for found in claims),
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+            ]
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--design", default="holdout-5")
@@ -313,8 +338,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON; default runs/simulation/DESIGN.json, studies beside it")
+    parser.add_argument("--overview", action="store_true", help="only a row for each finished null design")
     parser.add_argument("--describe", action="store_true", help="only say what such studies look like")
     options = parser.parse_args()
+    if options.overview:
+        print(show(overview((options.out or Path("runs/simulation/x")).parent)))
+        return
     *_, noisy, planted = parse(options.design)
     design = design_of(options.design)
     if options.describe:
