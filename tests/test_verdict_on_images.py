@@ -38,7 +38,7 @@ RECIPE: dict[str, Any] = {
     },
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the study takes two minutes of an idle core
 
 
 @dataclass
