@@ -18,11 +18,17 @@ FACTORS = (1, 2, 4)
 TOGETHER = tuple(2**step for step in range(1, 11))
 """Times the fits and the lesions, both."""
 ASSUMED = (
-    "Numbers without a pilot come from two studies on ISIC-2019 (docs/evidence.md): good for an order of magnitude. "
-    "Run a pilot with 3 fits an arm, then `moulage power --run FOLDER`."
+    "Numbers without a pilot are good for an order of magnitude (docs/evidence.md). Run a pilot with 3 fits an arm, "
+    "then `moulage power --run FOLDER`."
 )
-FROZEN = "They are those of a head on frozen features, whose fits hardly vary; a network that is trained varies more."
-TRAINED = "They are those of a network that is trained; a head on frozen features varies less between fits."
+FROZEN = (
+    "They were measured on ISIC-2019 for a head on frozen features, whose fits hardly vary; a network that is trained "
+    "varies more."
+)
+TRAINED = (
+    "For a network that is trained they are assumed, from simulated studies; a head on frozen features, for which they "
+    "were measured (--classifier probe), varies less."
+)
 
 
 def forecast(
