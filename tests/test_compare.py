@@ -10,12 +10,13 @@ from sklearn import metrics
 
 from moulage.errors import DataError, MoulageError, RecipeError
 from moulage.evaluation import resampling
-from moulage.evaluation.compare import _Trials, compare, compare_all
+from moulage.evaluation.compare import compare, compare_all
 from moulage.evaluation.fits import align
 from moulage.evaluation.leave_out import left_out
 from moulage.evaluation.lesions import Lesions
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import expected_calibration_error, measure
+from moulage.evaluation.trials import Trials
 
 CLASSES = ("NV", "MEL", "AK", "DF")
 
@@ -480,7 +481,7 @@ def test_one_steady_arm_does_not_look_surer_than_the_others_and_a_noisy_one_less
         "noisy": np.array([0.2, 0.6, 0.2, 0.6]),
     }
     pooled = (0 + 0.04 / 3 + 0.16 / 3) / 3
-    trials = _Trials.of_holdout(align(study(num_trials=4)), Lesions("closed form", values, {}, {}))
+    trials = Trials.of_holdout(align(study(num_trials=4)), Lesions("closed form", values, {}, {}))
     assert (0.16 / 3) / (0.04 / 3 / 2) > stats.f.ppf(0.9, 3, 6) > (0.04 / 3) / (0.16 / 3 / 2)
     assert trials.noisy == {"noisy"}
     assert trials.excess["steady"] == trials.excess["none"] == pytest.approx(pooled / 4)
@@ -492,7 +493,7 @@ def test_one_steady_arm_does_not_look_surer_than_the_others_and_a_noisy_one_less
 
 def test_two_fits_that_never_vary_leave_the_lesions():
     values = {"none": np.full(3, 0.5), "arm1": np.full(3, 0.6)}
-    trials = _Trials.of_holdout(align(study(num_trials=3)), Lesions("closed form", values, {}, {}))
+    trials = Trials.of_holdout(align(study(num_trials=3)), Lesions("closed form", values, {}, {}))
     assert trials.noisy == frozenset()
     assert trials.of("arm1", "none") == (0.0, 0.0, 2 * 2)
 
