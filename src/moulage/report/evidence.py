@@ -1,11 +1,12 @@
 """What the verdict stands on, as rows and sentences for the page: verdicts, registration, controls, power, slices."""
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from moulage.evaluation.scores import is_lower_better
 from moulage.report.records import Registration, Results, SliceRow, Verdict
-from moulage.report.roles import with_role
+from moulage.report.roles import MOST_SHOWN, with_role
 from moulage.report.tables import NONE, amount, bounds, estimate, p_value, scale, signed, word
 
 SIGNS = {
@@ -65,6 +66,19 @@ class SliceLine(NamedTuple):
     note: str
 
 
+def typeset(text: str) -> str:
+    """A recorded sentence with the minus sign that the tables have; hyphens between letters or numbers stay."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
+
+
+def warnings(results: Results) -> tuple[list[str], list[str]]:
+    """What slices warn of: sentences to show, and more to fold away; the last says how many intervals there were."""
+    found = [typeset(text) for text in results.slice_warnings]
+    if len(found) <= MOST_SHOWN:
+        return found, []
+    return [*found[: MOST_SHOWN - 1], found[-1]], found[MOST_SHOWN - 1 : -1]
+
+
 def cards(results: Results) -> list[Card]:
     """The verdicts; what a card shows under a heading of its own is not said once more in its sentences."""
     return [_card(results, verdict) for verdict in results.verdicts]
@@ -76,7 +90,10 @@ def _card(results: Results, verdict: Verdict) -> Card:
     against = [f"{name} (best rival)" if role == "rival" else name for role, name in known.items()]
     facts = [
         ("smallest effect that matters", amount(study.smallest_effect, study.primary)),
-        ("effect that 80 % of such studies would find", amount(verdict.detectable, study.primary)),
+        (
+            "effect that 80 % of such studies would find, whichever the reference",
+            amount(verdict.detectable, study.primary),
+        ),
         ("p of a difference, corrected for the family", p_value(verdict.p_adjusted)),
         ("p of equality, corrected for the family", p_value(verdict.equivalence_p_adjusted)),
         ("compared with", ", ".join(against) or NONE),
@@ -88,20 +105,20 @@ def _card(results: Results, verdict: Verdict) -> Card:
         kind=verdict.outcome.replace(" ", "-") if verdict.outcome in SIGNS else "not-enough-data",
         change=change,
         sentences=[
-            text
+            typeset(text)
             for text in verdict.text
             if not text.startswith(f"{change}: {verdict.outcome}") and not any(part and part in text for part in shown)
         ],
         facts=[(name, value) for name, value in facts if not value.startswith(NONE)],
-        needed=verdict.needed,
-        refused=verdict.refused,
+        needed=typeset(verdict.needed),
+        refused=typeset(verdict.refused),
     )
 
 
 def details(results: Results) -> list[str]:
     """The paragraphs under the answer, without those that the verdicts say already."""
     said = [*(" ".join(verdict.text) for verdict in results.verdicts), *(s for v in results.verdicts for s in v.text)]
-    return [detail for detail in results.details if not any(detail in text for text in said)]
+    return [typeset(detail) for detail in results.details if not any(detail in text for text in said)]
 
 
 def registered(registration: Registration) -> str:
@@ -124,7 +141,7 @@ def registered(registration: Registration) -> str:
 def controls(results: Results) -> list[tuple[str, str, str, str, str]]:
     """Arm, what is expected of it, sign, state, and the sentence with the numbers; those that misbehave come first."""
     rows = [
-        (row.arm, row.expected or EXPECTED.get(row.role, NONE), SIGNS.get(row.state, "?"), row.state, row.text)
+        (row.arm, row.expected or EXPECTED.get(row.role, NONE), SIGNS.get(row.state, "?"), row.state, typeset(row.text))
         for row in results.controls
     ]
     return sorted(rows, key=lambda row: ("misbehaves", "not shown", "behaves").index(row[3]) if row[3] in SIGNS else 0)
@@ -157,12 +174,14 @@ def power_rows(results: Results) -> list[PowerRow]:
 
 
 def enough(points: list[tuple[float, float | None]], effect: float) -> str:
-    """The smallest number that was tried with which no more than ``effect`` is needed: "20", "more than 50"."""
+    """The smallest number tried with which no more than ``effect`` is needed: "20", "at most 3", "more than 50"."""
     known = [(x, y) for x, y in points if y is not None]
     if not known:
         return NONE
     reached = [x for x, y in known if y <= effect]
-    return f"{min(reached):g}" if reached else f"more than {max(x for x, _ in known):g}"
+    if not reached:
+        return f"more than {max(x for x, _ in known):g}"
+    return f"{'at most ' if min(reached) == min(x for x, _ in known) else ''}{min(reached):g}"
 
 
 def slice_columns(results: Results) -> list[tuple[str, list[str]]]:

@@ -7,7 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from moulage.report.plot import BAND, BLUE, COLOURS, INK, LINE, MARKERS, MUTED, VERMILLION, Plot, finish, short, slug
+from moulage.report.plot import (
+    BAND,
+    BLUE,
+    COLOURS,
+    INK,
+    LINE,
+    MARKERS,
+    MUTED,
+    VERMILLION,
+    Plot,
+    finish,
+    left_out,
+    legend,
+    short,
+    slug,
+)
 from moulage.report.records import Comparison, Power, Results, SliceRow, Study
 from moulage.report.roles import MOST_SHOWN, TITLES, best_rival, plain_arm, role_of, with_role
 from moulage.report.tables import amount, scale, slices_of_primary, told, word
@@ -23,7 +38,7 @@ def forest(results: Results, folder: Path) -> Plot | None:
     if not panels:
         return None
     sizes = [len(rows) for _, rows in panels]
-    figure = Figure(figsize=(5.4, 0.6 + 0.35 * len(panels) + 0.25 * sum(sizes)), layout="constrained")
+    figure = Figure(figsize=(5, 0.6 + 0.35 * len(panels) + 0.25 * sum(sizes)), layout="constrained")
     drawn = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[n + 1 for n in sizes])[:, 0]
     for axes, (title, rows) in zip(drawn, panels, strict=True):
         _band(axes, study)
@@ -62,9 +77,7 @@ def _forest_panels(results: Results) -> list[tuple[str, list[Row]]]:
     for arm in dict.fromkeys(c.arm for c in judged or others):
         second.append((short(arm), None))
         rows = [c for c in others if c.arm == arm]
-        second += [
-            (f"against {short(c.reference)}" + (" (best rival)" if c.reference == rival else ""), c) for c in rows
-        ]
+        second += [(short(c.reference) + (" (best rival)" if c.reference == rival else ""), c) for c in rows]
     if second:
         panels.append(("against other references", second))
     return panels
@@ -90,7 +103,7 @@ def class_effects(results: Results, arm: str, folder: Path) -> Plot | None:
     if not measures:
         return None
     study, references = results.study, list(dict.fromkeys(key[2] for key in found))
-    figure = Figure(figsize=(6.2, 1.1 + 0.34 * len(study.classes)), layout="constrained")
+    figure = Figure(figsize=(4.9, 1.2 + 0.34 * len(study.classes)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     _rows(
         panels[0], [short(name, 16) for name in study.classes], [name in study.target_classes for name in study.classes]
@@ -106,7 +119,7 @@ def class_effects(results: Results, arm: str, folder: Path) -> Plot | None:
             for y, name in enumerate(study.classes):
                 if row := found.get((measure, name, reference)):
                     _interval(axes, y + _offset(k, len(references)), row, 100, *_mark(k))
-        _label(axes, measure)
+        axes.set(title=word(measure), xlabel="difference (points)")
     _legend(figure, references)
     figure.suptitle(short(arm), fontsize=9, fontweight="bold")
     text = "; ".join(
@@ -129,7 +142,7 @@ def power(results: Results, folder: Path) -> Plot | None:
     if not lines:
         return None
     measure = lines[0].measure or results.study.primary
-    figure = Figure(figsize=(6.0, 2.5 + 0.17 * (len(lines) // 3)), layout="constrained")
+    figure = Figure(figsize=(5, 2.4 + 0.17 * len(lines)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for k, row in enumerate(lines):
         for axes, points in ((left, row.by_trials), (right, row.by_size)):
@@ -146,13 +159,13 @@ def power(results: Results, folder: Path) -> Plot | None:
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.set_ylim(bottom=0)
     left.set_xlabel("trials")
-    right.set_xlabel("test lesions, as a multiple of these")
+    right.set_xlabel("multiple of the test lesions")
     left.set_ylabel("detectable" + (" (points)" if scale(measure) == 100 else ""))
     handles = [
         Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)]) for k in range(len(lines))
     ]
     names = [f"{short(row.arm, 20)} against {short(row.reference, 20)}" for row in lines]
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    legend(figure, handles, names)
     text = "; ".join(f"{row.arm} against {row.reference} {amount(row.detectable, measure)}" for row in lines)
     dashed = " The dashed line is the smallest effect that matters." if results.study.smallest_effect else ""
     return finish(
@@ -161,7 +174,8 @@ def power(results: Results, folder: Path) -> Plot | None:
         "power",
         f"Detectable difference in {word(measure)}, now: {text}.",
         f"The true difference in {word(measure)} that 80\u00a0% of studies like this would find, over the number of "
-        f"trials and of test lesions; of each arm the comparison that is hardest to decide.{dashed}",
+        f"trials and of test lesions; of each arm the comparison that is hardest to decide.{dashed}"
+        + left_out(len({row.arm for row in results.power}) - len(lines), "the table"),
     )
 
 
@@ -260,8 +274,7 @@ def _offset(k: int, number: int) -> float:
 def _legend(figure: Figure, references: Sequence[str]) -> None:
     marks = [_mark(k) for k in range(len(references))]
     handles = [Line2D([], [], color=colour, marker=marker, lw=2.2, ms=5) for colour, marker in marks]
-    names = [f"against {short(name)}" for name in references]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
+    legend(figure, handles, [f"against {short(name)}" for name in references])
 
 
 def _label(axes: Axes, measure: str) -> None:

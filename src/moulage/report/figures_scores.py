@@ -9,7 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from moulage.report.plot import BLUE, COLOURS, INK, LINE, MARKERS, MUTED, Plot, finish, num_trials, short, slug
+from moulage.report.plot import (
+    BLUE,
+    COLOURS,
+    INK,
+    LINE,
+    MARKERS,
+    MUTED,
+    Plot,
+    finish,
+    left_out,
+    legend,
+    num_trials,
+    short,
+    slug,
+)
 from moulage.report.reading import Run
 from moulage.report.records import Reliability, Results
 from moulage.report.roles import MOST_SHOWN, by_importance
@@ -23,10 +37,10 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
     """
     part, names = scored_part(run.results), run.results.study.classes
     arms = by_importance(run.results)
-    left_out, arms = len(arms[MOST_SHOWN:]), arms[:MOST_SHOWN]
+    more, arms = len(arms[MOST_SHOWN:]), arms[:MOST_SHOWN]
     if part is None or not arms:
         return None
-    figure = Figure(figsize=(6.2, 0.9 + len(names) * (0.16 + 0.1 * len(arms))), layout="constrained")
+    figure = Figure(figsize=(5, 0.9 + len(names) * (0.16 + 0.1 * len(arms))), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     marks = [
         {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "ms": 4} for k in range(len(arms))
@@ -38,7 +52,7 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
                 values = [getattr(fit[name], score) for fit in fits if name in fit]
                 height = y + (k - (len(arms) - 1) / 2) * 0.75 / len(arms)
                 _range(axes, height, [100 * value for value in values if value is not None], marks[k])
-        axes.set(title="F1" if score == "f1" else score, xlim=(-3, 103), xlabel="%")
+        axes.set(title="F1" if score == "f1" else score, xlim=(-4, 104), xticks=(0, 50, 100), xlabel="%")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         for y in range(1, len(names)):
@@ -46,14 +60,14 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
     panels[0].set_yticks(range(len(names)), [short(name, 16) for name in names])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     handles = [Line2D([], [], ls="", **mark) for mark in marks]
-    figure.legend(handles, [short(arm) for arm in arms], loc="outside lower center", ncols=min(4, len(arms)))
+    legend(figure, handles, [short(arm) for arm in arms])
     return finish(
         figure,
         folder,
         "classes",
         "Precision, recall and F1 of each class and arm; the numbers stand in the tables below.",
         f"Scores of each class on the {part} part. A mark is the mean over the trials, the line runs from the lowest "
-        "to the highest trial." + (f" {left_out} more arms stand in the tables only." if left_out else ""),
+        "to the highest trial." + left_out(more, "the tables"),
     )
 
 
@@ -105,16 +119,18 @@ def reliability(results: Results, folder: Path) -> Plot | None:
         return None
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(0.5 + 1.9 * columns, 0.6 + 1.95 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, row in zip(panels, chosen, strict=False):
+    figure = Figure(figsize=(0.5 + 1.5 * columns, 0.4 + 1.75 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for k, (axes, row) in enumerate(zip(panels, chosen, strict=False)):
         _reliability_panel(axes, row)
-    for axes in list(panels)[len(chosen) :]:
+        if k % columns == 0:
+            axes.set_ylabel("accuracy (%)")
+        if k + columns >= len(chosen):  # no panel below it, though the last row may be shorter
+            axes.set_xlabel("confidence (%)")
+            axes.tick_params(labelbottom=True)
+    for axes in panels[len(chosen) :]:
         axes.set_visible(False)
-    figure.supxlabel("mean confidence (%)", fontsize=8.5)
-    figure.supylabel("accuracy (%)", fontsize=8.5)
     gaps = "; ".join(f"{row.arm} {estimate(row.error, 'expected_calibration_error')}" for row in chosen)
-    left_out = len(results.reliability) - len(chosen)
     return finish(
         figure,
         folder,
@@ -122,7 +138,7 @@ def reliability(results: Results, folder: Path) -> Plot | None:
         f"Reliability diagrams; mean gap between confidence and accuracy in points: {gaps}.",
         "Accuracy of images of like confidence, all trials pooled. Marks below the line: more confident than right. "
         "The area of a mark goes with its number of images; ECE, the calibration error, is the mean gap in points."
-        + (f" {left_out} more arms stand in the table only." if left_out > 0 else ""),
+        + left_out(len(results.reliability) - len(chosen), "the table"),
     )
 
 
@@ -132,7 +148,7 @@ def _reliability_panel(axes: Axes, row: Reliability) -> None:
     axes.plot(100 * points[:, 0], 100 * points[:, 1], color=BLUE, lw=1)
     axes.scatter(100 * points[:, 0], 100 * points[:, 1], s=4 + 70 * points[:, 2] / points[:, 2].max(), color=BLUE, lw=0)
     axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
-    axes.set_title(short(row.arm, 22), fontweight="bold")
+    axes.set_title(short(row.arm, 18), fontsize=8.5, fontweight="bold")
     if row.error is not None:
         axes.text(4, 95, f"ECE {100 * row.error:.1f}", va="top", fontsize=8)
 

@@ -57,7 +57,7 @@ def losses(run: Run, name: str, folder: Path) -> Plot | None:
             axes.plot(*points.T, dash, lw=0.9, color=COLOURS[k % len(COLOURS)], label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title(short(name), fontweight="bold")
-    figure.legend(loc="outside lower center", ncols=4)
+    plot.legend(figure, *axes.get_legend_handles_labels())
     return finish(
         figure,
         folder,
@@ -69,7 +69,7 @@ def losses(run: Run, name: str, folder: Path) -> Plot | None:
 
 def distances(made: GeneratorRun, gallery: Gallery, folder: Path) -> Plot:
     """Cumulative distances to the nearest training image: generated beside real images."""
-    figure = Figure(figsize=(4.2, 2.2), layout="constrained")
+    figure = Figure(figsize=(4.2, 2.3), layout="constrained")
     axes = figure.add_subplot()
     for values, colour, dash, label in (
         (gallery.real_distance, MUTED, "--", "held-out real images"),
@@ -81,7 +81,7 @@ def distances(made: GeneratorRun, gallery: Gallery, folder: Path) -> Plot:
             )
     axes.set(xlabel="distance to the nearest training image (grey levels)", ylabel="images (%)", ylim=(0, 102))
     axes.set_xlim(left=0)
-    axes.legend(loc="upper left")
+    plot.legend(figure, *axes.get_legend_handles_labels())
     return finish(
         figure,
         folder,

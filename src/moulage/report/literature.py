@@ -58,7 +58,7 @@ BALANCE = {
 
 GENERATORS = {
     "dcgan": ("a DCGAN", ("radford",)),
-    "noise": ("a random-phase texture of the class, which holds no lesion", ("galerne",)),
+    "noise": ("a generator of random-phase textures without a lesion", ("galerne",)),
 }
 """Generator plug-in -> what it is called, and its references. Others go by their own name."""
 

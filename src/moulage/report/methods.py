@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from moulage.evaluation.scores import NUM_BINS
 from moulage.report.literature import BALANCE, GENERATORS, INTERVALS, REFERENCES
 from moulage.report.records import Arm, Count, Results
 from moulage.report.roles import plain_arm, role_of
@@ -177,14 +178,14 @@ def _question(results: Results) -> str:
 def _intervals(results: Results, cite: _Citations) -> str:
     if not results.comparisons:
         return ""
-    unit = "predictions pooled over the folds" if _scheme(results) == "folds" else "fits"
+    mean = "repeats, the predictions of whose folds were pooled" if _scheme(results) == "folds" else "fits"
     first = results.comparisons[0]
     sizes = ""
     if first.num_images is not None and first.num_lesions is not None:
         sizes = f" ({first.num_images:,} test images of {first.num_lesions:,} lesions)"
     said = (
-        f"Arms were compared in pairs on the same images{sizes}, with {unit} averaged over the trials. 95 % intervals "
-        f"take lesions and fits as random{cite('owen', 'nadeau')}: to the variance over lesions"
+        f"Arms were compared in pairs on the same images{sizes}, by the mean of a measure over the {mean}. 95 % "
+        f"intervals take lesions and fits as random{cite('owen', 'nadeau')}: to the variance over lesions"
     )
     used = dict.fromkeys(c.method for c in results.comparisons if c.method in INTERVALS)
     if used:
@@ -198,7 +199,7 @@ def _intervals(results: Results, cite: _Citations) -> str:
     if any(c.cautious_low is not None for c in results.comparisons):
         said += f" A second, cautious interval is that of Nadeau and Bengio{cite('nadeau')}."
     if results.reliability:
-        said += f" Calibration error is the mean gap between confidence and accuracy over 15 bins{cite('guo')}."
+        said += f" Calibration error is the mean gap between confidence and accuracy over {NUM_BINS} bins{cite('guo')}."
     return said
 
 
@@ -220,7 +221,7 @@ def _decisions(results: Results, cite: _Citations) -> str:
     if not rival:
         said += " There was no rival to choose from, and without one no arm is said to help."
     if results.controls or results.controls_missing:
-        said += " No arm is said to help where a control misbehaves."
+        said += " No arm is said to help where a control misbehaves, or the gain of one that must help is not shown."
     if results.controls_missing:
         said += f" The study had no control {_listed(results.controls_missing, 'or')}."
     return said

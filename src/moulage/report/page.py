@@ -69,6 +69,7 @@ def _evidence(run: Run) -> dict:
     """What the page says of verdicts and of what they stand on."""
     results = run.results
     columns = evidence.slice_columns(results)
+    shown, folded = evidence.warnings(results)
     return {
         "cards": evidence.cards(results),
         "details": evidence.details(results),
@@ -81,6 +82,8 @@ def _evidence(run: Run) -> dict:
         "controls": evidence.controls(results),
         "controls_missing": evidence.missing_controls(results),
         "power_rows": evidence.power_rows(results),
+        "warnings": shown,
+        "more_warnings": folded,
         "slice_columns": columns,
         "num_slice_columns": 3 + sum(1 + len(references) for _, references in columns),
         "slice_tables": evidence.slice_tables(results) if columns else [],
@@ -94,7 +97,7 @@ def _sections(values: dict) -> dict[str, str]:
         "comparison": ("Comparison", values["comparisons"]),
         "controls": ("Controls", values["controls"] or values["controls_missing"]),
         "effects": ("Effects on each class", plots.class_effects),
-        "slices": ("Slices", values["slice_tables"] or results.slice_warnings),
+        "slices": ("Slices", values["slice_tables"] or values["warnings"]),
         "power": ("Power", values["power_rows"]),
         "arms": ("Arms", results.arms),
         "curves": ("Learning curves", plots.curves),

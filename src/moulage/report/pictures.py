@@ -20,8 +20,8 @@ MOST_THUMBNAILS = 280
 MOST_PREVIEWS = 8
 """In one page, all generators together."""
 
-PREVIEW_SIDE = 256
-"""Pixels of a preview grid's longer side at most."""
+PREVIEW_SIZE = (512, 256)
+"""Pixels of a preview grid at most, in width and height: grids of several classes are wide and low."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +114,22 @@ def previews(run: Run) -> list[tuple[GeneratorRun, list[tuple[str, str]]]]:
 
 def thumbnail(image: np.ndarray) -> str:
     """Data URI of a PNG of at most ``SIDE`` pixels a side, of a uint8 [S, S, 3] image."""
-    return _shrunk(Image.fromarray(image), SIDE)
+    return _shrunk(Image.fromarray(image), (SIDE, SIDE))
 
 
 def sheet(path: Path) -> str:
     """Data URI of a sheet of small pictures, as large as it is."""
     with Image.open(path) as picture:
-        return _shrunk(picture.convert("RGB"), max(picture.size))
+        return _shrunk(picture.convert("RGB"), picture.size)
 
 
 def _preview(path: Path) -> str:
     with Image.open(path) as picture:
-        return _shrunk(picture.convert("RGB"), PREVIEW_SIDE)
+        return _shrunk(picture.convert("RGB"), PREVIEW_SIZE)
 
 
-def _shrunk(picture: Image.Image, side: int) -> str:
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+def _shrunk(picture: Image.Image, size: tuple[int, int]) -> str:
+    picture.thumbnail(size, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from moulage.runs import atomic, digest, write_text
@@ -102,6 +103,20 @@ def _inline(svg: str, name: str, alt: str) -> Markup:
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 
+def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """A legend below all panels, in as many columns as its longest name lets stand side by side."""
+    width = 34 + 4.9 * max(map(len, names))  # points: a handle with its gaps, and letters of 8 points
+    columns = max(1, min(4, len(names), int(72 * figure.get_figwidth() / width)))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
+def left_out(number: int, where: str) -> str:
+    """The end of a caption of a figure that does not show every arm."""
+    if number < 1:
+        return ""
+    return f" {number} more {'arm stands' if number == 1 else 'arms stand'} in {where} only."
+
+
 def thin(points: np.ndarray, limit: int = 150) -> np.ndarray:
     """Averages of [n, 2] points in at most ``limit`` bins of equal size, so that a long log stays a small file."""
     size = max(1, math.ceil(len(points) / limit))
@@ -110,8 +125,9 @@ def thin(points: np.ndarray, limit: int = 150) -> np.ndarray:
 
 
 def short(name: str, limit: int = 28) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """A name that fits beside an axis: its start and its end, in which long names differ most often."""
+    start = 2 * limit // 3
+    return name if len(name) <= limit else f"{name[:start]}…{name[start + 1 - limit :]}"
 
 
 def slug(name: str) -> str:
