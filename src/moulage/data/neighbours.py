@@ -1,0 +1,87 @@
+"""Exact nearest neighbours of rows of numbers: whole distance matrices, a block of rows at a time.
+
+Distances are Euclidean. They come from one matrix product a block, in float64 and from centred rows, because the
+difference of two large squares would otherwise eat the digits of a small distance; the distances that ``nearest``
+returns are computed once more from the differences themselves, so that a copy is at distance 0 exactly.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from moulage.errors import DataError
+
+BLOCK_BYTES = 2**25
+"""Memory of one block of distances."""
+
+
+def nearest(
+    queries: np.ndarray, among: np.ndarray, k: int = 1, *, exclude_self: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` rows of ``among`` that are nearest to each query, the nearest first.
+
+    Args:
+        queries: [N, D], finite.
+        among: [M, D], finite.
+        k: number of neighbours, 1 to M (M - 1 with ``exclude_self``).
+        exclude_self: row i of ``among`` is no neighbour of query i; both are the same array.
+
+    Returns:
+        Distances float64 [N, k] and rows of ``among`` int64 [N, k].
+
+    Raises:
+        DataError: shapes do not fit, a number is not finite, or there are fewer than ``k`` neighbours.
+    """
+    if exclude_self and len(queries) != len(among):
+        raise DataError(f"Neighbours without oneself: {len(queries)} queries among {len(among)} rows are not the same.")
+    if not 1 <= k <= len(among) - exclude_self:
+        raise DataError(
+            f"{k} nearest neighbours were asked for among {len(among) - exclude_self} rows.",
+            "Lower the number of neighbours or give more images.",
+        )
+    distances, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for part, squared in squared_blocks(queries, among):
+        if exclude_self:
+            squared[np.arange(len(squared)), np.arange(part.start, part.stop)] = np.inf
+        found = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        for column in range(k):
+            gap = np.asarray(queries[part], np.float64) - np.asarray(among[found[:, column]], np.float64)
+            distances[part, column] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
+        order = np.lexsort((found, distances[part]), axis=1)
+        distances[part] = np.take_along_axis(distances[part], order, axis=1)
+        rows[part] = np.take_along_axis(found, order, axis=1)
+    return distances, rows
+
+
+def squared_blocks(queries: np.ndarray, among: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances of a block of queries to all of ``among``: (which queries, float64 [n, M]), block by block.
+
+    Args:
+        queries: [N, D], finite.
+        among: [M, D], M >= 1, finite.
+    """
+    centred, others, norms = _prepared(queries, among)
+    step = max(1, BLOCK_BYTES // (8 * len(among)))
+    for start in range(0, len(queries), step):
+        part = slice(start, min(start + step, len(queries)))
+        block = centred[part] @ others.T
+        block *= -2
+        block += norms
+        block += np.einsum("nd,nd->n", centred[part], centred[part])[:, None]
+        yield part, np.maximum(block, 0, out=block)
+
+
+def _prepared(queries: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both in float64 minus the mean of ``among``, and the squared lengths of ``among``."""
+    if queries.ndim != 2 or among.ndim != 2 or queries.shape[1] != among.shape[1] or not len(among):
+        raise DataError(
+            f"Distances need rows of the same length, and got {list(queries.shape)} and {list(among.shape)}."
+        )
+    others = np.array(among, np.float64)
+    middle = others.mean(axis=0)
+    others -= middle
+    centred = others if queries is among else np.asarray(queries, np.float64) - middle
+    norms = np.einsum("nd,nd->n", others, others)
+    if not (np.isfinite(norms).all() and np.isfinite(centred).all()):
+        raise DataError("Features hold a number that is not finite.", "Check the images and the feature network.")
+    return centred, others, norms
