@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -100,6 +101,10 @@ def small(tmp_path: Path) -> Path:
         num_trials=1,
         num_generated=4,
     )
+
+
+FEWER_FIGURES = {"class_effects": [], "power": [], "reliability": [], "slices": []}
+"""Changes for a test that is about something else, as figures take long to draw."""
 
 
 def edit(run: Path, **changes: object) -> None:
@@ -205,12 +210,31 @@ def test_pictures_are_small_and_the_closest_pairs_come_first(page: Page, run: Pa
     for image in images:
         data = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))
         with Image.open(io.BytesIO(data)) as picture:
-            assert max(picture.size) <= (256 if "preview" in str(image["alt"]) else 64)
+            assert max(picture.size) <= (128 if "preview" in str(image["alt"]) else 64)
     with np.load(run / "galleries" / "ak-0.npz") as gallery:
         closest = int(np.argmin(gallery["distance"]))
         below = int((gallery["distance"] < np.quantile(gallery["real_distance"], 0.05)).sum())
         assert f"{gallery['distance'][closest]:.1f} · seed {closest}ISIC_0024306_{closest}" in page.text
         assert f"{below} of 40 " in page.text
+
+
+@pytest.mark.parametrize(("size", "shown"), [((1600, 400), (512, 128)), ((900, 900), (256, 256)), ((90, 60), (90, 60))])
+def test_wide_previews_are_wider_and_no_heavier(small: Path, size: tuple[int, int], shown: tuple[int, int]) -> None:
+    loaded = reading.read(small)
+    [[path, *_]] = loaded.previews.values()
+    Image.new("RGB", size).save(path)
+    [(_, images)] = pictures.previews(loaded)
+    with Image.open(io.BytesIO(base64.b64decode(images[0][1].partition(",")[2]))) as picture:
+        assert picture.size == shown
+
+
+def test_figures_fit_a_phone(source: str) -> None:
+    """No wider than 368 px, what a window of 400 px leaves, at the scale that the style sheet lets them shrink to."""
+    style = source[source.index("<style>") : source.index("</style>")]
+    smallest = float(re.findall(r"min-width: calc\(([.\d]+) \* var\(--natural\)\)", style)[0])
+    widths = [float(width) for width in re.findall(r'style="--natural: ([\d.]+)pt"', source)]
+    assert len(widths) > 10
+    assert max(widths) * 96 / 72 * smallest <= 368
 
 
 def test_size(source: str) -> None:
@@ -336,6 +360,7 @@ def test_a_generator_without_gallery_keeps_its_losses(small: Path) -> None:
         generators=[made | {"gallery": None, "samples": None} for made in results["generators"]],
         fits=[],
         arms=[],
+        **FEWER_FIGURES,
     )
     page = Page.parse(report.write(small).read_text(encoding="utf-8"))
     sections = [a["id"] for a in page.named("h2")]
@@ -364,7 +389,7 @@ def test_real_images_stay_small(real_data: Path, small: Path) -> None:
     shown = pictures.galleries(reading.read(small))[0]
     assert [len(group.pairs) for group in shown.classes] == [17, 17, 17, 17]
     assert [group.num_nearer for group in shown.classes] == [24, 11, 0, 0]  # below 11.0, the 5th percentile
-    edit(small, fits=[], arms=[], comparisons=[])  # the pictures are what weighs
+    edit(small, fits=[], arms=[], comparisons=[], **FEWER_FIGURES)  # the pictures are what weighs
     assert report.write(small).stat().st_size < 4e6
 
 
@@ -488,8 +513,9 @@ def test_needs_no_torch_and_starts_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_near_duplicates_are_shown_with_their_numbers(tmp_path):
-    run = make_run(tmp_path / "run")
+def test_near_duplicates_are_shown_with_their_numbers(small: Path) -> None:
+    run = small
+    edit(run, fits=[], generators=[], **FEWER_FIGURES)
     pair = {"number": 1, "first": "<b>one", "second": "two", "first_label": "NV", "second_label": "MEL"}
     write_json(run / "pairs.json", [{**pair, "detail": 0.913, "accepted": True}])
     Image.new("RGB", (300, 90), "white").save(run / "pairs.png")

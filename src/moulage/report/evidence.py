@@ -67,8 +67,8 @@ class SliceLine(NamedTuple):
 
 
 def typeset(text: str) -> str:
-    """A recorded sentence with the minus sign that the tables have; hyphens between letters or numbers stay."""
-    return re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
+    """A recorded sentence with the minus sign that the tables have, and no line break before a percent sign."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "−", text).replace(" %", "\u00a0%")
 
 
 def warnings(results: Results) -> tuple[list[str], list[str]]:

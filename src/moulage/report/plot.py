@@ -105,7 +105,7 @@ def _inline(svg: str, name: str, alt: str) -> Markup:
 
 def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """A legend below all panels, in as many columns as its longest name lets stand side by side."""
-    width = 34 + 4.9 * max(map(len, names))  # points: a handle with its gaps, and letters of 8 points
+    width = 30 + 4.6 * max(map(len, names))  # points: a handle with its gaps, and letters of 8 points
     columns = max(1, min(4, len(names), int(72 * figure.get_figwidth() / width)))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
