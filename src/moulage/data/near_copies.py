@@ -1,0 +1,220 @@
+"""Near-copies of training images: which generated images are a training image again, and how sure that is.
+
+The distance of two images is one minus the ``detail`` of ``duplicates.compare``: the correlation of fine structure in
+32 px thumbnails after alignment. It does not look at colour, and it is searched over eight flips and quarter turns. The
+candidates that are aligned are the training images whose low frequencies are most similar, as they are and cropped a
+little, so that a cropped copy finds its original.
+
+How small a distance must be is not a constant: it depends on the images. It is taken from real images of other lesions,
+which cannot be copies. A split conformal test (Vovk et al. 2005; Bates et al. 2023, eq. 2) turns n such distances into
+a threshold below which a new image that is as far from the training images as they are falls with a probability of at
+most ``false_alarms``, for any distribution. ``evaluation.memorisation`` has the measured numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from moulage.data import duplicates
+from moulage.data.images import square
+from moulage.errors import DataError
+from moulage.runs import Progress, no_progress
+
+NUM_CANDIDATES = 6
+"""Training images (with an orientation and a crop) that each image is aligned with."""
+CROPS = (0.0, 0.045)
+"""Shares of a side that are cut off each edge of a training image before it is compared."""
+LITTLE = duplicates.ACCEPTED_ON_LITTLE - duplicates.ACCEPTED
+"""What is added to the distance where two images show less than ``duplicates.OVERLAP`` of the same."""
+
+_SIDE, _FREQUENCIES, _BATCH = 32, 9, 256
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """Which images are near-copies of training images.
+
+    Attributes:
+        threshold: an image whose distance is below it is a near-copy.
+        distance: float64 [N] in 0..2 (0: the same structure, 1: nothing in common) to the nearest training image.
+        nearest: row of that training image, int64 [N].
+        is_copy: bool [N].
+        expected_false_alarms: share of images as new as the calibration's that would be called copies; above what was
+            asked for where there are too few calibration images to promise it.
+        calibration: distances of the real images that set the threshold, float64 [n].
+    """
+
+    threshold: float
+    distance: np.ndarray
+    nearest: np.ndarray
+    is_copy: np.ndarray
+    expected_false_alarms: float
+    calibration: np.ndarray
+
+    def pairs(self, num_pairs: int) -> list[tuple[int, int, float]]:
+        """The closest pairs, the closest first: (row of the image, row of the training image, distance)."""
+        order = np.argsort(self.distance, kind="stable")[:num_pairs]
+        return [(int(row), int(self.nearest[row]), float(self.distance[row])) for row in order]
+
+
+def near_copies(
+    generated: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray | None = None,
+    *,
+    groups: np.ndarray | None = None,
+    false_alarms: float = 0.01,
+    progress: Progress = no_progress,
+) -> NearCopies:
+    """Find the generated images that are near-copies of training images.
+
+    The threshold comes from real images that are compared with the training images: ``held_out`` ones of other lesions,
+    or, where ``groups`` are given in their place, each training image against those of the other lesions.
+
+    Args:
+        generated: uint8 [N, S, S, 3].
+        train: uint8 [M, S, S, 3], M >= 1: the images that the generator was fitted on.
+        held_out: uint8 [n, S, S, 3] of lesions that are not in ``train``; no near-duplicates of training images.
+        groups: lesion of each training image, [M]; instead of ``held_out``.
+        false_alarms: largest share of new images that may be called copies; it takes 1 / false_alarms - 1 calibration
+            images to promise it.
+        progress: called with the number of images done.
+
+    Raises:
+        DataError: shapes or types do not fit, or neither or both of ``held_out`` and ``groups`` are given.
+    """
+    if (held_out is None) == (groups is None):
+        raise DataError("Near-copies need either held-out images or the lesions of the training images to calibrate.")
+    calibrating = train if held_out is None else held_out
+    if not len(calibrating) or (groups is not None and len(np.unique(groups)) < 2):
+        raise DataError("Near-copies need real images of other lesions to calibrate.", "Give held-out images.")
+    originals = _cropped(train)
+    calibration, _ = _nearest(_thumbnails(calibrating), originals, groups, progress)
+    distance, nearest = _nearest(_thumbnails(generated), originals, None, progress)
+    threshold, expected = conformal_threshold(calibration, false_alarms)
+    return NearCopies(threshold, distance, nearest, distance < threshold, expected, calibration)
+
+
+def conformal_threshold(calibration: np.ndarray, false_alarms: float) -> tuple[float, float]:
+    """Distance below which a new image is called a copy, and the share of new images that this calls copies.
+
+    Among n + 1 exchangeable distances each rank is equally likely, so the new one is below the r-th smallest of the
+    others with probability r / (n + 1) at most: r is the largest for which that is within ``false_alarms``, or 1.
+    """
+    rank = max(1, int(np.floor(false_alarms * (len(calibration) + 1) + 1e-9)))
+    return float(np.sort(calibration)[rank - 1]), rank / (len(calibration) + 1)
+
+
+def distances(images: np.ndarray, train: np.ndarray, progress: Progress = no_progress) -> tuple[np.ndarray, np.ndarray]:
+    """Structural distance to, and row of, the nearest training image: float64 [N] in 0..2 and int64 [N].
+
+    Args:
+        images: uint8 [N, S, S, 3].
+        train: uint8 [M, S, S, 3], M >= 1.
+        progress: called with the number of images done.
+    """
+    return _nearest(_thumbnails(images), _cropped(train), None, progress)
+
+
+@dataclass(frozen=True)
+class _Thumbnails:
+    """Luminance float32 [N, 32, 32] (centred, zero in the vignette) and what is inside the vignette (1 or 0)."""
+
+    luminance: np.ndarray
+    inside: np.ndarray
+
+    def turned(self, rows: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """These rows, each in its own orientation."""
+        found = np.stack([self.luminance[rows], self.inside[rows]])
+        for turn in np.unique(turns):
+            chosen = turns == turn
+            for values in found:
+                values[chosen] = duplicates.orient(values[chosen], int(turn))
+        return found[0], found[1]
+
+
+def _thumbnails(images: np.ndarray, crop: float = 0.0) -> _Thumbnails:
+    """Vignettes are found after the grey values are stretched, so that neither brightness nor contrast moves them."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise DataError(f"Images must be uint8 [N, S, S, 3] and are {images.dtype} {list(images.shape)}.")
+    cut = round(crop * images.shape[1])
+    inner = images[:, cut : images.shape[1] - cut, cut : images.shape[2] - cut]
+    small = (
+        np.stack([square(image, _SIDE, "squash") for image in inner]) if len(images) else inner.reshape(0, 32, 32, 3)
+    )
+    grey = small.astype(np.float32) @ _LUMINANCE
+    low, high = np.percentile(grey, (1, 99), axis=(1, 2), keepdims=True)
+    stretched = ((grey - low) * (255 / np.maximum(high - low, 1))).clip(0, 255).astype(np.uint8)
+    inside = duplicates.inside(np.repeat(stretched[..., None], 3, axis=3)).astype(np.float32)
+    mean = (grey * inside).sum((1, 2), keepdims=True) / np.maximum(inside.sum((1, 2), keepdims=True), 1)
+    return _Thumbnails((grey - mean) * inside, inside)
+
+
+def _cropped(images: np.ndarray) -> _Thumbnails:
+    """The thumbnails of all images at the first crop, then at the second ..."""
+    crops = [_thumbnails(images, crop) for crop in CROPS]
+    return _Thumbnails(np.concatenate([c.luminance for c in crops]), np.concatenate([c.inside for c in crops]))
+
+
+def _nearest(
+    queries: _Thumbnails, originals: _Thumbnails, groups: np.ndarray | None, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest distance of each query over its candidates, and the training image's row.
+
+    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images, and those of the same group are
+    left out.
+    """
+    num = len(queries.luminance)
+    described = np.split(_descriptors(originals.luminance), len(CROPS))
+    num_originals = len(described[0])
+    distance, nearest = np.full(num, np.inf), np.zeros(num, np.int64)
+    for start in range(0, num, _BATCH):
+        part = slice(start, min(start + _BATCH, num))
+        luminance, inside = queries.luminance[part], queries.inside[part]
+        similar = _similarities(_descriptors(luminance), described)
+        if groups is not None:
+            similar[np.asarray(groups)[part, None] == np.asarray(groups)] = -np.inf
+        for crop, row, turn in _candidates(similar):
+            turned = originals.turned(crop * num_originals + row, turn)
+            detail, overlap = duplicates.compare(luminance, inside, *turned)
+            found = 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
+            allowed = groups is None or np.asarray(groups)[part] != np.asarray(groups)[row]
+            better = (found < distance[part]) & allowed
+            distance[part][better], nearest[part][better] = found[better], row[better]
+        progress(part.stop, num, "near-copies")
+    return distance, nearest
+
+
+def _descriptors(luminance: np.ndarray) -> np.ndarray:
+    """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], of unit length; high ones are weighted up."""
+    basis = np.asarray(fft.dct(np.eye(_SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
+    frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
+    found = (basis @ luminance @ basis.T) * frequency**0.75
+    return found / np.maximum(np.sqrt((found**2).sum((1, 2), keepdims=True)), 1e-6)
+
+
+def _similarities(queries: np.ndarray, described: list[np.ndarray]) -> np.ndarray:
+    """Cosines of queries with training images in each orientation and crop, float32 [n, M, 8 * crops].
+
+    Mirroring and turning an image only change signs and places of its coefficients.
+    """
+    sign = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
+    flat = queries.reshape(len(queries), -1)
+    cosines = []
+    for originals in described:
+        for turn in range(8):
+            turned = originals.swapaxes(1, 2) if turn & 4 else originals
+            turned = turned * (sign[:, None] if turn & 2 else 1) * (sign if turn & 1 else 1)
+            cosines.append(flat @ turned.reshape(len(turned), -1).T)
+    return np.stack(cosines, axis=2)
+
+
+def _candidates(similar: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(crop, row, orientation) of each query's most similar training images, [n] each."""
+    best, view = similar.max(axis=2), similar.argmax(axis=2)
+    num = min(NUM_CANDIDATES, best.shape[1])
+    rows = np.argpartition(-best, num - 1, axis=1)[:, :num]
+    crops, turns = np.divmod(np.take_along_axis(view, rows, axis=1), len(duplicates.ORIENTATIONS))
+    return list(zip(crops.T, rows.T, turns.T, strict=True))
