@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moulage import plugins, runs
 from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
-from moulage.generators import _dcgan, dcgan
+from moulage.generators import _augment, _dcgan, _learner, dcgan
 
 SIZE = 16
 TINY = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6}
@@ -195,10 +195,10 @@ def test_dcgan_defaults_are_the_thesis_at_8_49_gflop_an_image_and_step():
         if isinstance(layer, _dcgan.UpConv):
             layer.fused = False
     with FlopCounterMode(display=False) as counter:
-        game.step(torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.long), torch.randn(2, 100))
+        game.step(torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.long), 1, torch.Generator())
     assert counter.get_total_flops() / 2e9 == pytest.approx(8.49, rel=0.03)
     assert game.generator.dense.out_features == 4 * 4 * 256
-    assert dcgan.Config().num_steps(dcgan.training.Shuffle(867, 32)) == 27094
+    assert dcgan.Config().num_steps(867) == 27094
 
 
 @pytest.mark.parametrize("size", [1, 4, 7])
@@ -297,14 +297,14 @@ def test_dcgan_stops_where_a_loss_is_not_finite(tmp_path: Path, monkeypatch: pyt
 
 
 def test_dcgan_stops_where_all_previews_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dcgan, "CHECK_COLLAPSE_FROM", 1)
-    monkeypatch.setattr(dcgan.Generator, "_latents", lambda self, seeds: torch.zeros(len(seeds), 6))
+    monkeypatch.setattr(_learner, "CHECK_COLLAPSE_FROM", 1)
+    monkeypatch.setattr(_learner, "latents", lambda seeds, num: torch.zeros(len(seeds), num))
     with pytest.raises(CollapsedError, match="step 5"):
         make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
 
 
-def test_dcgan_symmetries_are_the_eight_of_the_square():
+def test_symmetries_are_the_eight_of_the_square():
     image = np.arange(27, dtype=np.uint8).reshape(1, 3, 3, 3)
-    seen = {dcgan.symmetries(image, np.random.default_rng(i), "flips").tobytes() for i in range(200)}
+    seen = {_augment.symmetries(image, np.random.default_rng(i), "flips").tobytes() for i in range(200)}
     assert len(seen) == 8
-    assert dcgan.symmetries(image, np.random.default_rng(0), "none") is image
+    assert _augment.symmetries(image, np.random.default_rng(0), "none") is image

@@ -170,6 +170,34 @@ class Shuffle:
         return self._epoch[1]
 
 
+class WeightedDraw:
+    """Endless seeded batches that show classes otherwise than as often as they occur.
+
+    Images are drawn with replacement, each with a probability that is the same within its class. A class of n images
+    has the share n ** ``power`` of all such: 1 is natural, 1/2 the square root (Mahajan et al. 2018, arXiv:1805.00932),
+    0 balanced.
+    """
+
+    def __init__(self, labels: np.ndarray, batch_size: int, power: float, *seed: Any) -> None:
+        counts = np.bincount(labels).astype(np.float64)
+        self.weights = np.where(counts > 0, np.maximum(counts, 1) ** (power - 1), 0)[labels]
+        self.weights /= self.weights.sum()
+        self.batch_size, self.seed = batch_size, seed
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Indices of batch ``step`` (from 0), int64 [batch_size]."""
+        rng = numpy_rng("draw", *self.seed, step)
+        return rng.choice(len(self.weights), self.batch_size, p=self.weights)
+
+
+def batches(labels: np.ndarray, batch_size: int, sampling: str, *seed: Any) -> Shuffle | WeightedDraw:
+    """Batches for labels int64 [N]: ``sampling`` is ``"natural"``, ``"sqrt"`` or ``"balanced"``."""
+    powers = {"sqrt": 0.5, "balanced": 0.0}
+    if sampling in powers:
+        return WeightedDraw(labels, batch_size, powers[sampling], *seed)
+    return Shuffle(len(labels), batch_size, *seed)
+
+
 class EMA(Generic[Model]):
     """An exponential moving average of a model's weights, in fp32, in ``.model`` (always in eval mode).
 
@@ -298,7 +326,66 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
 
 
+class Best:
+    """The weights that a judge found best so far, in a file beside the checkpoints.
+
+    A resumed fit comes by the same steps again and writes the same file, so a file newer than the checkpoint is fine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.step, self.score, self.last = path, 0, float("inf"), float("nan")
+
+    def judged(self, step: int, scores: Mapping[str, float], network: torch.nn.Module) -> dict[str, float]:
+        """Take scores by class (lower is better) into account; returns what to log: ``kid`` (mean), ``kid_CLASS``.
+
+        A class whose score is NaN (too few images to judge) does not count; nothing is kept where all are.
+        """
+        known = [value for value in scores.values() if np.isfinite(value)]
+        self.last = float(np.mean(known)) if known else float("nan")
+        if self.last < self.score:
+            self.step, self.score = step, self.last
+            save_weights(self.path, network)
+        return {"kid": self.last} | {f"kid_{name}": float(value) for name, value in scores.items()}
+
+    @property
+    def note(self) -> str:
+        """For the line of progress."""
+        return f", KID {self.last:.4f} (best {self.score:.4f} at {self.step})" if self.step else ""
+
+    def restore(self, network: torch.nn.Module) -> None:
+        """Give a network the best weights, where any were kept."""
+        if self.step:
+            load_weights(self.path, network)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "score": self.score, "last": self.last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.score, self.last = state["step"], state["score"], state["last"]
+
+
 # Guards, timing, pictures
+
+
+@contextlib.contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turns running out of the device's (or the CPU's) memory into a ``RunError`` that says what to try."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        half = max(2, batch_size // 2)
+        raise RunError(
+            f"The memory does not suffice for batches of {batch_size} images.",
+            f"Set accumulate = 2, which computes a batch in two parts of {half} with the same result but for batch "
+            f"norm; then 4, 8. Or set batch_size = {half}.",
+        ) from error
+
+
+def all_finite(values: Mapping[str, float]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(np.isfinite(list(values.values())).all())
 
 
 def check_finite(step: int, **losses: float) -> None:
@@ -311,18 +398,21 @@ def check_finite(step: int, **losses: float) -> None:
         )
 
 
-def check_collapse(step: int, previews: np.ndarray, real: np.ndarray) -> None:
+def check_collapse(step: int, previews: np.ndarray, real: np.ndarray, label: str = "") -> None:
     """Raise ``CollapsedError`` if all previews are alike.
 
-    Both sets are uint8 [n, S, S, 3], of one class. What is compared is the mean absolute pixel difference over all
-    pairs, of previews relative to real images (at most 64 of each): it has no unit and depends on no size or contrast.
+    Both sets are uint8 [n, S, S, 3], of one class, ``label``. What is compared is the mean absolute pixel difference
+    over all pairs, of previews relative to real images (at most 64 of each): it has no unit and depends on no size or
+    contrast.
     """
     ours, theirs = _mean_difference(previews), _mean_difference(real)
     if ours < COLLAPSED * theirs:
         raise CollapsedError(
-            f"The generator collapsed: at step {step} its previews differ by {ours:.1f} grey levels on average, "
-            f"real images by {theirs:.1f}.",
-            "Lower the discriminator's learning rate, add augmentation, or start again with another seed.",
+            f"The generator collapsed{label and f' in class {label}'}: at step {step} its previews differ by "
+            f"{ours:.1f} grey levels on average, real images by {theirs:.1f}.",
+            "Lower the discriminator's learning rate, add augmentation (discriminator_augment), or start again with "
+            "another seed; where one of several classes collapsed, a later condition_end or sampling = "
+            '"sqrt" helps.',
         )
 
 
@@ -337,15 +427,21 @@ class Rate:
     """Wall-clock seconds of a run over all its resumptions, and images a second since the last look."""
 
     def __init__(self, seconds_before: float = 0.0) -> None:
-        self._start = time.perf_counter() - seconds_before
-        self._last, self._images = time.perf_counter(), 0
+        self._start, self._begun = time.perf_counter() - seconds_before, time.perf_counter()
+        self._last, self._images, self._all = time.perf_counter(), 0, 0
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._start
 
+    @property
+    def mean(self) -> float:
+        """Images a second since this process began."""
+        return self._all / max(time.perf_counter() - self._begun, 1e-9)
+
     def add(self, num_images: int) -> None:
         self._images += num_images
+        self._all += num_images
 
     def look(self) -> float:
         """Images a second since the last look (or the start)."""

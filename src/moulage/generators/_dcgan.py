@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from moulage import training
 from moulage.errors import RecipeError
+from moulage.generators._adversary import Adversary
+from moulage.generators._condition import LabelEmbedding, Projection
 
 if TYPE_CHECKING:
-    from moulage.generators.dcgan import Config, Optimiser
+    from moulage.generators.dcgan import Config
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nn.ReLU,
@@ -65,7 +67,7 @@ class Synthesis(nn.Module):
         num_doublings = (size // 4).bit_length() - 1
         self.side, self.base = size >> num_doublings, config.base_channels
         activation = ACTIVATIONS[config.generator_activation]
-        self.embedding = nn.Embedding(num_classes, config.latent_size) if num_classes > 1 else None
+        self.embedding = LabelEmbedding(num_classes, config.latent_size, LABEL_STD) if num_classes > 1 else None
         self.dense = nn.Linear(config.latent_size * (2 if self.embedding else 1), self.base * self.side**2)
         layers, num_in = [activation()], self.base
         for i in range(num_doublings):
@@ -103,13 +105,13 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         num_features = num_in * last_side(config, size) ** 2
         self.head = nn.Linear(num_features, 1)
-        self.label_heads = nn.Linear(num_features, num_classes) if num_classes > 1 else None
+        self.projection = Projection(num_features, num_classes) if num_classes > 1 else None
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         features = self.layers(images).flatten(1)
         logits = self.head(features).squeeze(1)
-        if self.label_heads is not None:
-            logits = logits + self.label_heads(features).gather(1, labels[:, None]).squeeze(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features, labels)
         return logits.float()
 
 
@@ -137,66 +139,26 @@ def initialise(network: training.Model) -> training.Model:
             nn.init.xavier_uniform_(module.weight)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=LABEL_STD)
-    if isinstance(network, Discriminator) and network.label_heads is not None:
-        nn.init.zeros_(network.label_heads.weight)
+    if isinstance(network, Discriminator) and network.projection is not None:
+        nn.init.zeros_(network.projection.heads.weight)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def build_optimiser(options: "Optimiser", network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of one network."""
-    if options.name == "sgd":
-        return torch.optim.SGD(network.parameters(), options.learning_rate, options.beta1, fused=True)
-    return torch.optim.Adam(network.parameters(), options.learning_rate, (options.beta1, options.beta2), fused=True)
-
-
-class Game:
-    """The two networks, their optimisers and the generator's average: all that a step changes."""
+class Game(Adversary):
+    """The two networks under binary cross-entropy."""
 
     def __init__(self, config: "Config", num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
-        self.generator = initialise(Synthesis(config, num_classes, size)).to(self.device)
-        self.discriminator = initialise(Discriminator(config, num_classes, size)).to(self.device)
-        self.ema = training.EMA(self.generator, config.ema_decay)
-        self.generator_optimiser = build_optimiser(config.generator_optimiser, self.generator)
-        self.discriminator_optimiser = build_optimiser(config.discriminator_optimiser, self.discriminator)
+        generator, discriminator = Synthesis(config, num_classes, size), Discriminator(config, num_classes, size)
+        super().__init__(config, initialise(generator), initialise(discriminator), device)
 
-    def step(self, real: Tensor, labels: Tensor, latents: Tensor) -> dict[str, Tensor]:
-        """One update of each network on one batch; returns losses and mean probabilities (scalars, detached)."""
-        with training.precision(self.device, self.config.precision):
-            fake = self.generator(latents, labels)
-            on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake.detach(), labels)
-            targets = torch.full_like(on_real, 1 - self.config.label_smoothing)
-            loss_real = F.binary_cross_entropy_with_logits(on_real, targets)
-            loss_d = (loss_real + F.softplus(on_fake).mean()) / 2
-        self.discriminator_optimiser.zero_grad()
-        loss_d.backward()
-        self.discriminator_optimiser.step()
+    def discriminator_loss(
+        self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        on_real = self.discriminator(self.seen(real, rng), labels)
+        on_fake = self.discriminator(self.seen(fake, rng), labels)
+        targets = torch.full_like(on_real, 1 - self.config.label_smoothing)
+        loss_real = F.binary_cross_entropy_with_logits(on_real, targets)
+        return (loss_real + F.softplus(on_fake).mean()) / 2, on_real, on_fake
 
-        self.discriminator.requires_grad_(False)  # the generator's step needs no gradient of these weights
-        with training.precision(self.device, self.config.precision):
-            loss_g = F.softplus(-self.discriminator(fake, labels)).mean()
-        self.generator_optimiser.zero_grad()
-        loss_g.backward()
-        self.generator_optimiser.step()
-        self.discriminator.requires_grad_(True)
-        self.ema.update(self.generator)
-        sums = {
-            "loss_d": loss_d,
-            "loss_g": loss_g,
-            "d_real": on_real.sigmoid().mean(),
-            "d_fake": on_fake.sigmoid().mean(),
-        }
-        return {name: value.detach() for name, value in sums.items()}
-
-    _PARTS = ("generator", "discriminator", "ema", "generator_optimiser", "discriminator_optimiser")
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a step depends on, PyTorch's random states (dropout) included."""
-        return {"random": training.random_state(self.device)} | {p: getattr(self, p).state_dict() for p in self._PARTS}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for part in self._PARTS:
-            getattr(self, part).load_state_dict(state[part])
-        training.restore_random_state(state["random"], self.device)
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
+        return F.softplus(-self.discriminator(self.seen(fake, rng), labels)).mean()

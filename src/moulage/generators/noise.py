@@ -14,6 +14,7 @@ owed to colour, to texture or to the balance of the classes, and not to a pictur
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +79,12 @@ class Generator:
         folder: Path,
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
+        judge: Any = None,
     ) -> None:
         """Measure uint8 images [N, S, S, 3] with labels int64 [N]: a step and a checkpoint for each class.
 
-        ``seed`` goes into every image that is drawn. The CPU does the work, whatever ``device`` says.
+        ``seed`` goes into every image that is drawn. The CPU does the work, whatever ``device`` says. There is nothing
+        for a ``judge`` to choose.
 
         Raises:
             DataError: wrong shapes or labels, or a class with fewer than 2 images.
