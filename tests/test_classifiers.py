@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
-from moulage import plugins, runs
-from moulage.classifiers import _augment, _backbone, _fitting, finetune, probe
+from moulage import backbones, plugins, runs
+from moulage.classifiers import _augment, _fitting, finetune, probe
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
 
@@ -257,8 +257,8 @@ def test_the_choice_of_an_epoch(choose, kept):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
 def test_features_are_pooled_and_normalised(name):
-    options = _backbone.Backbone(name=name, weights="scratch", mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
-    features = _backbone.build(options, SIZE)
+    options = backbones.Backbone(name=name, weights="scratch", mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    features = backbones.build(options, SIZE)
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.25, 1]).view(3, 1, 1)
     with torch.inference_mode():
@@ -268,7 +268,7 @@ def test_features_are_pooled_and_normalised(name):
 
 def test_images_are_enlarged_to_the_input_size():
     seen = []
-    features = _backbone.build(_backbone.Backbone(**TINY, input_size=64), SIZE)
+    features = backbones.build(backbones.Backbone(**TINY, input_size=64), SIZE)
     features.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     features(torch.rand(2, 3, SIZE, SIZE))
     assert seen == [(2, 3, 64, 64)]
@@ -277,7 +277,7 @@ def test_images_are_enlarged_to_the_input_size():
 def test_pixels_become_floats_between_0_and_1():
     pixels, _ = pictures((2, 0, 0), 0)
     for channels_last in (False, True):
-        images = _backbone.to_float(pixels, channels_last=channels_last)
+        images = backbones.to_float(pixels, channels_last=channels_last)
         assert images.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert np.array_equal(images.numpy(), pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
 
@@ -288,10 +288,10 @@ def test_a_safetensors_file_is_loaded_and_its_head_passed_over(tmp_path):
     network = timm.create_model("test_resnet", num_classes=10)
     state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
     save_file({**state, "fc.weight": network.fc.weight.half()}, tmp_path / "w.safetensors")
-    options = _backbone.Backbone(name="test_resnet", weights=str(tmp_path / "w.safetensors"))
-    features = _backbone.build(options, SIZE)
+    options = backbones.Backbone(name="test_resnet", weights=str(tmp_path / "w.safetensors"))
+    features = backbones.build(options, SIZE)
     assert torch.equal(features.network.conv1[0].weight, network.conv1[0].weight)
-    assert _backbone.digest(features) == _backbone.digest(_backbone.build(options, SIZE))
+    assert backbones.digest(features) == backbones.digest(backbones.build(options, SIZE))
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
@@ -299,33 +299,33 @@ def test_a_file_of_another_network_is_refused(tmp_path):
 
     path = tmp_path / "w.safetensors"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
-    options = _backbone.Backbone(name="test_resnet", weights=str(path))
+    options = backbones.Backbone(name="test_resnet", weights=str(path))
     with pytest.raises(RecipeError, match=r"cannot be read: .*No such file"):
-        _backbone.build(options, SIZE)
+        backbones.build(options, SIZE)
     path.write_text("no weights")
     with pytest.raises(RecipeError, match="cannot be read"):
-        _backbone.build(options, SIZE)
+        backbones.build(options, SIZE)
     keys = list(state)
     save_file({k: v for k, v in state.items() if k not in keys[:5]}, path)
     with pytest.raises(RecipeError, match=rf"lack {keys[0]}, .* and \d more"):
-        _backbone.build(options, SIZE)
+        backbones.build(options, SIZE)
     save_file({**state, "extra.weight": torch.zeros(1)}, path)
     with pytest.raises(RecipeError, match=r"have unknown extra\.weight"):
-        _backbone.build(options, SIZE)
+        backbones.build(options, SIZE)
     save_file({**state, keys[0]: torch.zeros(2, 3)}, path)
     with pytest.raises(RecipeError, match=rf"have other shapes: {keys[0]} \[2, 3\] instead of"):
-        _backbone.build(options, SIZE)
+        backbones.build(options, SIZE)
 
 
 def test_stride_v1_moves_the_stride_to_the_first_convolution():
-    v1 = _backbone.build(_backbone.Backbone(name="resnet26", weights="scratch", stride="v1"), SIZE).network
-    v15 = _backbone.build(_backbone.Backbone(name="resnet26", weights="scratch"), SIZE).network
+    v1 = backbones.build(backbones.Backbone(name="resnet26", weights="scratch", stride="v1"), SIZE).network
+    v15 = backbones.build(backbones.Backbone(name="resnet26", weights="scratch"), SIZE).network
     assert [v1.layer3[0].conv1.stride, v1.layer3[0].conv2.stride] == [(2, 2), (1, 1)]
     assert [v15.layer3[0].conv1.stride, v15.layer3[0].conv2.stride] == [(1, 1), (2, 2)]
     assert v1.layer1[0].conv1.stride == (1, 1)
     for name in ("test_efficientnet", "resnet10t"):
         with pytest.raises(RecipeError, match="does not fit"):
-            _backbone.build(_backbone.Backbone(name=name, weights="scratch", stride="v1"), SIZE)
+            backbones.build(backbones.Backbone(name=name, weights="scratch", stride="v1"), SIZE)
 
 
 def test_wrong_options_are_explained():
@@ -354,25 +354,25 @@ def test_an_unreachable_hub_names_what_works_offline(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", no_hub)
     with pytest.raises(RecipeError) as error:
-        _backbone.build(_backbone.Backbone(name="resnet18", weights="hub"), SIZE)
+        backbones.build(backbones.Backbone(name="resnet18", weights="hub"), SIZE)
     assert "no route to host" in error.value.message
     assert "moulage[imagenet]" in error.value.hint
     assert ".safetensors" in error.value.hint
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(_backbone, "find_spec", lambda name: None)
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'moulage\[imagenet\]'"):
-        _backbone.build(_backbone.Backbone(), SIZE)
+        backbones.build(backbones.Backbone(), SIZE)
 
 
 def test_a_size_too_small_for_the_network_is_explained():
     with pytest.raises(RecipeError, match="does not work on images of 20 pixels"):
-        _backbone.build(_backbone.Backbone(name="test_vit", weights="scratch"), 20)
+        backbones.build(backbones.Backbone(name="test_vit", weights="scratch"), 20)
 
 
 def test_the_weights_of_the_pip_package_give_sensible_features():
-    pytest.importorskip(_backbone.PIP_PACKAGE)
+    pytest.importorskip(backbones.PIP_PACKAGE)
     config = probe.Config(size=64)
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     stripes = np.stack([np.where((x + shift) % 8 < 4, 220, 30) for shift in range(6)])
@@ -411,7 +411,7 @@ def pictures_of_64() -> np.ndarray:
 
 def test_each_image_is_forwarded_exactly_once(monkeypatch):
     seen, built = [], []
-    build = _backbone.build
+    build = backbones.build
 
     def counted(options, size):
         features = build(options, size)
@@ -419,8 +419,8 @@ def test_each_image_is_forwarded_exactly_once(monkeypatch):
         built.append(features)
         return features
 
-    monkeypatch.setattr(_backbone, "build", counted)
-    config = probe.Config(size=SIZE, backbone=_backbone.Backbone(**TINY))
+    monkeypatch.setattr(backbones, "build", counted)
+    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
     pixels = pictures((40, 30, 7), 0)[0]
     calls = []
     embeddings = probe.embed(config, pixels, progress=lambda done, total, note: calls.append((done, total)))
@@ -434,7 +434,7 @@ def test_each_image_is_forwarded_exactly_once(monkeypatch):
 
 
 def test_embeddings_do_not_depend_on_their_neighbours():
-    config = probe.Config(size=SIZE, backbone=_backbone.Backbone(**TINY))
+    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
     pixels = pictures((20, 20, 10), 0)[0]
     together = probe.embed(config, pixels)
     assert np.allclose(together[45:], probe.embed(config, pixels[45:]), atol=1e-5)
@@ -445,21 +445,21 @@ def test_embeddings_do_not_depend_on_their_neighbours():
 
 
 def test_the_time_for_embeddings_is_estimated():
-    config = probe.Config(size=SIZE, backbone=_backbone.Backbone(**TINY))
+    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
     assert 0 < probe.embed_seconds(config, 100) < 60
 
 
 def test_the_key_names_what_the_features_depend_on():
     def key(**options):
-        return probe.embed_key(probe.Config(**{"size": SIZE, "backbone": _backbone.Backbone(**TINY), **options}))
+        return probe.embed_key(probe.Config(**{"size": SIZE, "backbone": backbones.Backbone(**TINY), **options}))
 
     assert key() == key(epochs=3, learning_rate=0.5)
     keys = {
         key(),
         key(size=64),
-        key(backbone=_backbone.Backbone(**TINY, input_size=64)),
-        key(backbone=_backbone.Backbone(**TINY, mean=(0, 0, 0))),
-        key(backbone=_backbone.Backbone(name="test_resnet", weights="scratch")),
+        key(backbone=backbones.Backbone(**TINY, input_size=64)),
+        key(backbone=backbones.Backbone(**TINY, mean=(0, 0, 0))),
+        key(backbone=backbones.Backbone(name="test_resnet", weights="scratch")),
     }
     assert len(keys) == 5
 
@@ -536,7 +536,7 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):
 
 
 def test_two_learning_rates_and_no_decay_of_vectors():
-    network = finetune.Network(_backbone.build(_backbone.Backbone(**TINY), SIZE), 3)
+    network = finetune.Network(backbones.build(backbones.Backbone(**TINY), SIZE), 3)
     for name in ("adamw", "sgd"):
         config = finetune.Config(optimizer=name, backbone_learning_rate=0.1, head_learning_rate=0.2, weight_decay=0.3)
         groups = finetune._optimizer(config, network).param_groups
@@ -575,7 +575,7 @@ def test_the_loss_is_written_to_tensorboard(tmp_path):
 
 def test_weights_of_the_start_are_not_needed_to_load(tmp_path):
     weights = tmp_path / "start.safetensors"
-    save_file(_backbone.build(_backbone.Backbone(**TINY), SIZE).network.state_dict(), weights)
+    save_file(backbones.build(backbones.Backbone(**TINY), SIZE).network.state_dict(), weights)
     case = Case("finetune", backbone={"name": TINY["name"], "weights": str(weights)}, epochs=1)
     case.fitted(tmp_path / "run").save(tmp_path / "run")
     weights.unlink()

@@ -243,3 +243,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not {"config", "classes"} <= set(saved):
         raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
     return saved
+
+
+def check_pixels(inputs: np.ndarray, size: int) -> None:
+    """Raise ``DataError`` unless inputs are uint8 [N, size, size, 3]."""
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != (size, size, 3):
+        raise DataError(
+            f"The classifier was made for pixels uint8 [N, {size}, {size}, 3] and got {inputs.dtype} "
+            f"{list(inputs.shape)}.",
+            "Set the classifier's option size to the size of the images.",
+        )

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from moulage import plugins, runs, training
-from moulage.classifiers import _augment, _backbone, _fitting
+from moulage import backbones, plugins, runs, training
+from moulage.classifiers import _augment, _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
@@ -26,8 +26,8 @@ class Config(plugins.Options):
     """Options of a fine-tuning."""
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed in")
-    backbone: _backbone.Backbone = Field(
-        default=_backbone.Backbone(), description="the network and the weights it starts from"
+    backbone: backbones.Backbone = Field(
+        default=backbones.Backbone(), description="the network and the weights it starts from"
     )
     augment: _augment.Augment = Field(default=_augment.Augment(), description="classical augmentation")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
@@ -52,7 +52,7 @@ class Config(plugins.Options):
 class Network(nn.Module):
     """Logits [N, K] of images float [N, 3, S, S] in 0..1."""
 
-    def __init__(self, backbone: _backbone.Features, num_classes: int) -> None:
+    def __init__(self, backbone: backbones.Features, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.num_features, num_classes)
@@ -73,7 +73,7 @@ class Classifier(_fitting.Base):
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         for inputs in (view.real.inputs, validation.inputs):
-            _backbone.check_pixels(inputs, self.config.size)
+            _fitting.check_pixels(inputs, self.config.size)
 
     def _fit(self, job: _fitting.Job) -> None:
         config, self.device, folder = self.config, job.device, job.folder
@@ -106,12 +106,12 @@ class Classifier(_fitting.Base):
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
-        options = (self.config.model_dump(), _backbone.digest(initial.backbone), self.classes, job.seed)
+        options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
         labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
         return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key)
 
-    def _build(self, options: _backbone.Backbone) -> Network:
-        network = Network(_backbone.build(options, self.config.size), len(self.classes))
+    def _build(self, options: backbones.Backbone) -> Network:
+        network = Network(backbones.build(options, self.config.size), len(self.classes))
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
@@ -129,7 +129,7 @@ class Classifier(_fitting.Base):
         for step, (inputs, labels, place) in enumerate(batches, (epoch - 1) * num_steps):
             if treatment.augment is not None:
                 inputs = _augmented(inputs, treatment.augment)
-            images = _backbone.to_float(inputs, self.device, channels_last=config.channels_last)
+            images = backbones.to_float(inputs, self.device, channels_last=config.channels_last)
             images = _augment.augment(images, draws[place].to(self.device), config.augment)
             targets = _fitting.soft_targets(labels, len(self.classes), self.device, config.label_smoothing)
             if treatment.mix is not None:
@@ -152,12 +152,12 @@ class Classifier(_fitting.Base):
         """
         if self.network is None:
             raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
-        _backbone.check_pixels(inputs, self.config.size)
+        _fitting.check_pixels(inputs, self.config.size)
         self.network.eval()
         logits = np.empty((len(inputs), len(self.classes)), np.float32)
         for start in range(0, len(inputs), PREDICT_BATCH):
             batch = slice(start, start + PREDICT_BATCH)
-            images = _backbone.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
+            images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
             with training.precision(self.device, self.config.precision):
                 logits[batch] = self.network(images).float().cpu().numpy()
         return logits

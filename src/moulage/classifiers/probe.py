@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import plugins, runs, training
-from moulage.classifiers import _backbone, _fitting
+from moulage import backbones, plugins, runs, training
+from moulage.classifiers import _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
@@ -34,7 +34,7 @@ class Config(plugins.Options):
     """
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")
-    backbone: _backbone.Backbone = Field(default=_backbone.Backbone(), description="the frozen network and its weights")
+    backbone: backbones.Backbone = Field(default=backbones.Backbone(), description="the frozen network and its weights")
     standardize: bool = Field(
         True, description="bring each feature to mean 0 and standard deviation 1 over the real training images"
     )
@@ -53,7 +53,7 @@ class Config(plugins.Options):
 def embed_key(config: Config) -> str:
     """Names the features: the same key, the same features. It loads the weights, and raises what ``embed`` raises."""
     features = _features(config)
-    return runs.digest(config.size, config.backbone.model_dump(exclude={"weights"}), _backbone.digest(features))
+    return runs.digest(config.size, config.backbone.model_dump(exclude={"weights"}), backbones.digest(features))
 
 
 def embed(
@@ -74,17 +74,10 @@ def embed(
         RecipeError: the weights cannot be loaded.
         DataError: pixels are of another size or type.
     """
-    _backbone.check_pixels(pixels, config.size)
-    where = training.pick_device(device)
-    features = _features(config).to(where).to(memory_format=torch.channels_last)
-    embeddings = np.empty((len(pixels), features.num_features), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(pixels), EMBED_BATCH):
-            batch = slice(start, start + EMBED_BATCH)
-            images = _backbone.to_float(pixels[batch], where, channels_last=True)
-            embeddings[batch] = features(images).cpu().numpy()
-            progress(min(batch.stop, len(pixels)), len(pixels), "features")
-    return embeddings
+    _fitting.check_pixels(pixels, config.size)
+    features, where = _features(config), training.pick_device(device)
+    size = features.num_features
+    return backbones.embed(features, size, pixels, device=where, batch_size=EMBED_BATCH, progress=progress)
 
 
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
@@ -98,9 +91,9 @@ def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> fl
     return (times[-1] - times[0]) / (2 * EMBED_BATCH) * num_images
 
 
-def _features(config: Config) -> _backbone.Features:
+def _features(config: Config) -> backbones.Features:
     with training.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
-        return _backbone.build(config.backbone, config.size)
+        return backbones.build(config.backbone, config.size)
 
 
 class Head(nn.Module):

