@@ -53,6 +53,11 @@ class NearCopies:
     expected_false_alarms: float
     calibration: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "NearCopies":
+        """What was found of these images."""
+        found = self.distance[rows], self.nearest[rows], self.is_copy[rows]
+        return NearCopies(self.threshold, *found, self.expected_false_alarms, self.calibration)
+
     def pairs(self, num_pairs: int) -> list[tuple[int, int, float]]:
         """The closest pairs, the closest first: (row of the image, row of the training image, distance)."""
         order = np.argsort(self.distance, kind="stable")[:num_pairs]

@@ -1,0 +1,314 @@
+"""How true generated images are, and whether they are copies: every score beside what real images and copies get.
+
+A score of generated images has no meaning alone. ``judge`` computes each for three sets against the same held-out real
+images, class by class:
+
+- ``generated``: the images in question;
+- ``floor``: real training images, of other lesions than the held-out ones: as good as a generator can be;
+- ``copies``: training images drawn with replacement: what a generator that only copies would get. Where it does as well
+  as ``generated`` in a measure, that measure says nothing against copying; the memorisation scores do.
+
+Most measures depend on the number of images, so all three sets of a class have the same number, drawn several times and
+averaged where there are more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from moulage.data.near_copies import NearCopies, near_copies
+from moulage.errors import DataError, LeakError
+from moulage.evaluation.manifolds import density_coverage, precision_recall
+from moulage.evaluation.memorisation import MIN_IN_CELL, authenticity, data_copying
+from moulage.evaluation.set_distances import colour_distances, frechet, squared_mmd
+from moulage.evaluation.two_sample import Transfer, transfer, two_sample_test
+from moulage.runs import Progress, no_progress
+
+MIN_IMAGES = 40
+"""Images of a class that each of the three sets needs before it is judged."""
+MIN_LESIONS = 20
+"""Lesions of a class that training and held-out part need each."""
+NUM_PAIRS = 24
+"""Closest pairs that are listed for a gallery."""
+NUM_DRAWS = 5
+"""Draws of an equal number of images that are averaged."""
+LOWER_IS_BETTER = ("kid", "frechet", "accuracy", "colour_pixels", "colour_means", "near_copies")
+"""Of ``Scores``; of the others more is better, up to what the floor gets."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images of several classes.
+
+    Attributes:
+        pixels: uint8 [N, S, S, 3].
+        features: float [N, D], of one network for all sets.
+        labels: class indices, int64 [N].
+        groups: lesion of each image, [N]; None for generated images, each of which counts as its own.
+    """
+
+    pixels: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> "Images":
+        """These rows."""
+        groups = None if self.groups is None else self.groups[rows]
+        return Images(self.pixels[rows], self.features[rows], self.labels[rows], groups)
+
+    @property
+    def lesions(self) -> np.ndarray:
+        """Lesion of each image; a number of its own where unknown."""
+        return np.arange(len(self.labels)) if self.groups is None else self.groups
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One set against the held-out images of its class; means over draws of ``num_images`` unless said otherwise.
+
+    Attributes:
+        num_images: images of the set in each draw.
+        kid, kid_low, kid_high: unbiased kernel distance of all images, and its interval.
+        frechet: Frechet distance; compare it with ``floor`` alone.
+        precision, recall, density, coverage: shares by nearest neighbours.
+        accuracy, accuracy_low, accuracy_high, accuracy_p: classifier two-sample test of one draw.
+        colour_pixels, colour_means: distances of colours in CIELAB units.
+        colour_variety: spread of the images' mean colours by that of the held-out ones.
+        near_copies: share of near-copies of training images, of all images.
+        data_copying, data_copying_cells: C_T overall and in cells, of all images; None where too few.
+        authenticity: share of authentic images, of all images.
+    """
+
+    num_images: int
+    kid: float
+    kid_low: float
+    kid_high: float
+    frechet: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_p: float
+    colour_pixels: float
+    colour_means: float
+    colour_variety: float
+    near_copies: float
+    data_copying: float | None
+    data_copying_cells: float | None
+    authenticity: float
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """What is said of one class.
+
+    Attributes:
+        num_generated, num_train, num_held_out, num_held_out_lesions: what there was.
+        too_few: why the class is not judged and how many images it takes; empty where it is.
+        generated, floor, copies: the scores; None where the class is not judged.
+        near_copies: the near-copies among the generated images, rows within the class; None where not judged.
+        expected_false_alarms: share of new images that would be called near-copies.
+    """
+
+    num_generated: int
+    num_train: int
+    num_held_out: int
+    num_held_out_lesions: int
+    too_few: str = ""
+    generated: Scores | None = None
+    floor: Scores | None = None
+    copies: Scores | None = None
+    near_copies: NearCopies | None = None
+    expected_false_alarms: float | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """All scores of a set of generated images.
+
+    Attributes:
+        features: name of the feature network; never compare results of two.
+        classes: class name -> what is said of it.
+        overall: set name (generated, floor, copies) -> score name -> mean over the judged classes; empty without one.
+        transfer: train on synthetic, test on real; None where fewer than two classes can be used.
+        small_sample: whether the Frechet distances are mostly bias (they are, below 2,048 images).
+    """
+
+    features: str
+    classes: Mapping[str, OfClass]
+    overall: Mapping[str, Mapping[str, float]]
+    transfer: Transfer | None
+    small_sample: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and None, ready for JSON; of near-copies the rows, originals and distances."""
+        classes = {name: asdict(replace(of, near_copies=None)) for name, of in self.classes.items()}
+        for name, of in self.classes.items():
+            classes[name]["near_copies"] = None if of.near_copies is None else _listed(of.near_copies)
+        overall = {name: dict(scores) for name, scores in self.overall.items()}
+        moved = None if self.transfer is None else asdict(self.transfer)
+        return {
+            "features": self.features,
+            "classes": classes,
+            "overall": overall,
+            "transfer": moved,
+            "small_sample": self.small_sample,
+        }
+
+
+def judge(
+    generated: Images,
+    train: Images,
+    held_out: Images,
+    *,
+    classes: Sequence[str],
+    features: str,
+    rng: np.random.Generator,
+    false_alarms: float = 0.01,
+    num_draws: int = NUM_DRAWS,
+    progress: Progress = no_progress,
+) -> Fidelity:
+    """Score generated images, class by class, beside real images and copies.
+
+    Args:
+        generated: the images in question; classes without any are left out.
+        train: the images that the generator was fitted on, with lesions.
+        held_out: real images of other lesions, with lesions.
+        classes: names of the class indices.
+        features: name of the feature network (``features.features_name``).
+        rng: draws images.
+        false_alarms: of the search for near-copies.
+        num_draws: draws to average, 1 or more.
+        progress: called after each class.
+
+    Raises:
+        DataError: features of different length, numbers that do not fit, or lesions that are missing.
+        LeakError: a lesion is in both real sets.
+    """
+    _check(generated, train, held_out)
+    found: dict[str, OfClass] = {}
+    present = [k for k in range(len(classes)) if (generated.labels == k).any()]
+    for done, k in enumerate(present, 1):
+        sets = [images.take(np.flatnonzero(images.labels == k)) for images in (generated, train, held_out)]
+        found[classes[k]] = _judge_class(*sets, rng=rng, false_alarms=false_alarms, num_draws=num_draws)
+        progress(done, len(present), classes[k])
+    judged = [of for of in found.values() if not of.too_few]
+    overall = {name: _means([asdict(getattr(of, name)) for of in judged]) for name in ("generated", "floor", "copies")}
+    pairs = [(images.features, images.labels) for images in (generated, train, held_out)]
+    moved = transfer(pairs[0], pairs[1], pairs[2], rng=rng)
+    fewest = min((min(of.generated.num_images, of.num_held_out) for of in judged if of.generated), default=0)
+    small = fewest < max(2048, generated.features.shape[1] + 1)
+    return Fidelity(features, found, overall if judged else {}, moved, small)
+
+
+def _judge_class(
+    generated: Images, train: Images, held_out: Images, *, rng: np.random.Generator, false_alarms: float, num_draws: int
+) -> OfClass:
+    lesions = [len(np.unique(images.lesions)) for images in (train, held_out)]
+    counts = {"generated": len(generated.labels), "training": len(train.labels), "held-out": len(held_out.labels)}
+    short = [f"{MIN_IMAGES} {name} images are needed and there are {n}" for name, n in counts.items() if n < MIN_IMAGES]
+    short += [
+        f"{MIN_LESIONS} {name} lesions are needed and there are {n}"
+        for name, n in zip(("training", "held-out"), lesions, strict=True)
+        if n < MIN_LESIONS
+    ]
+    of = OfClass(*counts.values(), lesions[1], "; ".join(short))
+    if short:
+        return of
+    num = min(len(generated.labels), len(train.labels))
+    copies = replace(train.take(rng.integers(0, len(train.labels), num)), groups=None)
+    seen = [images.pixels for images in (generated, held_out, copies)]
+    alarms = near_copies(np.concatenate(seen), train.pixels, groups=train.lesions, false_alarms=false_alarms)
+    rows = np.split(np.arange(len(alarms.distance)), np.cumsum([len(pixels) for pixels in seen])[:-1])
+    first, second = _halves(held_out, rng)
+    tested = {"generated": (generated, held_out, generated), "floor": (train, first, second)}
+    tested["copies"] = (copies, held_out, copies)
+    scores = {}
+    for (name, (images, reference, suspects)), own in zip(tested.items(), rows, strict=True):
+        truth = _truth(images, held_out, num, num_draws, rng)
+        memory = _memory(suspects, reference, train, rng)
+        scores[name] = Scores(num, **truth, **memory, near_copies=float(alarms.is_copy[own].mean()))
+    listed = alarms.take(rows[0])
+    return replace(of, **scores, near_copies=listed, expected_false_alarms=alarms.expected_false_alarms)
+
+
+def _truth(images: Images, held_out: Images, num: int, num_draws: int, rng: np.random.Generator) -> dict[str, float]:
+    """The scores of likeness."""
+    distance = squared_mmd(held_out.features, images.features, held_out.lesions, images.groups)
+    more = len(images.labels) > num
+    draws = [images.take(rng.choice(len(images.labels), num, replace=False)) for _ in range(num_draws if more else 1)]
+    test = two_sample_test(
+        held_out.features, draws[0].features, rng=rng, groups=held_out.lesions, generated_groups=draws[0].groups
+    )
+    means = _means([_of_draw(draw, held_out) for draw in draws])
+    found = {"kid": distance.value, "kid_low": distance.low, "kid_high": distance.high, **means}
+    found |= {"accuracy": test.accuracy, "accuracy_low": test.low, "accuracy_high": test.high}
+    return {**found, "accuracy_p": test.p_value}
+
+
+def _of_draw(draw: Images, held_out: Images) -> dict[str, float]:
+    colours = colour_distances(held_out.pixels, draw.pixels)
+    return {
+        "frechet": frechet(held_out.features, draw.features).value,
+        **asdict(precision_recall(held_out.features, draw.features)),
+        **asdict(density_coverage(held_out.features, draw.features)),
+        "colour_pixels": colours["pixels"]["all"],
+        "colour_means": colours["means"]["all"],
+        "colour_variety": colours["variety"]["all"],
+    }
+
+
+def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, float | None]:
+    """The scores of copying that need no threshold."""
+    authentic = float(authenticity(train.features, suspects.features, train.lesions).mean())
+    if min(len(suspects.labels), len(reference.labels)) < MIN_IN_CELL:
+        return {"authenticity": authentic, "data_copying": None, "data_copying_cells": None}
+    copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
+    return {"authenticity": authentic, "data_copying": copying.overall, "data_copying_cells": copying.in_cells}
+
+
+def _halves(images: Images, rng: np.random.Generator) -> tuple[Images, Images]:
+    """Two halves that share no lesion."""
+    names = rng.permutation(np.unique(images.lesions))
+    first = np.isin(images.lesions, names[: len(names) // 2])
+    return images.take(np.flatnonzero(first)), images.take(np.flatnonzero(~first))
+
+
+def _means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Mean of each score over those that have it."""
+    values = {key: [score[key] for score in scores if score[key] is not None] for key in (scores[0] if scores else ())}
+    return {key: float(np.mean(found)) for key, found in values.items() if found}
+
+
+def _listed(copies: NearCopies) -> dict[str, Any]:
+    return {
+        "threshold": copies.threshold,
+        "num_calibration": len(copies.calibration),
+        "rows": np.flatnonzero(copies.is_copy).tolist(),
+        "nearest": copies.nearest[copies.is_copy].tolist(),
+        "distance": copies.distance[copies.is_copy].tolist(),
+        "closest": [list(pair) for pair in copies.pairs(NUM_PAIRS)],
+    }
+
+
+def _check(generated: Images, train: Images, held_out: Images) -> None:
+    lengths = {images.features.shape[1] for images in (generated, train, held_out)}
+    if len(lengths) > 1:
+        raise DataError(f"Features of {sorted(lengths)} numbers are not of one network.", "Compute them with the same.")
+    for images in (generated, train, held_out):
+        if not len(images.pixels) == len(images.features) == len(images.labels) == len(images.lesions):
+            raise DataError("A set of images has different numbers of pixels, features, labels and lesions.")
+    if train.groups is None or held_out.groups is None:
+        raise DataError("Training and held-out images need their lesions.", "Give groups for both.")
+    shared = np.intersect1d(np.asarray(train.groups).astype(str), np.asarray(held_out.groups).astype(str))
+    if len(shared):
+        raise LeakError(
+            f"{len(shared)} lesions are in the training and in the held-out images, {shared[0]} first.",
+            "Split by lesion.",
+        )

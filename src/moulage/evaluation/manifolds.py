@@ -1,0 +1,80 @@
+"""Whether generated images lie among real ones, and real ones among them: k-nearest-neighbour balls in feature space.
+
+Shares depend on the number of images and on k: compare only values of equal numbers, or read them beside those of real
+images (``evaluation.fidelity``). An image on the rim of a ball is outside it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moulage.data.neighbours import nearest, squared_blocks
+
+RIM = 1 - 1e-9
+"""Squared distances from this share of a squared radius are on the rim: it keeps ties off the mercy of rounding."""
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Shares, 0 to 1.
+
+    Attributes:
+        precision: generated images that lie in the ball of some real image.
+        recall: real images that lie in the ball of some generated image.
+    """
+
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class DensityCoverage:
+    """How thick and how complete the generated images lie in the balls of the real ones.
+
+    Attributes:
+        density: balls of real images that a generated image lies in, mean, by k; 1 is expected of real images, and
+            generated images crowded where real ones are dense exceed it.
+        coverage: real images whose ball holds a generated image, 0 to 1.
+    """
+
+    density: float
+    coverage: float
+
+
+def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2).
+
+    Args:
+        real: features [N, D], N > k.
+        generated: features [M, D], M > k.
+        k: a ball reaches to the k-th nearest image of its own set.
+
+    Raises:
+        DataError: there are too few images or shapes do not fit.
+    """
+    radii = [nearest(x, x, k, exclude_self=True)[0][:, -1] ** 2 * RIM for x in (real, generated)]
+    precise, recalled = np.zeros(len(generated), bool), np.zeros(len(real), bool)
+    for part, squared in squared_blocks(generated, real):
+        precise[part] = (squared < radii[0]).any(axis=1)
+        recalled |= (squared < radii[1][part, None]).any(axis=0)
+    return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
+
+
+def density_coverage(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> DensityCoverage:
+    """Density and coverage (Naeem et al. 2020, eq. 3 and 4).
+
+    Args:
+        real: features [N, D], N > k.
+        generated: features [M, D], M >= 1.
+        k: a ball reaches to the k-th nearest real image.
+
+    Raises:
+        DataError: there are too few images or shapes do not fit.
+    """
+    radii = nearest(real, real, k, exclude_self=True)[0][:, -1] ** 2 * RIM
+    hits, covered = 0, np.zeros(len(real), bool)
+    for _, squared in squared_blocks(generated, real):
+        inside = squared < radii
+        hits += int(inside.sum())
+        covered |= inside.any(axis=0)
+    return DensityCoverage(hits / (k * len(generated)), float(covered.mean()))

@@ -1,0 +1,121 @@
+"""Whether generated images are copies of training images: one by one, and as a set.
+
+Near-copies are named one by one (``data.near_copies``). The other two speak of the whole set in feature space and need
+no threshold: C_T asks whether generated images lie nearer to the training images than held-out real images do,
+authenticity asks of each generated image whether its nearest training image has a nearer real neighbour. Both see
+copying that is spread over the whole set; neither sees a few copies among many new images, which near-copies do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from moulage.data.near_copies import NearCopies, near_copies
+from moulage.data.neighbours import nearest, squared_blocks
+from moulage.errors import DataError
+
+__all__ = ["DataCopying", "NearCopies", "authenticity", "data_copying", "near_copies"]
+
+MIN_IN_CELL = 20
+"""Images of either set that a cell needs: the rank test takes its statistic as normal."""
+
+
+@dataclass(frozen=True)
+class DataCopying:
+    """The data-copying test; a z-score: below -3 generated images are nearer to training images than chance allows.
+
+    Attributes:
+        overall: the test over all images at once.
+        in_cells: C_T, the mean over cells weighted by their held-out images; None where no cell has enough images.
+        num_cells: cells that had enough images.
+        num_skipped: generated images in the other cells.
+        cells: z-score of each cell that had enough, in the order of the cells.
+    """
+
+    overall: float
+    in_cells: float | None
+    num_cells: int
+    num_skipped: int
+    cells: tuple[float, ...]
+
+
+def data_copying(
+    train: np.ndarray,
+    held_out: np.ndarray,
+    generated: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    num_cells: int = 5,
+) -> DataCopying:
+    """The three-sample data-copying test (Meehan et al. 2020, sections 3.1 and 3.2).
+
+    Distances to the nearest training image are ranked: the Mann-Whitney statistic U of generated against held-out
+    images as a z-score (ties by mid-ranks), within cells of a k-means of the training images. It counts images as
+    independent; several images of one held-out lesion make it overstate.
+
+    Args:
+        train: features [T, D], T >= 1.
+        held_out: features [n, D] of real images of other lesions, n >= ``MIN_IN_CELL``.
+        generated: features [m, D], m >= ``MIN_IN_CELL``.
+        rng: starts the k-means.
+        num_cells: cells, at most one for each training image.
+
+    Raises:
+        DataError: there are too few images or shapes do not fit.
+    """
+    from sklearn.cluster import KMeans
+
+    if min(len(held_out), len(generated)) < MIN_IN_CELL:
+        raise DataError(
+            f"The data-copying test needs {MIN_IN_CELL} held-out and generated images and got {len(held_out)} and "
+            f"{len(generated)}."
+        )
+    away = [nearest(x, train)[0][:, 0] for x in (held_out, generated)]
+    clusters = KMeans(min(num_cells, len(train)), n_init=4, random_state=int(rng.integers(2**31)))
+    clusters.fit(np.asarray(train, np.float64))
+    cells = [clusters.predict(np.asarray(x, np.float64)) for x in (held_out, generated)]
+    scores, weights, skipped = [], [], 0
+    for cell in range(clusters.n_clusters):
+        inside = [x[c == cell] for x, c in zip(away, cells, strict=True)]
+        if min(len(x) for x in inside) < MIN_IN_CELL:
+            skipped += len(inside[1])
+            continue
+        scores.append(_z(*inside))
+        weights.append(len(inside[0]))
+    mean = float(np.average(scores, weights=weights)) if scores else None
+    return DataCopying(_z(*away), mean, len(scores), skipped, tuple(scores))
+
+
+def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """Which generated images are authentic (Alaa et al. 2022, section 3.3): bool [N].
+
+    An image is not where it is nearer to its nearest training image than any other training image is to that one. Of
+    real images of other lesions more than half are authentic, a third or so are not: read the share beside theirs.
+
+    Args:
+        train: features [M, D], M >= 2.
+        generated: features [N, D].
+        groups: lesion of each training image, [M]: then the other training image is one of another lesion, because two
+            photographs of one lesion are near each other.
+    """
+    away, row = nearest(generated, train)
+    if groups is None:
+        own = nearest(train, train, exclude_self=True)[0][:, 0]
+    else:
+        own = np.empty(len(train))
+        for part, squared in squared_blocks(train, train):
+            squared[groups[part, None] == groups] = np.inf
+            own[part] = np.sqrt(squared.min(axis=1))
+    return away[:, 0] > own[row[:, 0]]
+
+
+def _z(held_out: np.ndarray, generated: np.ndarray) -> float:
+    """Mann-Whitney U of generated over held-out distances as a z-score; 0 where all distances are equal."""
+    n, m = len(held_out), len(generated)
+    ranks = stats.rankdata(np.r_[held_out, generated])
+    _, ties = np.unique(ranks, return_counts=True)
+    above = ranks[n:].sum() - m * (m + 1) / 2
+    total = n + m
+    variance = n * m / 12 * (total + 1 - (ties**3 - ties).sum() / (total * (total - 1)))
+    return float((above - n * m / 2) / np.sqrt(variance)) if variance > 0 else 0.0
