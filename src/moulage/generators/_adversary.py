@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from moulage import plugins, training
 from moulage.generators import _augment, _learner
 
+Augmentation = Literal["none", "diffaugment", "ada"]
+AUGMENTATION = "what is changed in all that the discriminator sees: nothing, DiffAugment's policy, or ADA's pipeline"
 OPTIMISERS = ("generator_optimiser", "discriminator_optimiser")
 
 
@@ -36,9 +38,7 @@ class Options(_learner.Options):
     latent_size: int = Field(100, ge=1, le=1024, description="numbers in a latent vector")
     generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
     discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
-    discriminator_augment: Literal["none", "diffaugment", "ada"] = Field(
-        "none", description="what the discriminator sees changed: nothing, DiffAugment's policy, or ADA's pipeline"
-    )
+    discriminator_augment: Augmentation = Field("none", description=AUGMENTATION)
     diffaugment_policy: tuple[Literal["colour", "translation", "cutout"], ...] = Field(
         ("colour", "translation", "cutout"), description="DiffAugment's changes"
     )
@@ -85,6 +85,10 @@ class Adversary(_learner.Game):
         """Standard normal [num, latent_size] on the device."""
         return torch.randn(num, self.config.latent_size, generator=rng).to(self.device)
 
+    def generate(self, real: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images [B, 3, S, S]; a generator that draws from more than latents and labels finds it beside ``real``."""
+        return self.generator(latents, labels)
+
     def seen(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """What the discriminator sees of images."""
         if self.config.discriminator_augment == "diffaugment":
@@ -95,7 +99,7 @@ class Adversary(_learner.Game):
         """One update of each network; losses, and the mean probabilities that the discriminator gives."""
         num_parts = self.config.accumulate
         parts = list(zip(real.chunk(num_parts), labels.chunk(num_parts), strict=True))
-        latents = [self.latents(len(images), rng) for images, _ in parts]
+        latents = self.latents(len(real), rng).split([len(images) for images, _ in parts])
         sums: dict[str, Tensor] = {}
 
         def add(share: float, **values: Tensor) -> None:
@@ -106,7 +110,7 @@ class Adversary(_learner.Game):
         self.discriminator_optimiser.zero_grad()
         for (images, classes), z in zip(parts, latents, strict=True):
             with training.precision(self.device, self.config.precision):
-                fake = self.generator(z, classes)
+                fake = self.generate(images, z, classes)
                 loss, on_real, on_fake = self.discriminator_loss(images, fake.detach(), classes, step, rng)
             share = len(images) / len(real)
             (loss * share).backward()
@@ -119,7 +123,7 @@ class Adversary(_learner.Game):
         self.generator_optimiser.zero_grad()
         for (images, classes), z in zip(parts, latents, strict=True):
             with training.precision(self.device, self.config.precision):
-                fake = fake if num_parts == 1 and fake is not None else self.generator(z, classes)
+                fake = fake if num_parts == 1 and fake is not None else self.generate(images, z, classes)
                 loss = self.generator_loss(images, fake, classes, step, rng)
             share = len(images) / len(real)
             (loss * share).backward()

@@ -2,7 +2,8 @@
 
 ``symmetries`` changes real images before training. ``diffaugment`` and ``Adaptive`` change what a discriminator sees,
 real and generated alike and differentiably, so that the generator does not learn the changes. Images are float
-[B, 3, S, S] in -1..1; random numbers come from a CPU generator, so a device gives the same as the CPU.
+[B, 3, S, S] in -1..1; further planes, such as a mask, take part in what moves pixels and not in what changes colours.
+Random numbers come from a CPU generator, so a device gives the same as the CPU.
 """
 
 import math
@@ -41,11 +42,11 @@ def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> 
         return torch.empty(num, 1, 1, 1).uniform_(low, high, generator=rng).to(images.device)
 
     if "colour" in policy:
-        images = images + uniform(-0.5, 0.5)
+        images, planes = images[:, :3] + uniform(-0.5, 0.5), images[:, 3:]
         mean = images.mean(1, keepdim=True)
         images = mean + (images - mean) * uniform(0, 2)
         mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * uniform(0.5, 1.5)
+        images = torch.cat([mean + (images - mean) * uniform(0.5, 1.5), planes], 1)
     if "translation" in policy:
         reach = max(1, round(size / 8))
         shifts = torch.randint(0, 2 * reach + 1, (num, 2), generator=rng).tolist()
@@ -103,8 +104,8 @@ class Adaptive:
         grid = F.affine_grid(geometry(len(images), self.p, rng)[:, :2].to(images), list(images.shape), False)
         moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         matrix = colours(len(images), self.p, rng).to(images)
-        flat = moved.flatten(2)
-        return (matrix[:, :3, :3] @ flat + matrix[:, :3, 3:]).view_as(images)
+        coloured = matrix[:, :3, :3] @ moved[:, :3].flatten(2) + matrix[:, :3, 3:]
+        return torch.cat([coloured.unflatten(2, moved.shape[2:]), moved[:, 3:]], 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"p": self.p, "sign": self.sign, "num_seen": self.num_seen, "num_batches": self.num_batches}

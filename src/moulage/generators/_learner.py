@@ -85,7 +85,9 @@ class Options(plugins.Options):
         """How much the class counts, 0..1, at a share of the steps (Shahbazi et al. 2022, arXiv:2201.06578, eq. 3)."""
         if progress >= self.condition_end:
             return 1.0
-        return max(0.0, (progress - self.condition_start) / (self.condition_end - self.condition_start))
+        if progress <= self.condition_start:
+            return 0.0
+        return (progress - self.condition_start) / (self.condition_end - self.condition_start)
 
 
 class Game(ABC):
@@ -138,6 +140,8 @@ class Learner(ABC, Generic[C]):
     NAME: ClassVar[str]
     CONFIG: ClassVar[type[Options]]
     SIZES: ClassVar[tuple[int, ...] | range]
+    NUM_PLANES: ClassVar[int] = 3
+    """Planes of what a ``Game`` is given: RGB, and where a plug-in needs more, such as a mask, these."""
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
         if size not in self.SIZES:
@@ -282,7 +286,7 @@ class Learner(ABC, Generic[C]):
         self.device = training.pick_device(device)
         try:
             with training.reproducible("timing", device=self.device), training.enough_memory(config.batch_size):
-                game, shape = self.game(), (config.batch_size, self.size, self.size, 3)
+                game, shape = self.game(), (config.batch_size, self.size, self.size, self.NUM_PLANES)
                 real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
                 labels = self._targets(np.zeros(config.batch_size, np.int64))
                 for step in range(1, 5):
