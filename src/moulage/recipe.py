@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
@@ -98,6 +98,23 @@ class GeneratorOptions(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the generator plug-in.")
 
 
+class RuleOptions(Options):
+    """One rule of a selection."""
+
+    plugin: str = Field(description="A selection plug-in; `moulage list selection` names them.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the selection plug-in.")
+
+
+class SelectionOptions(Options):
+    """Which of the images that a generator drew are kept."""
+
+    rules: tuple[RuleOptions, ...] = Field(min_length=1, description="Applied in this order, each to what is left.")
+    draw: float = Field(3.0, ge=1, le=100, description="Images drawn for each image that an arm wants to add.")
+    features: dict[str, Any] = Field(
+        default_factory=dict, description="The feature network that rules measure in; see docs/selection.md."
+    )
+
+
 class ClassifierOptions(Options):
     """The classifier that every arm trains."""
 
@@ -116,6 +133,7 @@ class ArmOptions(Options):
     like: str = Field("", description="Add the same counts as this arm.")
     generator: str = Field("", description="For arms that add generated images: a name from [generators].")
     samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
+    selection: str = Field("", description="Which of the generator's images are kept: a name from [selections].")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
     treatment: str = Field(
         "", description="A balance plug-in that changes the training, beside the one that adds rows."
@@ -129,11 +147,17 @@ class ArmOptions(Options):
             raise ValueError("give one of add, ratio, like")
         if self.generator and self.samples:
             raise ValueError("give generator or samples, not both")
+        if self.selection and not self.generator:
+            raise ValueError(f'selection "{self.selection}" chooses among drawn images, and there is no generator')
         if any(n < 0 for n in (*self.add.values(), *self.ratio.values())):
             raise ValueError("counts and ratios are not negative")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_selections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "selection")
 
 
 class Recipe(Options):
@@ -143,6 +167,7 @@ class Recipe(Options):
     data: DataOptions = DataOptions()  # pyright: ignore[reportCallIssue]
     split: SplitOptions = SplitOptions()  # pyright: ignore[reportCallIssue]
     generators: dict[str, GeneratorOptions] = Field(default_factory=dict)
+    selections: dict[str, SelectionOptions] = Field(default_factory=dict)
     classifier: ClassifierOptions = ClassifierOptions()  # pyright: ignore[reportCallIssue]
     arms: dict[str, ArmOptions] = Field(default_factory=dict)
     budget_name: str = Field("", description="The budget that was applied; set by the loader.")
@@ -153,15 +178,18 @@ class Recipe(Options):
             if arm.generator and arm.generator not in self.generators:
                 hint = nearest(arm.generator, self.generators)
                 raise ValueError(f'arms.{name}: there is no generator "{arm.generator}" in this recipe. {hint}')
+            if arm.selection and arm.selection not in self.selections:
+                hint = nearest(arm.selection, self.selections)
+                raise ValueError(f'arms.{name}: there is no selection "{arm.selection}" in this recipe. {hint}')
             if arm.like and (arm.like not in self.arms or self.arms[arm.like].like):
                 hint = nearest(arm.like, [n for n, a in self.arms.items() if not a.like])
                 raise ValueError(f'arms.{name}.like: "{arm.like}" is no arm with counts of its own. {hint}')
         for name in self.study.family:
             if name not in self.arms:
                 raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')
-        for name in (*self.generators, *self.arms):
+        for name in (*self.generators, *self.selections, *self.arms):
             if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f'"{name}": names of arms and generators are letters, digits, - and _')
+                raise ValueError(f'"{name}": names of arms, generators and selections are letters, digits, - and _')
         return self
 
     @model_validator(mode="after")
@@ -213,6 +241,10 @@ class Recipe(Options):
         if options.ratio:
             return {name: round(ratio * counts[name]) for name, ratio in options.ratio.items()}
         return dict(options.add)
+
+    @model_serializer(mode="wrap")
+    def _as_before_selections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "selections")
 
     def digest(self) -> str:
         """Digest of every setting but the data's path."""
@@ -287,6 +319,10 @@ def to_toml(values: dict[str, Any], where: str = "") -> str:
     import json
 
     def plain(value: Any) -> str:
+        if isinstance(value, dict):
+            return (
+                "{ " + ", ".join(f"{_key(k)} = {plain(v)}" for k, v in value.items() if v not in (None, {}, "")) + " }"
+            )
         if isinstance(value, list | tuple):
             return "[" + ", ".join(map(plain, value)) + "]"
         return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int) else repr(value)
@@ -298,6 +334,11 @@ def to_toml(values: dict[str, Any], where: str = "") -> str:
         if isinstance(v, dict):
             text += "\n" + to_toml(v, f"{where}.{_key(k)}" if where else _key(k))
     return text.lstrip("\n") if not where else text
+
+
+def _without_empty(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """A recipe that does not use ``key`` is written, and hashed, as it was before the key existed."""
+    return {k: v for k, v in values.items() if k != key or v}
 
 
 def _key(key: str) -> str:

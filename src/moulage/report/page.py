@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from moulage.evaluation.scores import is_lower_better
-from moulage.report import evidence, pictures, roles, tables
+from moulage.report import evidence, pictures, roles, selections, tables
 from moulage.report.figures import Plots
 from moulage.report.reading import Run
 
@@ -36,6 +36,7 @@ def render(run: Run, plots: Plots, files: list[tuple[str, list[str]]], methods: 
         "reports": tables.class_reports(results, part),
         "galleries": pictures.galleries(run),
         "previews": pictures.previews(run),
+        "selections": selections.shown(run),
         "audit": run.audit,
         "pairs": run.pairs,
         "pair_sheet": pictures.sheet(run.pair_sheet) if run.pair_sheet else "",
@@ -106,6 +107,7 @@ def _sections(values: dict) -> dict[str, str]:
         "confusion": ("Confusion matrices", plots.confusions),
         "images": ("Real and generated images", values["galleries"]),
         "generators": ("Generator training", plots.losses or values["previews"]),
+        "selection": ("Selection of generated images", values["selections"]),
         "audit": ("Audit of the data", values["audit"]),
         "split": ("Split", results.split),
         "methods": ("Methods, to paste", values["methods"]),

@@ -3,7 +3,7 @@
 import re
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ Log = list[dict[str, Any]]
 """The records of a ``log.jsonl``, in order of step or epoch."""
 
 Kind = TypeVar("Kind")
+Shown = TypeVar("Shown", "Gallery", "Dropped")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,28 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Some images that the rules of a selection dropped, uint8 [n, S, S, 3], and why.
+
+    ``rule`` [n] counts the rules from 0; ``nearest`` is the real image that the reason speaks of, if ``has_nearest``.
+    """
+
+    images: np.ndarray
+    nearest: np.ndarray
+    has_nearest: np.ndarray
+    rule: np.ndarray
+    labels: np.ndarray
+    names: np.ndarray
+    reasons: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
 class Run:
-    """Everything that a report shows. Logs, galleries and previews are keyed by the path that ``results`` gives."""
+    """Everything that a report shows.
+
+    Logs, galleries, previews and dropped images are keyed by the path that ``results`` gives.
+    """
 
     results: Results
     audit: Audit | None
@@ -52,6 +73,7 @@ class Run:
     previews: dict[str, list[Path]]
     pairs: list[ShownPair] = field(default_factory=list)
     pair_sheet: Path | None = None
+    dropped: dict[str, Dropped] = field(default_factory=dict)
 
 
 def read(run: Path) -> Run:
@@ -79,13 +101,18 @@ def read(run: Path) -> Run:
         logs={fit.folder: read_log(run / fit.folder, "epoch") for fit in results.fits if fit.folder}
         | {made.folder: read_log(run / made.folder, "step") for made in generators if made.folder},
         galleries={
-            made.gallery: _gallery(run / made.gallery)
+            made.gallery: _arrays(Gallery, run / made.gallery)
             for made in generators
             if made.gallery and (run / made.gallery).exists()
         },
         previews={made.folder: _previews(run / made.folder) for made in generators if made.folder},
         pairs=_checked(list[ShownPair], pairs) if pairs else [],
         pair_sheet=run / "pairs.png" if (run / "pairs.png").exists() else None,
+        dropped={
+            made.pictures: _arrays(Dropped, run / made.pictures)
+            for made in results.selections
+            if made.pictures and (run / made.pictures).exists()
+        },
     )
 
 
@@ -109,12 +136,15 @@ def _checked(kind: type[Kind], path: Path) -> Kind:
         ) from None
 
 
-def _gallery(path: Path) -> Gallery:
+def _arrays(kind: type[Shown], path: Path) -> Shown:
+    """A ``.npz`` as ``kind``; the error names the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Gallery(**{name: file[name] for name in Gallery.__dataclass_fields__})
+            return kind(**{each.name: file[each.name] for each in fields(kind)})
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is no gallery: {error}.", "Delete that file and run the study again.") from None
+        raise RunError(
+            f"{path} is no {kind.__name__.lower()}: {error}.", "Delete that file and run the study again."
+        ) from None
 
 
 def _previews(folder: Path) -> list[Path]:

@@ -57,6 +57,7 @@ class Arm(Record):
     balance: str = ""
     treatment: str = ""
     generator: str | None = None
+    selection: str | None = None
     extra: dict[str, int] = {}
     num_real: int | None = None
     num_slots: int | None = None
@@ -262,6 +263,30 @@ class GeneratorRun(Record):
     gallery: str = ""
 
 
+class Rule(Record):
+    """What one rule of a selection did: ``came_in`` and ``dropped`` count images by class."""
+
+    plugin: str
+    config: dict[str, Any] = {}
+    came_in: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    notes: list[str] = []
+
+
+class SelectionRun(Record):
+    """One selection in one trial, for ``arms``; ``pictures`` is the ``.npz`` with some of the images it dropped."""
+
+    name: str
+    trial: int = 0
+    generator: str = ""
+    network: str = ""
+    arms: list[str] = []
+    want: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    rules: list[Rule] = []
+    pictures: str = ""
+
+
 class Cost(Record):
     """What one finished task took."""
 
@@ -297,6 +322,7 @@ class Results(Record):
     split: dict[str, dict[str, Count]] = {}
     split_digest: str = ""
     generators: list[GeneratorRun] = []
+    selections: list[SelectionRun] = []
     cost: list[Cost] = []
 
 

@@ -46,6 +46,16 @@ def check_arm(recipe: Recipe, name: str) -> None:
         _check_positive(recipe, name)
 
 
+def check_selection(recipe: Recipe, name: str) -> None:
+    """The selection's rules exist and take their options, and its feature network can be had."""
+    from moulage.features import FeatureOptions, features_name
+
+    selection = recipe.selections[name]
+    for number, rule in enumerate(selection.rules):
+        plugins.configure("selection", rule.plugin, rule.options, f"selections.{name}.rules.{number}.options")
+    features_name(plugins.validate(FeatureOptions, selection.features, f"selections.{name}.features"))
+
+
 def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:
     """The recipe's classifier can do what the treatment asks for."""
     chosen = recipe.classifier

@@ -19,13 +19,12 @@ from moulage.recipe import Recipe
 from moulage.tasks import prepare, witness
 from moulage.tasks.arms import is_positive
 from moulage.tasks.gallery import make_gallery
-from moulage.tasks.inputs import Inputs, pixels_of, samples_folder
+from moulage.tasks.inputs import Inputs, embed_all, pixels_of, samples_folder, selection_folder
 from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared
+from moulage.tasks.select import extract_features, select
 from moulage.treatment import PLAIN, Treatment
 
-EMBED_CHUNK = 4096
-"""Images embedded between two writes to disk; an interrupted embedding goes on at the last whole chunk."""
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
 
@@ -149,21 +148,7 @@ def embed(recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str
     """Forward each image of one set through the frozen network, once; ``inputs.npy`` holds a row an image."""
     catalog, array = pixels_of(prepared, run, task.settings["of"], _config(recipe).size)
     module, config = plugins.load("classifiers", recipe.classifier.plugin), _config(recipe)
-    partial, path = run / task.folder / "partial.npy", run / task.folder / "inputs.npy"
-    marker = run / task.folder / "partial.json"
-    start = runs.read_json(marker)["num_rows"] if marker.exists() and partial.exists() else 0
-    kept = np.lib.format.open_memmap(partial, mode="r+") if start else None
-    for first in range(start, len(catalog), EMBED_CHUNK):
-        rows = array[first : first + EMBED_CHUNK]
-        values = module.embed(config, rows, device=device)
-        progress(first + len(rows), len(catalog), "images embedded")
-        if kept is None:
-            kept = np.lib.format.open_memmap(partial, "w+", np.float32, (len(catalog), values.shape[1]))
-        kept[first : first + len(rows)] = values
-        kept.flush()
-        runs.write_json(marker, {"num_rows": first + len(rows)})
-    runs.write_json(run / task.folder / "images.json", catalog.images.tolist())
-    partial.replace(path)
+    embed_all(run / task.folder, catalog, array, lambda rows: module.embed(config, rows, device=device), progress)
 
 
 def train_classifier(
@@ -221,9 +206,14 @@ def extra_of(prepared: Prepared, run: Path, task: Task) -> Catalog:
         return train.take([])
     held_back = split.part(prepared.catalog, "reserve") if is_positive(balance) else None
     samples = samples_of(run, samples_folder(task), split.digest) if held_back is None else held_back
+    add = settings["add"]
+    if samples is not None and selection_folder(task):
+        kept = Catalog.load(run / selection_folder(task) / "catalog.parquet")
+        samples = samples.only(image=kept.images)
+        add = {label: min(number, samples.counts[label]) for label, number in add.items()}
     options = plugins.configure("balance", settings["balance"], settings["balance_config"])
     rng = np.random.default_rng(seed_of(settings["seed"], "balance"))
-    extra = balance.extend(options, train, samples, settings["add"], rng)
+    extra = balance.extend(options, train, samples, add, rng)
     check_extra(extra, train, split.digest, held_back)
     return extra
 
@@ -325,4 +315,6 @@ DO: dict[str, Callable[[Recipe, Prepared, Path, Task, str, runs.Progress], None]
     "embedding": embed,
     "classifier": train_classifier,
     "gallery": make_gallery,
+    "features": extract_features,
+    "selection": select,
 }

@@ -33,12 +33,12 @@ def make_gallery(
     classes, array = tuple(about["classes"]), prepared.pixels.array(about["size"])
     train = split.part(prepared.catalog, "train").only(label=classes)
     others = concatenate(*(split.part(prepared.catalog, part).only(label=classes) for part in HELD_OUT))
-    chosen = _some(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
+    chosen = some_of_each(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
     real = array[prepared.pixels.rows(train.images)]
     distance, nearest = nearest_images(drawn[chosen], real)
-    compared = others.take(_some(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
+    compared = others.take(some_of_each(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
     yardstick, _ = nearest_images(array[prepared.pixels.rows(compared.images)], real)
-    shown = _some(train.table["label"].to_numpy(object), GALLERY_IMAGES)
+    shown = some_of_each(train.table["label"].to_numpy(object), GALLERY_IMAGES)
     with runs.atomic(run / task.folder / "gallery.npz") as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -86,7 +86,7 @@ def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tup
     return np.sqrt(np.maximum(best, 0) / reference.shape[1]).astype(np.float64), row
 
 
-def _some(labels: np.ndarray, num_images: int) -> np.ndarray:
+def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:
     """Rows of at most ``num_images`` images, drawn at random (always the same), as many of one class as of another."""
     names, rng = sorted(set(labels)), np.random.default_rng(0)
     share = max(1, num_images // max(1, len(names)))

@@ -26,7 +26,7 @@ from moulage.tasks.prepare import Prepared
 
 HELD_OUT = ("validation", "test")
 WITNESSED = ("generator", "selection", "samples", "classifier")
-"""Kinds of task that write a witness; embeddings and galleries decide nothing."""
+"""Kinds of task that write a witness; embeddings, features and galleries decide nothing."""
 AGAIN = "Do not use these results. Delete that folder, and run the same command again."
 
 
@@ -34,10 +34,10 @@ def check_run(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Tas
     """Check every finished task of a run; a run that passes is silent.
 
     Found are: a group in two parts; a generator or selection fitted on another split or on images beyond the training
-    part; images drawn by another split's generator; added rows that are neither training images nor drawn by the arm's
-    own generator; held-back images in any arm but the positive control; synthetic or foreign rows among predictions; an
-    epoch, a threshold or an adjustment chosen on the test part; arms of a trial that differ in split, seed or images
-    seen.
+    part; images drawn by another split's generator; a selection that kept what it was not given; added rows that are
+    neither training images nor drawn by the arm's own generator, or that its selection did not keep; held-back images
+    in any arm but the positive control; synthetic or foreign rows among predictions; an epoch, a threshold or an
+    adjustment chosen on the test part; arms of a trial that differ in split, seed or images seen.
 
     Args:
         recipe: of the run.
@@ -58,6 +58,8 @@ def check_run(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Tas
     for task in tasks:
         if task.kind in ("generator", "selection"):
             _check_fit(known, task, found[task.folder])
+            if task.kind == "selection" and task.needs:
+                _check_kept(run, task, found[task.folder])
         elif task.kind == "samples":
             _check_samples(known, run, task, found[task.folder])
         elif task.kind == "classifier":
@@ -113,6 +115,18 @@ def _check_samples(known: _Known, run: Path, task: Task, record: dict[str, Any])
         raise LeakError(f"{task.folder}: its catalog lists other images than were drawn.", AGAIN)
 
 
+def _check_kept(run: Path, task: Task, record: dict[str, Any]) -> None:
+    """What a selection kept is among the samples that it needs, row by row, and nothing else is."""
+    kept, drawn = (Catalog.load(run / folder / "catalog.parquet") for folder in (task.folder, task.needs[0]))
+    columns = [*witness.EXTRA_COLUMNS, "seed"]
+    known = set(drawn.table[columns].itertuples(index=False, name=None))
+    strangers = [row[0] for row in kept.table[columns].itertuples(index=False, name=None) if row not in known]
+    if strangers:
+        raise LeakError(f'{task.folder}: it kept "{strangers[0]}", which is not among {task.needs[0]}.', AGAIN)
+    if record["kept"] != witness.names_digest(kept.images):
+        raise LeakError(f"{task.folder}: its catalog lists other images than were kept.", AGAIN)
+
+
 def _check_trained(known: _Known, task: Task, record: dict[str, Any]) -> None:
     """A classifier was trained on the training part, chosen on the validation part, and scored on both others."""
     _same_split(known, task, record)
@@ -153,6 +167,10 @@ def _check_extra(known: _Known, run: Path, task: Task, found: dict[str, dict[str
     origins = sorted(set(drawn["origin"]))
     if record["origins"] != origins:
         raise LeakError(f"{task.folder}: {witness.EXTRA} names other generators than the arm drew from.", AGAIN)
+    for need in (need for need in task.needs if need.startswith("selections/")):
+        unselected = sorted(set(drawn["image"]) - set(_read(run / need / "catalog.parquet", ["image"])["image"]))
+        if unselected:
+            raise LeakError(f'{task.folder}: the arm {task.name} adds "{unselected[0]}", which {need} dropped.', AGAIN)
     sources = {name for need in task.needs if need in found for name in found[need].get("origins", [])}
     given = bool(task.settings["given"][0])  # a folder from elsewhere: its rows alone tell the split
     strange = [name for name in origins if name not in sources and not given]

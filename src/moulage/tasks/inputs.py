@@ -1,5 +1,6 @@
 """What a classifier reads for an image, wherever it lies: pixels of the cache, drawn samples, kept embeddings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ from moulage.errors import DataError
 from moulage.tasks.plan import Task
 from moulage.tasks.prepare import Prepared
 
+EMBED_CHUNK = 4096
+"""Images embedded between two writes to disk; an interrupted embedding goes on at the last whole chunk."""
+
 
 def samples_folder(task: Task) -> str:
     """Where a classifier task finds its samples: in the run, or in the folder that the recipe gives; empty for none."""
     return next((need for need in task.needs if need.startswith("samples/")), task.settings["given"][0])
+
+
+def selection_folder(task: Task) -> str:
+    """Where a classifier task finds which of its samples were kept; empty where nothing was selected."""
+    return next((need for need in task.needs if need.startswith("selections/")), "")
 
 
 class Inputs:
@@ -55,6 +64,38 @@ def pixels_of(prepared: Prepared, run: Path, of: str, size: int) -> "tuple[Catal
         return prepared.catalog, Rows(prepared.pixels.array(size), rows)
     samples = Catalog.load(run / of / "catalog.parquet")
     return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
+
+
+def embed_all(
+    folder: Path,
+    catalog: Catalog,
+    array: "np.ndarray | Rows",
+    network: Callable[[np.ndarray], np.ndarray],
+    progress: runs.Progress,
+) -> None:
+    """Forward each image through a network, once: ``inputs.npy`` holds a row an image, ``images.json`` their names.
+
+    Args:
+        folder: where both go, and what an interrupted call has left.
+        catalog: N images.
+        array: their pixels, uint8 [N, S, S, 3].
+        network: uint8 [n, S, S, 3] -> float32 [n, D].
+        progress: told after each chunk.
+    """
+    partial, marker = folder / "partial.npy", folder / "partial.json"
+    start = runs.read_json(marker)["num_rows"] if marker.exists() and partial.exists() else 0
+    kept = np.lib.format.open_memmap(partial, mode="r+") if start else None
+    for first in range(start, len(catalog), EMBED_CHUNK):
+        values = network(array[first : first + EMBED_CHUNK])
+        done = first + len(values)
+        progress(done, len(catalog), "images embedded")
+        if kept is None:
+            kept = np.lib.format.open_memmap(partial, "w+", np.float32, (len(catalog), values.shape[1]))
+        kept[first:done] = values
+        kept.flush()
+        runs.write_json(marker, {"num_rows": done})
+    runs.write_json(folder / "images.json", catalog.images.tolist())
+    partial.replace(folder / "inputs.npy")
 
 
 class Rows:

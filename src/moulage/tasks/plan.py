@@ -1,5 +1,6 @@
 """What a study has to compute: tasks, what they need, and the folders that their settings hash to."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from moulage import plugins, runs
 from moulage.data.catalog import Catalog
 from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import Recipe
+from moulage.recipe import Recipe, SelectionOptions
 from moulage.tasks.arms import adjusts, role_of
 from moulage.tasks.prepare import Prepared
 
@@ -21,7 +22,7 @@ class Task:
     """One thing to compute.
 
     Attributes:
-        kind: ``generator``, ``samples``, ``embedding``, ``classifier`` or ``gallery``.
+        kind: ``generator``, ``samples``, ``gallery``, ``features``, ``selection``, ``embedding`` or ``classifier``.
         name: the generator's or arm's name, or what is embedded.
         trial: which trial it belongs to; 0 for what serves the whole study.
         folder: where its result goes, relative to the run folder; ends in a hash of everything that it depends on.
@@ -41,7 +42,9 @@ class Task:
         return runs.is_done(run / self.folder)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name}" + (f", trial {self.trial}" if self.kind != "embedding" else "")
+        return f"{self.kind} {self.name}" + (
+            f", trial {self.trial}" if self.kind not in ("embedding", "features") else ""
+        )
 
 
 def plan(recipe: Recipe, prepared: Prepared) -> list[Task]:
@@ -103,7 +106,7 @@ class _Planner:
         ``split`` is the digest of the split, for a task that depends on it otherwise than through what it needs.
         ``unhashed`` settings go along without deciding the folder. The same task asked for twice is one task.
         """
-        place = {"gallery": "galleries", "samples": "samples"}.get(kind, f"{kind}s")
+        place = {"gallery": "galleries"}.get(kind, kind if kind in ("samples", "features") else f"{kind}s")
         known = needs if identity is None else identity
         key = runs.digest(runs.FORMAT, kind, settings, known, self.prepared.digest, split)
         folder = f"{place}/{label or f'{name}-{trial}'}-{key}"
@@ -123,7 +126,7 @@ class _Planner:
         return self._add("generator", name, trial, settings, split=self.prepared.split(trial).digest)
 
     def _samples(self, name: str, trial: int, add: dict[str, int]) -> Task:
-        """Samples for all arms that use this generator: as many of each class as the greediest of them adds."""
+        """Samples for all arms that use this generator: as many of each class as the greediest adds or selects from."""
         learned = self.recipe.generators[name].classes
         for wanted in add:
             if wanted not in learned:
@@ -131,13 +134,56 @@ class _Planner:
         counts = dict.fromkeys(learned, 0)
         for arm, other in self.additions[self._number(trial)].items():
             if self.recipe.arms[arm].generator == name:
-                counts = {label: max(counts[label], other.get(label, 0)) for label in learned}
+                drawn = self._drawn(arm, other)
+                counts = {label: max(counts[label], drawn.get(label, 0)) for label in learned}
         fitted = self._generator(name, trial if self.recipe.generators[name].refit == "trial" else 0)
         settings = {"counts": counts, "first_seed": trial * SEEDS_PER_TRIAL}
         task = self._add("samples", name, trial, settings, (fitted.folder,))
         if self.recipe.split.scheme != "folds" or trial == 0:
             self._add("gallery", name, trial, {}, (fitted.folder, task.folder))
         return task
+
+    def _drawn(self, arm: str, add: dict[str, int]) -> dict[str, int]:
+        """How many images of each class are drawn for an arm that adds ``add`` of them."""
+        chosen = self.recipe.arms[arm].selection
+        factor = self.recipe.selections[chosen].draw if chosen else 1
+        return {label: math.ceil(factor * number) for label, number in add.items()}
+
+    def _features(self, options: SelectionOptions, size: int, samples: Task | None = None) -> Task:
+        """Features of all real images, or of samples, at the generator's size; one task for all who measure in them."""
+        from moulage.features import FeatureOptions, features_name
+
+        network = plugins.validate(FeatureOptions, options.features, "features")
+        of = samples.folder if samples else "real"
+        label = f"{samples.name}-{samples.trial}" if samples else "real"
+        name, trial = (f"features of {label}", samples.trial) if samples else ("features of real images", 0)
+        needs = (samples.folder,) if samples else ()
+        settings = {"network": features_name(network), "size": size, "of": of}
+        return self._add("features", name, trial, settings, needs, label, config=network.model_dump(mode="json"))
+
+    def _selection(self, arm: str, trial: int, add: dict[str, int], samples: Task) -> Task:
+        """What is kept of the first samples of each class; arms that want as many of one selection share it."""
+        name, generator = self.recipe.arms[arm].selection, self.recipe.arms[arm].generator
+        options, size = self.recipe.selections[name], self.recipe.generators[generator].size
+        real, drawn = self._features(options, size), self._features(options, size, samples)
+        configs = [plugins.configure("selection", rule.plugin, rule.options) for rule in options.rules]
+        rules = [
+            {"plugin": rule.plugin, "config": config.model_dump(mode="json")}
+            for rule, config in zip(options.rules, configs, strict=True)
+        ]
+        settings = {
+            "rules": rules,
+            "generator": generator,
+            "size": size,
+            "network": real.settings["network"],
+            "want": add,
+            "drawn": self._drawn(arm, add),
+            "seed": seed_of(self.recipe.study.seed, "selection", name, trial),
+        }
+        needs = (samples.folder, real.folder, drawn.folder)
+        # Named by the generator, like a classifier: it sees the first samples, however many others ask for.
+        identity, split = samples.needs, self.prepared.split(trial).digest
+        return self._add("selection", name, trial, settings, needs, identity=identity, split=split)
 
     def _embedding(self, samples: Task | None, external: str) -> tuple[str, ...]:
         """The embeddings that a classifier needs where its plug-in embeds: of the real images, and of the samples."""
@@ -167,6 +213,7 @@ class _Planner:
         options, number = self.recipe.arms[arm], self._number(trial)
         add, split = self.additions[number][arm], self.prepared.split(trial).digest
         samples = self._samples(options.generator, trial, add) if options.generator else None
+        selection = self._selection(arm, trial, add, samples) if samples and options.selection else None
         external = str(options.samples.resolve()) if options.samples else ""
         chosen = self.recipe.classifier
         config = plugins.configure("classifiers", chosen.plugin, chosen.options, "classifier.options")
@@ -180,10 +227,11 @@ class _Planner:
             "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
             "given": [external, self._given(options.samples)],
         }
-        needs = (*((samples.folder,) if samples else ()), *self._embedding(samples, external))
+        chosen_from = tuple(task.folder for task in (samples, selection) if task)
+        needs = (*chosen_from, *self._embedding(samples, external))
         # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the
         # same generator for more images changes that folder, but not the first images in it.
-        identity = samples.needs if samples else ()
+        identity = (*(samples.needs if samples else ()), *((selection.folder,) if selection else ()))
         return self._add("classifier", arm, trial, settings, needs, identity=identity, split=split)
 
     def _treatment(self, arm: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
-from moulage.tasks.arms import check_arm
+from moulage.tasks.arms import check_arm, check_selection
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -75,6 +75,8 @@ def check(recipe: Recipe) -> None:
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    for name in recipe.selections:
+        check_selection(recipe, name)
     for name in recipe.arms:
         check_arm(recipe, name)
     module = plugins.load("classifiers", recipe.classifier.plugin)

@@ -57,12 +57,13 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
     counts = split.part(prepared.catalog, "train").counts
     design = Design(recipe, known, counts, rival["arm"] if rival else "")
     found = evidence(design, predictions["test"], prepared.catalog.table)
+    selections = _selections(run, tasks)
     results = {
         "study": _about(recipe, prepared),
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": headline(found["verdicts"]),
-        "details": [],
+        "details": too_few(selections),
         "registration": _registration(run),
         "best_rival": rival,
         "trials": _trials(recipe),
@@ -72,6 +73,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
         "split": split.counts(),
         "split_digest": split.digest,
         "generators": [_generator(run, tasks, task) for task in tasks if task.kind == "generator"],
+        "selections": selections,
         "cost": _cost(run, tasks),
     }
     runs.write_json(run / "results.json", results)
@@ -140,6 +142,7 @@ def _arm(run: Path, trained: list[Task], name: str, recipe: Recipe, role: str) -
         "balance": options.balance,
         "treatment": options.treatment,
         "generator": options.generator or None,
+        "selection": options.selection or None,
         "images_seen": seen,
         "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
     }
@@ -159,6 +162,42 @@ def _generator(run: Path, tasks: list[Task], task: Task) -> dict[str, Any]:
         "samples": drawn.folder if drawn else None,
         "gallery": f"{gallery.folder}/gallery.npz" if gallery else None,
     }
+
+
+def _selections(run: Path, tasks: list[Task]) -> list[dict[str, Any]]:
+    """What each selection did in each trial, and for which arms."""
+    return [
+        {
+            "name": task.name,
+            "trial": task.trial,
+            "folder": task.folder,
+            "arms": [other.name for other in tasks if other.kind == "classifier" and task.folder in other.needs],
+            "pictures": f"{task.folder}/dropped.npz",
+            **runs.read_json(run / task.folder / "selection.json"),
+        }
+        for task in tasks
+        if task.kind == "selection"
+    ]
+
+
+def too_few(selections: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each selection and class of which fewer images were kept than its arms wanted."""
+    found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for record in selections:
+        for label, wanted in record["want"].items():
+            key = (", ".join(record["arms"]), record["name"], label)
+            found.setdefault(key, []).append((record["kept"][label], wanted))
+    sentences = []
+    for (arms, name, label), counts in found.items():
+        short = [(kept, wanted) for kept, wanted in counts if kept < wanted]
+        if short:
+            kept, wanted = min(short, key=lambda pair: pair[0] / pair[1])
+            times = f" (the fewest of {len(short)} such trials)" if len(short) > 1 else ""
+            sentences.append(
+                f"{arms}: {wanted} images of {label} were wanted, and the selection {name} kept {kept}{times}. The "
+                "arm added what was kept, and saw as many images in training as all others."
+            )
+    return sentences
 
 
 def _cost(run: Path, tasks: list[Task]) -> list[dict[str, Any]]:

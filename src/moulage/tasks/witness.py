@@ -41,6 +41,13 @@ def of_fit(folder: Path, kind: str, split_digest: str, images: Catalog, chosen_o
     runs.write_json(folder / FILE, {**about, "chosen_on": chosen})
 
 
+def of_selection(folder: Path, split_digest: str, train: Catalog, kept: Catalog) -> None:
+    """A selection looked at the training part, and kept these images of the drawn ones."""
+    of_fit(folder, "selection", split_digest, train)
+    about = {"origins": sorted(set(kept.table["origin"])), "kept": names_digest(kept.images)}
+    runs.write_json(folder / FILE, {**runs.read_json(folder / FILE), **about})
+
+
 def of_samples(folder: Path, samples: Catalog) -> None:
     """These images were drawn."""
     table = samples.table

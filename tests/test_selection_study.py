@@ -1,0 +1,339 @@
+"""Selections in a study: planned, computed, guarded, told; recipes without any stay what they were."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moulage import recipe as recipes
+from moulage import runs
+from moulage.data.catalog import REAL, Catalog
+from moulage.errors import LeakError, RecipeError
+from moulage.recipe import merge
+from moulage.report import reading
+from moulage.report.figures import Plots
+from moulage.report.page import render
+from moulage.tasks import guards, prepare, witness
+from moulage.tasks.execute import execute
+from moulage.tasks.plan import Task, plan
+from moulage.tasks.results import collect, too_few
+
+SCRATCH = {"name": "test_resnet", "weights": "scratch"}
+ADD = {"AK": 4, "VASC": 3}
+PLAIN = {
+    "study": {"name": "choosy", "num_trials": 2, "target_classes": ["AK", "VASC"]},
+    "data": {"source": "phantom", "options": {"num_images": 260, "size": 32, "min_lesions": 12}},
+    "split": {"validation": 0.2, "test": 0.3},
+    "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
+    "arms": {
+        "none": {"balance": "none"},
+        "copies": {"balance": "duplicates", "like": "drawn"},
+        "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
+    },
+}
+NO_PLOTS = Plots(None, [], None, [], None, None, [], [], [], {})
+FEATURES = {"backbone": SCRATCH}
+RECIPE = merge(
+    PLAIN,
+    {
+        "selections": {
+            "lots": {"rules": [{"plugin": "random", "options": {"share": 0.6}}, {"plugin": "random"}]},
+            "harsh": {
+                "rules": [
+                    {"plugin": "near_copies"},
+                    {"plugin": "off_manifold", "options": {"k": 1}},
+                    {"plugin": "random", "options": {"share": 0.2}},
+                ],
+                "draw": 2.5,
+                "features": FEATURES,
+            },
+        },
+        "arms": {
+            "lots": {"balance": "synthesize", "generator": "noise", "selection": "lots", "like": "drawn"},
+            "harsh": {"balance": "synthesize", "generator": "noise", "selection": "harsh", "like": "drawn"},
+        },
+    },
+)
+RECIPE["selections"]["lots"]["features"] = FEATURES
+
+
+class Finished:
+    """A finished run."""
+
+    def __init__(self, recipe, prepared, run: Path, tasks: list[Task]) -> None:
+        self.recipe, self.prepared, self.run, self.tasks = recipe, prepared, run, tasks
+
+    def task(self, kind: str, name: str, trial: int = 0) -> Task:
+        return next(t for t in self.tasks if (t.kind, t.name, t.trial) == (kind, name, trial))
+
+    def check(self) -> None:
+        guards.check_run(self.recipe, self.prepared, self.run, self.tasks)
+
+    def catalog(self, task: Task) -> Catalog:
+        return Catalog.load(self.run / task.folder / "catalog.parquet")
+
+    def extra(self, arm: str, trial: int = 0) -> pd.DataFrame:
+        return pd.read_parquet(self.run / self.task("classifier", arm, trial).folder / witness.EXTRA)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        recipe, run = recipes.parse(RECIPE), tmp_path_factory.mktemp("run")
+        prepare.check(recipe)
+        prepared = prepare.prepare(recipe, run)
+        tasks = plan(recipe, prepared)
+        for task in tasks:
+            execute(run, task, "cpu")
+        guards.check_run(recipe, prepared, run, tasks)
+        collect(recipe, prepared, run, tasks, "moulage study")
+    return Finished(recipe, prepared, run, tasks)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"arms": {"lots": {"selection": "lot"}}}, ["arms.lots", '"lot"', '"lots"']),
+        ({"arms": {"none": {"selection": "lots"}}}, ["arms.none", "no generator"]),
+        ({"selections": {"lots": {"rules": []}}}, ["selections.lots.rules"]),
+        ({"selections": {"lots": {"draw": 0.5}}}, ["selections.lots.draw"]),
+        ({"selections": {"lots": {"rule": []}}}, ["selections.lots.rule", '"rules"']),
+        ({"selections": {"a/b": {"rules": [{"plugin": "random"}]}}}, ["a/b", "letters"]),
+    ],
+)
+def test_wrong_recipes_name_the_place(change, words):
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(merge(RECIPE, change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ({"rules": [{"plugin": "randm"}]}, ["selection", '"random"']),
+        ({"rules": [{"plugin": "random"}, {"plugin": "random", "options": {"shar": 1}}]}, ["lots.rules.1", '"share"']),
+        ({"features": {"backbon": {}}}, ["selections.lots.features.backbon", '"backbone"']),
+    ],
+)
+def test_wrong_rules_and_features_are_refused_before_any_work(selection, words):
+    with pytest.raises(RecipeError) as caught:
+        prepare.check(recipes.parse(merge(RECIPE, {"selections": {"lots": selection}})))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_recipe_with_selections_survives_toml():
+    found = recipes.parse(RECIPE)
+    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
+
+
+def test_a_recipe_without_selections_is_written_and_hashed_as_before():
+    found = recipes.parse(PLAIN).model_dump(mode="json")
+    assert "selections" not in found
+    assert not any("selection" in arm for arm in found["arms"].values())
+
+
+# The plan
+
+
+def test_arms_without_selection_keep_their_folders(finished):
+    before = {task.folder for task in plan(recipes.parse(PLAIN), finished.prepared) if task.kind != "samples"}
+    now = {task.folder for task in finished.tasks}
+    lost = {folder.split("/")[0] for folder in before - now}
+    assert lost <= {"embeddings", "galleries"}, "of more samples, drawn by the same generator"
+
+
+def test_as_many_are_drawn_as_the_greediest_arm_selects_from(finished):
+    assert finished.task("samples", "noise").settings["counts"] == {"AK": 12, "VASC": 9}
+    assert finished.task("selection", "harsh").settings["drawn"] == {"AK": 10, "VASC": 8}
+    assert finished.task("selection", "lots", 1).settings["drawn"] == {"AK": 12, "VASC": 9}
+
+
+def test_features_are_computed_once_for_all_selections(finished):
+    features = [task for task in finished.tasks if task.kind == "features"]
+    assert len(features) == 1 + 2, "real images, and the samples of each trial"
+    names = json.loads((finished.run / features[0].folder / "images.json").read_text())
+    values = np.load(finished.run / features[0].folder / "inputs.npy")
+    assert values.shape[0] == len(names) == len(finished.prepared.catalog)
+
+
+def test_a_changed_selection_recomputes_itself_and_its_arms_alone(finished):
+    old = {task.folder for task in finished.tasks}
+
+    def new(change):
+        found = plan(recipes.parse(merge(RECIPE, change)), finished.prepared)
+        return {(task.kind, task.name) for task in found if task.folder not in old}
+
+    lots = {("selection", "lots"), ("classifier", "lots")}
+    assert new({"selections": {"lots": {"rules": [{"plugin": "random"}]}}}) == lots
+    assert new({"study": {"question": "else"}}) == set()
+    # Twenty-one of AK are drawn for this arm, and the others go on with the first of them.
+    greedy = {"balance": "synthesize", "generator": "noise", "selection": "lots", "add": {"AK": 7}}
+    found = new({"arms": {"greedy": greedy}})
+    assert {kind for kind, name in found} == {"samples", "gallery", "embedding", "features", "selection", "classifier"}
+    assert {name for kind, name in found if kind == "classifier"} == {"greedy"}
+
+
+# What is done
+
+
+def test_an_arm_adds_what_its_selection_kept(finished):
+    for trial in range(2):
+        for name in ("lots", "harsh"):
+            kept = finished.catalog(finished.task("selection", name, trial))
+            added = finished.extra(name, trial)
+            assert set(added["image"]) <= set(kept.images)
+            wanted = {label: min(number, kept.counts[label]) for label, number in ADD.items()}
+            assert added["label"].value_counts().to_dict() == {k: n for k, n in wanted.items() if n}
+            drawn = finished.catalog(finished.task("samples", "noise", trial))
+            assert set(kept.images) < set(drawn.images)
+            assert not (finished.extra(name, trial)["origin"] == REAL).any()
+    first = finished.extra("drawn")["image"].tolist()
+    assert finished.extra("lots")["image"].tolist() != first
+
+
+def test_all_arms_see_equally_many_images_even_where_few_are_kept(finished):
+    seen = {
+        json.loads((finished.run / task.folder / witness.FILE).read_text())["images_seen"]
+        for task in finished.tasks
+        if task.kind == "classifier"
+    }
+    assert len(seen) == 1
+    harsh = sum(len(finished.extra("harsh", trial)) for trial in range(2))
+    assert harsh < 2 * sum(ADD.values()), "the last rule leaves a fifth"
+
+
+def test_a_selection_is_recorded(finished):
+    task = finished.task("selection", "harsh")
+    folder = finished.run / task.folder
+    record, table = json.loads((folder / "selection.json").read_text()), pd.read_parquet(folder / "decisions.parquet")
+    assert record["want"] == ADD
+    assert [rule["plugin"] for rule in record["rules"]] == ["near_copies", "off_manifold", "random"]
+    left = dict(task.settings["drawn"])
+    for number, rule in enumerate(record["rules"]):
+        assert rule["came_in"] == left
+        rows = table[table["rule"] == f"{number + 1} {rule['plugin']}"]
+        assert rows["label"][~rows["kept"]].value_counts().to_dict() == {k: n for k, n in rule["dropped"].items() if n}
+        left = {label: count - rule["dropped"][label] for label, count in left.items()}
+    assert record["kept"] == left == {label: finished.catalog(task).counts[label] for label in ADD}
+    assert record["network"].startswith("test_resnet (scratch")
+    said = json.loads((folder / witness.FILE).read_text())
+    train = finished.prepared.split(0).part(finished.prepared.catalog, "train")
+    assert said["fitted_on"] == witness.names_digest(train.images)
+    assert said["kept"] == witness.names_digest(finished.catalog(task).images)
+
+
+def test_the_same_task_again_gives_the_same(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished.run, copy)
+    task = finished.task("selection", "lots")
+    before = (copy / task.folder / "selection.json").read_text()
+    shutil.rmtree(copy / task.folder)
+    execute(copy, task, "cpu")
+    assert (copy / task.folder / "selection.json").read_text() == before
+    assert (
+        Catalog.load(copy / task.folder / "catalog.parquet").images.tolist() == finished.catalog(task).images.tolist()
+    )
+
+
+# Guards
+
+
+@pytest.fixture
+def spoil(finished):
+    """Files that a test changes are put back."""
+    kept: dict[Path, bytes] = {}
+
+    def path(task: Task, name: str) -> Path:
+        file = finished.run / task.folder / name
+        kept.setdefault(file, file.read_bytes())
+        return file
+
+    yield path
+    for file, content in kept.items():
+        file.write_bytes(content)
+    finished.check()
+
+
+def refused(finished, *words):
+    with pytest.raises(LeakError) as caught:
+        finished.check()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_selection_that_kept_what_it_was_not_given(finished, spoil):
+    task, other = finished.task("selection", "lots"), finished.task("selection", "lots", 1)
+    path = spoil(task, "catalog.parquet")
+    catalog = finished.catalog(task)
+    finished.catalog(other).save(path)
+    refused(finished, task.folder, "which is not among", task.needs[0])
+    catalog.with_columns(label=catalog.table["label"].to_numpy()[::-1]).save(path)
+    refused(finished, task.folder, "which is not among")
+    catalog.take(np.arange(1, len(catalog))).save(path)
+    refused(finished, task.folder, "other images than were kept")
+
+
+def test_a_selection_that_saw_the_test_part(finished, spoil):
+    task, catalog = finished.task("selection", "lots"), finished.prepared.catalog
+    test = finished.prepared.split(0).part(catalog, "test")
+    path = spoil(task, witness.FILE)
+    runs.write_json(path, {**json.loads(path.read_text()), "fitted_on": witness.names_digest(test.images)})
+    refused(finished, task.folder, "the selection was fitted on the test part")
+
+
+def test_an_arm_that_adds_what_its_selection_dropped(finished, spoil):
+    task, selection = finished.task("classifier", "lots"), finished.task("selection", "lots")
+    drawn = finished.catalog(finished.task("samples", "noise"))
+    dropped = drawn.take(~np.isin(drawn.images, finished.catalog(selection).images))
+    path, says = spoil(task, witness.EXTRA), spoil(task, witness.FILE)
+    rows = pd.concat([pd.read_parquet(path), dropped.table[witness.EXTRA_COLUMNS].head(1)])
+    rows.to_parquet(path)
+    runs.write_json(says, {**json.loads(says.read_text()), "extra": witness.rows_digest(rows)})
+    refused(finished, task.folder, dropped.images[0], f"which {selection.folder} dropped")
+
+
+# What is told
+
+
+def test_too_few_is_said_once_for_all_trials():
+    base = {"name": "strict", "arms": ["a"], "want": {"AK": 160, "NV": 5}}
+    records = [{**base, "trial": t, "kept": {"AK": kept, "NV": 9}} for t, kept in enumerate((200, 97, 120))]
+    assert too_few(records) == [
+        "a: 160 images of AK were wanted, and the selection strict kept 97 (the fewest of 2 such trials). The arm "
+        "added what was kept, and saw as many images in training as all others."
+    ]
+    assert too_few(records[:1]) == []
+
+
+def test_the_report_shows_what_was_dropped_and_why(finished):
+    page = render(reading.read(finished.run), NO_PLOTS, [], "")
+    results = json.loads((finished.run / "results.json").read_text())
+    harsh = [made for made in results["selections"] if made["name"] == "harsh"]
+    assert len(harsh) == 2
+    assert harsh[0]["arms"] == ["harsh"]
+    section = page[page.index('<h2 id="selection">') :]
+    assert "harsh: images of noise, for harsh" in section
+    assert "lots: images of noise, for lots" in section
+    dropped = sum(sum(made["rules"][2]["dropped"].values()) for made in harsh)
+    came = sum(sum(made["rules"][2]["came_in"].values()) for made in harsh)
+    assert f'<td class="number">{came}</td><td class="number">{dropped}</td>' in section
+    assert "Too few were kept." in section
+    reasons = pd.read_parquet(finished.run / harsh[0]["folder"] / "decisions.parquet")
+    shown = reasons["reason"][~reasons["kept"]]
+    assert any(reason in section for reason in shown)
+    assert any("were wanted, and the selection harsh kept" in detail for detail in results["details"])
+    assert results["details"][0].split(":")[0] in page[: page.index("<nav")]
+    arm = next(arm for arm in results["arms"] if arm["name"] == "lots")
+    assert (arm["selection"], arm["extra"]) == ("lots", ADD)
