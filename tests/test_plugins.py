@@ -10,7 +10,7 @@ from moulage import plugins
 from moulage.errors import RecipeError
 
 
-@pytest.mark.parametrize("kind", [k for k in plugins.KINDS if k != "selection"])
+@pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_plugin_has_config_and_a_sentence(kind):
     assert plugins.names(kind)
     for name in plugins.names(kind):

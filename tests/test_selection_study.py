@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ PLAIN = {
         "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
     },
 }
-NO_PLOTS = Plots(None, [], None, [], None, None, [], [], [], {})
+NO_PLOTS = Plots(*([] for _ in fields(Plots)))
 FEATURES = {"backbone": SCRATCH}
 RECIPE = merge(
     PLAIN,

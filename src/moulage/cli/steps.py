@@ -138,7 +138,9 @@ def train(
 
 
 def list_plugins(
-    kind: Annotated[str, typer.Argument(help="sources, generators, balance or classifiers; all if left out.")] = "",
+    kind: Annotated[
+        str, typer.Argument(help="sources, generators, selection, balance or classifiers; all if left out.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Name the plug-ins that are installed."""
