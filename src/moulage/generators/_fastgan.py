@@ -1,0 +1,287 @@
+"""The networks of ``fastgan`` and its game (Liu et al. 2021, arXiv:2101.04775)."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from moulage import training
+from moulage.generators._adversary import Adversary
+from moulage.generators._condition import LabelEmbedding, Projection
+from moulage.generators._dcgan import LABEL_STD, UpConv
+
+if TYPE_CHECKING:
+    from moulage.generators.fastgan import Config
+
+WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
+"""Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
+PART = 8
+"""Side of the part of the 16 x 16 features that the second decoder gets."""
+
+
+def sides(first: int, last: int) -> list[int]:
+    """first, 2 first, ..., last."""
+    return [first << i for i in range((last // first).bit_length())]
+
+
+def width(base_channels: int, side: int) -> int:
+    """Channels of a map."""
+    return max(1, int(base_channels * WIDTHS[side]))
+
+
+class Gate(nn.Module):
+    """Gated linear unit: half of the channels gate the other half.
+
+    ``torch.nn.functional.glu`` has a gradient that takes ten times as long in channels-last memory on a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, gates = x.chunk(2, 1)
+        return values * gates.sigmoid()
+
+
+class Norm(nn.Module):
+    """Batch norm with a gain and a shift that may depend on the class."""
+
+    def __init__(self, num_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_channels)
+        self.embedding = LabelEmbedding(num_classes, 2 * num_channels, 0.0) if num_classes > 1 else None
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = self.norm(x)
+        if self.embedding is None:
+            return x
+        gain, shift = self.embedding(labels)[:, :, None, None].chunk(2, 1)
+        return x + x * gain.to(x) + shift.to(x)
+
+
+class UpBlock(nn.Module):
+    """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm and a gated linear unit.
+
+    Args:
+        num_in: channels that come in.
+        num_out: channels that go out.
+        num_convs: number of convolutions, each with a noise map.
+        num_classes: 1 where the block takes no class.
+    """
+
+    def __init__(self, num_in: int, num_out: int, num_convs: int, num_classes: int) -> None:
+        super().__init__()
+        convs: list[nn.Module] = [UpConv(num_in, 2 * num_out, 3, "nearest")]
+        convs += [nn.Conv2d(num_out, 2 * num_out, 3, padding=1, bias=False) for _ in range(num_convs - 1)]
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList([Norm(2 * num_out, num_classes) for _ in convs])
+        self.noise_strength = nn.Parameter(torch.zeros(num_convs))
+        self.gate = Gate()
+
+    def forward(self, x: Tensor, noise: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        for conv, norm, strength, row in zip(self.convs, self.norms, self.noise_strength, noise, strict=True):
+            x = conv(x)
+            x = x + (strength * row).view(-1, 1, *x.shape[2:]).to(x)
+            x = self.gate(norm(x, labels))
+        return x
+
+
+class Excitation(nn.Module):
+    """Skip-layer excitation: a small map gates the channels of a large one (section 3.1, eq. 1, figure 3).
+
+    Here the gate may also depend on the class.
+    """
+
+    def __init__(self, num_low: int, num_high: int, num_classes: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(num_low, num_high, 4)
+        self.gate = nn.Conv2d(num_high, num_high, 1)
+        self.embedding = LabelEmbedding(num_classes, num_high, 0.0) if num_classes > 1 else None
+
+    def forward(self, low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
+        logits = self.gate(F.leaky_relu(self.squeeze(F.avg_pool2d(low, low.shape[-1] // 4)), 0.1))
+        if self.embedding is not None:
+            logits = logits + self.embedding(labels)[:, :, None, None]
+        return high * logits.sigmoid().to(high)
+
+
+class Synthesis(nn.Module):
+    """Rows float32 [B, num_inputs] and labels int64 [B] -> images [B, 3, size, size] in -1..1.
+
+    A row holds all that an image depends on: the latent, then the pixels of every noise map.
+    """
+
+    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+        super().__init__()
+
+        def classes_at(side: int) -> int:
+            return num_classes if side >= config.conditional_from else 1
+
+        self.sides, self.num_convs = sides(4, size), config.convolutions
+        noise = [side**2 for side in self.sides[1:] for _ in range(self.num_convs)]
+        self.splits = [config.latent_size, *noise]
+        self.num_inputs = sum(self.splits)
+        widths = {side: width(config.base_channels, side) for side in self.sides}
+        self.embedding = LabelEmbedding(num_classes, config.latent_size, LABEL_STD) if classes_at(4) > 1 else None
+        num_latent = config.latent_size * (2 if self.embedding else 1)
+        self.dense = nn.Linear(num_latent, 2 * widths[4] * 16, bias=False)
+        self.norm, self.gate = Norm(2 * widths[4], classes_at(4)), Gate()
+        self.blocks, self.excitations = nn.ModuleDict(), nn.ModuleDict()
+        for side in self.sides[1:]:
+            num_in, num_out = widths[side // 2], widths[side]
+            self.blocks[str(side)] = UpBlock(num_in, num_out, self.num_convs, classes_at(side))
+            low = side // config.excitation_ratio
+            if low >= 4:
+                self.excitations[str(side)] = Excitation(widths[low], num_out, classes_at(side))
+        self.ratio = config.excitation_ratio
+        self.image = nn.Conv2d(widths[size], 3, 3, padding=1)
+
+    def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
+        latents, *noise = rows.split(self.splits, 1)
+        if self.embedding is not None:
+            latents = torch.cat([latents, self.embedding(labels)], 1)
+        x = self.dense(latents).view(len(rows), -1, 4, 4).contiguous(memory_format=torch.channels_last)
+        maps = {4: self.gate(self.norm(x, labels))}
+        for i, (name, block) in enumerate(self.blocks.items()):
+            side, own = int(name), tuple(noise[i * self.num_convs : (i + 1) * self.num_convs])
+            maps[side] = block(maps[side // 2], own, labels)
+            if name in self.excitations:
+                maps[side] = self.excitations[name](maps[side // self.ratio], maps[side], labels)
+        return torch.tanh(self.image(maps[self.sides[-1]]))
+
+
+def batch_norm(num_channels: int) -> nn.Module:
+    """The discriminator's: it never judges a single image, so it needs no running statistics."""
+    return nn.BatchNorm2d(num_channels, track_running_stats=False)
+
+
+class DownBlock(nn.Module):
+    """Halves the size on two ways, whose mean goes out (figure 4, left)."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(num_in, num_out, 4, 2, 1, bias=False),
+            batch_norm(num_out),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(num_out, num_out, 3, padding=1, bias=False),
+            batch_norm(num_out),
+            nn.LeakyReLU(0.2),
+        )
+        self.direct = nn.Sequential(
+            nn.AvgPool2d(2), nn.Conv2d(num_in, num_out, 1, bias=False), batch_norm(num_out), nn.LeakyReLU(0.2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.main(x) + self.direct(x)) / 2
+
+
+def decoder(num_in: int, base: int, size: int) -> nn.Module:
+    """Features [B, num_in, 8, 8] -> an image [B, 3, size, size] in -1..1 (figure 4, right)."""
+    layers: list[nn.Module] = []
+    for side in sides(16, size):
+        num_out = max(4, width(base, side) // 2)
+        layers += [UpConv(num_in, 2 * num_out, 3, "nearest"), batch_norm(2 * num_out), Gate()]
+        num_in = num_out
+    return nn.Sequential(*layers, nn.Conv2d(num_in, 3, 3, padding=1), nn.Tanh())
+
+
+class Discriminator(nn.Module):
+    """Images [B, 3, size, size] in -1..1 -> a map of logits, positive for real; also an encoder (section 3.2)."""
+
+    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+        super().__init__()
+        base, top = config.base_channels, min(size, config.discriminator_size)
+        widths = {side: width(base, side) for side in sides(8, top)}
+        first = nn.Conv2d(3, widths[top], 3, padding=1) if size == top else nn.Conv2d(3, widths[top], 4, 2, 1)
+        stem: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
+        for _ in sides(top, size // 4):
+            stem += [nn.Conv2d(widths[top], widths[top], 4, 2, 1, bias=False), batch_norm(widths[top])]
+            stem += [nn.LeakyReLU(0.2)]
+        down = [DownBlock(widths[2 * side], widths[side]) for side in reversed(sides(8, top // 2))]
+        self.to_16 = nn.Sequential(*stem, *down[:-1])
+        self.to_8 = down[-1]
+        num = 2 * widths[8]
+        self.neck = nn.Sequential(nn.Conv2d(widths[8], num, 1, bias=False), batch_norm(num), nn.LeakyReLU(0.2))
+        self.head = nn.Conv2d(num, 1, 4)
+        self.projection = Projection(num * 64, num_classes) if num_classes > 1 else None
+        if config.reconstruction_weight:
+            side = min(config.reconstruction_size, size)
+            self.decode_whole, self.decode_part = decoder(widths[8], base, side), decoder(widths[16], base, side)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, ., 16, 16] and [B, ., 8, 8]."""
+        features = self.to_16(images)
+        return features, self.to_8(features)
+
+    def judge(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits [B, 25] of the 8 x 8 features: one for each 4 x 4 window."""
+        features = self.neck(features)
+        logits = self.head(features).flatten(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features.flatten(1), labels)[:, None]
+        return logits.float()
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(self.encode(images)[1], labels)
+
+
+def initialise(network: training.Model) -> training.Model:
+    """Normal weights of standard deviation 0.02 and zero biases of convolutions, in channels-last memory."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | UpConv):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def normalise(discriminator: Discriminator) -> None:
+    """Spectral normalisation of all convolutions but the decoders' (Miyato et al. 2018, arXiv:1802.05957)."""
+    for part in (discriminator.to_16, discriminator.to_8, discriminator.neck, discriminator.head):
+        for module in list(part.modules()):
+            if isinstance(module, nn.Conv2d):
+                spectral_norm(module)
+
+
+class Game(Adversary):
+    """The two networks under the hinge loss (eq. 4 and 5), and the reconstruction of real images (eq. 3)."""
+
+    def __init__(self, config: "Config", num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
+        generator = initialise(Synthesis(config, num_classes, size))
+        discriminator = initialise(Discriminator(config, num_classes, size))
+        if config.spectral_norm:
+            normalise(discriminator)
+        super().__init__(config, generator, discriminator, device)
+
+    def latents(self, num: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(num, self.generator.num_inputs, generator=rng).to(self.device)
+
+    def discriminator_loss(
+        self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        real = self.seen(real, rng)
+        features_16, features_8 = self.discriminator.encode(real)
+        on_real = self.discriminator.judge(features_8, labels)
+        on_fake = self.discriminator(self.seen(fake, rng), labels)
+        loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+        if self.config.reconstruction_weight:
+            loss = loss + self.config.reconstruction_weight * self.reconstruction(real, features_16, features_8, rng)
+        return loss, on_real.mean(1), on_fake.mean(1)
+
+    def reconstruction(self, real: Tensor, features_16: Tensor, features_8: Tensor, rng: torch.Generator) -> Tensor:
+        """How far the decoded features are from the image, and those of a random part from that part (eq. 3)."""
+        top, left = torch.randint(0, 16 - PART + 1, (2,), generator=rng).tolist()
+        scale = real.shape[-1] // 16
+        part = real[..., top * scale : (top + PART) * scale, left * scale : (left + PART) * scale]
+        decoded_part = self.discriminator.decode_part(features_16[..., top : top + PART, left : left + PART])
+        decoded_whole = self.discriminator.decode_whole(features_8)
+        return self.distance(decoded_whole, real) + self.distance(decoded_part, part)
+
+    def distance(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """Mean difference of pixels at the size of the decoded ones."""
+        target = F.interpolate(images, decoded.shape[2:], mode="bilinear", antialias=True)
+        between = F.l1_loss if self.config.reconstruction_loss == "l1" else F.mse_loss
+        return between(decoded.float(), target)
+
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
+        return -self.discriminator(self.seen(fake, rng), labels).mean()
