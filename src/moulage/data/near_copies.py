@@ -150,7 +150,7 @@ def _thumbnails(images: np.ndarray, crop: float = 0.0) -> _Thumbnails:
         np.stack([square(image, _SIDE, "squash") for image in inner]) if len(images) else inner.reshape(0, 32, 32, 3)
     )
     grey = small.astype(np.float32) @ _LUMINANCE
-    low, high = np.percentile(grey, (1, 99), axis=(1, 2), keepdims=True)
+    low, high = np.percentile(grey.reshape(len(grey), _SIDE**2), (1, 99), axis=1)[:, :, None, None]
     stretched = ((grey - low) * (255 / np.maximum(high - low, 1))).clip(0, 255).astype(np.uint8)
     inside = duplicates.inside(np.repeat(stretched[..., None], 3, axis=3)).astype(np.float32)
     mean = (grey * inside).sum((1, 2), keepdims=True) / np.maximum(inside.sum((1, 2), keepdims=True), 1)
