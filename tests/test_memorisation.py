@@ -123,7 +123,7 @@ def test_the_promise_holds_on_average():
 def test_empty_sets_and_wrong_inputs(train):
     assert near_copies(train[:0], train, groups=np.arange(60)).is_copy.shape == (0,)
     blank = np.full((3, SIZE, SIZE, 3), 128, np.uint8)
-    np.testing.assert_allclose(distances(blank, train)[0], 1, atol=0.01)
+    assert distances(blank, train)[0].min() > 0.99
     with pytest.raises(DataError, match="either held-out images or the lesions"):
         near_copies(train, train)
     with pytest.raises(DataError, match="other lesions to calibrate"):
