@@ -16,12 +16,15 @@ from moulage.generators import _augment, _dcgan, _learner, dcgan
 SIZE = 16
 TINY = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6}
 TINY |= {"discriminator_channels": (4, 8), "discriminator_strides": (2, 2)}
+TINY_STYLEGAN2 = {"base_channels": 64, "max_channels": 8, "latent_size": 6, "mapping_layers": 1}
+TINY_STYLEGAN2 |= {"r1_every": 2, "path_length_every": 2, "deviation_group": 2}
 SMALL: dict[str, dict[str, Any]] = {
     "dcgan": {"steps": 5, "batch_size": 4, "checkpoint_every": 2, "preview_every": 5, **TINY},
     "noise": {},
+    "stylegan2": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_STYLEGAN2},
 }
 """Settings of a fit that takes a second, for each generator; a new generator adds its own."""
-STEPS = {"dcgan": (5, 2), "noise": (2, 1)}
+STEPS = {"dcgan": (5, 2), "noise": (2, 1), "stylegan2": (4, 2)}
 """Steps of that fit on two classes, and steps from one checkpoint to the next; it ends with a checkpoint."""
 
 every_generator = pytest.mark.parametrize("name", plugins.names("generators"))
