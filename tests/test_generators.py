@@ -6,34 +6,78 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import tiny_latent_diffusion
 from moulage import plugins, runs
+from moulage import recipe as recipes
 from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
-from moulage.generators import _augment, _dcgan, _learner, dcgan
+from moulage.generators import _dcgan, _learner, dcgan
 
 SIZE = 16
 TINY = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6}
 TINY |= {"discriminator_channels": (4, 8), "discriminator_strides": (2, 2)}
+TINY_PIX2PIXHD = {"latent_size": 4, "base_channels": 4, "num_downsamplings": 1, "num_blocks": 1}
+TINY_PIX2PIXHD |= {"discriminator_channels": 4, "num_discriminators": 2, "num_discriminator_layers": 1}
 TINY_STYLEGAN2 = {"base_channels": 64, "max_channels": 8, "latent_size": 6, "mapping_layers": 1}
 TINY_STYLEGAN2 |= {"r1_every": 2, "path_length_every": 2, "deviation_group": 2}
+TINY_FASTGAN = {"base_channels": 2, "latent_size": 6, "excitation_ratio": 4, "discriminator_size": 16}
+TINY_R3GAN = {"channel_base": 64, "max_channels": 16, "num_blocks": 1, "latent_size": 6}
+TINY_PROGRESSIVE = {"base_channels": 2, "latent_size": 6, "attention_size": 8}
+TINY_DIFFUSION = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_sides": (8,)}
+TINY_DIFFUSION |= {"patch_size": 2, "num_sampling_steps": 2, "learning_rate": 2e-3, "warmup_steps": 0}
+TINY_LATENT = {"weights": tiny_latent_diffusion.folder, "prompts": {"AK": "a", "NV": "b c"}, "rank": 2}
+TINY_LATENT |= {"num_sampling_steps": 2, "learning_rate": 0.05, "warmup_steps": 0}
 SMALL: dict[str, dict[str, Any]] = {
     "dcgan": {"steps": 5, "batch_size": 4, "checkpoint_every": 2, "preview_every": 5, **TINY},
+    "fastgan": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_FASTGAN},
+    "diffusion": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_DIFFUSION},
+    "finetuned_diffusion": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_LATENT},
     "noise": {},
+    "r3gan": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_R3GAN},
+    "progressive": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_PROGRESSIVE},
     "stylegan2": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_STYLEGAN2},
+    "pix2pixhd": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_PIX2PIXHD},
 }
 """Settings of a fit that takes a second, for each generator; a new generator adds its own."""
-STEPS = {"dcgan": (5, 2), "noise": (2, 1), "stylegan2": (4, 2)}
+STEPS = {
+    "finetuned_diffusion": (4, 2),
+    "diffusion": (4, 2),
+    "r3gan": (4, 2),
+    "fastgan": (4, 2),
+    "progressive": (4, 2),
+    "dcgan": (5, 2),
+    "noise": (2, 1),
+    "pix2pixhd": (4, 2),
+    "stylegan2": (4, 2),
+}
 """Steps of that fit on two classes, and steps from one checkpoint to the next; it ends with a checkpoint."""
 
-every_generator = pytest.mark.parametrize("name", plugins.names("generators"))
+SLOW = ("finetuned_diffusion",)
+"""Generators whose packages take ten seconds to import."""
+
+every_generator = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in plugins.names("generators")],
+)
 
 
 def make(name: str, classes: tuple[str, ...] = ("AK", "NV"), size: int = SIZE, **options: Any) -> Any:
     module = plugins.load("generators", name)
-    config = plugins.configure("generators", name, SMALL[name] | options)
-    return module.Generator(config, classes, size)
+    small = {key: value() if callable(value) else value for key, value in SMALL[name].items()}
+    config = plugins.configure("generators", name, small | options)
+    generator = module.Generator(config, classes, size)
+    if getattr(module, "NEEDS_MASKS", False):
+        fit = generator.fit
+        generator.fit = lambda images, *args, **kwargs: fit(images, *args, masks=bright(images), **kwargs)
+    return generator
+
+
+def bright(images: np.ndarray) -> np.ndarray:
+    """Masks of images, for generators that need some."""
+    return np.where(images[..., 0] > 127, 255, 0).astype(np.uint8)
 
 
 def pictures(num: int = 9, num_classes: int = 2, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +134,7 @@ def test_an_interrupted_fit_resumes_exactly(name: str, tmp_path: Path):
     whole.fit(*pictures(), seed=3, folder=tmp_path / "whole")
     expected = whole.sample(1, np.arange(4))
     num_steps, every = STEPS[name]
-    for stop in range(1, num_steps + 1):
+    for stop in {1, min(every + 1, num_steps), num_steps}:  # before a checkpoint, past one, at the end
         folder = tmp_path / str(stop)
 
         def interrupt(done: int, total: int, note: str, stop: int = stop) -> None:
@@ -222,6 +266,31 @@ def test_dcgan_reaches_every_size(size: int, upsampling: str):
     assert _dcgan.Discriminator(config, 1, size)(torch.zeros(2, 3, size, size), torch.zeros(2)).shape == (2,)
 
 
+def test_dcgan_can_be_that_of_bisla_layer_by_layer():
+    recipe = recipes.load(Path(__file__).parents[1] / "studies" / "bisla2019.toml")
+    config = plugins.configure("generators", "dcgan", recipe.generators["melanoma"].options)
+    generator, discriminator = _dcgan.Synthesis(config, 1, 256), _dcgan.Discriminator(config, 1, 256)
+    assert isinstance(generator.layers[0], nn.BatchNorm2d)
+    assert generator.dense.out_features == 256 * 4 * 4  # a 4 x 4 transposed convolution of one pixel
+    seen: dict[str, list[tuple[int, ...]]] = {"up": [], "down": []}
+    for module in (*generator.layers, *discriminator.layers):
+        if isinstance(module, _dcgan.UpConv):
+            assert (module.kernel, module.upsampling) == (4, "transposed")
+            module.register_forward_hook(lambda *args: seen["up"].append(tuple(args[2].shape[1:])))
+        elif isinstance(module, nn.Conv2d):
+            assert module.kernel_size == (4, 4)
+            module.register_forward_hook(lambda *args: seen["down"].append(tuple(args[2].shape[1:])))
+        else:
+            assert not isinstance(module, nn.Dropout) or not module.p
+    labels = torch.zeros(2, dtype=torch.long)
+    discriminator(generator(torch.randn(2, config.latent_size), labels), labels)
+    widths, sides = [128, 64, 32, 16, 8, 3], [8, 16, 32, 64, 128, 256]
+    assert seen["up"] == [(c, s, s) for c, s in zip(widths, sides, strict=True)]
+    widths, sides = [16, 32, 64, 128, 256, 512], [128, 64, 32, 16, 8, 4]
+    assert seen["down"] == [(c, s, s) for c, s in zip(widths, sides, strict=True)]
+    assert discriminator.head.in_features == 512 * 4 * 4  # a 4 x 4 convolution to one number
+
+
 CHANGES: list[dict[str, Any]] = [
     {"steps": 4},
     {"batch_size": 3},
@@ -232,6 +301,8 @@ CHANGES: list[dict[str, Any]] = [
     {"generator_activation": "silu"},
     {"upsampling": "bilinear"},
     {"upsampling": "transposed", "generator_kernel": 4},
+    {"first_norm": True},
+    {"output": "doubling"},
     {"discriminator_channels": (4, 6)},
     {"discriminator_strides": (2, 1)},
     {"discriminator_kernel": 4},
@@ -304,10 +375,3 @@ def test_dcgan_stops_where_all_previews_are_alike(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(_learner, "latents", lambda seeds, num: torch.zeros(len(seeds), num))
     with pytest.raises(CollapsedError, match="step 5"):
         make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
-
-
-def test_symmetries_are_the_eight_of_the_square():
-    image = np.arange(27, dtype=np.uint8).reshape(1, 3, 3, 3)
-    seen = {_augment.symmetries(image, np.random.default_rng(i), "flips").tobytes() for i in range(200)}
-    assert len(seen) == 8
-    assert _augment.symmetries(image, np.random.default_rng(0), "none") is image

@@ -1,0 +1,212 @@
+"""What ``diffusion`` learns and how it draws: Karras et al. 2022, arXiv:2206.00364 ("EDM"), table 1, right column."""
+
+import copy
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moulage import training
+from moulage.generators import _learner
+from moulage.generators._unet import UNet
+
+if TYPE_CHECKING:
+    from moulage.generators.diffusion import Config
+
+NUM_AUGMENT = 9
+"""Numbers that describe an augmentation."""
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma): the mean clean image given a noisy one, by a preconditioned network (EDM, eq. 7).
+
+    Attributes:
+        unet: what is trained.
+        weak: with ``guide = "weak"`` an earlier average of ``unet``; a buffer says whether it is there yet.
+    """
+
+    weak_known: Tensor
+
+    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config, num_classes, size, NUM_AUGMENT).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.weak = copy.deepcopy(self.unet).requires_grad_(False) if config.guide == "weak" else None
+        self.register_buffer("weak_known", torch.tensor(False))
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor, keep: Tensor, augment: Tensor, weak: bool = False
+    ) -> Tensor:
+        """Denoised images float32 [B, 3, S, S] of ``x`` at noise levels ``sigma`` [B]; see ``UNet`` for the rest."""
+        data, level = self.config.sigma_data, sigma[:, None, None, None]
+        total = (level**2 + data**2).sqrt()
+        c_skip, c_out, c_in = data**2 / total**2, level * data / total, 1 / total
+        network = self.weak if weak and self.weak is not None else self.unet
+        return c_skip * x + c_out * network(c_in * x, sigma.log() / 4, labels, keep, augment).float()
+
+    def guided(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """The denoised image, moved away from what a worse denoiser says of the same x.
+
+        Worse is one that does not know the class (Ho & Salimans 2022, arXiv:2207.12598, eq. 6), or an earlier state of
+        the same network (Karras et al. 2024, arXiv:2406.02507, eq. 3).
+        """
+        config, ones, plain = self.config, torch.ones_like(sigma), x.new_zeros(len(x), NUM_AUGMENT)
+        denoised = self(x, sigma, labels, ones, plain)
+        if config.guidance != 1 and (config.guide == "unconditional" or self.weak_known):
+            keep = ones if config.guide == "weak" else torch.zeros_like(ones)
+            worse = self(x, sigma, labels, keep, plain, weak=config.guide == "weak")
+            denoised = worse.lerp(denoised, config.guidance)
+        return denoised.clamp(-1, 1) if config.clip else denoised
+
+    @torch.no_grad()
+    def keep_weak(self, unet: UNet) -> None:
+        """Keep a copy of ``unet`` as the weak network; the strength of its condition becomes part of its labels."""
+        assert self.weak is not None
+        self.weak.load_state_dict(unet.state_dict())
+        if self.weak.label is not None:
+            self.weak.label.embedding.weight.mul_(self.weak.label.strength)
+            self.weak.label.strength.fill_(1)
+        self.weak_known.fill_(True)
+
+
+def noise_levels(config: "Config") -> list[float]:
+    """The falling noise levels of the sampler, ``num_steps`` and a last 0 (EDM, eq. 5)."""
+    first, last = (sigma ** (1 / config.rho) for sigma in (config.sigma_max, config.sigma_min))
+    shares = (i / (config.num_sampling_steps - 1) for i in range(config.num_sampling_steps))
+    return [(first + share * (last - first)) ** config.rho for share in shares] + [0.0]
+
+
+def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
+    """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from noise to an image (EDM, algorithm 1).
+
+    Args:
+        denoise: images [B, 3, S, S] and a noise level -> denoised images.
+        noise: standard normal [B, 3, S, S].
+        sigmas: falling noise levels; the last is 0.
+    """
+    x = noise * sigmas[0]
+    for sigma, lower in itertools.pairwise(sigmas):
+        slope = (x - denoise(x, sigma)) / sigma
+        euler = x + (lower - sigma) * slope
+        if lower > 0:  # the second-order correction: the mean of the slopes at both ends
+            slope = (slope + (euler - denoise(euler, lower)) / lower) / 2
+            euler = x + (lower - sigma) * slope
+        x = euler
+    return x
+
+
+def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images moved, turned, flipped and stretched, and what was done to each (EDM, appendix F.2, table 6).
+
+    The network is told, and asked for images that were left alone: the changes do not leak into what it draws. Each
+    change comes with the given probability; it is one bilinear resampling with reflected borders.
+
+    Args:
+        images: float [B, 3, S, S].
+        probability: of each change, 0..1.
+        rng: a CPU generator.
+
+    Returns:
+        images; descriptions float32 [B, 9], zeros for an image that was left alone.
+    """
+    num, zero = len(images), torch.zeros(len(images))
+    if probability == 0:
+        return images, images.new_zeros(num, NUM_AUGMENT)
+
+    def maybe(values: Tensor) -> Tensor:
+        return torch.where(torch.rand(num, generator=rng) < probability, values, zero)
+
+    def normal() -> Tensor:
+        return torch.randn(num, generator=rng)
+
+    flip_x, flip_y = (maybe(torch.randint(0, 2, (num,), generator=rng).float()) for _ in "xy")
+    scale, angle = maybe(normal()), maybe((torch.rand(num, generator=rng) * 2 - 1) * math.pi)
+    stretch, axis = maybe(normal()), (torch.rand(num, generator=rng) * 2 - 1) * math.pi
+    shift_x, shift_y = maybe(normal()), maybe(normal())
+    done = [flip_x, flip_y, scale, angle.cos() - 1, angle.sin()]
+    description = torch.stack([*done, stretch * axis.cos(), stretch * axis.sin(), shift_x, shift_y], 1)
+    flips = torch.diag_embed(1 - 2 * torch.stack([flip_x, flip_y], 1))
+    scales = torch.diag_embed(2 ** (0.2 * torch.stack([scale + stretch, scale - stretch], 1)))
+    matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
+    shifts = torch.stack([shift_x, shift_y], 1)[:, :, None] / 4  # 1/8 of a side; coordinates run from -1 to 1
+    grid = F.affine_grid(torch.cat([matrix, shifts], 2).to(images), list(images.shape), False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    changed = description.ne(0).any(1).to(images.device)
+    return torch.where(changed[:, None, None, None], moved, images), description.to(images)
+
+
+def rotation(angle: Tensor) -> Tensor:
+    """Angles [B] -> matrices [B, 2, 2]."""
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
+
+
+class OneLoss(_learner.Game):
+    """One network that goes down one loss.
+
+    Args:
+        config: options of the plug-in, with ``learning_rate`` and ``warmup_steps``.
+        network: what learns: those of its parameters that take a gradient.
+        device: where it goes.
+    """
+
+    PARTS: ClassVar = ("network", "ema", "optimiser")
+
+    def __init__(self, config: Any, network: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.network: Any = network.to(self.device)
+        self.ema = training.EMA(self.network, config.ema_decay)
+        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.Adam(learned, config.learning_rate, fused=True)
+
+    @abstractmethod
+    def loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """The mean loss of images [B, 3, S, S] in -1..1 with labels [B]."""
+
+    def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """One update."""
+        config, total = self.config, torch.zeros((), device=self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
+        self.optimiser.zero_grad()
+        for images, classes in zip(real.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
+            with training.precision(self.device, config.precision):
+                loss = self.loss(images, classes, rng) * (len(images) / len(real))
+            loss.backward()
+            total += loss.detach()
+        self.optimiser.step()
+        self.ema.update(self.network)
+        return {"loss": total}
+
+
+class Game(OneLoss):
+    """A denoiser in training; after step ``weak_step`` its average is kept as the weak network, where one is wanted."""
+
+    def __init__(
+        self, config: "Config", num_classes: int, size: int, device: torch.device | str = "cpu", weak_step: int = 0
+    ) -> None:
+        super().__init__(config, Denoiser(config, num_classes, size), device)
+        self.weak_step = weak_step
+
+    def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        losses = super().step(real, labels, step, rng)
+        if step == self.weak_step and self.network.weak is not None:
+            for denoiser in (self.network, self.ema.model):
+                denoiser.keep_weak(self.ema.model.unet)
+        return losses
+
+    def loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Weighted squared error of the denoised image (EDM, eqs. 2 and 8; noise levels and weights of table 1)."""
+        config, num = self.config, len(images)
+        clean, augment = augmented(images, config.augment_probability, rng)
+        sigma = (config.noise_mean + config.noise_std * torch.randn(num, generator=rng)).exp().to(self.device)
+        noise = torch.randn(images.shape, generator=rng).to(self.device)
+        keep = (torch.rand(num, generator=rng) >= config.class_dropout).float().to(self.device)
+        denoised = self.network(clean + sigma[:, None, None, None] * noise, sigma, labels, keep, augment)
+        weight = (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
+        return (weight * (denoised - clean).square().mean((1, 2, 3))).mean()

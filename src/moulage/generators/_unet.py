@@ -1,0 +1,172 @@
+"""The U-Net of ``diffusion``: residual blocks and attention, told the noise level, the class and the augmentation.
+
+After Dhariwal & Nichol 2021 (arXiv:2105.05233, section 3: norms that are scaled and shifted by the embedding,
+resampling inside residual blocks, attention with 64 channels a head) and Ho et al. 2020 (arXiv:2006.11239, appendix B).
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moulage.generators._condition import LabelEmbedding
+
+if TYPE_CHECKING:
+    from moulage.generators.diffusion import Config
+
+GROUP_CHANNELS = 16
+"""Channels in a group of a norm, at least; 32 groups at most (Wu & He 2018, arXiv:1803.08494)."""
+HEAD_CHANNELS = 64
+PERIOD = 10_000
+"""Longest period of the sines that a noise level is written in (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+
+class UNet(nn.Module):
+    """Noisy images -> what ``_diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
+
+    Args:
+        config: options of the plug-in.
+        num_classes: 1 needs no condition.
+        size: pixels a side.
+        num_augment: numbers that describe an augmentation.
+    """
+
+    def __init__(self, config: "Config", num_classes: int, size: int, num_augment: int) -> None:
+        super().__init__()
+        base, num_features, self.patch = config.base_channels, 4 * config.base_channels, config.patch_size
+        self.sines = 2 * (base // 2)
+        self.embed = nn.Sequential(
+            nn.Linear(self.sines, num_features), nn.SiLU(), nn.Linear(num_features, num_features)
+        )
+        self.label = LabelEmbedding(num_classes, num_features) if num_classes > 1 else None
+        self.augment = nn.Linear(num_augment, num_features, bias=False)
+
+        def block(num_in: int, num_out: int, side: int, resample: str = "") -> Block:
+            attends = side in config.attention_sides and not resample
+            block = Block(num_in, num_out, num_features, config.dropout, attends, resample)
+            block.takes_class = side >= config.conditional_from
+            return block
+
+        side, num_in = size // self.patch, base
+        self.first = nn.Conv2d(3 * self.patch**2, base, 3, padding=1)
+        self.down, self.up, kept = nn.ModuleList(), nn.ModuleList(), [base]
+        for level, multiplier in enumerate(config.channel_multipliers):
+            if level:
+                side //= 2
+                self.down.append(block(num_in, num_in, side, "down"))
+                kept.append(num_in)
+            for _ in range(config.num_blocks):
+                self.down.append(block(num_in, base * multiplier, side))
+                num_in = base * multiplier
+                kept.append(num_in)
+        self.middle = nn.ModuleList([block(num_in, num_in, side), block(num_in, num_in, side)])
+        for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
+            for _ in range(config.num_blocks + 1):
+                self.up.append(block(num_in + kept.pop(), base * multiplier, side))
+                num_in = base * multiplier
+            if level:
+                side *= 2
+                self.up.append(block(num_in, num_in, side, "up"))
+        self.last = nn.Sequential(norm(num_in), nn.SiLU(), zero(nn.Conv2d(num_in, 3 * self.patch**2, 3, padding=1)))
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor, keep: Tensor, augment: Tensor) -> Tensor:
+        """The output for images ``x``.
+
+        Args:
+            x: float [B, 3, S, S].
+            noise: a number that stands for the noise level, float [B].
+            labels: int64 [B].
+            keep: float [B]; 0 hides the class.
+            augment: float [B, num_augment]; zeros for an image as it is.
+        """
+        free = self.embed(sines(noise, self.sines)) + self.augment(augment)
+        known = free if self.label is None else free + self.label(labels) * keep[:, None]
+        free, known = F.silu(free), F.silu(known)
+        x = self.first(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        kept = [x]
+        for layer in self.down:
+            x = layer(x, known if layer.takes_class else free)
+            kept.append(x)
+        for layer in self.middle:
+            x = layer(x, known if layer.takes_class else free)
+        for layer in self.up:
+            x = layer(x if layer.resample else torch.cat([x, kept.pop()], 1), known if layer.takes_class else free)
+        return F.pixel_shuffle(self.last(x), self.patch)
+
+
+class Block(nn.Module):
+    """A residual block, with attention after it where ``attends``; ``resample`` is ``""``, ``"down"`` or ``"up"``."""
+
+    takes_class = True
+
+    def __init__(
+        self, num_in: int, num_out: int, num_features: int, dropout: float, attends: bool, resample: str
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm1, self.conv1 = norm(num_in), nn.Conv2d(num_in, num_out, 3, padding=1)
+        self.norm2, self.conv2 = norm(num_out), zero(nn.Conv2d(num_out, num_out, 3, padding=1))
+        self.affine = nn.Linear(num_features, 2 * num_out)
+        self.skip = nn.Conv2d(num_in, num_out, 1) if num_in != num_out else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.attention = Attention(num_out) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        h = self.conv1(self._resampled(F.silu(self.norm1(x))))
+        scale, shift = self.affine(features)[:, :, None, None].chunk(2, 1)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return self.attention((self.skip(self._resampled(x)) + h) * math.sqrt(0.5))
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
+
+
+class Attention(nn.Module):
+    """Every place of a map looks at every other."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.num_heads = max(1, num_channels // HEAD_CHANNELS)
+        while num_channels % self.num_heads:
+            self.num_heads -= 1
+        self.norm, self.inputs = norm(num_channels), nn.Conv2d(num_channels, 3 * num_channels, 1)
+        self.output = zero(nn.Conv2d(num_channels, num_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        num, channels, *sides = x.shape
+        tokens = (
+            self.inputs(self.norm(x))
+            .permute(0, 2, 3, 1)
+            .reshape(num, -1, 3, self.num_heads, channels // self.num_heads)
+        )
+        query, key, value = tokens.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        seen = seen.transpose(1, 2).reshape(num, *sides, channels).permute(0, 3, 1, 2)
+        return (x + self.output(seen)) * math.sqrt(0.5)
+
+
+def sines(values: Tensor, num: int) -> Tensor:
+    """Numbers [B] as cosines and sines of ``num // 2`` frequencies, [B, num]."""
+    steps = torch.arange(num // 2, device=values.device) / (num // 2)
+    angles = values[:, None].float() * PERIOD**-steps
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def norm(num_channels: int) -> nn.GroupNorm:
+    """Group norm for a map of so many channels."""
+    num_groups = min(32, max(1, num_channels // GROUP_CHANNELS))
+    while num_channels % num_groups:
+        num_groups -= 1
+    return nn.GroupNorm(num_groups, num_channels, eps=1e-6)
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights of zero: a block starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return layer
