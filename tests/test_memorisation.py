@@ -107,17 +107,23 @@ def test_lesions_calibrate_where_no_image_was_held_out(train, others):
 
 
 @pytest.mark.parametrize(("num", "rank"), [(10, 1), (98, 1), (99, 1), (198, 1), (199, 2), (999, 10)])
-def test_the_threshold_keeps_the_promised_rate_of_false_alarms(num, rank):
-    threshold, expected = conformal_threshold(np.arange(num, 0, -1.0), 0.01)
-    assert threshold == rank
-    assert expected == pytest.approx(rank / (num + 1))
-    assert expected <= max(0.01, 1 / (num + 1))
+def test_the_threshold_is_the_largest_rank_within_the_promise(num, rank):
+    assert conformal_threshold(np.arange(num, 0, -1.0), 0.01) == rank
+    assert rank == 1 or rank / (num + 1) <= 0.01 < (rank + 1) / (num + 1)
 
 
 def test_the_promise_holds_on_average():
     draws = np.random.default_rng(0).normal(size=(4000, 151))
-    alarms = [draw[-1] < conformal_threshold(draw[:-1], 0.05)[0] for draw in draws]
+    alarms = [draw[-1] < conformal_threshold(draw[:-1], 0.05) for draw in draws]
     assert np.mean(alarms) == pytest.approx(7 / 151, abs=0.01)
+
+
+def test_what_shares_less_than_half_of_its_structure_is_no_copy(train, others, monkeypatch):
+    monkeypatch.setattr("moulage.data.near_copies.LARGEST", 0.1)
+    found = near_copies(np.concatenate([others[:5], train[:1]]), train[:20], others[50:70])
+    assert found.threshold == 0.1
+    assert found.is_copy.tolist() == [False] * 5 + [True]
+    assert found.expected_false_alarms == pytest.approx(1 / 21)
 
 
 def test_empty_sets_and_wrong_inputs(train):
@@ -146,7 +152,7 @@ def test_planted_copies_are_found_among_real_images(real_data: Path, tmp_path: P
     found = near_copies(np.concatenate([others, planted]), train, groups=groups[fitted])
     assert found.is_copy[len(others) :].all()
     assert found.expected_false_alarms <= 0.01
-    assert found.is_copy[: len(others)].mean() <= 0.03, "0.01 on average over splits"
+    assert found.is_copy[: len(others)].mean() <= 0.01
 
 
 # Of the whole set

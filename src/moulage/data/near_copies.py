@@ -23,6 +23,9 @@ from moulage.runs import Progress, no_progress
 
 NUM_CANDIDATES = 6
 """Training images (with an orientation and a crop) that each image is aligned with."""
+LARGEST = 0.5
+"""No threshold is larger: where fine structure correlates by less than a half, two images share a blob and no source.
+Among real images such look-alikes come in clusters of lesions, which a few calibration images may miss."""
 CROPS = (0.0, 0.045)
 """Shares of a side that are cut off each edge of a training image before it is compared."""
 LITTLE = duplicates.ACCEPTED_ON_LITTLE - duplicates.ACCEPTED
@@ -41,8 +44,8 @@ class NearCopies:
         distance: float64 [N] in 0..2 (0: the same structure, 1: nothing in common) to the nearest training image.
         nearest: row of that training image, int64 [N].
         is_copy: bool [N].
-        expected_false_alarms: share of images as new as the calibration's that would be called copies; above what was
-            asked for where there are too few calibration images to promise it.
+        expected_false_alarms: largest expected share of images as new as the calibration's that are called copies;
+            above what was asked for where there are too few calibration images to promise it.
         calibration: distances of the real images that set the threshold, float64 [n].
     """
 
@@ -98,18 +101,19 @@ def near_copies(
     originals = _cropped(train)
     calibration, _ = _nearest(_thumbnails(calibrating), originals, groups, progress)
     distance, nearest = _nearest(_thumbnails(generated), originals, None, progress)
-    threshold, expected = conformal_threshold(calibration, false_alarms)
+    threshold = min(LARGEST, conformal_threshold(calibration, false_alarms))
+    expected = (1 + int((calibration < threshold).sum())) / (1 + len(calibration))
     return NearCopies(threshold, distance, nearest, distance < threshold, expected, calibration)
 
 
-def conformal_threshold(calibration: np.ndarray, false_alarms: float) -> tuple[float, float]:
-    """Distance below which a new image is called a copy, and the share of new images that this calls copies.
+def conformal_threshold(calibration: np.ndarray, false_alarms: float) -> float:
+    """Distance below which a new image is called a copy.
 
     Among n + 1 exchangeable distances each rank is equally likely, so the new one is below the r-th smallest of the
     others with probability r / (n + 1) at most: r is the largest for which that is within ``false_alarms``, or 1.
     """
     rank = max(1, int(np.floor(false_alarms * (len(calibration) + 1) + 1e-9)))
-    return float(np.sort(calibration)[rank - 1]), rank / (len(calibration) + 1)
+    return float(np.sort(calibration)[rank - 1])
 
 
 def distances(images: np.ndarray, train: np.ndarray, progress: Progress = no_progress) -> tuple[np.ndarray, np.ndarray]:
