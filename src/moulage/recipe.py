@@ -115,6 +115,23 @@ class SelectionOptions(Options):
     )
 
 
+class FidelityOptions(Options):
+    """How true and how new the images of each generator are; nulls are not scored."""
+
+    num_images: int = Field(
+        256, ge=0, le=100_000, description="Images of each class that are drawn to be scored; 0: none is scored."
+    )
+    judge_images: int = Field(
+        64,
+        ge=0,
+        le=10_000,
+        description="Images of each class by whose KID to the validation part a fit chooses its weights; 0: the last.",
+    )
+    features: dict[str, Any] = Field(
+        default_factory=dict, description="The feature network that is measured in; see docs/fidelity.md."
+    )
+
+
 class ClassifierOptions(Options):
     """The classifier that every arm trains."""
 
@@ -167,6 +184,7 @@ class Recipe(Options):
     data: DataOptions = DataOptions()  # pyright: ignore[reportCallIssue]
     split: SplitOptions = SplitOptions()  # pyright: ignore[reportCallIssue]
     generators: dict[str, GeneratorOptions] = Field(default_factory=dict)
+    fidelity: FidelityOptions = FidelityOptions()  # pyright: ignore[reportCallIssue]
     selections: dict[str, SelectionOptions] = Field(default_factory=dict)
     classifier: ClassifierOptions = ClassifierOptions()  # pyright: ignore[reportCallIssue]
     arms: dict[str, ArmOptions] = Field(default_factory=dict)

@@ -1,6 +1,10 @@
 """What a person sees in the terminal: progress on stderr, tables on stdout. Rich is imported when it is needed."""
 
+import time
 from typing import Any
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Where there is no terminal a line says how far the tasks are, this often."""
 
 
 class Screen:
@@ -20,7 +24,7 @@ class Screen:
         )
         self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.known: dict[str, Any] = {}
-        self.num_done = -1
+        self.num_done, self.next_line = -1, 0.0
 
     def __enter__(self) -> "Screen":
         self.bars.start()
@@ -60,16 +64,23 @@ class Screen:
             self.bars.remove_task(self.known.pop(name))
         for task, state in running:
             self._show(str(task), state["done"], state["total"], state["note"])
-        if not self.console.is_terminal and done != self.num_done:
-            self.say(
-                f"{done} of {done + len(running) + waiting} tasks done; running: {', '.join(sorted(names)) or '-'}"
-            )
+        if not self.console.is_terminal and (done != self.num_done or time.monotonic() > self.next_line):
+            self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            states = ", ".join(f"{task} ({_told(state)})" for task, state in running) or "-"
+            self.say(f"{done} of {done + len(running) + waiting} tasks done; running: {states}")
         self.num_done = done
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self.known:
             self.known[name] = self.bars.add_task(name, total=total, note=note)
         self.bars.update(self.known[name], completed=done, total=total, note=note)
+
+
+def _told(state: dict[str, Any]) -> str:
+    """How far a task is and, where it can be told, how long still."""
+    done, total = state["done"], state["total"]
+    left = state.get("wall_seconds", 0.0) * (total - done) / done if done else 0.0
+    return f"{done} of {total} {state['note']}".strip() + (f", about {left / 60:.0f} min left" if left > 60 else "")
 
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:

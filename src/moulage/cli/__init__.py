@@ -2,7 +2,8 @@
 
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
-``studies``, ``steps`` (one step of the road each), ``evidence`` (predictions to numbers and words) and ``planning``.
+``studies``, ``steps`` (one step of the road each), ``fidelity``, ``evidence`` (predictions to numbers and words) and
+``planning``.
 """
 
 import errno
@@ -11,6 +12,7 @@ import typer
 
 from moulage.cli import evidence, planning, steps, studies
 from moulage.cli.common import fail
+from moulage.cli.fidelity import fidelity
 from moulage.errors import MoulageError
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
 
 for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sample, steps.train):
     app.command()(_verb)
-for _verb in (evidence.evaluate, evidence.compare, planning.power, studies.report):
+for _verb in (fidelity, evidence.evaluate, evidence.compare, planning.power, studies.report):
     app.command()(_verb)
 app.command(name="list")(steps.list_plugins)
 

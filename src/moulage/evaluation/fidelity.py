@@ -207,19 +207,26 @@ def judge(
     return Fidelity(features, found, overall if judged else {}, moved, small)
 
 
+def shortage(
+    num_generated: int, num_train: int, num_held_out: int, num_train_lesions: int, num_held_out_lesions: int
+) -> str:
+    """What a class lacks to be judged, in words; empty where it lacks nothing."""
+    images = {"generated": num_generated, "training": num_train, "held-out": num_held_out}
+    lesions = {"training": num_train_lesions, "held-out": num_held_out_lesions}
+    short = [f"{MIN_IMAGES} {name} images are needed and there are {n}" for name, n in images.items() if n < MIN_IMAGES]
+    short += [
+        f"{MIN_LESIONS} {name} lesions are needed and there are {n}" for name, n in lesions.items() if n < MIN_LESIONS
+    ]
+    return "; ".join(short)
+
+
 def _judge_class(
     generated: Images, train: Images, held_out: Images, *, rng: np.random.Generator, false_alarms: float, num_draws: int
 ) -> OfClass:
-    lesions = [len(np.unique(images.lesions)) for images in (train, held_out)]
-    counts = {"generated": len(generated.labels), "training": len(train.labels), "held-out": len(held_out.labels)}
-    short = [f"{MIN_IMAGES} {name} images are needed and there are {n}" for name, n in counts.items() if n < MIN_IMAGES]
-    short += [
-        f"{MIN_LESIONS} {name} lesions are needed and there are {n}"
-        for name, n in zip(("training", "held-out"), lesions, strict=True)
-        if n < MIN_LESIONS
-    ]
-    of = OfClass(*counts.values(), lesions[1], "; ".join(short))
-    if short:
+    num_lesions = [len(np.unique(images.lesions)) for images in (train, held_out)]
+    counts = [len(images.labels) for images in (generated, train, held_out)]
+    of = OfClass(*counts, num_lesions[1], shortage(*counts, *num_lesions))
+    if of.too_few:
         return of
     num = min(len(generated.labels), len(train.labels))
     copies = replace(train.take(rng.integers(0, len(train.labels), num)), groups=None)

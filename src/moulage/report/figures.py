@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from moulage.report import fidelity, plot
 from moulage.report import figures_evidence as evidence
 from moulage.report import figures_scores as scores
 from moulage.report import figures_training as training
-from moulage.report import plot
 from moulage.report.plot import Plot
 from moulage.report.reading import Run, first_of_each
 from moulage.report.roles import by_importance, with_role
@@ -34,6 +34,7 @@ class Plots:
     confusions: list[Plot]
     losses: list[Plot]
     distances: dict[str, Plot]
+    fidelity: Plot | None = None
 
 
 def all_plots(run: Run, folder: Path) -> Plots:
@@ -62,6 +63,7 @@ def all_plots(run: Run, folder: Path) -> Plots:
                 for made in shown
                 if len(run.galleries[made.gallery].distance)
             },
+            fidelity=fidelity.kid_plot(results.fidelity, folder),
         )
 
 

@@ -58,6 +58,17 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Closest:
+    """Generated images nearest to a training image, beside it: uint8 [n, S, S, 3]; the rest is [n]."""
+
+    generated: np.ndarray
+    nearest: np.ndarray
+    label: np.ndarray
+    distance: np.ndarray
+    is_copy: np.ndarray
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything that a report shows.
 
@@ -74,6 +85,7 @@ class Run:
     pairs: list[ShownPair] = field(default_factory=list)
     pair_sheet: Path | None = None
     dropped: dict[str, Dropped] = field(default_factory=dict)
+    closest: dict[str, Closest] = field(default_factory=dict)
 
 
 def read(run: Path) -> Run:
@@ -112,6 +124,11 @@ def read(run: Path) -> Run:
             made.pictures: _arrays(Dropped, run / made.pictures)
             for made in results.selections
             if made.pictures and (run / made.pictures).exists()
+        },
+        closest={
+            made.closest: _arrays(Closest, run / made.closest)
+            for made in results.fidelity
+            if made.closest and (run / made.closest).exists()
         },
     )
 

@@ -287,6 +287,38 @@ class SelectionRun(Record):
     pictures: str = ""
 
 
+class ClassFidelity(Record):
+    """Scores of one class by one fit; see ``evaluation.fidelity.OfClass``."""
+
+    num_generated: int = 0
+    num_train: int = 0
+    num_held_out: int = 0
+    num_held_out_lesions: int = 0
+    generated: dict[str, float | None] = {}
+    floor: dict[str, float | None] = {}
+    copies: dict[str, float | None] = {}
+    expected_false_alarms: float | None = None
+
+    def scores(self, of: str) -> dict[str, float | None]:
+        """Those of ``generated``, ``floor`` or ``copies``."""
+        return getattr(self, of)
+
+
+class FidelityRun(Record):
+    """How true the images of one generator's fit are; ``too_few`` says what other classes lack to be judged."""
+
+    name: str
+    trial: int = 0
+    folder: str = ""
+    features: str = ""
+    num_drawn: int = 0
+    size: int = 0
+    small_sample: bool = False
+    classes: dict[str, ClassFidelity] = {}
+    too_few: dict[str, str] = {}
+    closest: str = ""
+
+
 class Cost(Record):
     """What one finished task took."""
 
@@ -323,6 +355,7 @@ class Results(Record):
     split_digest: str = ""
     generators: list[GeneratorRun] = []
     selections: list[SelectionRun] = []
+    fidelity: list[FidelityRun] = []
     cost: list[Cost] = []
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from moulage import plugins, runs
+from moulage.data import masks
 from moulage.data import samples as sampling
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.view import Examples, TrainingView
@@ -18,10 +19,11 @@ from moulage.evaluation.predictions import Predictions
 from moulage.recipe import Recipe
 from moulage.tasks import prepare, witness
 from moulage.tasks.arms import is_positive
+from moulage.tasks.fidelity import judge_of, labels_of, score_generator
 from moulage.tasks.gallery import make_gallery
 from moulage.tasks.inputs import Inputs, embed_all, pixels_of, samples_folder, selection_folder
 from moulage.tasks.plan import Task, seed_of
-from moulage.tasks.prepare import Prepared
+from moulage.tasks.prepare import Prepared, needs_masks
 from moulage.tasks.select import extract_features, select
 from moulage.treatment import PLAIN, Treatment
 
@@ -84,7 +86,7 @@ def _meter(folder: Path, device: str) -> Iterator[tuple[runs.Progress, Callable[
 def fit_generator(
     recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: str, progress: runs.Progress
 ) -> None:
-    """Fit a generator on its classes' images of the training part, and of no other part."""
+    """Fit a generator on its classes' images of the training part; the validation part chooses among its weights."""
     settings, folder = task.settings, run / task.folder
     module = plugins.load("generators", settings["plugin"])
     config = plugins.configure("generators", settings["plugin"], settings["config"])
@@ -92,14 +94,17 @@ def fit_generator(
     split = prepared.split(task.trial)
     train = split.part(prepared.catalog, "train").only(label=classes)
     images = prepared.pixels.array(settings["size"])[prepared.pixels.rows(train.images)]
-    labels = np.array([classes.index(name) for name in train.table["label"]], np.int64)
-    generator = module.Generator(config, classes, settings["size"])
-    generator.fit(images, labels, seed=settings["seed"], folder=folder, device=device, progress=progress)
+    labels = labels_of(train, classes)
+    generator, judge = module.Generator(config, classes, settings["size"]), judge_of(prepared, task, device)
+    more = {"masks": masks.read(train, settings["size"], recipe.data.fit)} if needs_masks(module) else {}
+    generator.fit(
+        images, labels, seed=settings["seed"], folder=folder, device=device, progress=progress, judge=judge, **more
+    )
     generator.save(folder)
     about = {"plugin": settings["plugin"], "classes": classes, "size": settings["size"], "origin": origin(task.folder)}
     about |= {"split_digest": split.digest, "num_images": len(train), "all_classes": prepared.catalog.classes}
     runs.write_json(folder / "generator.json", about)
-    witness.of_fit(folder, "generator", split.digest, train)
+    witness.of_fit(folder, "generator", split.digest, train, judge and judge.chosen_on)
 
 
 def origin(folder: str) -> str:
@@ -314,6 +319,7 @@ DO: dict[str, Callable[[Recipe, Prepared, Path, Task, str, runs.Progress], None]
     "samples": draw_samples,
     "embedding": embed,
     "classifier": train_classifier,
+    "fidelity": score_generator,
     "gallery": make_gallery,
     "features": extract_features,
     "selection": select,

@@ -106,7 +106,7 @@ class _Planner:
         ``split`` is the digest of the split, for a task that depends on it otherwise than through what it needs.
         ``unhashed`` settings go along without deciding the folder. The same task asked for twice is one task.
         """
-        place = {"gallery": "galleries"}.get(kind, kind if kind in ("samples", "features") else f"{kind}s")
+        place = {"gallery": "galleries"}.get(kind, kind if kind in ("samples", "features", "fidelity") else f"{kind}s")
         known = needs if identity is None else identity
         key = runs.digest(runs.FORMAT, kind, settings, known, self.prepared.digest, split)
         folder = f"{place}/{label or f'{name}-{trial}'}-{key}"
@@ -123,7 +123,16 @@ class _Planner:
             "config": config.model_dump(mode="json"),
             "seed": seed_of(self.recipe.study.seed, "generator", name, trial),
         }
-        return self._add("generator", name, trial, settings, split=self.prepared.split(trial).digest)
+        wanted = self.recipe.fidelity
+        network = feature_network(wanted.features, "fidelity.features")
+        is_null = getattr(plugins.load("generators", options.plugin), "ROLE", "") == "null"
+        if wanted.judge_images and not is_null:
+            settings["judge"] = {"num_images": wanted.judge_images, **network}
+        task = self._add("generator", name, trial, settings, split=self.prepared.split(trial).digest)
+        if wanted.num_images and not is_null:
+            scoring = {"num_images": wanted.num_images, "seed": settings["seed"], **network}
+            self._add("fidelity", name, trial, scoring, (task.folder,))
+        return task
 
     def _samples(self, name: str, trial: int, add: dict[str, int]) -> Task:
         """Samples for all arms that use this generator: as many of each class as the greediest adds or selects from."""
@@ -253,6 +262,14 @@ class _Planner:
         samples = Catalog.load(folder / "catalog.parquet")
         check_provenance(samples, self.prepared.split(0).digest)
         return samples.digest()
+
+
+def feature_network(features: dict[str, Any], where: str) -> dict[str, Any]:
+    """A feature network: all its options (``features``), and its name (``network``), which no other shares."""
+    from moulage.features import FeatureOptions, features_name
+
+    network = plugins.validate(FeatureOptions, features, where)
+    return {"features": network.model_dump(mode="json"), "network": features_name(network)}
 
 
 def seed_of(*parts: Any) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
+from moulage.data import masks
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
-from moulage.errors import DataError, RunError, nearest
+from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 from moulage.tasks.arms import check_arm, check_selection
@@ -114,6 +116,7 @@ def prepare(
     catalog = report.clean(found)
     catalog.save(run / "catalog.parquet")
     splits = split_all(recipe, catalog)
+    _check_masks(recipe, catalog, splits)
     for number, split in enumerate(splits):
         prove(split, catalog)
         split.save(_split_path(run, number))
@@ -207,6 +210,24 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
     if recipe.arms:
         resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
+
+
+def needs_masks(generator: ModuleType) -> bool:
+    """Whether a generator plug-in draws from lesion masks."""
+    return getattr(generator, "NEEDS_MASKS", False)
+
+
+def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) -> None:
+    """Every training image of a generator that draws from masks has one."""
+    for name, options in recipe.generators.items():
+        for split in splits if needs_masks(plugins.load("generators", options.plugin)) else ():
+            try:
+                masks.check(split.part(catalog, "train").only(label=options.classes))
+            except DataError as error:
+                raise RecipeError(
+                    f"generators.{name}: {options.plugin} draws from lesion masks. {error.message}",
+                    "Use data that come with masks, such as the source ham10000, or leave this generator out.",
+                ) from None
 
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:

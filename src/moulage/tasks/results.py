@@ -74,6 +74,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
         "split_digest": split.digest,
         "generators": [_generator(run, tasks, task) for task in tasks if task.kind == "generator"],
         "selections": selections,
+        "fidelity": [_fidelity(run, task) for task in tasks if task.kind == "fidelity"],
         "cost": _cost(run, tasks),
     }
     runs.write_json(run / "results.json", results)
@@ -162,6 +163,11 @@ def _generator(run: Path, tasks: list[Task], task: Task) -> dict[str, Any]:
         "samples": drawn.folder if drawn else None,
         "gallery": f"{gallery.folder}/gallery.npz" if gallery else None,
     }
+
+
+def _fidelity(run: Path, task: Task) -> dict[str, Any]:
+    about = {"name": task.name, "trial": task.trial, "folder": task.folder, "closest": f"{task.folder}/closest.npz"}
+    return {**about, **runs.read_json(run / task.folder / "fidelity.json")}
 
 
 def _selections(run: Path, tasks: list[Task]) -> list[dict[str, Any]]:

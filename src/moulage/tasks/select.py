@@ -152,7 +152,7 @@ def decisions(steps: Sequence[Step], candidates: Images) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pictures(steps: Sequence[Step], candidates: Images, reference: Images) -> dict[str, np.ndarray]:
+def pictures(steps: Sequence[Step], candidates: Images, reference: Images) -> dict[str, Any]:
     """Some images that each rule dropped, as many of one class as of another, drawn at random.
 
     Returns:

@@ -1,0 +1,205 @@
+"""Fidelity in a study: generators are chosen on the validation part, scored on the test part, and shown."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moulage import recipe as recipes
+from moulage import runs
+from moulage.errors import DataError, LeakError, RecipeError
+from moulage.recipe import merge
+from moulage.report import fidelity, reading
+from moulage.report.figures import all_plots
+from moulage.report.page import render
+from moulage.tasks import fidelity as steps
+from moulage.tasks import guards, prepare, witness
+from moulage.tasks.execute import execute
+from moulage.tasks.plan import Task, plan
+from moulage.tasks.results import collect
+
+SCRATCH = {"name": "test_resnet", "weights": "scratch"}
+RECIPE = {
+    "study": {"name": "true", "num_trials": 1, "target_classes": ["AK"]},
+    "data": {"source": "phantom", "options": {"num_images": 420, "size": 32}},
+    "split": {"validation": 0.2, "test": 0.3},
+    "fidelity": {"num_images": 48, "judge_images": 16, "features": {"backbone": SCRATCH}},
+    "generators": {
+        "gan": {
+            "plugin": "dcgan",
+            "classes": ["NV", "AK"],
+            "size": 32,
+            "options": {
+                "steps": 12,
+                "batch_size": 8,
+                "base_channels": 8,
+                "generator_channels": [8, 8, 8],
+                "discriminator_channels": [8, 8],
+                "discriminator_strides": [2, 2],
+                "preview_every": 4,
+                "checkpoint_every": 6,
+            },
+        },
+        "noise": {"plugin": "noise", "classes": ["AK"], "size": 32},
+    },
+    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
+    "arms": {
+        "none": {"balance": "none"},
+        "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 4}},
+        "noise": {"balance": "synthesize", "generator": "noise", "like": "gan"},
+    },
+}
+
+
+class Finished:
+    """A finished run and its report."""
+
+    def __init__(self, run: Path) -> None:
+        self.recipe, self.run = recipes.parse(RECIPE), run
+        self.prepared = prepare.prepare(self.recipe, run)
+        self.tasks = plan(self.recipe, self.prepared)
+        for task in self.tasks:
+            execute(run, task, "cpu")
+        self.results = collect(self.recipe, self.prepared, run, self.tasks, "moulage study")
+
+    def task(self, kind: str, name: str = "gan") -> Task:
+        return next(task for task in self.tasks if (task.kind, task.name) == (kind, name))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("fidelity")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
+        return Finished(folder / "run")
+
+
+def test_only_what_learns_is_scored(finished: Finished):
+    assert [task.name for task in finished.tasks if task.kind == "fidelity"] == ["gan"]
+    assert "judge" in finished.task("generator").settings
+    assert "judge" not in finished.task("generator", "noise").settings
+
+
+def test_a_fit_is_judged_on_validation_images_and_says_so(finished: Finished):
+    folder = finished.run / finished.task("generator").folder
+    judged = {record["step"]: record["kid_NV"] for record in runs.read_log(folder) if "kid" in record}
+    assert list(judged) == [4, 8, 12]
+    assert all(np.isfinite(list(judged.values())))
+    record = runs.read_json(folder / "witness.json")
+    assert record["chosen_on"]["part"] == "validation"
+    guards.check_run(finished.recipe, finished.prepared, finished.run, finished.tasks)
+
+
+def test_a_fit_chosen_on_the_test_part_is_a_leak(finished: Finished):
+    folder = finished.run / finished.task("generator").folder
+    record = runs.read_json(folder / "witness.json")
+    try:
+        for part in ("validation", "test"):
+            test_images = finished.prepared.split(0).part(finished.prepared.catalog, "test").images
+            chosen = {"part": part, "digest": witness.names_digest(test_images)}
+            runs.write_json(folder / "witness.json", {**record, "chosen_on": chosen})
+            with pytest.raises(LeakError, match="choice"):
+                guards.check_run(finished.recipe, finished.prepared, finished.run, finished.tasks)
+    finally:
+        runs.write_json(folder / "witness.json", record)
+
+
+def test_scores_stand_beside_real_images_and_copies(finished: Finished):
+    found = runs.read_json(finished.run / finished.task("fidelity").folder / "fidelity.json")
+    assert list(found["classes"]) == ["NV"]
+    assert "40 held-out images are needed" in found["too_few"]["AK"]
+    of = found["classes"]["NV"]
+    test = finished.prepared.split(0).part(finished.prepared.catalog, "test").only(label="NV")
+    assert (of["num_generated"], of["num_held_out"]) == (48, len(test))
+    assert of["generated"]["kid"] > of["floor"]["kid"]
+    assert of["copies"]["near_copies"] == 1.0
+    assert of["generated"]["near_copies"] < 0.2
+    assert found["features"].startswith("test_resnet")
+
+
+def test_the_drawn_images_are_others_than_the_arms_add(finished: Finished):
+    samples = finished.task("samples")
+    assert samples.settings["first_seed"] + sum(samples.settings["counts"].values()) < steps.FIRST_SEED
+
+
+def test_scoring_twice_gives_the_same(finished: Finished, tmp_path: Path):
+    task = finished.task("fidelity")
+    before = (finished.run / task.folder / "fidelity.json").read_bytes()
+    steps.score_generator(finished.recipe, finished.prepared, finished.run, task, "cpu", runs.no_progress)
+    assert (finished.run / task.folder / "fidelity.json").read_bytes() == before
+
+
+def test_the_report_shows_scores_and_closest_pairs(finished: Finished):
+    run = reading.read(finished.run)
+    [shown] = fidelity.shown(run)
+    assert shown.name == "gan"
+    [of] = shown.classes
+    assert [row.name for row in of.rows] == list(fidelity.SETS.values())
+    kid = finished.results["fidelity"][0]["classes"]["NV"]["generated"]["kid"]
+    assert of.rows[0].cells[0].startswith(f"{kid:.4f} [")
+    assert len(of.pairs) == steps.SHOWN_PAIRS
+    distances = [float(pair.distance) for pair in of.pairs]
+    assert distances == sorted(distances)
+    page = render(run, all_plots(run, finished.run / "figures"), [], "")
+    assert "How true the generated images are" in page
+    assert "AK is not judged: " in page
+    assert "40 held-out images are needed" in page
+    assert (finished.run / "figures" / "fidelity.svg").exists()
+
+
+def test_numbers_without_any_are_not_made_up(finished: Finished):
+    results = json.loads((finished.run / "results.json").read_text())
+    [made] = results["fidelity"]
+    made["classes"]["NV"]["generated"]["data_copying"] = None
+    record = reading.Results.model_validate(results).fidelity
+    [shown] = fidelity.shown(reading.Run(reading.Results.model_validate(results), None, {}, "", {}, {}, {}))
+    assert record[0].classes["NV"].generated.get("data_copying") is None
+    assert shown.classes[0].rows[0].cells[-1] == "–"
+
+
+def test_fidelity_can_be_left_out(finished: Finished):
+    recipe = recipes.parse(merge(RECIPE, {"fidelity": {"num_images": 0, "judge_images": 0}}))
+    tasks = plan(recipe, finished.prepared)
+    assert not [task for task in tasks if task.kind == "fidelity"]
+    assert all("judge" not in task.settings for task in tasks)
+
+
+def test_wrong_feature_options_are_refused_when_planning(finished: Finished):
+    wrong = merge(RECIPE, {"fidelity": {"features": {"network": "vgg"}}})
+    with pytest.raises(RecipeError, match=r"fidelity\.features"):
+        plan(recipes.parse(wrong), finished.prepared)
+
+
+def write_folder(folder: Path, num: int, seed: int, classes: tuple[str, ...] = ("AK", "NV")) -> Path:
+    rng = np.random.default_rng(seed)
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(num):
+            base = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+            image = Image.fromarray(base).resize((32, 32), Image.Resampling.BICUBIC)
+            image.save(folder / name / f"{seed}-{k}-{i}.png")
+    return folder
+
+
+def test_folders_of_any_generator_can_be_scored(tmp_path: Path):
+    sets = [write_folder(tmp_path / name, 44, seed) for seed, name in enumerate(("made", "train", "real"))]
+    features = {"backbone": SCRATCH}
+    found = steps.score_folders(*sets, 32, features)
+    assert set(found["classes"]) == {"AK", "NV"}
+    assert found["classes"]["AK"]["generated"]["near_copies"] < 0.2
+    copied = steps.score_folders(sets[1], sets[1], sets[2], 32, features)
+    assert copied["classes"]["AK"]["generated"]["near_copies"] == 1.0
+    with pytest.raises(LeakError):
+        steps.score_folders(sets[0], sets[1], sets[1], 32, features)
+
+
+def test_folders_without_a_common_class_or_with_few_images_say_so(tmp_path: Path):
+    few = [write_folder(tmp_path / name, 5, seed) for seed, name in enumerate(("made", "train", "real"))]
+    found = steps.score_folders(*few, 32, {"backbone": SCRATCH})
+    assert "40 generated images are needed and there are 5" in found["too_few"]["AK"]
+    assert not found["classes"]
+    other = write_folder(tmp_path / "other", 5, 9, ("BCC", "DF"))
+    with pytest.raises(DataError, match="no class in common"):
+        steps.score_folders(other, few[1], few[2], 32, {"backbone": SCRATCH})
