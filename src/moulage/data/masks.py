@@ -1,0 +1,148 @@
+"""Lesion masks: read as the images are, and new ones made of real ones.
+
+A mask is uint8 [S, S]: 255 on the lesion, 0 on the skin around it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from scipy import ndimage
+
+from moulage import runs
+from moulage.data import pixels
+from moulage.data.catalog import Catalog
+from moulage.data.chunks import OK
+from moulage.errors import DataError
+
+LESION = 255
+BEND = 0.03
+"""How far the lines of a grid move when a mask is warped: a standard deviation, as a share of the side."""
+NUM_KNOTS = 5
+"""Points a side that are moved; a smooth surface runs through them."""
+
+
+def check(catalog: Catalog) -> None:
+    """Raise ``DataError`` for the first image that has no mask."""
+    missing = (catalog.table["mask"] == "").to_numpy()
+    if missing.any():
+        raise DataError(
+            f'{catalog.name} has no lesion mask of image "{catalog.images[missing][0]}" '
+            f"({missing.sum()} of {len(catalog)} images have none).",
+            "Use data that come with masks, such as the source ham10000, or leave such images out.",
+        )
+
+
+def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None) -> np.ndarray:
+    """The masks of all images of a catalog, cut into squares as the images are.
+
+    Args:
+        catalog: N images, each with a ``mask``.
+        size: pixels a side.
+        fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        cache: folder of the pixel cache, where masks are kept as images are; None: ``runs.cache_folder()``.
+
+    Returns:
+        uint8 [N, size, size], 0 or 255, in catalog order.
+
+    Raises:
+        DataError: naming an image whose mask is missing or cannot be read.
+        RunError: the cache cannot be written.
+    """
+    check(catalog)
+    kept = pixels.build(
+        catalog.with_columns(location=catalog.table["mask"]), (size,), fit, cache or runs.cache_folder()
+    )
+    for row in np.flatnonzero(kept.scan["status"] != OK):
+        raise DataError(
+            f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',
+            f"It should be at {catalog.resolve(catalog.table['mask'][row])}.",
+        )
+    return binary(kept.array(size)[..., 0] > LESION // 2)
+
+
+def binary(inside: np.ndarray) -> np.ndarray:
+    """A mask of what is true."""
+    return np.where(inside, LESION, 0).astype(np.uint8)
+
+
+def boundary(masks: np.ndarray) -> np.ndarray:
+    """Pixels one of whose four neighbours is on the other side of the outline: uint8 [..., S, S], 0 or 255.
+
+    The boundary map of Wang et al. 2018, arXiv:1711.11585, section 3.3. Where a lesion is cut by the edge of the image
+    there is no boundary.
+    """
+    found = np.zeros(masks.shape, bool)
+    across, down = masks[..., 1:] != masks[..., :-1], masks[..., 1:, :] != masks[..., :-1, :]
+    found[..., 1:] |= across
+    found[..., :-1] |= across
+    found[..., 1:, :] |= down
+    found[..., :-1, :] |= down
+    return binary(found)
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of each pixel to the outline in pixels, float64 [S, S]: positive on the lesion, negative outside.
+
+    A mask without an outline is ``S`` pixels away from it everywhere.
+    """
+    inside = mask > LESION // 2
+    if inside.all() or not inside.any():
+        return np.full(mask.shape, mask.shape[0] if inside.all() else -mask.shape[0], np.float64)
+    return np.asarray(ndimage.distance_transform_edt(inside)) - np.asarray(ndimage.distance_transform_edt(~inside))
+
+
+def warped(mask: np.ndarray, rng: Generator) -> np.ndarray:
+    """A mask of the same kind of lesion: turned, scaled, sheared, moved and bent at random.
+
+    A quarter turn and a flip, then an affine map and a smooth field of displacements (Simard et al. 2003, Best
+    practices for convolutional neural networks, ICDAR, section 3). The signed distance is resampled, not the mask, so
+    that outlines stay smooth; what lies outside the image goes on as at its edge.
+
+    Args:
+        mask: uint8 [S, S].
+        rng: the only source of randomness.
+
+    Returns:
+        uint8 [S, S], with at least one pixel of lesion where ``mask`` has any.
+    """
+    size = mask.shape[0]
+    mask = np.rot90(mask, rng.integers(4))[:, :: 1 - 2 * rng.integers(2)]
+    turn, shear = rng.uniform(-np.pi / 9, np.pi / 9), rng.normal(0, 0.08)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    scales = np.exp(rng.normal(0, 0.08) + np.array([1, -1]) * rng.normal(0, 0.08))
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1, shear], [0, 1]]) @ np.diag(scales)
+    grid = np.moveaxis(np.indices(mask.shape) - (size - 1) / 2, 0, -1)
+    knots = rng.normal(0, BEND * size, (2, NUM_KNOTS, NUM_KNOTS))
+    bend = np.stack([ndimage.zoom(plane, size / NUM_KNOTS, order=3, mode="nearest") for plane in knots], -1)
+    places = grid @ matrix.T + bend + rng.normal(0, 0.04 * size, 2) + (size - 1) / 2
+    distance = ndimage.map_coordinates(signed_distance(mask), np.moveaxis(places, -1, 0), order=1, mode="nearest")
+    return binary(distance > 0) if (distance > 0).any() else mask.copy()
+
+
+def recombined(masks: Sequence[np.ndarray] | np.ndarray, rng: Generator) -> np.ndarray:
+    """A mask between two: their signed distances, laid centre on centre, are interpolated.
+
+    Shape-based interpolation (Raya & Udupa 1990, IEEE Transactions on Medical Imaging 9, 32-42), at a random share of
+    each.
+
+    Args:
+        masks: two masks uint8 [S, S]; the new lesion lies where the first does.
+        rng: the only source of randomness.
+
+    Returns:
+        uint8 [S, S], with at least one pixel of lesion where the first mask has any.
+    """
+    first, second = masks
+    shift = np.round(_centre(first) - _centre(second)).astype(int)
+    moved = ndimage.shift(signed_distance(second), shift, order=1, mode="nearest")
+    share = rng.uniform(0.25, 0.75)
+    between = (1 - share) * signed_distance(first) + share * moved
+    return binary(between > 0) if (between > 0).any() else first.copy()
+
+
+def _centre(mask: np.ndarray) -> np.ndarray:
+    """Mean row and column of the lesion, float64 [2]; the middle of the image where there is none."""
+    places = np.argwhere(mask)
+    return places.mean(0) if len(places) else (np.array(mask.shape) - 1) / 2
