@@ -69,13 +69,16 @@ class Synthesis(nn.Module):
         activation = ACTIVATIONS[config.generator_activation]
         self.embedding = LabelEmbedding(num_classes, config.latent_size, LABEL_STD) if num_classes > 1 else None
         self.dense = nn.Linear(config.latent_size * (2 if self.embedding else 1), self.base * self.side**2)
-        layers, num_in = [activation()], self.base
-        for i in range(num_doublings):
+        layers: list[nn.Module] = [nn.BatchNorm2d(self.base)] if config.first_norm else []
+        layers.append(activation())
+        num_in, by_doubling = self.base, config.output == "doubling"
+        for i in range(num_doublings - by_doubling):
             num_out = config.generator_channels[min(i, len(config.generator_channels) - 1)]
             layers.append(UpConv(num_in, num_out, config.generator_kernel, config.upsampling))
             layers += [nn.BatchNorm2d(num_out), activation()]
             num_in = num_out
-        layers.append(nn.Conv2d(num_in, 3, 3, padding=1))
+        last = UpConv(num_in, 3, config.generator_kernel, config.upsampling) if by_doubling else None
+        layers.append(last or nn.Conv2d(num_in, 3, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:

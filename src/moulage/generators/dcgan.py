@@ -39,6 +39,11 @@ class Config(_adversary.Options):
     upsampling: Literal["nearest", "bilinear", "transposed"] = Field(
         "nearest", description="how the generator doubles the size: interpolation before the convolution, or by it"
     )
+    first_norm: bool = Field(False, description="batch norm of the generator's first, smallest map too")
+    output: Literal["convolution", "doubling"] = Field(
+        "convolution",
+        description="what makes the colours: a 3 x 3 convolution after the last doubling, or that doubling",
+    )
     discriminator_channels: tuple[Channels, ...] = Field(
         (32, 64, 128, 256, 512), min_length=1, max_length=8, description="channels of the discriminator's convolutions"
     )
