@@ -198,7 +198,7 @@ def test_near_copies_finds_turned_and_recoloured_copies():
     assert result.notes == [
         "40 training images are too few to promise 1.0% false alarms: 2.4% of new images would be called copies."
     ]
-    assert not judge("near_copies", drawn(np.zeros((44, 2)), ["NV"] * 44, pixels=asked), real, false_alarms=0.1).notes
+    assert not judge("near_copies", drawn(np.zeros((1, 2)), ["NV"], pixels=asked[:1]), real, false_alarms=0.1).notes
 
 
 def test_off_manifold_drops_what_is_unlike_its_own_class(real, candidates):

@@ -92,36 +92,6 @@ def _selection(trials: list[SelectionRun], dropped: Dropped | None, limit: int) 
         (sum(made.kept.get(label, 0) for made in trials), sum(made.want.get(label, 0) for made in trials))
         for label in classes
     ]
-    is_short: bool
-
-
-def shown(run: Run) -> list[SelectionShown]:
-    """The selections of a run; the same selection under other counts or arms is another one."""
-    found: dict[tuple[str, tuple[str, ...]], list[SelectionRun]] = {}
-    for made in sorted(run.results.selections, key=lambda made: made.trial):
-        found.setdefault((made.name, tuple(made.arms)), []).append(made)
-    num_rules = sum(len(trials[0].rules) for trials in found.values())
-    limit = min(24, max(1, MOST_PICTURES // max(1, num_rules)))
-    return [_selection(trials, run.dropped.get(trials[0].pictures), limit) for trials in found.values()]
-
-
-def _selection(trials: list[SelectionRun], dropped: Dropped | None, limit: int) -> SelectionShown:
-    first, classes = trials[0], list(trials[0].want)
-    rules = [
-        RuleShown(
-            name=rule.plugin,
-            options=", ".join(f"{key} = {value}" for key, value in rule.config.items() if value is not None),
-            total=_tally((made.rules[number] for made in trials), classes),
-            by_class=[_tally((made.rules[number] for made in trials), [label]) for label in classes],
-            notes=[typeset(note) for note in rule.notes],
-            pictures=_pictures(dropped, number, limit) if dropped else [],
-        )
-        for number, rule in enumerate(first.rules)
-    ]
-    kept = [
-        tuple(sum(getattr(made, what).get(label, 0) for made in trials) for what in ("kept", "want"))
-        for label in classes
-    ]
     is_short = any(made.kept.get(label, 0) < wanted for made in trials for label, wanted in made.want.items())
     return SelectionShown(first, len(trials), classes, rules, kept, is_short)
 

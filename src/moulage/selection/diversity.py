@@ -6,6 +6,8 @@ images fill the quota is drawn at random. A cluster with too few drawn images is
 fewer may be kept than are wanted: that is a mode which the generator misses.
 """
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -32,8 +34,10 @@ def select(
         if number < 2:
             judged.notes.append(f"{label}: fewer than four lesions in training make no clusters; none is dropped.")
             continue
-        model = KMeans(number, n_init=4, random_state=int(rng.integers(2**31))).fit(reference.features[known])
-        places = quotas(np.bincount(model.labels_, minlength=number), want.get(label, 0))
+        options: dict[str, Any] = {"n_init": 4, "random_state": int(rng.integers(2**31))}
+        model = KMeans(number, **options).fit(reference.features[known])
+        real_cluster = model.predict(reference.features[known])
+        places = quotas(np.bincount(real_cluster, minlength=number), want.get(label, 0))
         cluster = model.predict(candidates.features[rows])
         left = np.zeros(len(rows))
         for c in range(number):
