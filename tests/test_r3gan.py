@@ -95,6 +95,12 @@ def test_coarse_stages_are_shared_below_conditional_from():
     assert not torch.equal(images[0], images[1])
 
 
+def test_patches_save_the_finest_stage_and_keep_the_size():
+    network = game(1, 32, patch_size=4).generator
+    assert network.sides == (4, 8)
+    assert network(torch.randn(2, 6), torch.zeros(2, dtype=torch.long)).shape == (2, 3, 32, 32)
+
+
 def test_the_condition_has_no_effect_at_strength_zero():
     from moulage.generators import _condition
 
@@ -116,6 +122,7 @@ CHANGES: list[dict[str, Any]] = [
     {"expansion": 1},
     {"group_width": 8},
     {"num_blocks": 2},
+    {"patch_size": 2},
     {"gamma": 9.0},
     {"gamma_final": 9.0},
     {"learning_rate_final": 0.9},

@@ -59,8 +59,9 @@ class Block(nn.Module):
 
 
 def stages(config: "Config", size: int) -> list[tuple[int, int]]:
-    """(pixels a side, channels) of every stage, from the coarsest on."""
-    sides = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(size)) + 1)]
+    """(side of the map, channels) of every stage, from the coarsest on."""
+    finest = max(SMALLEST, size // config.patch_size)
+    sides = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(finest)) + 1)]
     return [(side, max(16, min(config.max_channels, config.channel_base // side))) for side in sides]
 
 
@@ -95,7 +96,8 @@ class Synthesis(nn.Module):
             else nn.Identity()
             for side, num in zip(self.sides, channels, strict=True)
         )
-        self.to_rgb = Conv(channels[-1], 3, 1)
+        self.patch = size // self.sides[-1]
+        self.to_rgb = Conv(channels[-1], 3 * self.patch**2, 1)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         if self.embedding is not None:
@@ -110,7 +112,7 @@ class Synthesis(nn.Module):
                 scale, shift = style(labels)[:, :, None, None].chunk(2, 1)
                 x = x * (1 + scale) + shift
             x = stage(x)
-        return self.to_rgb(x)
+        return F.pixel_shuffle(self.to_rgb(x), self.patch)
 
 
 class Discriminator(nn.Module):
@@ -118,9 +120,10 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: "Config", num_classes: int, size: int) -> None:
         super().__init__()
-        _, channels = zip(*reversed(stages(config, size)), strict=True)
+        sides, channels = zip(*reversed(stages(config, size)), strict=True)
+        self.patch = size // sides[0]
         num_blocks = config.num_blocks * len(channels)
-        self.from_rgb = Conv(3, channels[0], 1)
+        self.from_rgb = Conv(3 * self.patch**2, channels[0], 1)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(num, config, num_blocks) for _ in range(config.num_blocks))) for num in channels
         )
@@ -135,7 +138,7 @@ class Discriminator(nn.Module):
         self.projection = Projection(last, num_classes) if num_classes > 1 else None
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = self.from_rgb(images.contiguous(memory_format=torch.channels_last))
+        x = self.from_rgb(F.pixel_unshuffle(images, self.patch).contiguous(memory_format=torch.channels_last))
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i < len(self.transitions):

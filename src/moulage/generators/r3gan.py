@@ -6,7 +6,7 @@ images (R2) make training stable, and the networks are modern residual ones with
 tricks. What this project adds for a few hundred images is DiffAugment or ADA on what the discriminator sees.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,9 +28,15 @@ class Config(_adversary.Options):
         16_384, ge=64, le=131_072, description="channels of a stage times its side in pixels, up to max_channels"
     )
     max_channels: int = Field(384, ge=16, le=2048, description="channels of a stage at most")
-    expansion: int = Field(2, ge=1, le=8, description="channels inside a residual block, as a multiple of those outside")
+    expansion: int = Field(
+        2, ge=1, le=8, description="channels inside a residual block, as a multiple of those outside"
+    )
     group_width: int = Field(16, ge=1, le=2048, description="channels that a 3 x 3 convolution mixes")
     num_blocks: int = Field(2, ge=1, le=8, description="residual blocks of a stage")
+    patch_size: Literal[1, 2, 4] = Field(
+        1,
+        description="pixels a side that the finest stage handles as one; 2 or 4 save most of the work at a large size",
+    )
     gamma: float = Field(2.0, ge=0, le=1000, description="weight of both gradient penalties at the first step")
     gamma_final: float = Field(0.2, ge=0, le=1000, description="the same from burn_in_steps on")
     learning_rate_final: float = Field(
