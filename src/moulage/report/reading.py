@@ -18,7 +18,7 @@ Log = list[dict[str, Any]]
 """The records of a ``log.jsonl``, in order of step or epoch."""
 
 Kind = TypeVar("Kind")
-Shown = TypeVar("Shown", "Gallery", "Dropped")
+Shown = TypeVar("Shown", "Gallery", "Dropped", "Closest")
 
 
 @dataclass(frozen=True)

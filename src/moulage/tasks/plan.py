@@ -160,15 +160,13 @@ class _Planner:
 
     def _features(self, options: SelectionOptions, size: int, samples: Task | None = None) -> Task:
         """Features of all real images, or of samples, at the generator's size; one task for all who measure in them."""
-        from moulage.features import FeatureOptions, features_name
-
-        network = plugins.validate(FeatureOptions, options.features, "features")
+        network = feature_network(options.features, "features")
         of = samples.folder if samples else "real"
         label = f"{samples.name}-{samples.trial}" if samples else "real"
         name, trial = (f"features of {label}", samples.trial) if samples else ("features of real images", 0)
         needs = (samples.folder,) if samples else ()
-        settings = {"network": features_name(network), "size": size, "of": of}
-        return self._add("features", name, trial, settings, needs, label, config=network.model_dump(mode="json"))
+        settings = {"network": network["network"], "size": size, "of": of}
+        return self._add("features", name, trial, settings, needs, label, config=network["features"])
 
     def _selection(self, arm: str, trial: int, add: dict[str, int], samples: Task) -> Task:
         """What is kept of the first samples of each class; arms that want as many of one selection share it."""
