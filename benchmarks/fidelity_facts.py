@@ -3,10 +3,12 @@
     python benchmarks/fidelity_facts.py copies FOLDER [CLASS] [NUM_SPLITS]
     python benchmarks/fidelity_facts.py copies phantom [CLASS] [NUM_SPLITS]
     python benchmarks/fidelity_facts.py floor FOLDER [CLASS]
+    python benchmarks/fidelity_facts.py judge FOLDER [CLASS]
 
 FOLDER is an ISIC-2019 folder. ``copies`` plants one changed copy of a training image for every 100 images of other
 lesions, kind by kind, and prints the share found and the share of the others that is called a copy. ``floor`` scores
-real images against real images of other lesions, for several numbers of images.
+real images against real images of other lesions, for several numbers of images. ``judge`` prints all scores of real
+images that pose as generated ones, of the floor and of copies.
 """
 
 import io
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from scipy import ndimage
 from moulage import features
 from moulage.data import audit, pixels
 from moulage.data.near_copies import near_copies
+from moulage.evaluation import fidelity
 from moulage.evaluation.manifolds import density_coverage, precision_recall
 from moulage.evaluation.set_distances import frechet, squared_mmd
 from moulage.sources import isic2019, phantom
@@ -109,7 +113,7 @@ def copies(folder: str, label: str = "AK", num_splits: str = "10") -> None:
         fitted = np.isin(groups, names[: len(names) * 6 // 10])
         calibrating = np.isin(groups, names[len(names) * 6 // 10 : len(names) * 8 // 10])
         train, others = images[fitted], images[~fitted & ~calibrating]
-        copied = [rng.choice(len(train), NUM_COPIES, replace=False) for _ in KINDS]
+        copied = [rng.choice(len(train), NUM_COPIES, replace=len(train) < NUM_COPIES) for _ in KINDS]
         changed = [
             np.stack([KINDS[kind](train[row]) for row in rows]) for kind, rows in zip(KINDS, copied, strict=True)
         ]
@@ -159,5 +163,22 @@ def floor(folder: str, label: str = "AK") -> None:
             )
 
 
+def judge(folder: str, label: str = "AK") -> None:
+    images, groups = load(folder, label)
+    options = features.FeatureOptions()
+    found, rng = features.extract(options, images), np.random.default_rng(0)
+    names = rng.permutation(np.unique(groups))
+    sides = [np.flatnonzero(np.isin(groups, part)) for part in np.split(names, [len(names) // 2, len(names) * 3 // 4])]
+    none = np.zeros(len(images), np.int64)
+    train, held_out, posing = (fidelity.Images(images[s], found[s], none[s], groups[s]) for s in sides)
+    name, start = features.features_name(options), time.perf_counter()
+    of = fidelity.judge(posing, train, held_out, classes=(label,), features=name, rng=rng).classes[label]
+    counts = f"{of.num_train} training and {of.num_held_out} held-out images, {of.num_generated} in question"
+    print(f"{label}, {counts}, {time.perf_counter() - start:.0f} s")
+    for key in asdict(of.floor):
+        values = (getattr(scores, key) for scores in (of.generated, of.floor, of.copies))
+        print(f"{key:20s}", *(f"{'none' if value is None else format(value, '.4f'):>10s}" for value in values))
+
+
 if __name__ == "__main__":
-    {"copies": copies, "floor": floor}[sys.argv[1]](*sys.argv[2:])
+    {"copies": copies, "floor": floor, "judge": judge}[sys.argv[1]](*sys.argv[2:])

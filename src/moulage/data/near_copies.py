@@ -6,7 +6,7 @@ candidates that are aligned are the training images whose low frequencies are mo
 little, so that a cropped copy finds its original.
 
 How small a distance must be is not a constant: it depends on the images. It is taken from real images of other lesions,
-which cannot be copies. A split conformal test (Vovk et al. 2005; Bates et al. 2023, eq. 2) turns n such distances into
+which cannot be copies. A split conformal test (Vovk et al. 2005; Bates et al. 2023) turns n such distances into
 a threshold below which a new image that is as far from the training images as they are falls with a probability of at
 most ``false_alarms``, for any distribution. ``evaluation.memorisation`` has the measured numbers.
 """

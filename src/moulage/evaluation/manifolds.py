@@ -61,7 +61,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> 
 
 
 def density_coverage(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020, eq. 3 and 4).
+    """Density and coverage (Naeem et al. 2020, section 3).
 
     Args:
         real: features [N, D], N > k.

@@ -48,7 +48,7 @@ def data_copying(
     rng: np.random.Generator,
     num_cells: int = 5,
 ) -> DataCopying:
-    """The three-sample data-copying test (Meehan et al. 2020, sections 3.1 and 3.2).
+    """The three-sample data-copying test (Meehan et al. 2020).
 
     Distances to the nearest training image are ranked: the Mann-Whitney statistic U of generated against held-out
     images as a z-score (ties by mid-ranks), within cells of a k-means of the training images. It counts images as
@@ -88,7 +88,7 @@ def data_copying(
 
 
 def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
-    """Which generated images are authentic (Alaa et al. 2022, section 3.3): bool [N].
+    """Which generated images are authentic (Alaa et al. 2022): bool [N].
 
     An image is not where it is nearer to its nearest training image than any other training image is to that one. Of
     real images of other lesions more than half are authentic, a third or so are not: read the share beside theirs.

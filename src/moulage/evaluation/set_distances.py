@@ -23,7 +23,7 @@ _CHANNELS = ("lightness", "green_red", "blue_yellow")
 _RANGES = ((0, 100), (-90, 100), (-110, 96))
 """Smallest and largest L*, a* and b* of sRGB, rounded outwards."""
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
-"""Linear sRGB to CIE XYZ under D65 (IEC 61966-2-1, section 5.3)."""
+"""Linear sRGB to CIE XYZ under D65 (IEC 61966-2-1)."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def kid(
     groups: np.ndarray | None = None,
     generated_groups: np.ndarray | None = None,
 ) -> KernelDistance:
-    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3 (Binkowski et al. 2018, eq. 3 and section 4).
+    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3 (Binkowski et al. 2018, section 4).
 
     Args:
-        real: features [N, D], N >= 2.
-        generated: features [M, D], M >= 2.
+        real: features [N, D], N >= 3.
+        generated: features [M, D], M >= 3.
         rng: draws the subsets.
         num_subsets: subsets to draw.
         subset_size: images of each set in a subset; lowered to the smaller set where that has fewer.
@@ -91,6 +91,9 @@ def kid(
 
     Returns:
         The estimates. The interval is a two-sample delete-one-group jackknife (Arvesen 1969) with normal quantiles.
+
+    Raises:
+        DataError: shapes do not fit, a number is not finite, or there are fewer than 3 images or lesions.
     """
     _check(real, generated)
     whole = squared_mmd(real, generated, groups, generated_groups)
@@ -114,6 +117,10 @@ def squared_mmd(
     first, second = real, generated
     groups = [_numbered(g, len(x)) for g, x in ((real_groups, first), (generated_groups, second))]
     sizes = [np.bincount(g) for g in groups]
+    if min(map(len, sizes)) < 3:
+        raise DataError(
+            "A kernel distance with an interval needs 3 lesions or images of each set.", "Give more images."
+        )
     within = [np.bincount(g, _kernel_sums(x, x, g, g)[0]) for x, g in zip((first, second), groups, strict=True)]
     cross = [np.bincount(g, s) for g, s in zip(groups, _kernel_sums(first, second, None, None), strict=True)]
     own = [row.sum() / (size.sum() ** 2 - (size**2).sum()) for row, size in zip(within, sizes, strict=True)]
@@ -121,9 +128,6 @@ def squared_mmd(
     value, variance = own[0] + own[1] - 2 * common, 0.0
     for side in (0, 1):
         size, row, num = sizes[side], within[side], len(sizes[side])
-        if num < 3:
-            variance = np.nan
-            continue
         pairs = size.sum() ** 2 - (size**2).sum() - 2 * size * (size.sum() - size)
         without = (row.sum() - 2 * row) / pairs + own[1 - side]
         without -= 2 * (cross[side].sum() - cross[side]) / ((size.sum() - size) * sizes[1 - side].sum())

@@ -117,7 +117,7 @@ def transfer(
     *,
     rng: np.random.Generator,
 ) -> Transfer | None:
-    """Train on synthetic, test on real (Esteban et al. 2017, section 4.1), beside training on as many real images.
+    """Train on synthetic, test on real (Esteban et al. 2017), beside training on as many real images.
 
     Each argument is features [N, D] and labels [N] int64. Classes that all three have are used.
 
