@@ -17,6 +17,7 @@ from moulage.errors import RecipeError
 from moulage.generators import _stylegan2 as networks
 from moulage.generators import stylegan2
 from moulage.generators._adversary import gradient_penalty
+from moulage.generators._stylegan2_game import Game, PathLength
 from test_generators import SMALL, make
 
 TAPS = np.array([1.0, 3, 3, 1]) / 8
@@ -31,10 +32,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=rng(seed))
 
 
-def game(num_classes: int = 2, size: int = 16, **options: Any) -> networks.Game:
+def game(num_classes: int = 2, size: int = 16, **options: Any) -> Game:
     config = plugins.configure("generators", "stylegan2", SMALL["stylegan2"] | {"precision": "fp32"} | options)
     with training.reproducible("test"):
-        return networks.Game(config, num_classes, size)
+        return Game(config, num_classes, size)
 
 
 def filtered(image: np.ndarray, padding: int, gain: float = 1.0) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_mean_squares_stay_at_one_at_the_start():
         config = stylegan2.Config(base_channels=256, max_channels=64, latent_size=64)
         w = networks.Mapping(config, 2)(normal(64, 64), torch.zeros(64).long())
         assert 0.4 < float(w.square().mean()) < 2.5  # eight layers, one class
-        x = normal(64, 64, 8, 8)
+        x, w = normal(8, 64, 24, 24), w[:8]
         for _ in range(3):
             x = networks.Layer(64, 64, 64, up=False)(x, w, torch.zeros(()))
             assert float(x.square().mean()) == pytest.approx(1, rel=0.3)
@@ -127,7 +128,7 @@ def test_deviation_is_that_of_every_group():
 def test_path_length_of_a_linear_generator_is_that_of_its_transpose():
     matrices, w = normal(2, 5, 3 * 4 * 4), normal(6, 2, 5, seed=1).requires_grad_()
     images = torch.einsum("bld,ldp->bp", w, matrices).view(6, 3, 4, 4)
-    penalty = networks.PathLength()
+    penalty = PathLength()
     penalty.mean.fill_(0.5)
     value = penalty(images, w, rng(4))
     y = torch.randn(6, 3, 4, 4, generator=rng(4)).flatten(1) / 4
@@ -327,7 +328,8 @@ def test_each_class_is_drawn_in_its_own_colour(tmp_path: Path):
     labels = np.arange(24, dtype=np.int64) % 2
     images[labels == 0, :, :, 0] += 100
     images[labels == 1, :, :, 2] += 100
-    size = {"base_channels": 256, "max_channels": 16, "latent_size": 16, "mapping_layers": 2, "ema_decay": 0.95}
+    size = {"base_channels": 256, "max_channels": 16, "latent_size": 16, "mapping_layers": 2, "ema_decay": 0.9}
+    size |= {"r1_every": 16, "path_length_every": 8, "deviation_group": 4}
     run = {"steps": 200, "batch_size": 8, "checkpoint_every": 200, "preview_every": 200}
     generator = make("stylegan2", **run, **size)
     generator.fit(images, labels, seed=0, folder=tmp_path)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from moulage import training
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _learner
-from moulage.generators._stylegan2 import Game, Synthesis
+from moulage.generators._stylegan2 import Synthesis
+from moulage.generators._stylegan2_game import Game
 
 NUM_MEAN_LATENTS = 1024
 """Latents from which the mean w of each class is taken."""
@@ -30,8 +31,8 @@ class Config(_adversary.Options):
     """The defaults are for a GPU (the paper's channels for 256 pixels); docs/generators/stylegan2.md has others."""
 
     latent_size: int = Field(512, ge=1, le=1024, description="numbers in a latent vector, and in w")
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
-    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
     discriminator_augment: _adversary.Augmentation = Field("ada", description=_adversary.AUGMENTATION)
     mapping_layers: int = Field(8, ge=1, le=16, description="layers of the mapping network")
     base_channels: int = Field(
