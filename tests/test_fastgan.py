@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_generators import make
 from torch import Tensor
 
 from moulage import plugins, training
 from moulage.errors import RecipeError
 from moulage.generators import _fastgan, fastgan
+from test_generators import make
 
 LABELS = torch.tensor([0, 1, 0, 1])
 FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser": {"learning_rate": 2e-3}}

@@ -1,0 +1,303 @@
+"""What is particular to progressive; the contract of every generator is in test_generators.py."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moulage import plugins, training
+from moulage.errors import RecipeError
+from moulage.generators import _progressive, progressive
+from moulage.generators._progressive import Schedule, enlarge, shrink
+from test_generators import make
+
+LABELS = torch.tensor([0, 1, 0, 1])
+FAST = {"generator_optimiser": {"learning_rate": 2e-2}, "discriminator_optimiser": {"learning_rate": 2e-2}}
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def networks(size: int = 16, **options: Any) -> tuple[Any, Any]:
+    with training.reproducible("test"):
+        game = make("progressive", ("AK",), size, **options).game()
+    return game.generator, game.discriminator
+
+
+def test_schedule_by_hand():
+    schedule = Schedule(100, (0.2, 0.4, 0.4), 0.5)
+    expected = {1: 0, 20: 0, 21: 0.05, 30: 0.5, 40: 1, 41: 1, 60: 1, 61: 1.05, 80: 2, 81: 2, 100: 2}
+    assert {step: schedule.growth(step) for step in expected} == pytest.approx(expected)
+    grown = [schedule.growth(step) for step in range(1, 101)]
+    assert grown == sorted(grown)
+    assert [Schedule(4, (0.5, 0.5), 0).growth(step) for step in (1, 2, 3, 4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 1000])
+def test_every_step_has_its_growth_and_the_last_is_the_largest(num_steps: int):
+    generator = make("progressive", size=64)
+    schedule = Schedule(num_steps, generator.shares, 0.5)
+    assert all(0 <= schedule.growth(step) <= 4 for step in range(1, num_steps + 1))
+    assert schedule.growth(num_steps) == 4
+
+
+def test_shares_and_steps_come_from_the_options():
+    assert make("progressive").shares == pytest.approx((0.2, 0.4, 0.4))
+    generator = make("progressive", shares=(1, 1, 2), steps=8)
+    assert generator.shares == (0.25, 0.25, 0.5)
+    assert [round(generator.growth_at(step), 6) for step in range(1, 9)] == [0, 0, 1, 1, 1.5, 2, 2, 2]
+
+
+def test_real_images_are_shrunk_and_blended_with_their_coarser_selves():
+    image = torch.arange(16.0).view(1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).expand(1, 3, 16, 16)
+    small = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    assert torch.equal(shrink(image, 0), small)
+    assert torch.equal(shrink(image, 2), image)
+    fine = random(1, 3, 8, 8)
+    coarse = fine.unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+    torch.testing.assert_close(shrink(fine, 0.25), 0.25 * fine + 0.75 * enlarge(coarse))
+
+
+def test_a_resolution_fades_in_from_the_one_below():
+    generator, discriminator = networks(base_channels=4)
+    latents, labels = random(4, 6), torch.zeros(4, dtype=torch.long)
+
+    def images(growth: float) -> Tensor:
+        generator.growth.fill_(growth)
+        return generator(latents, labels)
+
+    def logits(growth: float, seen: Tensor) -> Tensor:
+        discriminator.growth.fill_(growth)
+        return discriminator(seen, labels)
+
+    assert [images(growth).shape[-1] for growth in (0, 0.5, 1, 1.5, 2)] == [4, 8, 8, 16, 16]
+    torch.testing.assert_close(images(1 + 1e-6), enlarge(images(1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images(1.5), (enlarge(images(1)) + images(2)) / 2, atol=1e-5, rtol=0)
+    small = random(4, 3, 8, 8)
+    torch.testing.assert_close(logits(1 + 1e-6, enlarge(small)), logits(1, small), atol=1e-4, rtol=0)
+    assert not torch.allclose(logits(1.5, enlarge(small)), logits(1, small))
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda e: _progressive.Conv(32, 64, 3, e), lambda e: _progressive.UpConv(32, 64, e)], ids=["same", "up"]
+)
+@torch.no_grad()
+def test_equalised_weights_have_variance_one_and_the_same_effect(layer: Any):
+    with training.reproducible("test"):
+        equalised = layer(True)
+    with training.reproducible("test"):
+        plain = layer(False)
+    assert equalised.weight.std().item() == pytest.approx(1, abs=0.05)
+    assert plain.weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
+    x = random(2, 32, 8, 8)
+    torch.testing.assert_close(equalised(x), plain(x), atol=1e-5, rtol=1e-4)
+
+
+def test_up_convolution_is_nearest_up_sampling_and_a_convolution():
+    layer, x = _progressive.UpConv(3, 5, True), random(2, 3, 4, 4)
+    nn.init.normal_(layer.bias)
+    plain = nn.functional.conv2d(enlarge(x), layer.weight * layer.scale, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), plain, atol=1e-5, rtol=0)
+
+
+def test_down_convolution_is_a_convolution_and_an_average():
+    layer, x = _progressive.DownConv(3, 5, True), random(2, 3, 6, 6)
+    nn.init.normal_(layer.bias)
+    plain = nn.functional.conv2d(x, layer.weight * layer.scale, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), nn.functional.avg_pool2d(plain, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_pixel_norm_and_deviation_by_hand():
+    x = random(3, 5, 2, 2)
+    torch.testing.assert_close(_progressive.pixel_norm(7 * x).square().mean(1), torch.ones(3, 2, 2), atol=1e-4, rtol=0)
+    assert torch.allclose(_progressive.deviation(x[:1].expand(3, -1, -1, -1)), torch.tensor(1e-4))
+    expected = np.std(x.numpy(), axis=0).mean()
+    assert _progressive.deviation(x).shape == (3, 1, 2, 2)
+    assert _progressive.deviation(x).numpy() == pytest.approx(np.full((3, 1, 2, 2), expected), rel=1e-5)
+
+
+def test_attention_by_hand():
+    attention, x = _progressive.Attention(16, False), random(2, 16, 3, 3)
+    assert torch.equal(attention(x), x)
+    nn.init.constant_(attention.strength, 0.5)
+    query, key, value = attention.inputs(x).flatten(2).chunk(3, 1)
+    expected = torch.empty(2, 2, 9)
+    for b in range(2):
+        for i in range(9):
+            weights = torch.stack([(query[b, :, i] * key[b, :, j]).sum() for j in range(9)]).softmax(0)
+            expected[b, :, i] = (value[b] * weights).sum(1)
+    torch.testing.assert_close(attention(x), x + 0.5 * attention.output(expected.view(2, 2, 3, 3)))
+
+
+class Slope(nn.Module):
+    """A judge whose gradient is known everywhere."""
+
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return (images * self.slope).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("wgan-gp", (3 - 1) ** 2), ("logistic", 9 / 2)])
+def test_penalties_by_hand(loss: str, expected: float):
+    game = make("progressive", loss=loss).game()
+    slope = torch.zeros(3, 4, 4)
+    slope[0, 1, 2] = 3.0
+    game.discriminator = Slope(slope)
+    real, fake = random(4, 3, 4, 4), random(4, 3, 4, 4, seed=1)
+    assert game.penalty(real, fake, LABELS, torch.Generator()).item() == pytest.approx(expected, abs=1e-4)
+    base, on_real, on_fake = game.discriminator_loss(real, fake, LABELS, 1, torch.Generator())
+    if loss == "wgan-gp":
+        unpunished = on_fake.mean() - on_real.mean() + 1e-3 * on_real.square().mean()
+    else:
+        unpunished = nn.functional.softplus(on_fake).mean() + nn.functional.softplus(-on_real).mean()
+    assert (base - unpunished).item() == pytest.approx(10 * expected, rel=1e-3)
+
+
+def test_lazy_penalty_comes_seldom_and_weighs_more():
+    game = make("progressive", penalty_every=4).game()
+    game.penalty = lambda *args: torch.ones(())
+    real, fake = random(4, 3, 4, 4), random(4, 3, 4, 4, seed=1)
+    game.discriminator = Slope(torch.zeros(3, 4, 4))
+    losses = [game.discriminator_loss(real, fake, LABELS, step, torch.Generator())[0].item() for step in range(1, 9)]
+    assert losses == [0, 0, 0, 40, 0, 0, 0, 40]
+
+
+def test_optimisers_and_average_start_anew_with_each_resolution():
+    generator = make("progressive", shares=(1, 1, 1), steps=6)
+    with training.reproducible("test"):
+        game = generator.game()
+        updates = []
+        for step in range(1, 7):
+            game.step(random(4, 3, 16, 16), LABELS, step, training.generator_for(step))
+            states = game.generator_optimiser.state.values()
+            updates.append((game.ema.num_updates, {int(state["step"]) for state in states}))
+    assert updates == [(1, {1}), (2, {2})] * 3
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"latent_size": 7},
+    {"base_channels": 3},
+    {"max_channels": 16},
+    {"shares": (2, 1, 1)},
+    {"fade": 1.0},
+    {"loss": "logistic"},
+    {"penalty": 1.0},
+    {"penalty_every": 2},
+    {"drift": 0.5},
+    {"pixel_norm": False},
+    {"equalised_learning_rate": False},
+    {"minibatch_stddev": False},
+    {"attention_size": 0},
+    {"attention_size": 16},
+    {"discriminator_augment": "diffaugment"},
+    {"generator_optimiser": {"learning_rate": 1e-2}},
+    {"discriminator_optimiser": {"learning_rate": 1e-2}},
+    {"accumulate": 2},
+]
+
+
+def drawn(options: dict[str, Any]) -> Tensor:
+    """Images of both classes after three steps on noise, one at each resolution."""
+    generator = make("progressive", precision="fp32", **(FAST | {"shares": (1, 1, 1), "steps": 6} | options))
+    with training.reproducible("test"):
+        game = generator.game()
+        for step in (2, 3, 5, 6):
+            game.step(random(4, 3, 16, 16), LABELS, step, training.generator_for(step))
+        return generator.draw(game.ema.model, LABELS, np.arange(4))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Tensor:
+    return drawn({})
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_no_option_changes_nothing(change: dict[str, Any], reference: Tensor):
+    assert not torch.equal(drawn(change), reference)
+
+
+def test_weights_know_how_far_they_have_grown(tmp_path: Path):
+    """The judge may keep weights from before the last resolution."""
+    generator = make("progressive")
+    generator._network = generator.network_of()
+    generator.network.growth.fill_(0.5)
+    generator.save(tmp_path)
+    loaded = progressive.Generator.load(tmp_path)
+    assert loaded.network.growth == 0.5
+    images = loaded.sample(0, np.arange(2))
+    assert images.shape == (2, 16, 16, 3)
+    assert np.array_equal(images, images[:, ::2, ::2].repeat(2, 1).repeat(2, 2))  # 8 pixels, repeated
+    assert np.array_equal(images, generator.sample(0, np.arange(2)))
+
+
+def test_the_estimate_weighs_all_resolutions(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    game = progressive.Generator.game
+
+    def spy(self: progressive.Generator) -> Any:
+        seen.append(self.growth_at(1))
+        return game(self)
+
+    monkeypatch.setattr(progressive.Generator, "game", spy)
+    assert make("progressive", steps=None, epochs=2).steps_and_seconds(10)[0] == 5
+    assert seen == [0, 1, 2]
+
+
+def test_defaults_are_the_papers_at_256_pixels():
+    plan = _progressive.Plan(progressive.Config(), 1024)
+    assert list(plan.widths.values()) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
+    config = progressive.Config()
+    generator = progressive.Generator(config, ("AK",), 256)
+    images = np.array(generator.shares) * config.num_steps(1) * config.batch_size
+    assert images[1:] == pytest.approx(np.full(6, 1.2e6), rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["wgan-gp", "logistic"])
+def test_each_class_gets_its_own_colour(loss: str, tmp_path: Path):
+    images = np.random.default_rng(0).integers(60, 120, (24, 16, 16, 3)).astype(np.uint8)
+    labels = np.arange(24, dtype=np.int64) % 2
+    images[labels == 0, :, :, 0] += 100
+    images[labels == 1, :, :, 2] += 100
+    run = {"steps": 150, "batch_size": 8, "checkpoint_every": 150, "preview_every": 150, "ema_decay": 0.9}
+    learn = {"learning_rate": 5e-3, "beta1": 0.0}
+    optimisers = {"generator_optimiser": learn, "discriminator_optimiser": learn}
+    generator = make("progressive", **run, **optimisers, loss=loss, penalty=1.0, base_channels=4, attention_size=0)
+    generator.fit(images, labels, seed=0, folder=tmp_path)
+    for label, channel in ((0, 0), (1, 2)):
+        mean = generator.sample(label, np.arange(32)).mean((0, 1, 2))
+        assert mean.argmax() == channel
+        assert mean[channel] - np.delete(mean, channel).max() > 40
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shares": (1, 0, 1)},
+        {"fade": 1.5},
+        {"loss": "hinge"},
+        {"attention_size": 48},
+        {"penalty": -1},
+        {"steps": 3, "epochs": 3},
+    ],
+)
+def test_refuses_impossible_options(options: dict[str, Any]):
+    with pytest.raises(RecipeError, match="progressive"):
+        plugins.configure("generators", "progressive", options)
+
+
+def test_refuses_impossible_sizes():
+    for size in (4, 48, 2048):
+        with pytest.raises(RecipeError, match=str(size)):
+            make("progressive", size=size)
+    with pytest.raises(RecipeError, match="shares"):
+        make("progressive", shares=(1, 2))
+    with pytest.raises(RecipeError, match="attention_size"):
+        make("progressive", attention_size=32)
