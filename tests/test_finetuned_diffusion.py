@@ -1,0 +1,249 @@
+"""What is particular to ``finetuned_diffusion``, on a latent diffusion model with random weights."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_latent_diffusion
+from moulage import plugins
+from moulage.errors import RecipeError, RunError
+from moulage.generators import _finetuned_diffusion, finetuned_diffusion
+
+pytestmark = pytest.mark.slow  # the packages take ten seconds to import
+
+SIZE = 16
+TINY: dict[str, Any] = {
+    "prompts": {"AK": "a", "NV": "b c"},
+    "steps": 4,
+    "batch_size": 4,
+    "checkpoint_every": 2,
+    "preview_every": 4,
+    "rank": 2,
+    "learning_rate": 0.05,
+    "warmup_steps": 0,
+    "num_sampling_steps": 3,
+    "precision": "fp32",
+}
+
+
+def make(**options: Any) -> finetuned_diffusion.Generator:
+    options = {"weights": tiny_latent_diffusion.folder()} | TINY | options
+    config = plugins.configure("generators", "finetuned_diffusion", options)
+    return finetuned_diffusion.Generator(config, ("AK", "NV"), SIZE)
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (9, SIZE, SIZE, 3), np.uint8), np.arange(9, dtype=np.int64) % 2
+
+
+def fitted(folder: Path, **options: Any) -> finetuned_diffusion.Generator:
+    generator = make(**options)
+    generator.fit(*pictures(), seed=0, folder=folder)
+    return generator
+
+
+def open_base(weights: str, **options: Any) -> _finetuned_diffusion.Base:
+    return _finetuned_diffusion.open_base(
+        weights, ["a", "b c"], options.get("resolution"), 2, options.get("alpha", 2.0)
+    )
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+# The model and what learns beside it
+
+
+def test_an_adapter_starts_as_the_model_and_moves_it_by_alpha_over_rank():
+    base = open_base(tiny_latent_diffusion.folder(), alpha=6.0)
+    adapter = _finetuned_diffusion.Adapter(base)
+    latents, times, labels = normal(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 1])
+    prompts = base.embeddings[labels]
+
+    import diffusers
+
+    plain = diffusers.UNet2DConditionModel.from_pretrained(tiny_latent_diffusion.folder(), subfolder="unet")
+    start = adapter(latents, times, labels, torch.ones(2))
+    torch.testing.assert_close(start, plain(latents, times, prompts).sample)
+    matrices = dict(adapter.matrices.items())
+    for name in [name for name in matrices if "lora_B" in name]:
+        owner = name.split("/lora_B")[0].replace("/", ".")
+        with torch.no_grad():
+            matrices[name].copy_(normal(*matrices[name].shape))
+            plain.get_submodule(owner).weight += 3 * matrices[name] @ matrices[name.replace("lora_B", "lora_A")]
+    moved = adapter(latents, times, labels, torch.ones(2))
+    torch.testing.assert_close(moved, plain(latents, times, prompts).sample, atol=1e-3, rtol=0)
+    assert (moved - start).abs().max() > 0.01
+    assert all(".attn" in name.replace("/", ".") for name in matrices)
+
+
+def test_a_hidden_prompt_is_the_empty_one():
+    prompts = _finetuned_diffusion.Prompts(normal(3, 8, 8))
+    labels = torch.tensor([0, 1, 0])
+    shown = prompts(labels, torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(shown, prompts.embeddings[[0, 1, 2]])
+    prompts.strength.fill_(0.5)
+    torch.testing.assert_close(prompts(labels[:1], torch.ones(1))[0], prompts.embeddings[[0, 2]].mean(0))
+
+
+def test_what_is_saved_is_small_and_knows_its_model(tmp_path: Path):
+    generator = fitted(tmp_path / "fit")
+    generator.save(tmp_path / "saved")
+    from safetensors.numpy import load_file
+
+    saved = load_file(tmp_path / "saved" / "weights.safetensors")
+    others = {name for name in saved if "lora_" not in name}
+    assert others == {"base_digest", "prompts.strength"}
+    facts = json.loads((tmp_path / "saved" / "config.json").read_text())
+    facts["config"]["weights"] = tiny_latent_diffusion.folder(seed=1)
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="another pre-trained model"):
+        finetuned_diffusion.Generator.load(tmp_path / "saved")
+
+
+def test_a_fit_does_not_go_on_from_another_model_in_the_same_place(tmp_path: Path):
+    place = tmp_path / "model"
+    shutil.copytree(tiny_latent_diffusion.folder(), place)
+    fitted(tmp_path / "fit", weights=str(place))
+    shutil.rmtree(place)
+    shutil.copytree(tiny_latent_diffusion.folder(seed=1), place)
+    with pytest.raises(RunError, match="another pre-trained model"):
+        fitted(tmp_path / "fit", weights=str(place))
+
+
+# The loss
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_loss_is_that_of_what_the_model_predicts(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A perfect prediction has no loss; one that is off counts min(SNR, gamma) times its error in the latents."""
+    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), class_dropout=0.0, min_snr_gamma=1000.0)
+    game = generator.game()
+    clean, noise = torch.full((64, 4, 8, 8), 0.7), {}
+    monkeypatch.setattr(_finetuned_diffusion, "encode", lambda *args: clean)
+    off = 0.0
+
+    def oracle(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """The prediction that says the clean latents are ``clean + off / sqrt(SNR)``."""
+        signal = game.network.base.schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
+        a, b = signal.sqrt(), (1 - signal).sqrt()
+        noise["true"] = (latents - a * clean) / b
+        said = clean + off * b / a
+        guessed = (latents - a * said) / b
+        return {"epsilon": guessed, "v_prediction": a * guessed - b * said, "sample": said}[kind]
+
+    game.network.forward = oracle
+    args = torch.zeros(64, 3, SIZE, SIZE), torch.zeros(64, dtype=torch.long)
+    assert float(game.loss(*args, torch.Generator().manual_seed(0))) == pytest.approx(0, abs=1e-5)
+    assert noise["true"].std() == pytest.approx(1, abs=0.05)
+    off = 0.5
+    assert float(game.loss(*args, torch.Generator().manual_seed(0))) == pytest.approx(0.25, rel=1e-2)
+
+
+def test_weights_are_the_limited_ratio_on_the_clean_image():
+    snr = torch.tensor([0.1, 1.0, 5.0, 50.0])
+    assert _finetuned_diffusion.snr_weight(snr, "epsilon", 5).tolist() == pytest.approx([1, 1, 1, 0.1])
+    assert _finetuned_diffusion.snr_weight(snr, "v_prediction", 5).tolist() == pytest.approx(
+        [0.1 / 1.1, 0.5, 5 / 6, 5 / 51]
+    )
+    assert _finetuned_diffusion.snr_weight(snr, "v_prediction", None).tolist() == [1, 1, 1, 1]
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, monkeypatch: pytest.MonkeyPatch):
+    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), sampler=sampler, guidance=1.0)
+    adapter = generator.network_of()
+    clean, decoded = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), []
+
+    def oracle(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        signal = adapter.base.schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
+        a, b = signal.sqrt(), (1 - signal).sqrt()
+        noise = (latents - a * clean) / b
+        return noise if kind == "epsilon" else a * noise - b * clean
+
+    adapter.forward = oracle  # type: ignore[method-assign]
+    decode = adapter.base.vae.decode
+    monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
+    config = generator.config
+    with torch.no_grad():
+        _finetuned_diffusion.draw(config, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
+    for latents in decoded:
+        torch.testing.assert_close(latents * adapter.base.vae.config.scaling_factor, clean, atol=1e-3, rtol=0)
+
+
+def test_the_model_works_at_its_own_size_and_images_come_out_at_theirs():
+    generator = make(resolution=24)
+    adapter = generator.network_of()
+    assert adapter.base.side == 12
+    assert open_base(tiny_latent_diffusion.folder()).resolution == 16
+    latents = _finetuned_diffusion.encode(adapter.base, torch.zeros(2, 3, SIZE, SIZE), torch.Generator())
+    assert latents.shape == (2, 4, 12, 12)
+    with torch.no_grad():
+        drawn = generator.draw(adapter, torch.zeros(2, dtype=torch.long), np.arange(2))
+    assert drawn.shape == (2, 3, SIZE, SIZE)
+
+
+# Options
+
+CHANGES: list[dict[str, Any]] = [
+    {"prompts": {"AK": "z z", "NV": "b c"}},
+    {"resolution": 32},
+    {"rank": 3},
+    {"alpha": 1.0},
+    {"learning_rate": 0.01},
+    {"warmup_steps": 3},
+    {"min_snr_gamma": None},
+    {"min_snr_gamma": 0.1},
+    {"class_dropout": 0.7},
+    {"guidance": 1.0},
+    {"sampler": "ddim"},
+    {"num_sampling_steps": 5},
+    {"accumulate": 2},
+    {"condition_start": 0.5, "condition_end": 1.0},
+]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    return images_of(fitted(tmp_path_factory.mktemp("reference")))
+
+
+def images_of(generator: finetuned_diffusion.Generator) -> torch.Tensor:
+    """Before they are rounded."""
+    with torch.no_grad():
+        return generator.draw(generator.network, torch.zeros(2, dtype=torch.long), np.arange(2))
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(change))
+def test_finetuned_diffusion_has_no_option_that_changes_nothing(
+    change: dict[str, Any], reference: torch.Tensor, tmp_path: Path
+):
+    assert not torch.allclose(images_of(fitted(tmp_path, **change)), reference, atol=1e-5, rtol=0)
+
+
+def test_finetuned_diffusion_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(RecipeError, match="no prompt for NV"):
+        make(prompts={"AK": "a"})
+    with pytest.raises(RecipeError, match='class "NV" is empty'):
+        make(prompts={"AK": "a", "NV": " "})
+    with pytest.raises(RecipeError, match="multiple of 4"):
+        make(resolution=18).network_of()
+    broken = make(weights=shutil.copytree(tiny_latent_diffusion.folder(), str(tmp_path / "model")))
+    (tmp_path / "model" / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match="text_encoder"):
+        broken.network_of()
+    monkeypatch.setattr(_finetuned_diffusion, "find_spec", lambda name: None if name == "peft" else sys)
+    with pytest.raises(RecipeError, match=r"needs peft.*\n.*moulage\[finetune\]"):
+        make().network_of()
