@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -11,11 +12,14 @@ from torch import nn
 from moulage import plugins
 from moulage.data import masks
 from moulage.data.catalog import Catalog
+from moulage.data.split import holdout
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.generators import _pix2pixhd, pix2pixhd
 from moulage.recipe import parse
 from moulage.sources import phantom
 from moulage.tasks import prepare
+from moulage.tasks.execute import execute
+from moulage.tasks.plan import plan
 
 SIZE = 16
 TINY: dict[str, Any] = {
@@ -263,7 +267,28 @@ def test_impossible_options_and_sizes_are_refused(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_study_whose_data_have_no_masks_is_refused_before_any_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_training_image_without_a_mask_is_refused_before_any_work():
+    names = [f"i{n}" for n in range(40)]
+    rows = pd.DataFrame({"image": names, "label": ["MEL", "NV"] * 20, "location": names, "mask": names})
+    options = {"plugin": "pix2pixhd", "classes": ["NV"]}
+    recipe = parse({"study": {"name": "few"}, "generators": {"gan": options}})
+    for label, part, refused in (("NV", "train", True), ("NV", "test", False), ("MEL", "train", False)):
+        catalog = Catalog.build(rows, ["MEL", "NV"], "few")
+        split = holdout(catalog, validation=0.2, test=0.2, seed=0)
+        lost = split.part(catalog, part).only(label=label).images[0]
+        catalog = catalog.with_columns(mask=catalog.table["mask"].where(catalog.images != lost, ""))
+        if refused:
+            with pytest.raises(RecipeError, match=f'generators.gan: pix2pixhd .* "{lost}"') as error:
+                prepare._check_masks(recipe, catalog, (split,))
+            assert "ham10000" in error.value.hint
+        else:
+            prepare._check_masks(recipe, catalog, (split,))
+
+
+@pytest.mark.slow
+def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     generator = {"plugin": "pix2pixhd", "classes": ["MEL", "NV"], "size": SIZE, "options": TINY}
     values = {"study": {"name": "few"}, "data": {"options": {"num_images": 260, "size": 32}}}
     whole = phantom.read
@@ -275,8 +300,14 @@ def test_a_study_whose_data_have_no_masks_is_refused_before_any_task(tmp_path: P
     monkeypatch.setattr(phantom, "read", without)
     with pytest.raises(RecipeError, match=r"generators\.gan: pix2pixhd draws from lesion masks"):
         prepare.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
-    masked = generator | {"classes": ["NV"]}
-    prepare.prepare(parse(values | {"generators": {"gan": masked}}), tmp_path / "taken")
+    run, masked = tmp_path / "taken", generator | {"classes": ["VASC", "NV"]}
+    recipe = parse(values | {"generators": {"gan": masked}})
+    prepared = prepare.prepare(recipe, run)
+    (task,) = [task for task in plan(recipe, prepared) if task.kind == "generator" and task.trial == 0]
+    execute(run, task, "cpu")
+    learned = pix2pixhd.Generator.load(run / task.folder)
+    train = prepared.split(0).part(prepared.catalog, "train").only(label="NV")
+    assert np.array_equal(learned._masks[1], masks.read(train, SIZE, "squash"))
 
 
 @pytest.mark.slow
