@@ -53,7 +53,7 @@ def select(
 
 def _probability(config: Config, candidates: Images, reference: Images, rng: np.random.Generator) -> np.ndarray:
     """Probability of each candidate's own class, [N]; nan where nothing is known of the class."""
-    found = probabilities(candidates, reference, rng, num_folds=5, strength=0.01, most_images=2000)
+    found = probabilities(candidates, reference, rng, num_folds=5, strength=1.0, most_images=2000)
     if found is None:
         return np.full(len(candidates), np.nan)
     labels = candidates.catalog.labels

@@ -22,7 +22,7 @@ class Config(Options):
         0.5, gt=0, lt=1, description="An image is dropped whose probability of one other class is above this."
     )
     num_folds: int = Field(5, ge=2, le=20, description="Folds of the training part's lesions.")
-    strength: float = Field(0.01, gt=0, description="Penalty of the classifier's weights; more is smoother.")
+    strength: float = Field(1.0, gt=0, description="Penalty of the classifier's weights; less makes it too sure.")
     most_images: int = Field(2000, ge=10, description="Real images of a class that it learns from, at most.")
 
 
