@@ -223,9 +223,9 @@ def shortage(
 def _judge_class(
     generated: Images, train: Images, held_out: Images, *, rng: np.random.Generator, false_alarms: float, num_draws: int
 ) -> OfClass:
-    num_lesions = [len(np.unique(images.lesions)) for images in (train, held_out)]
-    counts = [len(images.labels) for images in (generated, train, held_out)]
-    of = OfClass(*counts, num_lesions[1], shortage(*counts, *num_lesions))
+    lesions, other_lesions = (len(np.unique(images.lesions)) for images in (train, held_out))
+    counts = len(generated.labels), len(train.labels), len(held_out.labels)
+    of = OfClass(*counts, other_lesions, shortage(*counts, lesions, other_lesions))
     if of.too_few:
         return of
     num = min(len(generated.labels), len(train.labels))
@@ -236,7 +236,7 @@ def _judge_class(
     first, second = _halves(held_out, rng)
     tested = {"generated": (generated, held_out, generated), "floor": (train, first, second)}
     tested["copies"] = (copies, held_out, copies)
-    scores = {}
+    scores: dict[str, Any] = {}
     for (name, (images, reference, suspects)), own in zip(tested.items(), rows, strict=True):
         truth = _truth(images, held_out, num, num_draws, rng)
         memory = _memory(suspects, reference, train, rng)
@@ -271,7 +271,7 @@ def _of_draw(draw: Images, held_out: Images) -> dict[str, float]:
     }
 
 
-def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, float | None]:
+def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, Any]:
     """The scores of copying that need no threshold."""
     authentic = float(authenticity(train.features, suspects.features, train.lesions).mean())
     if min(len(suspects.labels), len(reference.labels)) < MIN_IN_CELL:
@@ -289,7 +289,8 @@ def _halves(images: Images, rng: np.random.Generator) -> tuple[Images, Images]:
 
 def _means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """Mean of each score over those that have it."""
-    values = {key: [score[key] for score in scores if score[key] is not None] for key in (scores[0] if scores else ())}
+    keys = scores[0] if scores else ()
+    values = {key: [value for score in scores if (value := score[key]) is not None] for key in keys}
     return {key: float(np.mean(found)) for key, found in values.items() if found}
 
 

@@ -7,6 +7,7 @@ copying that is spread over the whole set; neither sees a few copies among many 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -72,7 +73,8 @@ def data_copying(
             f"{len(generated)}."
         )
     away = [nearest(x, train)[0][:, 0] for x in (held_out, generated)]
-    clusters = KMeans(min(num_cells, len(train)), n_init=4, random_state=int(rng.integers(2**31)))
+    options: dict[str, Any] = {"n_init": 4, "random_state": int(rng.integers(2**31))}
+    clusters = KMeans(min(num_cells, len(train)), **options)
     clusters.fit(np.asarray(train, np.float64))
     cells = [clusters.predict(np.asarray(x, np.float64)) for x in (held_out, generated)]
     scores, weights, skipped = [], [], 0

@@ -7,7 +7,7 @@ images from real images (``evaluation.fidelity``).
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import stats
 
 from moulage.errors import DataError
 
@@ -151,7 +151,7 @@ def frechet(real: np.ndarray, generated: np.ndarray) -> FrechetDistance:
     gap = first.mean(axis=0) - second.mean(axis=0)
     roots = [_root(features) for features in (first, second)]
     traces = sum(float((root**2).sum()) for root in roots)
-    common = float(linalg.svdvals(roots[0] @ roots[1].T).sum())
+    common = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
     value = max(0.0, float(gap @ gap) + traces - 2 * common)
     fewest = min(len(real), len(generated))
     small = fewest < SMALL_SAMPLE or fewest <= real.shape[1]
@@ -228,9 +228,9 @@ def _kernel_sums(
 def _root(features: np.ndarray) -> np.ndarray:
     """A matrix A with A'A = covariance, of as few rows as there are images or features."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return (
-        centred if len(centred) <= centred.shape[1] else np.asarray(linalg.qr(centred, mode="r")[0])[: centred.shape[1]]
-    )
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def _numbered(groups: np.ndarray | None, num: int) -> np.ndarray:
