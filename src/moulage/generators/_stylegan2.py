@@ -191,9 +191,8 @@ class Synthesis(nn.Module):
 
     def styles(self, latents: Tensor, labels: Tensor) -> Tensor:
         """w of each layer, [B, num_layers, latent_size]; layers below ``conditional_from`` pixels know no class."""
-        return self._by_layer(
-            self.mapping(latents, labels), self.mapping(latents, None) if self.conditional_from else None
-        )
+        without = self.mapping(latents, None) if self.conditional_from else None
+        return self._by_layer(self.mapping(latents, labels), without)
 
     def truncate(self, styles: Tensor, labels: Tensor, psi: float) -> Tensor:
         """Each w moved towards the mean of its class, all the way at psi = 0 (Karras et al. 2018, arXiv:1812.04948)."""

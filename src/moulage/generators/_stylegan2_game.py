@@ -69,7 +69,7 @@ class Game(Adversary):
     ) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         regularise = config.r1_weight > 0 and step % config.r1_every == 0
-        seen = self.seen(real, rng).requires_grad_(regularise)
+        seen = self.seen(real, rng).detach().requires_grad_(regularise)
         on_real = self.discriminator(seen, labels)
         on_fake = self.discriminator(self.seen(fake, rng), labels)
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()

@@ -31,8 +31,8 @@ class Config(_adversary.Options):
     """The defaults are for a GPU (the paper's channels for 256 pixels); docs/generators/stylegan2.md has others."""
 
     latent_size: int = Field(512, ge=1, le=1024, description="numbers in a latent vector, and in w")
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
     discriminator_augment: _adversary.Augmentation = Field("ada", description=_adversary.AUGMENTATION)
     mapping_layers: int = Field(8, ge=1, le=16, description="layers of the mapping network")
     base_channels: int = Field(
