@@ -176,6 +176,7 @@ def test_the_weak_network_is_an_earlier_average(tmp_path: Path):
 # The generator
 
 
+@pytest.mark.slow
 def test_diffusion_draws_each_class_in_its_own_colour(tmp_path: Path):
     images = np.random.default_rng(0).integers(60, 120, (24, SIZE, SIZE, 3)).astype(np.uint8)
     labels = np.arange(24, dtype=np.int64) % 2

@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
 
 
 def noise_levels(config: "Config") -> list[float]:
-    """The falling noise levels of the sampler, ``num_steps`` and a last 0 (EDM, eq. 5)."""
+    """The falling noise levels of the sampler, ``num_sampling_steps`` and a last 0 (EDM, eq. 5)."""
     first, last = (sigma ** (1 / config.rho) for sigma in (config.sigma_max, config.sigma_min))
     shares = (i / (config.num_sampling_steps - 1) for i in range(config.num_sampling_steps))
     return [(first + share * (last - first)) ** config.rho for share in shares] + [0.0]
