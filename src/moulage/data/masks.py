@@ -52,7 +52,10 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None) -> np
     """
     check(catalog)
     kept = pixels.build(
-        catalog.with_columns(location=catalog.table["mask"]), (size,), fit, cache or runs.cache_folder()
+        catalog.with_columns(location=catalog.table["mask"].to_numpy(object)),
+        (size,),
+        fit,
+        cache or runs.cache_folder(),
     )
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
@@ -108,15 +111,15 @@ def warped(mask: np.ndarray, rng: Generator) -> np.ndarray:
         uint8 [S, S], with at least one pixel of lesion where ``mask`` has any.
     """
     size = mask.shape[0]
-    mask = np.rot90(mask, rng.integers(4))[:, :: 1 - 2 * rng.integers(2)]
+    mask = np.rot90(mask, int(rng.integers(4)))[:, :: 1 - 2 * int(rng.integers(2))]
     turn, shear = rng.uniform(-np.pi / 9, np.pi / 9), rng.normal(0, 0.08)
     cosine, sine = np.cos(turn), np.sin(turn)
     scales = np.exp(rng.normal(0, 0.08) + np.array([1, -1]) * rng.normal(0, 0.08))
     matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1, shear], [0, 1]]) @ np.diag(scales)
     grid = np.moveaxis(np.indices(mask.shape) - (size - 1) / 2, 0, -1)
     knots = rng.normal(0, BEND * size, (2, NUM_KNOTS, NUM_KNOTS))
-    bend = np.stack([ndimage.zoom(plane, size / NUM_KNOTS, order=3, mode="nearest") for plane in knots], -1)
-    places = grid @ matrix.T + bend + rng.normal(0, 0.04 * size, 2) + (size - 1) / 2
+    bend = ndimage.zoom(knots, (1, size / NUM_KNOTS, size / NUM_KNOTS), order=3, mode="nearest")
+    places = grid @ matrix.T + np.moveaxis(np.asarray(bend), 0, -1) + rng.normal(0, 0.04 * size, 2) + (size - 1) / 2
     distance = ndimage.map_coordinates(signed_distance(mask), np.moveaxis(places, -1, 0), order=1, mode="nearest")
     return binary(distance > 0) if (distance > 0).any() else mask.copy()
 

@@ -134,9 +134,10 @@ class Generator(_learner.Learner[Config]):
     def save(self, folder: Path) -> None:
         """Write ``config.json``, ``weights.safetensors`` and the training part's masks as bits, ``masks.npz``."""
         super().save(folder)
-        packed = {f"class_{label}": np.packbits(m > 0, axis=None) for label, m in enumerate(self._masks)}
+        rows = np.concatenate(self._masks).reshape(-1, self.size**2) > 0
+        labels = np.repeat(np.arange(len(self._masks)), [len(masks) for masks in self._masks])
         with runs.atomic(folder / MASKS) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **packed)
+            np.savez(stream, masks=np.packbits(rows, axis=1), labels=labels)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
@@ -144,12 +145,12 @@ class Generator(_learner.Learner[Config]):
         generator = super().load(folder, device)
         try:
             with np.load(folder / MASKS, allow_pickle=False) as file:
-                packed = [file[f"class_{label}"] for label in range(len(generator.classes))]
+                packed, labels = file["masks"], file["labels"]
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{folder / MASKS} cannot be loaded: {error}.", "Fit the generator again.") from None
-        side = generator.size
-        bits = [np.unpackbits(p)[: len(p) * 8 // side**2 * side**2] for p in packed]
-        generator._masks = tuple(lesion_masks.binary(b.reshape(-1, side, side) > 0) for b in bits)
+        bits = np.unpackbits(packed, axis=1, count=generator.size**2).reshape(-1, generator.size, generator.size)
+        masks = lesion_masks.binary(bits > 0)
+        generator._masks = tuple(masks[labels == label] for label in range(len(generator.classes)))
         return generator
 
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
