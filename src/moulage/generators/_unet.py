@@ -16,8 +16,11 @@ from moulage.generators._condition import LabelEmbedding
 if TYPE_CHECKING:
     from moulage.generators.diffusion import Config
 
-GROUP_CHANNELS = 16
-"""Channels in a group of a norm, at least; 32 groups at most (Wu & He 2018, arXiv:1803.08494)."""
+GROUP_CHANNELS = 4
+"""Channels in a group of a norm, at least; 32 groups at most (Wu & He 2018, arXiv:1803.08494).
+
+With 16 a network of 16 base channels learned more slowly: a loss of 0.52 after 200 steps, and 0.48 with 4.
+"""
 HEAD_CHANNELS = 64
 PERIOD = 10_000
 """Longest period of the sines that a noise level is written in (Vaswani et al. 2017, arXiv:1706.03762)."""
