@@ -257,7 +257,7 @@ def test_dcgan_fused_convolution_equals_upsampling_and_convolution(size: int):
     torch.testing.assert_close(layer(x), plain, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("size", [16, 32, 40, 48, 64, 128])
+@pytest.mark.parametrize("size", [16, 32, 40, 48, 64, 72, 88, 128])
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "transposed"])
 def test_dcgan_reaches_every_size(size: int, upsampling: str):
     config = dcgan.Config(upsampling=upsampling, **TINY)

@@ -16,7 +16,8 @@ def test_every_plugin_has_config_and_a_sentence(kind):
     for name in plugins.names(kind):
         module = plugins.load(kind, name)
         assert issubclass(module.Config, plugins.Options), name
-        assert module.Config() == plugins.configure(kind, name, {})
+        if not any(field.is_required() for field in module.Config.model_fields.values()):
+            assert module.Config() == plugins.configure(kind, name, {})
         assert 10 < len(plugins.summary(kind, name)) < 120, name
         for key, field in module.Config.model_fields.items():
             assert field.description, f"{kind}/{name}: {key} is not described"

@@ -8,7 +8,7 @@ whose name is the plug-in's name and whose value is the module.
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
@@ -30,16 +30,21 @@ def names(kind: str) -> tuple[str, ...]:
     """The names of all plug-ins of a kind (``"generators"``, ``"sources"`` ...), sorted."""
     package = importlib.import_module(f"moulage.{kind}")
     own = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    return tuple(sorted({*own, *(e.name for e in entry_points(group=f"moulage.{kind}"))}))
+    return tuple(sorted({*own, *_entries(kind)}))
+
+
+@cache
+def _entries(kind: str) -> dict[str, EntryPoint]:
+    """What other packages offer; looked up once, since it reads the metadata of every installed package."""
+    return {entry.name: entry for entry in entry_points(group=f"moulage.{kind}")}
 
 
 def load(kind: str, name: str) -> ModuleType:
     """Import one plug-in module; a wrong name raises ``RecipeError`` and says which exist."""
     if name not in names(kind):
         raise RecipeError(f'There is no "{name}" in {kind}.', nearest(name, names(kind)))
-    for entry in entry_points(group=f"moulage.{kind}"):
-        if entry.name == name:
-            return entry.load()
+    if name in (entries := _entries(kind)):
+        return entries[name].load()
     return importlib.import_module(f"moulage.{kind}.{name}")
 
 

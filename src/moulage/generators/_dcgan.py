@@ -64,7 +64,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, config: "Config", num_classes: int, size: int) -> None:
         super().__init__()
-        num_doublings = (size // 4).bit_length() - 1
+        num_doublings = doublings(size)
         self.side, self.base = size >> num_doublings, config.base_channels
         activation = ACTIVATIONS[config.generator_activation]
         self.embedding = LabelEmbedding(num_classes, config.latent_size, LABEL_STD) if num_classes > 1 else None
@@ -116,6 +116,11 @@ class Discriminator(nn.Module):
         if self.projection is not None:
             logits = logits + self.projection(features, labels)
         return logits.float()
+
+
+def doublings(size: int) -> int:
+    """How often a map of at least 4 pixels a side doubles to reach the size exactly."""
+    return max(n for n in range(size.bit_length()) if size % 2**n == 0 and size >> n >= 4)
 
 
 def last_side(config: "Config", size: int) -> int:

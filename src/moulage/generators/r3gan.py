@@ -13,10 +13,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from moulage.generators import _adversary, _learner
-from moulage.generators._adversary import Optimiser
 from moulage.generators._r3gan import Game, Synthesis
 
-ADAM = Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
+
+class Optimiser(_adversary.Optimiser):
+    """The paper's Adam."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="step size")
+    beta1: float = Field(default=0.0, ge=0, lt=1, description="Adam's decay of the mean gradient; SGD's momentum")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
 
 
 class Config(_adversary.Options):
@@ -49,8 +54,8 @@ class Config(_adversary.Options):
     conditional_from: int = Field(
         4, ge=4, le=1024, description="pixels a side from which stages know the class; coarser ones are shared by all"
     )
-    generator_optimiser: Optimiser = Field(ADAM, description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(ADAM, description="how the discriminator learns")
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
     discriminator_augment: _adversary.Augmentation = Field("diffaugment", description=_adversary.AUGMENTATION)
 
     @model_validator(mode="after")
