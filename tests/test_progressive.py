@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moulage import plugins, training
+from moulage import plugins, recipe, training
 from moulage.errors import RecipeError
 from moulage.generators import _progressive, progressive
 from moulage.generators._progressive import Schedule, enlarge, shrink
@@ -254,20 +254,40 @@ def test_defaults_are_the_papers_at_256_pixels():
     plan = _progressive.Plan(progressive.Config(), 1024)
     assert list(plan.widths.values()) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
     config = progressive.Config()
+    assert config.generator_optimiser.model_dump() == {"name": "adam", "learning_rate": 1e-3, "beta1": 0, "beta2": 0.99}
+    faster = plugins.configure("generators", "progressive", {"generator_optimiser": {"learning_rate": 3e-3}})
+    assert faster.generator_optimiser.beta1 == 0
     generator = progressive.Generator(config, ("AK",), 256)
     images = np.array(generator.shares) * config.num_steps(1) * config.batch_size
     assert images[1:] == pytest.approx(np.full(6, 1.2e6), rel=0.01)
 
 
+@pytest.mark.parametrize("budget", ["", "cpu"])
+def test_the_recipe_of_the_published_experiment_compares_the_three_gans(budget: str):
+    found = recipe.load(Path(__file__).parents[1] / "studies" / "progressive2019.toml", budget)
+    configs = {}
+    for name, wanted in found.generators.items():
+        configs[name] = plugins.configure("generators", wanted.plugin, wanted.options)
+        progressive.Generator(configs[name], wanted.classes, wanted.size)
+    attention = {name: config.attention_size > 0 for name, config in configs.items()}
+    assert attention == {"pgan": False, "attention": True, "attention-ttur": True}
+    ratios = {
+        n: c.discriminator_optimiser.learning_rate / c.generator_optimiser.learning_rate for n, c in configs.items()
+    }
+    assert ratios == pytest.approx({"pgan": 1, "attention": 1, "attention-ttur": 4})
+    assert {arm.balance for arm in found.arms.values()} >= {"none", "duplicates", "permuted"}
+    assert all(found.wanted(arm) == found.wanted("attention-ttur") for arm in ("pgan", "attention", "duplicates"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["wgan-gp", "logistic"])
-def test_each_class_gets_its_own_colour(loss: str, tmp_path: Path):
+@pytest.mark.parametrize(("loss", "steps"), [("wgan-gp", 150), ("logistic", 300)])
+def test_each_class_gets_its_own_colour(loss: str, steps: int, tmp_path: Path):
     images = np.random.default_rng(0).integers(60, 120, (24, 16, 16, 3)).astype(np.uint8)
     labels = np.arange(24, dtype=np.int64) % 2
     images[labels == 0, :, :, 0] += 100
     images[labels == 1, :, :, 2] += 100
-    run = {"steps": 150, "batch_size": 8, "checkpoint_every": 150, "preview_every": 150, "ema_decay": 0.9}
-    learn = {"learning_rate": 5e-3, "beta1": 0.0}
+    run = {"steps": steps, "batch_size": 8, "checkpoint_every": 300, "preview_every": 300, "ema_decay": 0.9}
+    learn = {"learning_rate": 5e-3}
     optimisers = {"generator_optimiser": learn, "discriminator_optimiser": learn}
     generator = make("progressive", **run, **optimisers, loss=loss, penalty=1.0, base_channels=4, attention_size=0)
     generator.fit(images, labels, seed=0, folder=tmp_path)

@@ -15,11 +15,17 @@ from torch import Tensor
 
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _learner
-from moulage.generators._adversary import Optimiser
 from moulage.generators._progressive import Game, Schedule, Synthesis, enlarge, sides_to
 
 Share = Annotated[float, Field(gt=0)]
-ADAM = Optimiser(learning_rate=1e-3, beta1=0, beta2=0.99)
+
+
+class Optimiser(_adversary.Optimiser):
+    """How one of the two networks learns; what is not given is as in the paper."""
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="step size")
+    beta1: float = Field(default=0.0, ge=0, lt=1, description="Adam's decay of the mean gradient; SGD's momentum")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
 
 
 class Config(_adversary.Options):
@@ -47,9 +53,10 @@ class Config(_adversary.Options):
     attention_size: Literal[0, 8, 16, 32, 64, 128] = Field(
         0, description="pixels a side of the maps with self-attention, in both networks; 0: none"
     )
-    generator_optimiser: Optimiser = Field(ADAM, description="how the generator learns")
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
     discriminator_optimiser: Optimiser = Field(
-        ADAM, description="how the discriminator learns; two time scales: another learning rate than the generator's"
+        Optimiser(),
+        description="how the discriminator learns; two time scales: another learning rate than the generator's",
     )
 
 
