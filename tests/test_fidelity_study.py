@@ -11,7 +11,7 @@ from moulage import recipe as recipes
 from moulage import runs
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.recipe import merge
-from moulage.report import fidelity, reading
+from moulage.report import fidelity, methods, reading
 from moulage.report.figures import all_plots
 from moulage.report.page import render
 from moulage.tasks import fidelity as steps
@@ -203,3 +203,10 @@ def test_folders_without_a_common_class_or_with_few_images_say_so(tmp_path: Path
     other = write_folder(tmp_path / "other", 5, 9, ("BCC", "DF"))
     with pytest.raises(DataError, match="no class in common"):
         steps.score_folders(other, few[1], few[2], 32, {"backbone": SCRATCH})
+
+
+def test_the_methods_say_how_images_were_scored_and_chosen(finished: Finished):
+    text = methods.text(reading.read(finished.run).results)
+    assert "48 further images of each class were scored against the real images of the test part" in text
+    assert "test_resnet" in text
+    assert "Demystifying MMD GANs" in text

@@ -36,6 +36,7 @@ def text(results: Results, version: str = "") -> str:
         _data(results),
         _trials(results),
         *(_arms(results, role, cite) for role in ("reference", "synthetic", "rival", "positive", "null")),
+        _fidelity(results, cite),
         _logit_adjustment(results, cite),
         _question(results),
         _intervals(results, cite),
@@ -101,7 +102,7 @@ def _arms(results: Results, role: str, cite: _Citations) -> str:
 def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
     added = _listed([f"{number:,} {name}" for name, number in arm.extra.items() if number])
     if arm.generator:
-        did = f"{added or 'no'} images drawn by {_generator(results, arm.generator, cite)}"
+        did = f"{added or 'no'} images drawn by {_generator(results, arm.generator, cite)}{_selected(results, arm)}"
     elif arm.balance == "none":
         did = "the training part as it is"
     elif arm.balance == "duplicates":
@@ -120,6 +121,27 @@ def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
         treatment = _balance(arm.treatment, cite)
         did = treatment if arm.balance == "none" else f"{did}, with {treatment}"
     return f"{arm.name} ({did})"
+
+
+def _selected(results: Results, arm: Arm) -> str:
+    """By which rules an arm's images were chosen; empty for none."""
+    made = next((made for made in results.selections if arm.name in made.arms), None)
+    if made is None:
+        return ""
+    return f" and selected on the training part by the rules {_listed([rule.plugin for rule in made.rules])}"
+
+
+def _fidelity(results: Results, cite: _Citations) -> str:
+    """How generators were chosen and scored."""
+    if not results.fidelity:
+        return ""
+    first = results.fidelity[0]
+    return (
+        f"Of each generator {first.num_drawn:,} further images of each class were scored against the real images of "
+        "the test part, beside real images of other lesions and copies of training images, in features of "
+        f"{first.features}; the main score was the kernel distance{cite('binkowski')}. The weights that drew were those "
+        "whose images were nearest to the validation part, where it had enough images."
+    )
 
 
 def _balance(plugin: str, cite: _Citations) -> str:
