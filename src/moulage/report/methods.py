@@ -139,8 +139,8 @@ def _fidelity(results: Results, cite: _Citations) -> str:
     return (
         f"Of each generator {first.num_drawn:,} further images of each class were scored against the real images of "
         "the test part, beside real images of other lesions and copies of training images, in features of "
-        f"{first.features}; the main score was the kernel distance{cite('binkowski')}. The weights that drew were those "
-        "whose images were nearest to the validation part, where it had enough images."
+        f"{first.features}; the main score was the kernel distance{cite('binkowski')}. The weights that drew were "
+        "those whose images were nearest to the validation part, where it had enough images."
     )
 
 
