@@ -97,7 +97,8 @@ class Synthesis(nn.Module):
             for side, num in zip(self.sides, channels, strict=True)
         )
         self.patch = size // self.sides[-1]
-        self.to_rgb = Conv(channels[-1], 3 * self.patch**2, 1)
+        # A patch sees its neighbours, or their borders show as a grid.
+        self.to_rgb = Conv(channels[-1], 3 * self.patch**2, 1 if self.patch == 1 else 3)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         if self.embedding is not None:
