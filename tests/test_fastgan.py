@@ -25,9 +25,7 @@ def drawn(options: dict[str, Any], size: int = 16) -> Tensor:
         game = generator.game()
         for step in (1, 2, 3):
             game.step(real, LABELS, step, training.generator_for(step))
-        network = game.ema.model
-        generator.settle(network, LABELS.numpy())
-        return generator.draw(network, LABELS, np.arange(4))
+        return generator.draw(game.ema.model.train(), LABELS, np.arange(4))
 
 
 CHANGES: list[dict[str, Any]] = [
