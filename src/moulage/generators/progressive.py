@@ -53,8 +53,10 @@ class Config(_adversary.Options):
     attention_size: Literal[0, 8, 16, 32, 64, 128] = Field(
         0, description="pixels a side of the maps with self-attention, in both networks; 0: none"
     )
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(
+    generator_optimiser: Optimiser = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        Optimiser(), description="how the generator learns"
+    )
+    discriminator_optimiser: Optimiser = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         Optimiser(),
         description="how the discriminator learns; two time scales: another learning rate than the generator's",
     )
