@@ -228,6 +228,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {"{}": fitted(tmp_path_factory.mktemp("reference")).sample(0, np.arange(2)).tobytes()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(change))
 def test_diffusion_has_no_option_that_changes_nothing(change: dict[str, Any], drawn: dict[str, bytes], tmp_path: Path):
     images = fitted(tmp_path, **change).sample(0, np.arange(2)).tobytes()

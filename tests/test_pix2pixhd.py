@@ -237,6 +237,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_no_option_changes_nothing(change: dict[str, Any], fitted: pix2pixhd.Generator, tmp_path: Path):
     images, labels, found = lesions()

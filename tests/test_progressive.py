@@ -218,6 +218,7 @@ def reference() -> Tensor:
     return drawn({})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_no_option_changes_nothing(change: dict[str, Any], reference: Tensor):
     assert not torch.equal(drawn(change), reference)

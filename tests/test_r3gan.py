@@ -115,7 +115,6 @@ def test_the_condition_has_no_effect_at_strength_zero():
 
 CHANGES: list[dict[str, Any]] = [
     {"batch_size": 3},
-    {"accumulate": 2},
     {"latent_size": 7},
     {"channel_base": 512, "max_channels": 32},
     {"max_channels": 32, "channel_base": 256},
@@ -154,6 +153,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return fitted(tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: ",".join(change))
 def test_no_option_changes_nothing(change: dict[str, Any], reference: np.ndarray, tmp_path: Path):
     assert not np.array_equal(fitted(tmp_path, **change), reference)

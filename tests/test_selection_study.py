@@ -22,6 +22,8 @@ from moulage.tasks.execute import execute
 from moulage.tasks.plan import Task, plan
 from moulage.tasks.results import collect, too_few
 
+pytestmark = pytest.mark.slow
+
 SCRATCH = {"name": "test_resnet", "weights": "scratch"}
 ADD = {"AK": 4, "VASC": 3}
 PLAIN = {

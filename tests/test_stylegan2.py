@@ -296,6 +296,7 @@ def reference() -> np.ndarray:
     return drawn_after_two_steps()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_no_option_changes_nothing(change: dict[str, Any], reference: np.ndarray):
     assert not np.array_equal(drawn_after_two_steps(**change), reference)
