@@ -1,6 +1,7 @@
 """The pre-trained model of ``finetuned_diffusion``, what learns beside it, its loss and its sampler."""
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from moulage.generators._diffusion import OneLoss
 if TYPE_CHECKING:
     from moulage.generators.finetuned_diffusion import Config
 
-PACKAGES = ("diffusers", "transformers", "peft")
+PACKAGES = ("diffusers", "peft", "transformers")
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 """How diffusers calls the projections of attention."""
 
@@ -71,10 +72,8 @@ def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank
         raise RecipeError(
             f"finetuned_diffusion needs {', '.join(missing)}.", "Install them with: pip install 'moulage[finetune]'."
         )
-    import diffusers
-    import peft
-    import transformers
-
+    # Untyped: the three are typed too loosely, or as what they never are, for a type checker to help.
+    diffusers, peft, transformers = (importlib.import_module(name) for name in PACKAGES)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     parts = {
@@ -94,13 +93,13 @@ def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank
     digest = _digest(unet, vae, encoder, found["scheduler"].alphas_cumprod, found["scheduler"].config.prediction_type)
     embeddings = _encode(found["tokenizer"], encoder, [*prompts, ""])
     unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=PROJECTIONS))
-    resolution = resolution or unet.config.sample_size * vae_factor(vae)
+    side = int(resolution or unet.config.sample_size * vae_factor(vae))
     smallest = vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
-    if resolution % smallest:
+    if side % smallest:
         raise RecipeError(
-            f"The model {weights} cannot work at {resolution} pixels.", f"Set resolution to a multiple of {smallest}."
+            f"The model {weights} cannot work at {side} pixels.", f"Set resolution to a multiple of {smallest}."
         )
-    return Base(unet, vae, found["scheduler"], embeddings, resolution, digest)
+    return Base(unet, vae, found["scheduler"], embeddings, side, digest)
 
 
 def vae_factor(vae: Any) -> int:
@@ -238,8 +237,7 @@ def encode(base: Base, images: Tensor, rng: torch.Generator) -> Tensor:
 
 def draw(config: "Config", adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int) -> Tensor:
     """Images [B, 3, size, size] of labels int64 [B] from int64 seeds [B], one each."""
-    import diffusers
-
+    diffusers: Any = importlib.import_module("diffusers")
     base, device = adapter.base, labels.device
     shape = (base.unet.config.in_channels, base.side, base.side)
     if config.sampler == "ddim":

@@ -1,6 +1,7 @@
 """The networks of ``r3gan`` (config E of the paper) and their losses."""
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,7 @@ class BiasAct(nn.Module):
 
 
 class Block(nn.Module):
-    """x + 1x1(act(grouped 3x3(act(1x1(x))))); it starts as the identity (Fixup: Zhang et al. 2019, arXiv:1901.09321)."""
+    """x + 1x1(act(grouped 3x3(act(1x1(x))))); it starts as the identity (Fixup, arXiv:1901.09321)."""
 
     def __init__(self, num_channels: int, config: "Config", num_blocks: int) -> None:
         super().__init__()
@@ -128,9 +129,7 @@ class Discriminator(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(num, config, num_blocks) for _ in range(config.num_blocks))) for num in channels
         )
-        self.transitions = nn.ModuleList(
-            Conv(a, b, 1) if a != b else nn.Identity() for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.transitions = nn.ModuleList(Conv(a, b, 1) if a != b else nn.Identity() for a, b in pairwise(channels))
         last = channels[-1]
         self.basis = nn.Conv2d(last, last, SMALLEST, groups=last, bias=False)
         nn.init.normal_(self.basis.weight, std=1 / SMALLEST)

@@ -54,8 +54,8 @@ class Config(_adversary.Options):
     conditional_from: int = Field(
         4, ge=4, le=1024, description="pixels a side from which stages know the class; coarser ones are shared by all"
     )
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
     discriminator_augment: _adversary.Augmentation = Field("diffaugment", description=_adversary.AUGMENTATION)
 
     @model_validator(mode="after")

@@ -110,7 +110,7 @@ def score_generator(
         for name in ("generated", "nearest", "label", "distance", "is_copy")
     }
     with runs.atomic(run / task.folder / "closest.npz") as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **columns)
+        np.savez(stream, **columns)  # pyright: ignore[reportArgumentType]
     runs.write_json(run / task.folder / "fidelity.json", report)
 
 
