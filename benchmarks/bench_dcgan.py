@@ -61,9 +61,8 @@ def ours(precision: str) -> Step:
     """One step of ``generators/dcgan.py``."""
     game = dcgan.Game(dcgan.Config(precision=precision), 1, SIZE)
     labels = torch.zeros(BATCH, dtype=torch.long)
-    return lambda real: game.step(
-        real.contiguous(memory_format=torch.channels_last), labels, torch.randn(BATCH, LATENT)
-    )
+    rng = torch.Generator().manual_seed(0)
+    return lambda real: game.step(real.contiguous(memory_format=torch.channels_last), labels, 1, rng)
 
 
 def measure(num_rounds: int = 5) -> dict[str, float]:

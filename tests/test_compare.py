@@ -333,6 +333,7 @@ def test_cautious_interval_is_that_of_nadeau_and_bengio():
     assert compare(study(num_trials=3), "arm1", "none", "accuracy").cautious_low is None
 
 
+@pytest.mark.slow
 def test_intervals_of_folds_cover_in_simulated_null_studies():
     rng, covered, naive = np.random.default_rng(5), [], []
     for _ in range(200):
@@ -423,6 +424,7 @@ def test_pairs_together_equal_pairs_alone():
     assert compare_all(arms, [], "average_precision:AK") == []
 
 
+@pytest.mark.slow
 def test_intervals_cover_in_simulated_null_studies():
     """300 studies: 95 % within Monte-Carlo error (1.3 points); taking the fits as fixed covers too little."""
     rng, covered, naive = np.random.default_rng(11), [], []

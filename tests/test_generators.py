@@ -55,8 +55,8 @@ STEPS = {
 }
 """Steps of that fit on two classes, and steps from one checkpoint to the next; it ends with a checkpoint."""
 
-SLOW = ("finetuned_diffusion",)
-"""Generators whose packages take ten seconds to import."""
+SLOW = ("diffusion", "finetuned_diffusion", "pix2pixhd", "stylegan2")
+"""Generators whose smallest fits, or whose packages' imports, take longest; the slow tests have them."""
 
 every_generator = pytest.mark.parametrize(
     "name",
