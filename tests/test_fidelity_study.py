@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from call_cli import caller
 from moulage import recipe as recipes
 from moulage import runs
 from moulage.errors import DataError, LeakError, RecipeError
@@ -210,3 +211,18 @@ def test_the_methods_say_how_images_were_scored_and_chosen(finished: Finished):
     assert "48 further images of each class were scored against the real images of the test part" in text
     assert "test_resnet" in text
     assert "Demystifying MMD GANs" in text
+
+
+def test_the_verb_scores_folders_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    call = caller(capsys, monkeypatch, tmp_path)
+    sets = [write_folder(tmp_path / name, 5, seed) for seed, name in enumerate(("made", "train", "real"))]
+    done = call("fidelity", sets[0], "--train", sets[1], "--real", sets[2], "--size", 32)
+    assert done.code == 0
+    assert "AK is not judged: 40 generated images are needed and there are 5" in done.out
+    found = json.loads(call("fidelity", sets[0], "--train", sets[1], "--real", sets[2], "--json").out)
+    assert set(found["too_few"]) == {"AK", "NV"}
+    wrong = call("fidelity", tmp_path / "nothing", "--train", sets[1], "--real", sets[2])
+    assert wrong.code == 1
+    assert "nothing" in wrong.err
