@@ -1,5 +1,7 @@
 """The words of a study's evidence: what an arm did, and the answer in one line."""
 
+from dataclasses import replace
+
 from moulage import recipe
 from moulage.tasks.evidence import Design, headline
 from moulage.tasks.plan import roles
@@ -23,6 +25,9 @@ DESIGN = Design(PARSED, roles(PARSED), {"AK": 600, "DF": 10, "NV": 90}, "softmax
 def test_what_an_arm_did_in_words():
     assert DESIGN.change("gan") == "Adding 80 generated AK images (gan)"
     assert DESIGN.change("both") == "Adding 1,210 generated images (both; 1,200 AK, 10 DF; drawn by gan)"
+    short = replace(DESIGN, kept={"gan": {"AK": (31, 40)}, "both": {"DF": (7, 7)}})
+    assert short.change("gan") == "Adding 31 to 40 generated AK images (gan)"
+    assert short.change("both") == "Adding 1,207 generated images (both; 1,200 AK, 7 DF; drawn by gan)"
     assert DESIGN.change("copies") == "Adding 1,210 images (copies; 1,200 AK, 10 DF)"
     assert DESIGN.change("treated").endswith("drawn by gan; with balanced_softmax)")
 

@@ -20,7 +20,7 @@ from moulage.report.page import render
 from moulage.tasks import guards, prepare, witness
 from moulage.tasks.execute import execute
 from moulage.tasks.plan import Task, plan
-from moulage.tasks.results import collect, too_few
+from moulage.tasks.results import collect, kept_of_arms, too_few
 
 pytestmark = pytest.mark.slow
 
@@ -318,6 +318,10 @@ def test_too_few_is_said_once_for_all_trials():
         "added what was kept, and saw as many images in training as all others."
     ]
     assert too_few(records[:1]) == []
+    assert kept_of_arms(records[:1]) == {}
+    [(arm, kept)] = kept_of_arms(records).items()
+    assert arm == "a"
+    assert kept["AK"][0] == 97
 
 
 def test_the_report_shows_what_was_dropped_and_why(finished):

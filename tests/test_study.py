@@ -272,6 +272,7 @@ KILL_AT = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, recipe_file, tmp_path, cache):
     """kill -9 of the whole process group at seven points of one study, each time the same command again."""

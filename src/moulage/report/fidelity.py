@@ -112,7 +112,7 @@ def kid_plot(fidelity: Sequence[FidelityRun], folder: Path) -> Plot | None:
                 low, high = (_mean(fits, label, key, f"kid_{end}") for end in ("low", "high"))
                 axes.hlines(y, low if low is not None else value, high if high is not None else value, color=colour)
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="kernel distance (KID) to held-out real images")
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     plot.legend(figure, *axes.get_legend_handles_labels())
     return finish(
         figure,

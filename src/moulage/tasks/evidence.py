@@ -4,7 +4,7 @@ Nothing here trains or reads pixels. The best rival is chosen on the validation 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -47,12 +47,14 @@ class Design:
         roles: role of each arm (``tasks.plan.roles``).
         counts: images of each class in the training part (of the first trial), for arms that add by ratio.
         rival: the best rival on validation; empty where the study has none.
+        kept: arm -> class -> fewest and most images that it added over the trials, where a selection left too few.
     """
 
     recipe: Recipe
     roles: Mapping[str, str]
     counts: Mapping[str, int]
     rival: str = ""
+    kept: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def none(self) -> str:
@@ -107,15 +109,21 @@ class Design:
         """What an arm did, in words."""
         options = self.recipe.arms[arm]
         counts, kind = self.additions(arm), "generated " * (self.roles[arm] == "synthetic")
-        if len(counts) == 1:
-            [(label, number)] = counts.items()
-            added, each = f"{number:,} {kind}{label} images", []
+        numbers = {label: self.kept.get(arm, {}).get(label, (number, number)) for label, number in counts.items()}
+        if len(numbers) == 1:
+            [(label, ends)] = numbers.items()
+            added, each = f"{_from_to(*ends)} {kind}{label} images", []
         else:
-            added = f"{sum(counts.values()):,} {kind}images"
-            each = [", ".join(f"{number:,} {label}" for label, number in counts.items())]
+            low, high = (sum(ends[side] for ends in numbers.values()) for side in (0, 1))
+            added = f"{_from_to(low, high)} {kind}images"
+            each = [", ".join(f"{_from_to(*ends)} {label}" for label, ends in numbers.items())]
         drawn = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
         treated = f"with {options.treatment}" if options.treatment else ""
         return f"Adding {added} ({'; '.join(filter(None, [arm, *each, drawn, treated]))})"
+
+
+def _from_to(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> dict[str, Any] | None:

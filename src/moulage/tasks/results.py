@@ -55,9 +55,9 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
         for task in trained
     ]
     counts = split.part(prepared.catalog, "train").counts
-    design = Design(recipe, known, counts, rival["arm"] if rival else "")
-    found = evidence(design, predictions["test"], prepared.catalog.table)
     selections = _selections(run, tasks)
+    design = Design(recipe, known, counts, rival["arm"] if rival else "", kept_of_arms(selections))
+    found = evidence(design, predictions["test"], prepared.catalog.table)
     results = {
         "study": _about(recipe, prepared),
         "command": command,
@@ -184,6 +184,20 @@ def _selections(run: Path, tasks: list[Task]) -> list[dict[str, Any]]:
         for task in tasks
         if task.kind == "selection"
     ]
+
+
+def kept_of_arms(selections: list[dict[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Arm -> class -> fewest and most images that a selection left it over the trials, where they were too few."""
+    found: dict[str, dict[str, list[int]]] = {}
+    short = {
+        (arm, label) for r in selections for arm in r["arms"] for label, n in r["want"].items() if r["kept"][label] < n
+    }
+    for record in selections:
+        for arm in record["arms"]:
+            for label, wanted in record["want"].items():
+                if (arm, label) in short:
+                    found.setdefault(arm, {}).setdefault(label, []).append(min(wanted, record["kept"][label]))
+    return {arm: {label: (min(n), max(n)) for label, n in of.items()} for arm, of in found.items()}
 
 
 def too_few(selections: list[dict[str, Any]]) -> list[str]:
