@@ -37,9 +37,9 @@ def test_the_loss_pairs_real_and_generated_images():
     played, (real, labels) = game(penalty_every=64), batch()
     fake = torch.randn(4, 3, 16, 16)
     loss, on_real, on_fake = played.discriminator_loss(real, fake, labels, 1, torch.Generator())
-    assert float(loss) == pytest.approx(float(F.softplus(-(on_real - on_fake)).mean()))
+    assert loss.item() == pytest.approx(F.softplus(-(on_real - on_fake)).mean().item())
     generator_loss = played.generator_loss(real, fake, labels, 1, torch.Generator())
-    assert float(generator_loss) == pytest.approx(float(F.softplus(-(on_fake - on_real)).mean()))
+    assert generator_loss.item() == pytest.approx(F.softplus(-(on_fake - on_real)).mean().item())
 
 
 @pytest.mark.parametrize(("step", "gamma"), [(1, 2.0), (2, 1.0), (9, 1.0)])
