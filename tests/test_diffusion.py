@@ -11,6 +11,8 @@ from moulage import plugins
 from moulage.errors import RecipeError
 from moulage.generators import _diffusion, diffusion
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 TINY: dict[str, Any] = {
     "steps": 4,

@@ -21,6 +21,8 @@ from moulage.tasks.execute import execute
 from moulage.tasks.plan import Task, plan
 from moulage.tasks.results import collect
 
+pytestmark = pytest.mark.slow
+
 SCRATCH = {"name": "test_resnet", "weights": "scratch"}
 RECIPE = {
     "study": {"name": "true", "num_trials": 1, "target_classes": ["AK"]},

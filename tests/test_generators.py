@@ -55,7 +55,7 @@ STEPS = {
 }
 """Steps of that fit on two classes, and steps from one checkpoint to the next; it ends with a checkpoint."""
 
-SLOW = ("diffusion", "finetuned_diffusion", "pix2pixhd", "stylegan2")
+SLOW = ("diffusion", "fastgan", "finetuned_diffusion", "pix2pixhd", "progressive", "stylegan2")
 """Generators whose smallest fits, or whose packages' imports, take longest; the slow tests have them."""
 
 every_generator = pytest.mark.parametrize(

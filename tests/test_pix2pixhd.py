@@ -21,6 +21,8 @@ from moulage.tasks import prepare
 from moulage.tasks.execute import execute
 from moulage.tasks.plan import plan
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 TINY: dict[str, Any] = {
     "steps": 2,

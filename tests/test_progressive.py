@@ -14,6 +14,8 @@ from moulage.generators import _progressive, progressive
 from moulage.generators._progressive import Schedule, enlarge, shrink
 from test_generators import make
 
+pytestmark = pytest.mark.slow
+
 LABELS = torch.tensor([0, 1, 0, 1])
 FAST = {"generator_optimiser": {"learning_rate": 2e-2}, "discriminator_optimiser": {"learning_rate": 2e-2}}
 
