@@ -13,12 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import training
-from moulage.generators import _adversary, _learner
+from moulage.generators import _adversary, _batch_norm, _learner
 from moulage.generators._dcgan import Game, Synthesis, last_side
-
-NUM_SETTLING_BATCHES = 16
-"""Batches of ``SAMPLE_BATCH`` from which the averaged weights get their batch-norm statistics."""
 
 Channels = Annotated[int, Field(ge=1, le=2048)]
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu"]
@@ -82,19 +78,10 @@ class Generator(_learner.Learner[Config]):
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         return network(_learner.latents(seeds, self.config.latent_size).to(self.device), labels)
 
-    @torch.no_grad()
     def settle(self, network: Synthesis, labels: np.ndarray) -> None:
-        """Measure the batch-norm statistics of the averaged weights.
+        """Measure batch norm anew. The thesis's momentum of 0.8 has therefore no counterpart among the options."""
 
-        Running statistics belong to the trained weights, not to their average (Izmailov et al. 2018, arXiv:1803.05407).
-        The thesis's momentum of 0.8 has therefore no counterpart among the options.
-        """
-        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-        network.train()
-        rng, num = training.numpy_rng("settle"), _learner.SAMPLE_BATCH
-        for i in range(NUM_SETTLING_BATCHES):
-            self.draw(network, self._targets(rng.choice(labels, num)), -1 - np.arange(i * num, (i + 1) * num))
-        network.eval()
+        def draw(some: np.ndarray, seeds: np.ndarray) -> Tensor:
+            return self.draw(network, self._targets(some), seeds)
+
+        _batch_norm.settle(network, labels, _learner.SAMPLE_BATCH, draw)

@@ -47,9 +47,7 @@ class Config(_adversary.Options):
     discriminator_optimiser: Optimiser = Field(
         Optimiser(learning_rate=2e-4), description="how the discriminator learns"
     )
-    discriminator_augment: Literal["none", "diffaugment", "ada"] = Field(
-        "diffaugment", description="what the discriminator sees changed: nothing, DiffAugment's policy, ADA's pipeline"
-    )
+    discriminator_augment: _adversary.Augmentation = Field("diffaugment", description=_adversary.AUGMENTATION)
 
 
 class Generator(_learner.Learner[Config]):
