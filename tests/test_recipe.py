@@ -168,3 +168,18 @@ def test_digest_ignores_where_the_data_lie_and_nothing_else():
 def test_differences_are_named():
     old, new = (recipes.parse(v).model_dump(mode="json") for v in (SMALL, changed(study={"seed": 4})))
     assert list(recipes.differences(old, new)) == ["study.seed: 0 -> 4"]
+
+
+def test_a_feature_network_that_is_not_installed_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch):
+    from moulage import backbones
+    from moulage.tasks.arms import check_fidelity
+
+    values = {"study": {"name": "x"}, "generators": {"gan": {"plugin": "dcgan", "classes": ["AK"]}}}
+    check_fidelity(recipes.parse(values))
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="not installed") as raised:
+        check_fidelity(recipes.parse(values))
+    assert "judge_images = 0" in raised.value.hint
+    check_fidelity(recipes.parse({**values, "fidelity": {"num_images": 0, "judge_images": 0}}))
+    with pytest.raises(RecipeError, match=r"fidelity\.features"):
+        check_fidelity(recipes.parse({**values, "fidelity": {"features": {"network": "vgg"}}}))

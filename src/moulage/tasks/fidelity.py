@@ -14,7 +14,8 @@ from moulage.errors import DataError
 from moulage.evaluation import fidelity
 from moulage.evaluation.set_distances import squared_mmd
 from moulage.recipe import Recipe
-from moulage.tasks.plan import Task, feature_network, seed_of
+from moulage.tasks.arms import feature_network
+from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared
 
 FIRST_SEED = 1_000_000_000

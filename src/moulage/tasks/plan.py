@@ -10,7 +10,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe, SelectionOptions
-from moulage.tasks.arms import adjusts, role_of
+from moulage.tasks.arms import adjusts, feature_network, role_of
 from moulage.tasks.prepare import Prepared
 
 SEEDS_PER_TRIAL = 1_000_000
@@ -260,14 +260,6 @@ class _Planner:
         samples = Catalog.load(folder / "catalog.parquet")
         check_provenance(samples, self.prepared.split(0).digest)
         return samples.digest()
-
-
-def feature_network(features: dict[str, Any], where: str) -> dict[str, Any]:
-    """A feature network: all its options (``features``), and its name (``network``), which no other shares."""
-    from moulage.features import FeatureOptions, features_name
-
-    network = plugins.validate(FeatureOptions, features, where)
-    return {"features": network.model_dump(mode="json"), "network": features_name(network)}
 
 
 def seed_of(*parts: Any) -> int:

@@ -25,7 +25,7 @@ from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
-from moulage.tasks.arms import check_arm, check_selection
+from moulage.tasks.arms import check_arm, check_fidelity, check_selection
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -77,6 +77,7 @@ def check(recipe: Recipe) -> None:
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    check_fidelity(recipe)
     for name in recipe.selections:
         check_selection(recipe, name)
     for name in recipe.arms:
