@@ -70,13 +70,14 @@ def extract(
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise DataError(f"Features need images uint8 [N, S, S, 3] and got {images.dtype} {list(images.shape)}.")
     where = training.pick_device(device)
-    if options.network == "inception":
-        network = Inception(inception_file(options.inception_weights))
-    else:
-        with training.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
+    # Weights that are "scratch" are random, but always the same.
+    with training.reproducible("backbone", 0, device=where, num_threads=torch.get_num_threads()):
+        if options.network == "inception":
+            network = Inception(inception_file(options.inception_weights))
+        else:
             network = backbones.build(options.backbone, images.shape[1])
-    size = network.num_features
-    return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
+        size = network.num_features
+        return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
 
 
 def features_name(options: FeatureOptions) -> str:
