@@ -24,6 +24,8 @@ TINY_PIX2PIXHD |= {"discriminator_channels": 4, "num_discriminators": 2, "num_di
 TINY_STYLEGAN2 = {"base_channels": 64, "max_channels": 8, "latent_size": 6, "mapping_layers": 1}
 TINY_STYLEGAN2 |= {"r1_every": 2, "path_length_every": 2, "deviation_group": 2}
 TINY_FASTGAN = {"base_channels": 2, "latent_size": 6, "excitation_ratio": 4, "discriminator_size": 16}
+TINY_PROJECTED_GAN = {"base_channels": 2, "latent_size": 6, "excitation_ratio": 4, "discriminator_channels": 8}
+TINY_PROJECTED_GAN |= {"backbone": {"name": "test_resnet", "weights": "scratch", "input_size": 32}, "num_maps": 2}
 TINY_R3GAN = {"channel_base": 64, "max_channels": 16, "num_blocks": 1, "latent_size": 6}
 TINY_PROGRESSIVE = {"base_channels": 2, "latent_size": 6, "attention_size": 8}
 TINY_DIFFUSION = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_sides": (8,)}
@@ -36,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "diffusion": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_DIFFUSION},
     "finetuned_diffusion": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_LATENT},
     "noise": {},
+    "projected_gan": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_PROJECTED_GAN},
     "r3gan": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_R3GAN},
     "progressive": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_PROGRESSIVE},
     "stylegan2": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4, **TINY_STYLEGAN2},
@@ -48,6 +51,7 @@ STEPS = {
     "r3gan": (4, 2),
     "fastgan": (4, 2),
     "progressive": (4, 2),
+    "projected_gan": (4, 2),
     "dcgan": (5, 2),
     "noise": (2, 1),
     "pix2pixhd": (4, 2),
@@ -55,7 +59,8 @@ STEPS = {
 }
 """Steps of that fit on two classes, and steps from one checkpoint to the next; it ends with a checkpoint."""
 
-SLOW = ("diffusion", "fastgan", "finetuned_diffusion", "pix2pixhd", "progressive", "stylegan2")
+SLOW = ("diffusion", "fastgan", "finetuned_diffusion", "pix2pixhd", "progressive", "projected_gan")
+SLOW += ("stylegan2",)
 """Generators whose smallest fits, or whose packages' imports, take longest; the slow tests have them."""
 
 every_generator = pytest.mark.parametrize(

@@ -109,12 +109,16 @@ class Features(nn.Module):
         with torch.inference_mode():
             self.num_features = self.eval()(torch.zeros(1, 3, size, size)).shape[1]
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [N, D] of images float [N, 3, size, size] in 0..1."""
+    def prepared(self, images: torch.Tensor) -> torch.Tensor:
+        """Images float [N, 3, size, size] in 0..1 at the network's input size, normalised."""
         if images.shape[-1] != self.input_size:
             side = (self.input_size, self.input_size)
             images = functional.interpolate(images, side, mode=self.interpolation, antialias=True)
-        return self.network((images - self.mean) / self.std)
+        return (images - self.mean) / self.std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of images float [N, 3, size, size] in 0..1."""
+        return self.network(self.prepared(images))
 
 
 def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels_last: bool = False) -> torch.Tensor:

@@ -26,7 +26,7 @@ app = typer.Typer(
 
 for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sample, steps.train):
     app.command()(_verb)
-for _verb in (fidelity, evidence.evaluate, evidence.compare, planning.power, studies.report):
+for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, planning.power, studies.report):
     app.command()(_verb)
 app.command(name="list")(steps.list_plugins)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -21,7 +21,7 @@ from moulage.cli.common import (
     print_json,
     print_scores,
 )
-from moulage.errors import DataError, RecipeError
+from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
 
 
@@ -141,6 +141,66 @@ def compare(
         print_json(result)
     else:
         _print_comparison(result, out)
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `study` wrote, or of single classifiers in them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the ensembles' predictions.")],
+    arms: Annotated[str, typer.Option(help="Arms whose fits are members, separated by commas; else all.")] = "",
+    method: Annotated[
+        list[str] | None, typer.Option(help="mean, weighted, greedy or stacking; repeatable. Else all four.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="trial: one ensemble of the arms in each trial; split: one of all fits on a split.")
+    ] = "trial",
+    average: Annotated[str, typer.Option(help="What is averaged: probabilities or logits.")] = "probabilities",
+    measure: Annotated[
+        list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
+    ] = None,
+    targets: Targets = "",
+    smallest_effect: SmallestEffect = 0.02,
+    as_json: Json = False,
+) -> None:
+    """Combine a study's classifiers; weights are fitted on the validation part, never on the test part."""
+    from moulage.tasks.ensemble import METHODS, ensemble_runs
+
+    _one_of("--by", by, ("trial", "split"))
+    _one_of("--average", average, ("probabilities", "logits"))
+    result = ensemble_runs(
+        runs,
+        out,
+        arms=names_of(arms),
+        methods=method or METHODS,
+        by=cast("Any", by),
+        average=cast("Any", average),
+        measures=measure or (),
+        targets=names_of(targets),
+        smallest_effect=smallest_effect,
+    )
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        {
+            "ensemble": made["method"],
+            "fit": made["trial"],
+            "balanced accuracy, validation": f"{100 * made['scores']['validation']['balanced_accuracy']:.1f}",
+            "test": f"{100 * made['scores']['test']['balanced_accuracy']:.1f}",
+            "AUC, test": f"{100 * made['scores']['test']['auc']:.1f}",
+            "of": ", ".join(f"{name} {weight:.2f}" for name, weight in made["weights"].items() if weight >= 0.005),
+        }
+        for made in result["ensembles"]
+    ]
+    show_table("Ensembles and the best single classifier, chosen on the validation part", rows)
+    for note in dict.fromkeys(note for made in result["ensembles"] for note in made["notes"]):
+        print(f"- {note}")
+    _print_comparison(result["comparison"], None)
+    print(f"\nPredictions, for `moulage compare` and `moulage evaluate`: {out}/METHOD-FIT/test.parquet")
+
+
+def _one_of(option: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise RecipeError(f'{option} is "{value}".', nearest(value, valid))
 
 
 def _print_comparison(result: dict[str, Any], out: Path | None) -> None:

@@ -13,8 +13,13 @@ from torch import Tensor
 
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _batch_norm, _learner
-from moulage.generators._adversary import Optimiser
 from moulage.generators._fastgan import Game, Synthesis, initialise
+
+
+class Optimiser(_adversary.Optimiser):
+    """The paper's Adam."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="step size")
 
 
 class Config(_adversary.Options):
@@ -43,10 +48,8 @@ class Config(_adversary.Options):
         128, description="pixels a side of the reconstructions, at most the size of the images"
     )
     reconstruction_loss: Literal["l1", "l2"] = Field("l1", description="distance of pixels: absolute or squared")
-    generator_optimiser: Optimiser = Field(Optimiser(learning_rate=2e-4), description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(
-        Optimiser(learning_rate=2e-4), description="how the discriminator learns"
-    )
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
     discriminator_augment: _adversary.Augmentation = Field("diffaugment", description=_adversary.AUGMENTATION)
 
 

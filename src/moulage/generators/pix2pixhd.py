@@ -28,16 +28,18 @@ NUM_SHOWN = 6
 """Masks of each class, and images beside them, in the grids of ``maps``."""
 
 
+class Optimiser(_adversary.Optimiser):
+    """The paper's Adam."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="step size")
+
+
 class Config(_adversary.Options):
     """The networks' defaults are the paper's global generator and its discriminators."""
 
     latent_size: int = Field(64, ge=1, le=1024, description="numbers in a latent vector")
-    generator_optimiser: _adversary.Optimiser = Field(
-        _adversary.Optimiser(learning_rate=2e-4), description="how the generator learns"
-    )
-    discriminator_optimiser: _adversary.Optimiser = Field(
-        _adversary.Optimiser(learning_rate=2e-4), description="how the discriminators learn"
-    )
+    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
+    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminators learn")  # pyright: ignore[reportIncompatibleVariableOverride]
     base_channels: int = Field(64, ge=4, le=512, description="channels of the global generator's largest map")
     max_channels: int = Field(1024, ge=4, le=2048, description="most channels; each halving of the size doubles them")
     num_downsamplings: int = Field(4, ge=1, le=7, description="times that the global generator halves the size")

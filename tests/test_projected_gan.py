@@ -1,0 +1,162 @@
+"""What is particular to projected_gan; the contract of every generator is in test_generators.py."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moulage import backbones, training
+from moulage.errors import RecipeError
+from moulage.generators import _projected_gan, projected_gan
+from test_generators import make
+
+LABELS = torch.tensor([0, 1, 0, 1])
+SCRATCH = {"name": "test_resnet", "weights": "scratch"}
+
+
+def images(size: int = 16, num: int = 4) -> Tensor:
+    return torch.rand(num, 3, size, size, generator=training.generator_for("images")) * 2 - 1
+
+
+def built(size: int = 16, num_maps: int = 2, **options: Any) -> _projected_gan.Backbone:
+    with training.reproducible("backbone"):
+        return _projected_gan.Backbone(backbones.Backbone(**(SCRATCH | {"input_size": 32} | options)), size, num_maps)
+
+
+def game_of(**options: Any) -> _projected_gan.Game:
+    with training.reproducible("game"):
+        return make("projected_gan", precision="fp32", **options).game()
+
+
+def test_maps_are_the_last_of_each_resolution_and_large_enough():
+    backbone = built()
+    maps = backbone(images())
+    assert [(m.shape[1], m.shape[2]) for m in maps] == backbone.shapes
+    sides = [side for _, side in backbone.shapes]
+    assert sides == sorted(set(sides), reverse=True)
+    assert min(sides) >= _projected_gan.LAST
+    assert len(built(num_maps=1).shapes) == 1
+    assert built(num_maps=1).shapes[-1] == backbone.shapes[-1]
+
+
+def test_a_transformer_gives_the_maps_of_its_last_blocks():
+    backbone = built(name="test_vit", input_size=160)
+    assert len({side for _, side in backbone.shapes}) == 1
+    assert len(backbone.shapes) == 2
+
+
+def test_images_too_small_for_the_network_say_what_to_do():
+    with pytest.raises(RecipeError, match="input_size larger"):
+        built(name="test_vit", input_size=32)
+
+
+def test_nothing_frozen_learns_and_everything_else_does():
+    game = game_of()
+    before = {name: [p.clone() for p in getattr(game, name).parameters()] for name in ("backbone", "mixing")}
+    buffers = [b.clone() for b in game.backbone.buffers()]
+    learned = [p.clone() for p in game.discriminator.parameters()]
+    for step in (1, 2):
+        game.step(images(), LABELS, step, training.generator_for(step))
+    for name, values in before.items():
+        assert all(torch.equal(a, b) for a, b in zip(values, getattr(game, name).parameters(), strict=True)), name
+    assert all(torch.equal(a, b) for a, b in zip(buffers, game.backbone.buffers(), strict=True))
+    assert not game.backbone.features.network.training
+    changed = [not torch.equal(a, b) for a, b in zip(learned, game.discriminator.parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_the_generator_is_taught_through_the_frozen_network():
+    game = game_of(discriminator_augment="none")
+    fake = images().requires_grad_()
+    loss = game.generator_loss(images(), fake, LABELS, 1, torch.Generator())
+    [gradient] = torch.autograd.grad(loss, fake)
+    assert gradient.flatten(1).abs().sum(1).min() > 0
+
+
+def test_the_loss_is_the_hinge_over_all_maps_and_cells():
+    game = game_of(spectral_norm=False, discriminator_augment="none")
+    for head in game.discriminator.heads:
+        nn.init.zeros_(head.head.weight)
+    for bias, loss_d, loss_g in ((0.0, 2.0, 0.0), (3.0, 4.0, -3.0), (-3.0, 4.0, 3.0)):
+        for head in game.discriminator.heads:
+            nn.init.constant_(head.head.bias, bias)
+        loss, on_real, _ = game.discriminator_loss(images(), -images(), LABELS, 1, torch.Generator())
+        assert loss.item() == pytest.approx(loss_d)
+        assert on_real.tolist() == pytest.approx([bias] * 4)
+        assert game.generator_loss(images(), images(), LABELS, 1, torch.Generator()).item() == pytest.approx(loss_g)
+
+
+def test_every_head_gives_a_logit_for_each_of_16_cells():
+    shapes = [(6, 48), (8, 24), (10, 12), (12, 6), (14, 4)]
+    config = projected_gan.Config(discriminator_channels=8)
+    heads = _projected_gan.Discriminator(config, shapes, 2)
+    logits = heads([torch.randn(2, num, side, side) for num, side in shapes], LABELS[:2])
+    assert logits.shape == (2, len(shapes) * _projected_gan.LAST**2)
+
+
+def test_mixing_across_scales_brings_small_maps_into_large_ones():
+    shapes = [(4, 16), (6, 8)]
+    for how, reaches in (("none", False), ("channels", False), ("scales", True)):
+        with training.reproducible("mixing"):
+            mixing = _projected_gan.Mixing(shapes, how)
+        maps = [torch.randn(1, num, side, side) for num, side in shapes]
+        changed = [maps[0], maps[1] + 1]
+        large, small = mixing(list(maps))
+        large_too, small_too = mixing(list(changed))
+        assert torch.equal(large, large_too) != reaches, how
+        assert not torch.equal(small, small_too)
+        assert not any(p.requires_grad for p in mixing.parameters())
+
+
+def test_mixed_features_keep_their_scale():
+    with training.reproducible("mixing"):
+        mixing = _projected_gan.Mixing([(64, 16), (64, 8)], "scales")
+        large, small = mixing([torch.randn(8, 64, 16, 16), torch.randn(8, 64, 8, 8)])
+    assert 0.7 < large.std() < 1.4
+    assert 0.7 < small.std() < 1.4
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"latent_size": 7},
+    {"base_channels": 3},
+    {"convolutions": 2},
+    {"excitation_ratio": 8},
+    {"conditional_from": 16},
+    {"num_maps": 1},
+    {"mixing": "channels"},
+    {"mixing": "none"},
+    {"discriminator_channels": 4},
+    {"spectral_norm": False},
+    {"discriminator_augment": "none"},
+    {"diffaugment_policy": ["colour"]},
+    {"backbone": {**SCRATCH, "input_size": 48}},
+    {"generator_optimiser": {"learning_rate": 1e-3}},
+    {"discriminator_optimiser": {"learning_rate": 1e-3}},
+    {"accumulate": 2},
+]
+FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser": {"learning_rate": 2e-3}}
+
+
+def after_steps(options: dict[str, Any]) -> Tensor:
+    """Images of both classes after three steps on noise."""
+    generator = make("projected_gan", precision="fp32", **(FAST | options))
+    with training.reproducible("test"):
+        game = generator.game()
+        for step in (1, 2, 3):
+            game.step(images(), LABELS, step, training.generator_for(step))
+        latents = torch.randn(4, game.generator.num_inputs, generator=training.generator_for("z"))
+        with torch.no_grad():
+            return game.ema.model.train()(latents, LABELS)
+
+
+@pytest.mark.slow
+def test_no_option_changes_nothing():
+    reference = after_steps({})
+    for change in CHANGES:
+        assert not torch.equal(after_steps(change), reference), change
+
+
+def test_a_missing_condition_is_refused():
+    with pytest.raises(RecipeError, match="conditional_from"):
+        make("projected_gan", conditional_from=32)
