@@ -18,7 +18,6 @@ from moulage.evaluation.ensembles import (
     combine,
     greedy_weights,
     mixture_weights,
-    temperature,
 )
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.evaluation.scores import scores
@@ -183,12 +182,6 @@ def test_stacking_needs_every_class_in_the_validation_part(three: list[Member]):
     with pytest.raises(DataError, match="no image of AK"):
         combine(members, "stacking")
     assert combine(members, "greedy").test.logits.shape == (210, 3)
-
-
-def test_the_temperature_undoes_what_was_multiplied():
-    found = predictions(4, "validation")
-    first = temperature(found.logits, found.labels)
-    assert temperature(3 * found.logits, found.labels) == pytest.approx(3 * first, rel=1e-2)
 
 
 # --- moulage ensemble ------------------------------------------------------------------------------------------------

@@ -109,16 +109,27 @@ class Features(nn.Module):
         with torch.inference_mode():
             self.num_features = self.eval()(torch.zeros(1, 3, size, size)).shape[1]
 
-    def prepared(self, images: torch.Tensor) -> torch.Tensor:
-        """Images float [N, 3, size, size] in 0..1 at the network's input size, normalised."""
-        if images.shape[-1] != self.input_size:
-            side = (self.input_size, self.input_size)
-            images = functional.interpolate(images, side, mode=self.interpolation, antialias=True)
+    def prepared(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:
+        """Images float [N, 3, size, size] in 0..1 at this or the network's input size, normalised."""
+        side = input_size or self.input_size
+        if images.shape[-1] != side:
+            images = functional.interpolate(images, (side, side), mode=self.interpolation, antialias=True)
         return (images - self.mean) / self.std
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [N, D] of images float [N, 3, size, size] in 0..1."""
-        return self.network(self.prepared(images))
+    def forward(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:
+        """Features [N, D] of images float [N, 3, size, size] in 0..1, seen at ``input_size`` or the network's own."""
+        return self.network(self.prepared(images, input_size))
+
+    def check_size(self, input_size: int, name: str) -> None:
+        """Raise ``RecipeError`` where the network, called ``name``, does not take images of another size."""
+        try:
+            with torch.inference_mode():
+                self.eval()(self.mean.new_zeros(1, 3, input_size, input_size), input_size)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise RecipeError(
+                f"{name} does not work on images of {input_size} pixels as well as of {self.input_size}: {error}.",
+                "Leave views.sizes out, or take a convolutional network.",
+            ) from None
 
 
 def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels_last: bool = False) -> torch.Tensor:

@@ -20,6 +20,7 @@ CHOICE = (
     "which epoch's weights are kept: the best by balanced accuracy or by loss on the validation part (the first of "
     "equals), or the last"
 )
+CALIBRATE = "divide the logits by the temperature that makes the validation part most likely (Guo et al. 2017)"
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,24 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "validation_accuracy": float(correct.mean()),
         "validation_balanced_accuracy": float(np.mean([correct[labels == k].mean() for k in np.unique(labels)])),
     }
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The number that logits are divided by to make the labels most likely (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: float [N, K] of the validation part.
+        labels: int64 [N].
+
+    Returns:
+        From 0.05 to 20; above 1 where the classifier was too sure.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return scores(logits / np.exp(log_temperature), labels)["validation_loss"]
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def merit(choose: Choice, epoch: int, scored: dict[str, float]) -> float:

@@ -13,13 +13,14 @@ from pydantic import Field
 from torch import nn
 
 from moulage import backbones, plugins, runs, training
-from moulage.classifiers import _augment, _fitting
+from moulage.classifiers import _augment, _fitting, _views
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
 
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
+AS_IT_IS = _views.Views()
 
 
 class Config(plugins.Options):
@@ -47,6 +48,10 @@ class Config(plugins.Options):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
     choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
+    views: _views.Views = Field(
+        default=_views.Views(), description="views of an image at prediction; epochs are chosen by the image as it is"
+    )
+    calibrate: bool = Field(False, description=_fitting.CALIBRATE)
 
 
 class Network(nn.Module):
@@ -57,8 +62,8 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(backbone.num_features, num_classes)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.backbone(images))
+    def forward(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:
+        return self.head(self.backbone(images, input_size))
 
 
 class Classifier(_fitting.Base):
@@ -70,6 +75,7 @@ class Classifier(_fitting.Base):
         super().__init__(config, classes)
         self.device = torch.device("cpu")
         self.network: nn.Module | None = None
+        self.temperature = 1.0
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         for inputs in (view.real.inputs, validation.inputs):
@@ -95,7 +101,8 @@ class Classifier(_fitting.Base):
                     self.network = state.evaluated
                     torch.manual_seed(training.seed_from("finetune", job.seed, epoch))
                     trained = self._train(state, job, epoch)
-                    scored = _fitting.scores(self.predict(job.validation.inputs), job.validation.labels)
+                    plain = self._predict(job.validation.inputs, AS_IT_IS)
+                    scored = _fitting.scores(plain, job.validation.labels)
                     training.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(_fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
@@ -103,6 +110,10 @@ class Classifier(_fitting.Base):
                     training.save_checkpoint(folder, epoch, state.dump(), settings)
             self.network = state.evaluated
             self.network.load_state_dict(state.best)
+            self.temperature = 1.0
+            if config.calibrate:
+                logits = self._predict(job.validation.inputs, config.views)
+                self.temperature = _fitting.temperature(logits, job.validation.labels)
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
@@ -111,7 +122,10 @@ class Classifier(_fitting.Base):
         return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key)
 
     def _build(self, options: backbones.Backbone) -> Network:
-        network = Network(backbones.build(options, self.config.size), len(self.classes))
+        features = backbones.build(options, self.config.size)
+        for side in self.config.views.sizes:
+            features.check_size(side, options.name)
+        network = Network(features, len(self.classes))
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
@@ -142,14 +156,18 @@ class Classifier(_fitting.Base):
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
 
-    @torch.inference_mode()
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, K] of pixels uint8 [N, size, size, 3].
+        """Logits float32 [N, K] of pixels uint8 [N, size, size, 3], averaged over the views and calibrated.
 
         Raises:
             RunError: neither ``fit`` nor ``load`` was called.
             DataError: pixels of another size.
         """
+        return self._predict(inputs, self.config.views) / np.float32(self.temperature)
+
+    @torch.inference_mode()
+    def _predict(self, inputs: np.ndarray, views: _views.Views) -> np.ndarray:
+        """Logits float32 [N, K], not calibrated."""
         if self.network is None:
             raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
         _fitting.check_pixels(inputs, self.config.size)
@@ -159,7 +177,8 @@ class Classifier(_fitting.Base):
             batch = slice(start, start + PREDICT_BATCH)
             images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
             with training.precision(self.device, self.config.precision):
-                logits[batch] = self.network(images).float().cpu().numpy()
+                of_views = [self.network(view, side).float() for view, side in _views.each(images, views)]
+            logits[batch] = _views.averaged(of_views, views.average).cpu().numpy()
         return logits
 
     def save(self, folder: Path) -> None:
@@ -167,7 +186,7 @@ class Classifier(_fitting.Base):
         if self.network is None:
             raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
         training.save_weights(folder / "weights.safetensors", self.network)
-        _fitting.write_config(folder, self.config, self.classes)
+        _fitting.write_config(folder, self.config, self.classes, temperature=self.temperature)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Classifier":
@@ -178,7 +197,7 @@ class Classifier(_fitting.Base):
         with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             network = classifier._build(classifier.config.backbone.model_copy(update={"weights": "scratch"}))
         training.load_weights(folder / "weights.safetensors", network)
-        classifier.network = network
+        classifier.network, classifier.temperature = network, saved.get("temperature", 1.0)
         return classifier
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:

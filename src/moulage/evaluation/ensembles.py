@@ -188,26 +188,6 @@ def greedy_weights(values: np.ndarray, labels: np.ndarray, weight_of: np.ndarray
     return kept / kept.sum()
 
 
-def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The number that logits are divided by to make the labels most likely (Guo et al. 2017, section 4.2).
-
-    Args:
-        logits: [N, K] of the validation part.
-        labels: int64 [N].
-
-    Returns:
-        In 0.05 to 20; above 1 where the classifier was too sure.
-    """
-    from scipy.optimize import minimize_scalar
-
-    rows = np.arange(len(labels))
-
-    def loss(log_t: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_t))[rows, labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
 def _stack(
     members: Sequence[Member], logs: dict[str, np.ndarray], weight_of: np.ndarray, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
