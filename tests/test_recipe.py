@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from moulage import plugins
 from moulage import recipe as recipes
 from moulage.errors import RecipeError
 
@@ -25,13 +26,20 @@ def changed(**tables):
 
 
 def test_all_recipes_of_the_project_load_with_each_budget():
-    paths = [*ROOT.glob("studies/**/*.toml"), ROOT / "src/moulage/demo.toml"]
+    paths = [*(ROOT / "studies").rglob("*.toml"), ROOT / "src/moulage/demo.toml"]
     assert len(paths) >= 2
+    assert any(path.parent.name == "isic" for path in paths)
     for path in paths:
         for budget in ("", *recipes.budgets(path)):
             found = recipes.load(path, budget)
             assert found.arms, path
             assert found.budget_name == budget
+            where = f"{path.name}, budget {budget or 'full'}"
+            plugins.configure("classifiers", found.classifier.plugin, found.classifier.options, where)
+            for name, arm in found.arms.items():
+                plugins.configure("balance", arm.balance, arm.options, f"{where}, {name}")
+                if arm.treatment:
+                    plugins.configure("balance", arm.treatment, arm.treatment_options, f"{where}, {name}")
 
 
 def test_resolved_recipe_survives_toml():

@@ -55,6 +55,13 @@ class DataOptions(Options):
     fit: Literal["squash", "crop", "pad"] = Field("squash", description="How images that are not square become square.")
     sizes: tuple[int, ...] = Field((), description="Sides in pixels to keep beside those that the plug-ins ask for.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
+    unknown: tuple[str, ...] = Field(
+        (), description="Classes that nothing learns; `moulage unknown` scores how well their images are recognised."
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "unknown")
 
 
 class SplitOptions(Options):

@@ -233,7 +233,8 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return scores(logits / np.exp(log_temperature), labels)["validation_loss"]
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    found: Any = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
 
 
 def merit(choose: Choice, epoch: int, scored: dict[str, float]) -> float:

@@ -20,7 +20,7 @@ from moulage.treatment import PLAIN
 
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
-AS_IT_IS = _views.Views()
+AS_IT_IS = _views.Views()  # pyright: ignore[reportCallIssue]
 
 
 class Config(plugins.Options):
@@ -49,7 +49,7 @@ class Config(plugins.Options):
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
     choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
     views: _views.Views = Field(
-        default=_views.Views(), description="views of an image at prediction; epochs are chosen by the image as it is"
+        default=AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
 
@@ -164,6 +164,17 @@ class Classifier(_fitting.Base):
             DataError: pixels of another size.
         """
         return self._predict(inputs, self.config.views) / np.float32(self.temperature)
+
+    @torch.inference_mode()
+    def features(self, inputs: np.ndarray) -> np.ndarray:
+        """What the head is given, float32 [N, D], of pixels uint8 [N, size, size, 3]; one view, the image as it is."""
+        if self.network is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _fitting.check_pixels(inputs, self.config.size)
+        backbone: Any = self.network.backbone
+        return backbones.embed(
+            backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=PREDICT_BATCH
+        )
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, views: _views.Views) -> np.ndarray:

@@ -244,6 +244,13 @@ class Classifier(_fitting.Base):
             logits[batch] = self.head(torch.from_numpy(np.array(inputs[batch])).to(self.head.mean.device)).cpu().numpy()
         return logits
 
+    def features(self, inputs: np.ndarray) -> np.ndarray:
+        """What the softmax regression is given, float32 [N, D]: embeddings [N, D], standardised."""
+        if self.head is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _check_embeddings(inputs, len(self.head.mean))
+        return (inputs - self.head.mean.cpu().numpy()) / self.head.std.cpu().numpy()
+
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``config.json``."""
         if self.head is None:

@@ -2,8 +2,8 @@
 
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
-``studies``, ``steps`` (one step of the road each), ``fidelity``, ``evidence`` (predictions to numbers and words) and
-``planning``.
+``studies``, ``steps`` (one step of the road each), ``fidelity``, ``evidence`` (predictions to numbers and words),
+``challenge`` and ``planning``.
 """
 
 import errno
@@ -11,6 +11,7 @@ import errno
 import typer
 
 from moulage.cli import evidence, planning, steps, studies
+from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
 from moulage.cli.fidelity import fidelity
 from moulage.errors import MoulageError
@@ -26,8 +27,11 @@ app = typer.Typer(
 
 for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sample, steps.train):
     app.command()(_verb)
-for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, planning.power, studies.report):
+for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown):
     app.command()(_verb)
+for _verb in (planning.power, studies.report):
+    app.command()(_verb)
+app.add_typer(challenge, name="challenge")
 app.command(name="list")(steps.list_plugins)
 
 

@@ -198,6 +198,36 @@ def ensemble(
     print(f"\nPredictions, for `moulage compare` and `moulage evaluate`: {out}/METHOD-FIT/test.parquet")
 
 
+def unknown(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished study whose recipe has data.unknown.")],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """How well a study's classifiers recognise images of classes that they never learned."""
+    from moulage.tasks.unknown import score_unknown
+
+    with Screen() as screen:
+        found = score_unknown(run, device=device, progress=screen.progress, say=screen.say)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        {
+            "arm": fit["arm"],
+            "trial": fit["trial"],
+            "score": row["score"],
+            "AUROC": f"{100 * row['auroc']:.1f}",
+            "95 % interval": f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            "known images doubted where 95 % are found": f"{100 * row['false_positives']:.1f} %",
+        }
+        for fit in found["fits"]
+        for row in fit["detections"]
+    ]
+    of = ", ".join(f"{name} ({count:,} images)" for name, count in found["classes"].items())
+    show_table(f"Unknown: {of}, beside {found['num_known']:,} test images", rows)
+    print(f"Intervals: over lesions, the classifier taken as fixed. Scores of each image: {found['folder']}")
+
+
 def _one_of(option: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         raise RecipeError(f'{option} is "{value}".', nearest(value, valid))

@@ -1,13 +1,17 @@
 """The networks of ``fastgan`` and its game (Liu et al. 2021, arXiv:2101.04775)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from moulage import training
+from moulage.errors import RecipeError
+from moulage.generators import _adversary, _batch_norm, _learner
 from moulage.generators._adversary import Adversary
 from moulage.generators._condition import LabelEmbedding, Projection
 from moulage.generators._dcgan import LABEL_STD, UpConv
@@ -19,6 +23,20 @@ WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0
 """Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
 PART = 8
 """Side of the part of the 16 x 16 features that the second decoder gets."""
+
+
+class SynthesisOptions(_adversary.Options):
+    """What makes the generator's network."""
+
+    latent_size: int = Field(256, ge=1, le=1024, description="numbers in a latent vector")
+    base_channels: int = Field(64, ge=2, le=512, description="channels at 128 pixels; 16 times as many at 4 pixels")
+    convolutions: Literal[1, 2] = Field(1, description="convolutions at each resolution of the generator")
+    excitation_ratio: Literal[4, 8, 16] = Field(
+        16, description="a map gates the channels of the map so many times its side; maps begin at 4 pixels"
+    )
+    conditional_from: int = Field(
+        4, ge=4, le=1024, description="pixels; the generator's layers below take no class, so that classes share them"
+    )
 
 
 def sides(first: int, last: int) -> list[int]:
@@ -111,7 +129,7 @@ class Synthesis(nn.Module):
     A row holds all that an image depends on: the latent, then the pixels of every noise map.
     """
 
-    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+    def __init__(self, config: SynthesisOptions, num_classes: int, size: int) -> None:
         super().__init__()
 
         def classes_at(side: int) -> int:
@@ -242,6 +260,35 @@ def normalise(discriminator: Discriminator) -> None:
         for module in list(part.modules()):
             if isinstance(module, nn.Conv2d):
                 spectral_norm(module)
+
+
+C = TypeVar("C", bound=SynthesisOptions)
+
+
+class Drawer(_learner.Learner[C]):
+    """Draws from a ``Synthesis``, at a power of two from 16 to 1024 pixels; what learns it is up to the plug-in."""
+
+    SIZES = (16, 32, 64, 128, 256, 512, 1024)
+
+    def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
+        super().__init__(config, classes, size)
+        if config.conditional_from > size:
+            raise RecipeError(
+                f"{self.NAME}: conditional_from = {config.conditional_from} leaves no layer that knows the class.",
+                f"Use at most the size of the images, {size}.",
+            )
+
+    def network_of(self) -> Synthesis:
+        return initialise(Synthesis(self.config, len(self.classes), self.size))
+
+    def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
+        return network(_learner.latents(seeds, network.num_inputs).to(self.device), labels)
+
+    def settle(self, network: Any, labels: np.ndarray) -> None:
+        def draw(some: np.ndarray, seeds: np.ndarray) -> Tensor:
+            return self.draw(network, self._targets(some), seeds)
+
+        _batch_norm.settle(network, labels, _learner.SAMPLE_BATCH, draw)
 
 
 class Game(Adversary):

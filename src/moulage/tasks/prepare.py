@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -61,10 +61,29 @@ class Prepared:
 
 
 def read(recipe: Recipe) -> Catalog:
-    """The source's catalog, as the recipe names it."""
+    """The source's catalog, as the recipe names it, without the classes that stay unknown."""
+    return parted(recipe)[0]
+
+
+def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
+    """The source's images of the classes that are learned, and of those that stay unknown; each with its own classes.
+
+    Raises:
+        DataError: an unknown class is none of the data's, or fewer than two are left.
+    """
     source = plugins.load("sources", recipe.data.source)
     config = plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
-    return source.read(recipe.data.path, config)
+    found = source.read(recipe.data.path, config)
+    unknown = recipe.data.unknown
+    for name in unknown:
+        if name not in found.classes:
+            raise DataError(f'data.unknown: "{name}" is no class of {found.name}.', nearest(name, found.classes))
+    known = tuple(name for name in found.classes if name not in unknown)
+    if len(known) < 2:
+        raise DataError(f"data.unknown leaves {len(known)} class of {found.name}; two are needed to tell apart.")
+    if not unknown:
+        return found, found.take([])
+    return tuple(replace(found.only(label=names), classes=names) for names in (known, unknown))  # type: ignore[return-value]
 
 
 def check(recipe: Recipe) -> None:

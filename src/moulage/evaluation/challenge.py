@@ -1,0 +1,142 @@
+"""Predictions as a file of the ISIC-2019 challenge, and the challenge's measures of such a file.
+
+The form: columns ``image``, ``MEL``, ``NV``, ``BCC``, ``AK``, ``BKL``, ``DF``, ``VASC``, ``SCC``, ``UNK``; values in
+0..1, above 0.5 where a class is called present (https://challenge.isic-archive.com/landing/2019/).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moulage import runs
+from moulage.errors import DataError, nearest
+from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.unknown import of_logits, unknown_share
+
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+UNKNOWN = "UNK"
+COLUMNS = (*CLASSES, UNKNOWN)
+THRESHOLD = 0.5
+NUM_NAMED = 3
+
+
+def table_of(
+    predictions: Predictions, validation: Predictions | None = None, score: str = "", share: float = 0.05
+) -> pd.DataFrame:
+    """The challenge's table of predictions.
+
+    Args:
+        predictions: of the images to submit.
+        validation: of the same classifier, for ``score``.
+        score: of ``unknown.OF_LOGITS``: fills ``UNK`` with the chance that an image is of no known class, and takes it
+            off the other columns; ``""``: ``UNK`` is 0.
+        share: of known images that may be doubted.
+
+    Raises:
+        DataError: a class that the challenge has not.
+        RecipeError: an unknown score.
+    """
+    for name in predictions.classes:
+        if name not in CLASSES:
+            raise DataError(f'The challenge has no class "{name}".', nearest(name, CLASSES))
+    unknown = np.zeros(len(predictions))
+    if score:
+        if validation is None:
+            raise DataError(f'"{score}" needs predictions of the validation part, to know what is usual.')
+        unknown = unknown_share(of_logits(validation.logits, score), of_logits(predictions.logits, score), share)
+    known = predictions.probabilities * (1 - unknown)[:, None]
+    columns = {name: np.zeros(len(predictions)) for name in CLASSES}
+    columns |= {name: known[:, k] for k, name in enumerate(predictions.classes)}
+    return pd.DataFrame({"image": predictions.images, **columns, UNKNOWN: unknown})
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a submission as CSV; values with six digits."""
+    with runs.atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f")
+
+
+def read(path: Path, truth: bool = False) -> pd.DataFrame:
+    """A checked submission, or the ground truth, with all columns; one row an image.
+
+    Raises:
+        DataError: no such file, a missing or strange column, an image twice, a value outside 0..1; of a truth: a row
+            that is not of exactly one class.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"image": str}, encoding="utf-8-sig")
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).strip().rstrip('.')}.") from None
+    if UNKNOWN not in table:
+        table[UNKNOWN] = 0.0
+    for name in ("image", *COLUMNS):
+        if name not in table:
+            raise DataError(f'{path} lacks the column "{name}".', f"There are: {', '.join(map(str, table.columns))}.")
+    if not len(table):
+        raise DataError(f"{path} has no rows.")
+    twice = table["image"].duplicated()
+    if twice.any():
+        raise DataError(f'{path}, row {int(twice.argmax()) + 1}: image "{table["image"][twice.argmax()]}" is twice.')
+    values = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}"): a value is not between 0 and 1.')
+    if truth and not (np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all()):
+        row = int(((values.sum(axis=1) != 1) | ~np.isin(values, (0, 1)).all(axis=1)).argmax())
+        raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}") is not of exactly one class.')
+    return pd.concat([table["image"], pd.DataFrame(values, columns=list(COLUMNS))], axis=1)
+
+
+def score(submission: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
+    """The challenge's measures.
+
+    Args:
+        submission: of ``read`` or ``table_of``; every image of the truth, in any order.
+        truth: of ``read(..., truth=True)``.
+
+    Returns:
+        ``balanced_accuracy``: mean over the classes that occur of the share of their images whose own column is the
+        highest (the first of equals), the challenge's goal measure. ``num_images``. ``classes``: for each that occurs
+        ``support``, ``auc``, ``average_precision``, and at 0.5 ``sensitivity``, ``specificity``; None where undefined.
+        ``mean``: of each of these over the classes where it is defined.
+
+    Raises:
+        DataError: images are missing in the submission.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    own = submission.set_index("image")
+    missing = [image for image in truth["image"] if image not in own.index]
+    if missing:
+        more = f" and {len(missing) - NUM_NAMED} more" if len(missing) > NUM_NAMED else ""
+        raise DataError(f"The submission lacks {', '.join(missing[:NUM_NAMED])}{more}.", "Predict every image.")
+    values = own.loc[truth["image"], list(COLUMNS)].to_numpy(np.float64)
+    right = truth[list(COLUMNS)].to_numpy(np.float64) == 1
+    chosen = values.argmax(axis=1)
+    found: dict[str, dict[str, float | int | None]] = {}
+    recalls = []
+    for k, name in enumerate(COLUMNS):
+        own_class, called = right[:, k], values[:, k] > THRESHOLD
+        if not own_class.any():
+            continue
+        recalls.append(float((chosen[own_class] == k).mean()))
+        both = not own_class.all()
+        found[name] = {
+            "support": int(own_class.sum()),
+            "recall": recalls[-1],
+            "auc": float(roc_auc_score(own_class, values[:, k])) if both else None,
+            "average_precision": float(average_precision_score(own_class, values[:, k])),
+            "sensitivity": float(called[own_class].mean()),
+            "specificity": float((~called[~own_class]).mean()) if both else None,
+        }
+    keys = ("auc", "average_precision", "sensitivity", "specificity")
+    defined = {key: [v for row in found.values() if (v := row[key]) is not None] for key in keys}
+    return {
+        "num_images": len(truth),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "mean": {key: float(np.mean(of)) if of else None for key, of in defined.items()},
+        "classes": found,
+    }
