@@ -104,6 +104,20 @@ def test_it_learns_and_predicts_logits(case, fit):
     assert balanced_accuracy_score(case.validation.labels, logits.argmax(1)) > 0.8
 
 
+def test_features_are_what_the_head_is_given(case, fit):
+    classifier, inputs = fit[0], case.validation.inputs
+    features = torch.from_numpy(classifier.features(inputs))
+    assert features.dtype == torch.float32
+    with torch.inference_mode():
+        if isinstance(classifier, probe.Classifier):
+            logits = features @ classifier.head.weight.T + classifier.head.bias
+        else:
+            logits = classifier.network.head(features)
+    assert logits.numpy() == pytest.approx(classifier.predict(inputs), abs=1e-4)
+    with pytest.raises(RunError, match="not trained"):
+        case.new().features(inputs)
+
+
 def test_it_keeps_the_epoch_that_validated_best(case, fit):
     classifier, folder = fit
     records = runs.read_log(folder, "epoch")

@@ -3,7 +3,7 @@
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
 ``studies``, ``steps`` (one step of the road each), ``fidelity``, ``evidence`` (predictions to numbers and words),
-``challenge`` and ``planning``.
+``challenge``, ``masks`` and ``planning``.
 """
 
 import errno
@@ -14,6 +14,7 @@ from moulage.cli import evidence, planning, steps, studies
 from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
 from moulage.cli.fidelity import fidelity
+from moulage.cli.masks import masks
 from moulage.errors import MoulageError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, 
 for _verb in (planning.power, studies.report):
     app.command()(_verb)
 app.add_typer(challenge, name="challenge")
+app.add_typer(masks, name="masks")
 app.command(name="list")(steps.list_plugins)
 
 

@@ -38,6 +38,7 @@ REFERENCES = {
     "rombach": "R. Rombach et al., High-resolution image synthesis with latent diffusion models, CVPR (2022).",
     "satterthwaite": "F. E. Satterthwaite, An approximate distribution of estimates of variance components, Biometrics "
     "Bulletin 2 (1946).",
+    "sauer": "A. Sauer et al., Projected GANs converge faster, NeurIPS (2021).",
     "schuirmann": "D. J. Schuirmann, A comparison of the two one-sided tests procedure and the power approach, Journal "
     "of Pharmacokinetics and Biopharmaceutics 15 (1987).",
     "stylegan2": "T. Karras et al., Analyzing and improving the image quality of StyleGAN, CVPR (2020).",
@@ -77,6 +78,7 @@ GENERATORS = {
     "noise": ("a generator of random-phase textures without a lesion", ("galerne",)),
     "pix2pixhd": ("pix2pixHD drawing into lesion masks", ("wang",)),
     "progressive": ("a progressively grown GAN", ("karras",)),
+    "projected_gan": ("a projected GAN with the generator of FastGAN", ("sauer", "liu")),
     "r3gan": ("R3GAN", ("huang",)),
     "stylegan2": ("StyleGAN2 with adaptive discriminator augmentation", ("stylegan2", "ada")),
 }

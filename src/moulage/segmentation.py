@@ -1,0 +1,386 @@
+"""A U-Net that finds the lesion in a photograph, and the two measures of how well it does.
+
+The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) on the encoder of any timm network, built by
+segmentation-models-pytorch. What is minimised is cross-entropy plus one minus the soft Dice coefficient in the form of
+Drozdzal et al. 2016 (arXiv:1608.04117). ``tasks.masks`` trains it on a source and predicts for another.
+"""
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn import functional
+
+from moulage import backbones, plugins, runs, training
+from moulage.data.masks import LESION, binary
+from moulage.errors import DataError, RecipeError, RunError
+
+KIND = "lesion segmenter"
+"""Stands in ``config.json``, so that the folder of something else is refused."""
+INSTALL = "pip install 'moulage[masks]'"
+PREDICT_BATCH = 64
+HASHED = 256
+"""Images that are digested at once."""
+
+
+class Config(plugins.Options):
+    """Options of a segmenter and of its training."""
+
+    size: int = Field(128, ge=32, le=1024, multiple_of=32, description="pixels a side of images and masks")
+    backbone: backbones.Backbone = Field(
+        default=backbones.Backbone(), description="the network of the encoder and the weights it starts from"
+    )
+    decoder_channels: tuple[int, int, int, int, int] = Field(
+        default=(128, 64, 32, 16, 16), description="feature maps of the decoder's blocks, the coarsest first"
+    )
+    symmetries: bool = Field(True, description="show each image in one of the 8 symmetries of the square, at random")
+    brightness: float = Field(0.1, ge=0, lt=1, description="brightness is multiplied by 1 +- this")
+    contrast: float = Field(0.1, ge=0, lt=1, description="contrast is multiplied by 1 +- this")
+    colour: float = Field(0.05, ge=0, lt=1, description="red, green and blue are each multiplied by 1 +- this")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of filters, not of biases and norms")
+    warmup_steps: int = Field(20, ge=0, description="steps in which the learning rate rises; a cosine falls to 0")
+    batch_size: int = Field(16, ge=2, description="images a step")
+    epochs: int = Field(10, ge=1, description="number of epochs; the best by validation Dice is kept")
+    steps_per_epoch: int | None = Field(None, ge=1, description="steps an epoch; none: as many as show all images once")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+
+    @model_validator(mode="after")
+    def _encoder(self) -> "Config":
+        if self.backbone.stride != "v1.5" or self.backbone.input_size is not None:
+            raise ValueError("an encoder takes neither backbone.stride nor backbone.input_size; set size instead")
+        if min(self.decoder_channels) < 1:
+            raise ValueError("decoder_channels must be 1 or more")
+        return self
+
+
+class Network(nn.Module):
+    """Logits float [N, S, S] of images float [N, 3, S, S] in 0..1: above 0 on the lesion."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, unet: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__()
+        self.unet = unet
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.unet((images - self.mean) / self.std)[:, 0]
+
+
+class Segmenter:
+    """Finds lesions. Masks are uint8 [N, S, S], 255 on the lesion and 0 around it, where S is ``config.size``."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = torch.device("cpu")
+        self.network: Network | None = None
+
+    def fit(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        validation_images: np.ndarray,
+        validation_masks: np.ndarray,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+    ) -> dict[str, float]:
+        """Train, and keep the epoch with the best mean Dice of the validation images (the first of equals).
+
+        The same call again gives the same network, also after a break: ``folder`` gets a checkpoint and a line of
+        ``log.jsonl`` after every epoch.
+
+        Args:
+            images: uint8 [N, S, S, 3], N at least 2; may be memory-mapped.
+            masks: uint8 [N, S, S].
+            validation_images: uint8 [M, S, S, 3].
+            validation_masks: uint8 [M, S, S].
+            seed: of initial weights, order and augmentation.
+            folder: where log and checkpoints go.
+            device: "cpu", "cuda:0" ...
+            progress: called after each step.
+
+        Returns:
+            ``epoch`` (from 1) and ``validation_dice`` of what is kept.
+
+        Raises:
+            RecipeError: segmentation-models-pytorch or the weights are not there, or the network makes no encoder.
+            DataError: arrays of the wrong kind or size, or too few images.
+            DivergedError: the loss is not finite any more.
+            CheckpointError: ``folder`` holds checkpoints of other options, images or seed.
+        """
+        for pixels, truth in ((images, masks), (validation_images, validation_masks)):
+            _check(pixels, self.config.size, truth)
+        if not len(validation_images):
+            raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
+        config, self.device = self.config, training.pick_device(device)
+        batches = training.Shuffle(len(images), config.batch_size, "segmentation", seed)
+        num_steps = config.steps_per_epoch or batches.num_steps(1)
+        with training.reproducible("segmentation", seed, device=self.device):
+            self.network = _build(config).to(self.device)
+            data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
+            settings = runs.digest(config.model_dump(), _digest_of_weights(self.network), seed, data)
+            optimizer, done = _optimizer(self.network, config), 0
+            best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
+            resumed = training.load_checkpoint(folder, settings)
+            if resumed:
+                done, state = resumed
+                self.network.load_state_dict(state["network"])
+                optimizer.load_state_dict(state["optimizer"])
+                best = state["best"]
+            for epoch in range(done + 1, config.epochs + 1):
+                start = time.perf_counter()
+                torch.manual_seed(training.seed_from("segmentation", seed, epoch))
+                total = torch.zeros((), device=self.device)
+                for step in range((epoch - 1) * num_steps, epoch * num_steps):
+                    self.network.train()
+                    rows = batches[step]
+                    rng = training.numpy_rng("augment", seed, step)
+                    pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
+                    with training.precision(self.device, config.precision):
+                        logits = self.network(pixels)
+                    loss = loss_of(logits, truth)
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * _share(step, config, num_steps)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.detach()
+                    progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}, best Dice {best['dice']:.3f}")
+                found = self.predict(validation_images)
+                train_loss, mean_dice = float(total) / num_steps, float(dice(found, validation_masks).mean())
+                training.check_finite(epoch * num_steps, train_loss=train_loss)
+                if mean_dice > best["dice"]:
+                    best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(self.network.state_dict())}
+                scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
+                runs.log(folder, epoch=epoch, train_loss=train_loss, **scored, seconds=time.perf_counter() - start)
+                state = {"network": self.network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                training.save_checkpoint(folder, epoch, state, settings)
+            self.network.load_state_dict(best["network"])
+        return {"epoch": best["epoch"], "validation_dice": best["dice"]}
+
+    @torch.inference_mode()
+    def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
+        """Masks uint8 [N, S, S], 0 or 255, of images uint8 [N, S, S, 3]; pixels that are likelier lesion than not.
+
+        Raises:
+            RunError: neither ``fit`` nor ``load`` was called.
+            DataError: images of another kind or size.
+        """
+        if self.network is None:
+            raise RunError("The segmenter was not trained.", "Call fit or Segmenter.load first.")
+        _check(images, self.config.size)
+        self.network.eval()
+        found = np.empty(images.shape[:3], np.uint8)
+        for start in range(0, len(images), PREDICT_BATCH):
+            batch = slice(start, start + PREDICT_BATCH)
+            pixels = backbones.to_float(images[batch], self.device, channels_last=True)
+            with training.precision(self.device, self.config.precision):
+                logits = self.network(pixels)
+            found[batch] = binary((logits.float() > 0).cpu().numpy())
+            progress(min(batch.stop, len(images)), len(images), "masks")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors`` and ``config.json``."""
+        if self.network is None:
+            raise RunError("The segmenter was not trained, so there is nothing to save.", "Call fit first.")
+        training.save_weights(folder / "weights.safetensors", self.network)
+        runs.write_json(folder / "config.json", {"kind": KIND, "config": self.config.model_dump(mode="json")})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
+        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
+
+        Raises:
+            RunError: the folder holds no segmenter, or a damaged one.
+            RecipeError: segmentation-models-pytorch is not installed.
+        """
+        saved = runs.read_json(folder / "config.json")
+        if not isinstance(saved, dict) or saved.get("kind") != KIND:
+            raise RunError(f"{folder} holds no lesion segmenter.", "Name a folder that `moulage masks learn` wrote.")
+        segmenter = cls(plugins.validate(Config, saved["config"], str(folder)))
+        segmenter.device, config = training.pick_device(device), segmenter.config
+        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+            backbone = config.backbone.model_copy(update={"weights": "scratch"})
+            network = _build(config.model_copy(update={"backbone": backbone}))
+        training.load_weights(folder / "weights.safetensors", network)
+        segmenter.network = network.to(segmenter.device)
+        return segmenter
+
+
+def dice(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Dice coefficient of each image, float64 [N] in 0..1: twice the common area over the sum of the areas.
+
+    Two empty masks agree: 1.
+
+    Args:
+        predicted: uint8 [N, S, S], 0 or 255.
+        true: the same.
+    """
+    common, either = _areas(predicted, true)
+    return np.divide(2 * common, common + either, out=np.ones(len(common)), where=either > 0)
+
+
+def jaccard(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Jaccard index of each image, float64 [N] in 0..1: the common area over the area of either; see ``dice``."""
+    common, either = _areas(predicted, true)
+    return np.divide(common, either, out=np.ones(len(common)), where=either > 0)
+
+
+def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each image that are lesion in both masks, and in at least one, float64 [N]."""
+    if predicted.shape != true.shape or predicted.ndim != 3:
+        raise DataError(f"Masks [N, S, S] are compared, not {list(predicted.shape)} with {list(true.shape)}.")
+    ours, theirs = predicted > LESION // 2, true > LESION // 2
+    return tuple(both.sum((1, 2)).astype(np.float64) for both in (ours & theirs, ours | theirs))  # type: ignore[return-value]
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy of the pixels, plus the mean over images of one minus the soft Dice coefficient.
+
+    Args:
+        logits: float [n, S, S]; taken as float32.
+        targets: float32 [n, S, S], 0 or 1.
+    """
+    logits = logits.float()
+    inside = torch.sigmoid(logits)
+    common, both = (inside * targets).sum((1, 2)), inside.sum((1, 2)) + targets.sum((1, 2))
+    overlap = (2 * common + 1) / (both + 1)  # the ones let an image without lesion count
+    return functional.binary_cross_entropy_with_logits(logits, targets) + (1 - overlap).mean()
+
+
+def augmented(
+    images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, config: Config, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch in random symmetries of the square and under slightly other light.
+
+    Args:
+        images: uint8 [n, S, S, 3].
+        masks: uint8 [n, S, S].
+        rng: the only source of randomness.
+        config: strengths.
+        device: where the tensors go.
+
+    Returns:
+        Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1.
+    """
+    which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
+    light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
+    pixels = backbones.to_float(turned(images, which), device, channels_last=True)
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = mean + (1 + config.contrast * light[:, :1]) * (pixels - mean)
+    pixels = pixels * (1 + config.brightness * light[:, 1:2]) * (1 + config.colour * light[:, 2:])
+    truth = torch.from_numpy(turned(masks, which) > LESION // 2).to(device, torch.float32)
+    return pixels.clamp(0, 1), truth
+
+
+def turned(stack: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Each picture of a stack [n, S, S, ...] in symmetry ``which`` [n] of 0..7: quarter turns, from 4 on mirrored."""
+    found = np.empty_like(stack)
+    for symmetry in range(8):
+        rows = which == symmetry
+        chosen = stack[rows][:, :: -1 if symmetry >= 4 else 1]
+        found[rows] = np.rot90(chosen, symmetry % 4, axes=(1, 2))
+    return found
+
+
+def check_installed(config: Config) -> None:
+    """Raise ``RecipeError`` where segmentation-models-pytorch or the encoder's weights are not installed."""
+    _library()
+    backbones.check_installed(config.backbone)
+
+
+def _library() -> Any:
+    try:
+        import segmentation_models_pytorch
+    except ImportError as error:
+        raise RecipeError(f"Lesion masks need segmentation-models-pytorch: {error}.", INSTALL) from None
+    return segmentation_models_pytorch
+
+
+def _build(config: Config) -> Network:
+    """The U-Net with its encoder's weights, on the CPU.
+
+    Raises:
+        RecipeError: something is not installed, or this network makes no encoder at this size.
+    """
+    library, name = _library(), config.backbone.name
+    backbone = backbones.build(config.backbone, config.size)
+    try:
+        unet = library.Unet(f"tu-{name}", encoder_weights=None, decoder_channels=config.decoder_channels)
+        network = Network(unet, backbone.mean, backbone.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.inference_mode():
+            shape = tuple(network.eval()(torch.zeros(1, 3, config.size, config.size)).shape)
+        if shape != (1, config.size, config.size):
+            raise ValueError(f"its masks would be {list(shape[1:])}")
+    except (RuntimeError, ValueError, AssertionError, AttributeError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{name} does not make a U-Net for images of {config.size} pixels: {error}.",
+            "Take a network with feature maps at 1/2 or 1/4 to 1/32 of the side, such as tf_efficientnet_lite0.",
+        ) from None
+    if config.backbone.weights != "scratch":
+        _give_weights(unet.encoder, backbone.network, name)
+    return network
+
+
+def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
+    """Copy a timm network's weights to the encoder that is made of it; the encoder may lack its last layers."""
+    known = {key.replace(".", "_"): value for key, value in network.state_dict().items()}
+    wanted = encoder.state_dict()  # some networks have "_" in place of "." where features are taken out
+    keys = {key: key.removeprefix("model.").replace(".", "_") for key in wanted}
+    lost = [key for key in wanted if keys[key] not in known or known[keys[key]].shape != wanted[key].shape]
+    if lost:
+        raise RecipeError(
+            f"The pre-trained weights of {name} do not fit its encoder: {lost[0]} is missing or of another shape.",
+            'Take another network, or set backbone.weights to "scratch".',
+        )
+    encoder.load_state_dict({key: known[keys[key]] for key in wanted})
+
+
+def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
+    parameters = list(network.parameters())
+    filters, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": filters, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def _share(step: int, config: Config, num_steps: int) -> float:
+    """Share of the highest learning rate at a step (from 0); ``num_steps``: steps an epoch."""
+    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / (config.epochs * num_steps)))
+
+
+def _digest(array: np.ndarray) -> str:
+    """Of shape and values, read piece by piece."""
+    pieces = [runs.digest(array[start : start + HASHED].tobytes()) for start in range(0, len(array), HASHED)]
+    return runs.digest(list(array.shape), pieces)
+
+
+def _digest_of_weights(network: nn.Module) -> str:
+    tensors = network.state_dict().items()
+    return runs.digest(*(part for name, value in tensors for part in (name, value.cpu().numpy().tobytes())))
+
+
+def _check(images: np.ndarray, size: int, masks: np.ndarray | None = None) -> None:
+    """Raise ``DataError`` unless images are uint8 [N, size, size, 3] and masks, where given, uint8 [N, size, size]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise DataError(
+            f"The segmenter takes images uint8 [N, {size}, {size}, 3] and got {images.dtype} {list(images.shape)}.",
+            "Set the option size to the size of the images.",
+        )
+    if masks is not None and (masks.dtype != np.uint8 or masks.shape != images.shape[:3]):
+        raise DataError(
+            f"{len(images)} images need masks uint8 {list(images.shape[:3])}, not {masks.dtype} {list(masks.shape)}."
+        )
