@@ -202,6 +202,7 @@ def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = F
                 found.save(folder / "classifiers" / f"{arm}-{trial}-0123456789ab" / f"{part}.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [False, True])
 def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
     study(Path("runs/x"), folds=folds)

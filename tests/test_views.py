@@ -67,6 +67,7 @@ def fitted(folder: Path, **options: Any) -> tuple[Case, Any]:
     return case, case.fitted(folder)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_mean_over_views_and_training_is_the_same(tmp_path: Path):
     case, plain = fitted(tmp_path / "plain")
     views = {"symmetries": 8, "crops": 2, "sizes": (32, 48)}
@@ -82,6 +83,7 @@ def test_predictions_are_the_mean_over_views_and_training_is_the_same(tmp_path: 
     assert two.predict(inputs) == pytest.approx(by_hand, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_temperature_is_fitted_on_the_validation_part_and_kept(tmp_path: Path):
     case, plain = fitted(tmp_path / "plain")
     _, calibrated = fitted(tmp_path / "calibrated", calibrate=True)
