@@ -86,7 +86,7 @@ def test_noise_levels_follow_the_schedule():
 def test_the_network_sees_unit_variance_and_its_target_has_unit_variance():
     network, sigma = denoiser(), torch.tensor([0.01, 0.5, 3, 80])
     seen: list[torch.Tensor] = []
-    network.unet.forward = lambda x, *others: seen.extend((x, *others)) or torch.ones_like(x)  # type: ignore[method-assign]
+    network.unet.forward = lambda x, *others: seen.extend((x, *others)) or torch.ones_like(x)
     clean, noise = 0.5 * normal(4, 3, 64, 64), normal(4, 3, 64, 64, seed=1)
     x = clean + sigma[:, None, None, None] * noise
     denoised = network(x, sigma, torch.zeros(4), torch.ones(4), torch.zeros(4, 9))
@@ -102,7 +102,7 @@ def test_the_network_sees_unit_variance_and_its_target_has_unit_variance():
 def test_the_loss_of_a_network_that_says_zero_is_one_at_every_noise_level():
     for noise_mean in (-4.0, 0.0, 4.0):
         game = _diffusion.Game(configure(noise_mean=noise_mean, noise_std=0.1, augment_probability=0), 1, SIZE)
-        game.network.unet.forward = lambda x, *others: torch.zeros_like(x)  # type: ignore[method-assign]
+        game.network.unet.forward = lambda x, *others: torch.zeros_like(x)
         images = 0.5 * normal(64, 3, SIZE, SIZE)
         loss = game.loss(images, torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0))
         assert float(loss) == pytest.approx(1, abs=0.03)

@@ -173,7 +173,7 @@ def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, m
         noise = (latents - a * clean) / b
         return noise if kind == "epsilon" else a * noise - b * clean
 
-    adapter.forward = oracle  # type: ignore[method-assign]
+    adapter.forward = oracle
     decode = adapter.base.vae.decode
     monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
     config = generator.config

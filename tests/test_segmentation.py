@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from call_cli import Result, caller
-from moulage import backbones, plugins
+from moulage import backbones, plugins, training
 from moulage import segmentation as module
 from moulage.data import masks as lesion_masks
 from moulage.errors import CheckpointError, DataError, RecipeError, RunError
 from moulage.segmentation import Config, Segmenter, dice, jaccard
 from moulage.sources import folder as folder_source
 from moulage.tasks import masks as tasks
+from moulage.tasks.segmentation import learn_masks
 
 pytest.importorskip("segmentation_models_pytorch")
 
@@ -92,7 +93,7 @@ def test_image_and_mask_are_turned_alike_into_eight_symmetries():
     )
     assert torch.equal((pixels[:, 0] > 0.5).float(), truth)
     picture = np.arange(9).reshape(3, 3)
-    turned = module.turned(np.stack([picture] * 8), np.arange(8))
+    turned = training.in_symmetry(np.stack([picture] * 8), np.arange(8))
     assert len({t.tobytes() for t in turned}) == 8
     assert np.array_equal(turned[0], picture)
     plain = config(symmetries=False, brightness=0, contrast=0, colour=0)
@@ -125,8 +126,8 @@ def test_a_fit_that_was_broken_off_ends_with_the_same_weights(whole: tuple[Segme
     steps: list[int] = []
     again = fitted(tmp_path, progress=lambda done, total, note: steps.append(done))
     assert steps[0] == 12  # after the first epoch
-    for name, value in whole[0].network.state_dict().items():  # type: ignore[union-attr]
-        assert torch.equal(value, again.network.state_dict()[name]), name  # type: ignore[union-attr]
+    for name, value in whole[0].network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
 
 
 def test_a_fit_in_the_folder_of_another_is_refused(whole: tuple[Segmenter, Path]):
@@ -142,7 +143,7 @@ def test_imagenet_weights_reach_the_encoder():
     chosen = config(backbone={}, decoder_channels=(8, 8, 8, 8, 8))
     network = module._build(chosen)
     known = backbones.build(chosen.backbone, SIZE).network.state_dict()
-    encoder: Any = network.unet.encoder  # type: ignore[union-attr]
+    encoder: Any = network.unet.encoder
     found = encoder.model.state_dict()
     assert len(found) > 250
     assert all(torch.equal(value, known[name]) for name, value in found.items())
@@ -213,7 +214,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """What ``learn_masks`` says of the blobs, and its folder."""
     out = tmp_path_factory.mktemp("learned") / "masks"
-    return tasks.learn_masks("folder", data, {}, out, settings=TINY), out
+    return learn_masks("folder", data, {}, out, settings=TINY), out
 
 
 def test_learning_scores_held_out_lesions(learned: tuple[dict[str, Any], Path], data: Path):
@@ -234,9 +235,9 @@ def test_learning_scores_held_out_lesions(learned: tuple[dict[str, Any], Path], 
     with Image.open(out / "examples.png") as picture:
         assert min(picture.size) > 3 * SIZE
     assert not list(out.glob("checkpoint-*"))
-    assert tasks.learn_masks("folder", data, {}, out, settings=TINY) == found
+    assert learn_masks("folder", data, {}, out, settings=TINY) == found
     with pytest.raises(RunError, match="other data, options or seed"):
-        tasks.learn_masks("folder", data, {}, out, settings=TINY, seed=1)
+        learn_masks("folder", data, {}, out, settings=TINY, seed=1)
 
 
 def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any], Path], data: Path, tmp_path: Path):
@@ -249,7 +250,7 @@ def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any],
     (tmp_path / "A/4_segmentation.png").unlink()
     assert tasks.predict_masks(learned[1], "folder", data, {}, tmp_path)["num_new"] == 1
     assert (tmp_path / "A/4_segmentation.png").read_bytes() == kept
-    catalog = folder_source.read(data, folder_source.Config())  # type: ignore[call-arg]
+    catalog = folder_source.read(data, folder_source.Config())
     read = lesion_masks.read(tasks.with_predicted(catalog, tmp_path), SIZE, "squash")
     for row in (0, 41):
         with Image.open(tmp_path / table["path"][row]) as picture:

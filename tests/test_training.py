@@ -88,13 +88,13 @@ def test_ema_follows_the_formula_in_fp32_and_copies_buffers():
     for t in range(1, 30):
         with torch.no_grad():
             model[0].weight.fill_(t)
-            model[1].running_mean.fill_(t)  # type: ignore[operator]
+            model[1].running_mean.fill_(t)
         ema.update(model)
         decay = min(0.5, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * t
-    assert float(ema.model[0].weight) == pytest.approx(expected, rel=1e-6)  # type: ignore[index]
-    assert ema.model[0].weight.dtype == torch.float32  # type: ignore[index]
-    assert float(ema.model[1].running_mean) == 29  # type: ignore[index]
+    assert float(ema.model[0].weight) == pytest.approx(expected, rel=1e-6)
+    assert ema.model[0].weight.dtype == torch.float32
+    assert float(ema.model[1].running_mean) == 29
     copy = training.EMA(model, 0.5)
     copy.load_state_dict(ema.state_dict())
     assert copy.num_updates == 29

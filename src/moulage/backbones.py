@@ -188,7 +188,7 @@ def embed(
         batch_size: images a forward pass.
         progress: called after each batch with the number of images done.
     """
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     embeddings = np.empty((len(pixels), num_features), np.float32)
     with torch.inference_mode():
         for start in range(0, len(pixels), batch_size):
@@ -199,9 +199,9 @@ def embed(
     return embeddings
 
 
-def digest(features: Features) -> str:
-    """Digest of all weights and of the normalisation: the same for two networks that compute the same features."""
-    tensors = features.state_dict().items()
+def digest(network: nn.Module) -> str:
+    """Digest of all weights and buffers, the normalisation too: the same for two networks that compute the same."""
+    tensors = network.state_dict().items()
     return runs.digest(*(part for name, value in tensors for part in (name, value.cpu().numpy().tobytes())))
 
 

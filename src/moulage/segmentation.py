@@ -2,7 +2,8 @@
 
 The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) on the encoder of any timm network, built by
 segmentation-models-pytorch. What is minimised is cross-entropy plus one minus the soft Dice coefficient in the form of
-Drozdzal et al. 2016 (arXiv:1608.04117). ``tasks.masks`` trains it on a source and predicts for another.
+Drozdzal et al. 2016 (arXiv:1608.04117). ``tasks.segmentation`` trains it on a source, ``tasks.masks`` predicts for
+another.
 """
 
 import copy
@@ -128,46 +129,49 @@ class Segmenter:
         batches = training.Shuffle(len(images), config.batch_size, "segmentation", seed)
         num_steps = config.steps_per_epoch or batches.num_steps(1)
         with training.reproducible("segmentation", seed, device=self.device):
-            self.network = _build(config).to(self.device)
+            self.network = network = _build(config).to(self.device)
             data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
-            settings = runs.digest(config.model_dump(), _digest_of_weights(self.network), seed, data)
-            optimizer, done = _optimizer(self.network, config), 0
+            settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
+            optimizer, done = _optimizer(network, config), 0
             best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
             resumed = training.load_checkpoint(folder, settings)
             if resumed:
                 done, state = resumed
-                self.network.load_state_dict(state["network"])
+                network.load_state_dict(state["network"])
                 optimizer.load_state_dict(state["optimizer"])
                 best = state["best"]
+
+            def one_step(step: int) -> torch.Tensor:
+                rows, rng = batches[step], training.numpy_rng("augment", seed, step)
+                pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
+                with training.precision(self.device, config.precision):
+                    logits = network(pixels)
+                loss = loss_of(logits, truth)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _share(step, config, num_steps)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                return loss.detach()
+
             for epoch in range(done + 1, config.epochs + 1):
                 start = time.perf_counter()
                 torch.manual_seed(training.seed_from("segmentation", seed, epoch))
+                network.train()
                 total = torch.zeros((), device=self.device)
                 for step in range((epoch - 1) * num_steps, epoch * num_steps):
-                    self.network.train()
-                    rows = batches[step]
-                    rng = training.numpy_rng("augment", seed, step)
-                    pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
-                    with training.precision(self.device, config.precision):
-                        logits = self.network(pixels)
-                    loss = loss_of(logits, truth)
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.learning_rate * _share(step, config, num_steps)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    total += loss.detach()
+                    total += one_step(step)
                     progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}, best Dice {best['dice']:.3f}")
                 found = self.predict(validation_images)
                 train_loss, mean_dice = float(total) / num_steps, float(dice(found, validation_masks).mean())
                 training.check_finite(epoch * num_steps, train_loss=train_loss)
                 if mean_dice > best["dice"]:
-                    best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(self.network.state_dict())}
+                    best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(network.state_dict())}
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
                 runs.log(folder, epoch=epoch, train_loss=train_loss, **scored, seconds=time.perf_counter() - start)
-                state = {"network": self.network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
                 training.save_checkpoint(folder, epoch, state, settings)
-            self.network.load_state_dict(best["network"])
+            network.load_state_dict(best["network"])
         return {"epoch": best["epoch"], "validation_dice": best["dice"]}
 
     @torch.inference_mode()
@@ -244,7 +248,7 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
     if predicted.shape != true.shape or predicted.ndim != 3:
         raise DataError(f"Masks [N, S, S] are compared, not {list(predicted.shape)} with {list(true.shape)}.")
     ours, theirs = predicted > LESION // 2, true > LESION // 2
-    return tuple(both.sum((1, 2)).astype(np.float64) for both in (ours & theirs, ours | theirs))  # type: ignore[return-value]
+    return (ours & theirs).sum((1, 2)).astype(np.float64), (ours | theirs).sum((1, 2)).astype(np.float64)
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -278,22 +282,12 @@ def augmented(
     """
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
-    pixels = backbones.to_float(turned(images, which), device, channels_last=True)
+    pixels = backbones.to_float(training.in_symmetry(images, which), device, channels_last=True)
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = mean + (1 + config.contrast * light[:, :1]) * (pixels - mean)
     pixels = pixels * (1 + config.brightness * light[:, 1:2]) * (1 + config.colour * light[:, 2:])
-    truth = torch.from_numpy(turned(masks, which) > LESION // 2).to(device, torch.float32)
+    truth = torch.from_numpy(training.in_symmetry(masks, which) > LESION // 2).to(device, torch.float32)
     return pixels.clamp(0, 1), truth
-
-
-def turned(stack: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Each picture of a stack [n, S, S, ...] in symmetry ``which`` [n] of 0..7: quarter turns, from 4 on mirrored."""
-    found = np.empty_like(stack)
-    for symmetry in range(8):
-        rows = which == symmetry
-        chosen = stack[rows][:, :: -1 if symmetry >= 4 else 1]
-        found[rows] = np.rot90(chosen, symmetry % 4, axes=(1, 2))
-    return found
 
 
 def check_installed(config: Config) -> None:
@@ -320,7 +314,7 @@ def _build(config: Config) -> Network:
     backbone = backbones.build(config.backbone, config.size)
     try:
         unet = library.Unet(f"tu-{name}", encoder_weights=None, decoder_channels=config.decoder_channels)
-        network = Network(unet, backbone.mean, backbone.std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = Network(unet, backbone.mean, backbone.std).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         with torch.inference_mode():
             shape = tuple(network.eval()(torch.zeros(1, 3, config.size, config.size)).shape)
         if shape != (1, config.size, config.size):
@@ -366,11 +360,6 @@ def _digest(array: np.ndarray) -> str:
     """Of shape and values, read piece by piece."""
     pieces = [runs.digest(array[start : start + HASHED].tobytes()) for start in range(0, len(array), HASHED)]
     return runs.digest(list(array.shape), pieces)
-
-
-def _digest_of_weights(network: nn.Module) -> str:
-    tensors = network.state_dict().items()
-    return runs.digest(*(part for name, value in tensors for part in (name, value.cpu().numpy().tobytes())))
 
 
 def _check(images: np.ndarray, size: int, masks: np.ndarray | None = None) -> None:

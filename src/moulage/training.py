@@ -60,8 +60,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def resolve_precision(device: torch.device | str, name: str = "auto") -> Literal["fp32", "bf16"]:
     """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where the hardware computes it natively."""
-    if name in ("fp32", "bf16"):
-        return name  # type: ignore[return-value]
+    if name == "fp32" or name == "bf16":
+        return name
     if name != "auto":
         raise RecipeError(f'There is no precision "{name}".', 'Use "auto", "fp32" or "bf16".')
     if torch.device(device).type == "cuda":
@@ -196,6 +196,19 @@ def batches(labels: np.ndarray, batch_size: int, sampling: str, *seed: Any) -> S
     if sampling in powers:
         return WeightedDraw(labels, batch_size, powers[sampling], *seed)
     return Shuffle(len(labels), batch_size, *seed)
+
+
+def in_symmetry(stack: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Each picture of a stack [n, S, S, ...] in symmetry ``which`` [n] of 0..7.
+
+    It is turned by a quarter ``which % 4`` times, anticlockwise; from 4 on it is put upside down before.
+    """
+    found = np.empty_like(stack)
+    for symmetry in range(8):
+        rows = which == symmetry
+        chosen = stack[rows][:, :: -1 if symmetry >= 4 else 1]
+        found[rows] = np.rot90(chosen, symmetry % 4, axes=(1, 2))
+    return found
 
 
 class EMA(Generic[Model]):

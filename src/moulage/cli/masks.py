@@ -35,7 +35,7 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Train on the masks of a source; Dice and Jaccard on lesions held out, by class too."""
-    from moulage.tasks.masks import learn_masks
+    from moulage.tasks.segmentation import learn_masks
 
     folder = out or Path("runs") / "masks"
     with Screen() as screen:

@@ -1,7 +1,5 @@
 """Draws images from a generator into a folder and a catalog; every file says what it is and where it is from."""
 
-import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from PIL import Image, PngImagePlugin
 
 from moulage import __version__
+from moulage.data import png
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.runs import Progress, no_progress
@@ -95,17 +93,12 @@ def read_provenance(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is no readable image, or carries no provenance of moulage.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            text = getattr(image, "text", {})
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+    _, text = png.read(path)
     if "moulage:origin" not in text:
         raise DataError(f"{path} carries no provenance.", "It was not drawn by moulage, or was saved again by a tool.")
-    found = {key: str(text.get(f"moulage:{key}", "")) for key in ("origin", "class", "seed", "split_digest")}
-    source = SOURCE_TYPE if SOURCE_TYPE in text.get("XML:com.adobe.xmp", "") else ""
-    about = {"software": str(text["Software"]), "description": str(text["Description"]), "digital_source_type": source}
+    found = {key: text.get(f"moulage:{key}", "") for key in ("origin", "class", "seed", "split_digest")}
+    source = SOURCE_TYPE if SOURCE_TYPE in text.get(png.XMP, "") else ""
+    about = {"software": text["Software"], "description": text["Description"], "digital_source_type": source}
     return {**found, "seed": int(found["seed"]), **about}
 
 
@@ -169,26 +162,7 @@ def _finished(path: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
-    """Write one PNG under a temporary name and rename it.
-
-    Not forced to the disk one by one, which would take longer than drawing: a file that a power cut left broken is
-    drawn again.
-    """
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Software", f"moulage {__version__}")
-    info.add_text("Description", DESCRIPTION)
-    for key, value in facts.items():
-        info.add_text(f"moulage:{key}", str(value))
-    info.add_itxt("XML:com.adobe.xmp", _XMP)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(temporary, "PNG", pnginfo=info, compress_level=1)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Free some space or fix the permissions, then run the same command: finished images are kept.",
-        ) from None
+    """Write one PNG with its provenance; one that a power cut left broken is drawn again."""
+    text = {"Software": f"moulage {__version__}", "Description": DESCRIPTION}
+    text |= {f"moulage:{key}": str(value) for key, value in facts.items()}
+    png.write(path, pixels, text, xmp=_XMP, compress_level=1)

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moulage import training
+
 
 def symmetries(images: np.ndarray, rng: np.random.Generator, augment: str) -> np.ndarray:
     """Each of the uint8 images [B, S, S, 3] in one of the 8 symmetries of the square, or as it is."""
     if augment == "none":
         return images
-    turned = [
-        np.rot90(image, k % 4)[:, :: 1 - 2 * (k // 4)]
-        for image, k in zip(images, rng.integers(0, 8, len(images)), strict=True)
-    ]
-    return np.stack(turned)
+    drawn = rng.integers(0, 8, len(images))
+    return training.in_symmetry(images, np.where(drawn < 4, drawn, 4 + (2 - drawn) % 4))
 
 
 def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> Tensor:

@@ -83,7 +83,7 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
         raise DataError(f"data.unknown leaves {len(known)} class of {found.name}; two are needed to tell apart.")
     if not unknown:
         return found, found.take([])
-    return tuple(replace(found.only(label=names), classes=names) for names in (known, unknown))  # type: ignore[return-value]
+    return replace(found.only(label=known), classes=known), replace(found.only(label=unknown), classes=unknown)
 
 
 def check(recipe: Recipe) -> None:

@@ -1,0 +1,62 @@
+"""PNG files that say in their text chunks what they are and where they are from."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from moulage.errors import DataError, RunError
+
+XMP = "XML:com.adobe.xmp"
+"""Keyword of the chunk that holds XMP metadata."""
+
+
+def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str = "", compress_level: int = 6) -> None:
+    """Write one PNG under a temporary name and rename it; folders are made.
+
+    Not forced to the disk one by one, which would take longer than making the image: a file that a power cut left
+    broken is to be made again.
+
+    Args:
+        path: where.
+        pixels: uint8 [H, W, 3] or [H, W].
+        text: keyword -> text.
+        xmp: an XMP packet.
+        compress_level: of zlib, 0..9.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    info = PngImagePlugin.PngInfo()
+    for keyword, value in text.items():
+        info.add_text(keyword, value)
+    if xmp:
+        info.add_itxt(XMP, xmp)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(temporary, "PNG", pnginfo=info, compress_level=compress_level)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Free some space or fix the permissions, then run the same command: finished images are kept.",
+        ) from None
+
+
+def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Pixels, uint8 [H, W, 3] or [H, W], and texts by keyword.
+
+    Raises:
+        DataError: the file is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(image), {key: str(value) for key, value in getattr(image, "text", {}).items()}
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
