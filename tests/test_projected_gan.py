@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from moulage import backbones, training
 from moulage.errors import RecipeError
 from moulage.generators import _projected_gan, projected_gan
+from test_fastgan import FAST, SHARED_CHANGES
 from test_generators import make
 
 LABELS = torch.tensor([0, 1, 0, 1])
@@ -118,24 +119,13 @@ def test_mixed_features_keep_their_scale():
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 7},
-    {"base_channels": 3},
-    {"convolutions": 2},
-    {"excitation_ratio": 8},
-    {"conditional_from": 16},
+    *SHARED_CHANGES,
     {"num_maps": 1},
     {"mixing": "channels"},
     {"mixing": "none"},
     {"discriminator_channels": 4},
-    {"spectral_norm": False},
-    {"discriminator_augment": "none"},
-    {"diffaugment_policy": ["colour"]},
     {"backbone": {**SCRATCH, "input_size": 48}},
-    {"generator_optimiser": {"learning_rate": 1e-3}},
-    {"discriminator_optimiser": {"learning_rate": 1e-3}},
-    {"accumulate": 2},
 ]
-FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser": {"learning_rate": 2e-3}}
 
 
 def after_steps(options: dict[str, Any]) -> Tensor:
