@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from moulage import runs, training
+from moulage import checkpoints, runs, training
 from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
 
 
@@ -102,15 +102,15 @@ def test_ema_follows_the_formula_in_fp32_and_copies_buffers():
 
 def _save(folder: Path, *steps: int) -> None:
     for step in steps:
-        training.save_checkpoint(folder, step, {"w": torch.full((100,), float(step)), "note": ["a", 1]}, "settings")
+        checkpoints.save(folder, step, {"w": torch.full((100,), float(step)), "note": ["a", 1]}, "settings")
 
 
 def test_checkpoints_keep_the_two_newest(tmp_path: Path):
-    assert training.load_checkpoint(tmp_path, "settings") is None
+    assert checkpoints.load(tmp_path, "settings") is None
     (tmp_path / ".checkpoint-00000001.pt.99.tmp").write_text("half")
     _save(tmp_path, 9, 10, 100)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000010.pt", "checkpoint-00000100.pt"]
-    step, state = training.load_checkpoint(tmp_path, "settings") or (0, {})
+    step, state = checkpoints.load(tmp_path, "settings") or (0, {})
     assert (step, float(state["w"][0]), state["note"]) == (100, 100.0, ["a", 1])
 
 
@@ -122,20 +122,20 @@ def test_a_damaged_newest_checkpoint_yields_to_the_one_before(tmp_path: Path, da
     at = data.index(np.full(100, 2.0, np.float32).tobytes())
     data[at] ^= 255
     newest.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "flipped": data, "text": b"hello"}[damage])
-    assert (training.load_checkpoint(tmp_path, "settings") or (0,))[0] == 1
+    assert (checkpoints.load(tmp_path, "settings") or (0,))[0] == 1
     assert "checkpoint-00000002.pt" in json.loads((tmp_path / "log.jsonl").read_text())["warning"]
     (tmp_path / "checkpoint-00000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="damaged"):
-        training.load_checkpoint(tmp_path, "settings")
+        checkpoints.load(tmp_path, "settings")
 
 
 def test_other_settings_and_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _save(tmp_path, 1)
     with pytest.raises(CheckpointError, match="other settings"):
-        training.load_checkpoint(tmp_path, "else")
+        checkpoints.load(tmp_path, "else")
     monkeypatch.setattr(runs, "FORMAT", runs.FORMAT + 1)
     with pytest.raises(CheckpointError, match=f"format {runs.FORMAT - 1}"):
-        training.load_checkpoint(tmp_path, "settings")
+        checkpoints.load(tmp_path, "settings")
 
 
 def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path):
@@ -146,16 +146,16 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path):
 
 def test_weights_round_trip_and_refuse(tmp_path: Path):
     a, b = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    training.save_weights(tmp_path / "w.safetensors", a)
-    training.load_weights(tmp_path / "w.safetensors", b)
+    checkpoints.save_weights(tmp_path / "w.safetensors", a)
+    checkpoints.load_weights(tmp_path / "w.safetensors", b)
     assert torch.equal(a.weight, b.weight)
     with pytest.raises(RunError):
-        training.load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 2))
+        checkpoints.load_weights(tmp_path / "w.safetensors", torch.nn.Linear(4, 2))
     with pytest.raises(RunError):
-        training.load_weights(tmp_path / "none.safetensors", a)
+        checkpoints.load_weights(tmp_path / "none.safetensors", a)
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RunError):
-        training.load_weights(tmp_path / "w.safetensors", a)
+        checkpoints.load_weights(tmp_path / "w.safetensors", a)
 
 
 def test_nan_stops():

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, runs, training
+from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.data.masks import LESION, binary
 from moulage.errors import DataError, RecipeError, RunError
 
@@ -134,7 +134,7 @@ class Segmenter:
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
             optimizer, done = _optimizer(network, config), 0
             best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
-            resumed = training.load_checkpoint(folder, settings)
+            resumed = checkpoints.load(folder, settings)
             if resumed:
                 done, state = resumed
                 network.load_state_dict(state["network"])
@@ -170,7 +170,7 @@ class Segmenter:
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
                 runs.log(folder, epoch=epoch, train_loss=train_loss, **scored, seconds=time.perf_counter() - start)
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-                training.save_checkpoint(folder, epoch, state, settings)
+                checkpoints.save(folder, epoch, state, settings)
             network.load_state_dict(best["network"])
         return {"epoch": best["epoch"], "validation_dice": best["dice"]}
 
@@ -200,7 +200,7 @@ class Segmenter:
         """Write ``weights.safetensors`` and ``config.json``."""
         if self.network is None:
             raise RunError("The segmenter was not trained, so there is nothing to save.", "Call fit first.")
-        training.save_weights(folder / "weights.safetensors", self.network)
+        checkpoints.save_weights(folder / "weights.safetensors", self.network)
         runs.write_json(folder / "config.json", {"kind": KIND, "config": self.config.model_dump(mode="json")})
 
     @classmethod
@@ -219,7 +219,7 @@ class Segmenter:
         with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             backbone = config.backbone.model_copy(update={"weights": "scratch"})
             network = _build(config.model_copy(update={"backbone": backbone}))
-        training.load_weights(folder / "weights.safetensors", network)
+        checkpoints.load_weights(folder / "weights.safetensors", network)
         segmenter.network = network.to(segmenter.device)
         return segmenter
 

@@ -1,15 +1,12 @@
-"""What every training loop needs, and no more: device, seeds, batches, averages, checkpoints, guards.
+"""What every training loop needs, and no more: device, seeds, batches, averages, guards.
 
 There is no trainer here. A plug-in writes its own loop, from top to bottom in one place, and calls these.
 """
 
 import contextlib
 import copy
-import io
 import os
-import pickle
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +17,9 @@ import torch
 from PIL import Image
 
 from moulage import runs
-from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
+from moulage.errors import CollapsedError, DataError, DivergedError, RecipeError, RunError
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-
-NUM_CHECKPOINTS = 2
-"""How many checkpoints are kept: the newest, and one to fall back on."""
 
 COLLAPSED = 0.2
 """Previews whose mean pairwise difference is below this share of that of real images count as collapsed.
@@ -238,143 +232,6 @@ class EMA(Generic[Model]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.num_updates = state["num_updates"]
         self.model.load_state_dict(state["model"])
-
-
-# Checkpoints and weights
-
-
-def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], settings: str) -> None:
-    """Write ``checkpoint-<step>.pt`` whole or not at all, then drop all but the two newest.
-
-    Args:
-        folder: the run folder.
-        step: number of steps done.
-        state: plain dict of tensors, numbers, texts, lists and dicts (``state_dict()`` s, ``random_state()``).
-        settings: digest of everything that the state depends on; a checkpoint of other settings is refused.
-    """
-    for left in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed while writing
-        left.unlink(missing_ok=True)
-    buffer = io.BytesIO()
-    torch.save({"format": runs.FORMAT, "settings": settings, "step": step, "state": dict(state)}, buffer)
-    try:
-        with runs.atomic(folder / f"checkpoint-{step:08d}.pt") as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-    except OSError as error:
-        raise RunError(
-            f"Cannot write a checkpoint to {folder}: {error.strerror}.",
-            "Free some space or fix the permissions, then run the same command: it goes on from the last checkpoint.",
-        ) from None
-    for path in _checkpoints(folder)[NUM_CHECKPOINTS:]:
-        path.unlink()
-
-
-def load_checkpoint(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
-    """``(step, state)`` of the newest readable checkpoint, on the CPU, or None where there is none yet.
-
-    A truncated or corrupt one is passed over for the one before, and ``log.jsonl`` gets a record with ``warning``.
-
-    Raises:
-        CheckpointError: none of the checkpoints is readable, or the newest is of another version or other settings.
-    """
-    paths = _checkpoints(folder)
-    for path in paths:
-        try:
-            data = _read_checkpoint(path)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            runs.log(folder, warning=f"{path.name} is damaged and was passed over: {error}")
-            continue
-        advice = "Give this run another folder, or delete the folder to start again."
-        if data["format"] != runs.FORMAT:
-            raise CheckpointError(
-                f"{path} is of format {data['format']}; this moulage reads format {runs.FORMAT}.", advice
-            )
-        if data["settings"] != settings:
-            raise CheckpointError(
-                f"{path} belongs to other settings ({data['settings']}, not {settings}).",
-                f"Options, data or seed have changed since. {advice}",
-            )
-        return data["step"], data["state"]
-    if paths:
-        raise CheckpointError(
-            f"All checkpoints in {folder} are damaged ({', '.join(path.name for path in paths)}).",
-            "Delete them to start this run from its beginning.",
-        )
-    return None
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-        damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, newest first."""
-    return sorted(folder.glob("checkpoint-*.pt"), key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
-
-
-def save_weights(path: Path, model: torch.nn.Module) -> None:
-    """Write a model's weights and buffers as safetensors, whole or not at all."""
-    from safetensors.torch import save
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with runs.atomic(path) as temporary:
-        temporary.write_bytes(save(tensors))
-
-
-def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Read what ``save_weights`` wrote into a model of the same shape.
-
-    Raises:
-        RunError: the file is missing, damaged, or of another network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        model.load_state_dict(load(path.read_bytes()))
-    except (FileNotFoundError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
-
-
-class Best:
-    """The weights that a judge found best so far, in a file beside the checkpoints.
-
-    A resumed fit comes by the same steps again and writes the same file, so a file newer than the checkpoint is fine.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.step, self.score, self.last = path, 0, float("inf"), float("nan")
-
-    def judged(self, step: int, scores: Mapping[str, float], network: torch.nn.Module) -> dict[str, float]:
-        """Take scores by class (lower is better) into account; returns what to log: ``kid`` (mean), ``kid_CLASS``.
-
-        A class whose score is NaN (too few images to judge) does not count; nothing is kept where all are.
-        """
-        known = [value for value in scores.values() if np.isfinite(value)]
-        self.last = float(np.mean(known)) if known else float("nan")
-        if self.last < self.score:
-            self.step, self.score = step, self.last
-            save_weights(self.path, network)
-        return {"kid": self.last} | {f"kid_{name}": float(value) for name, value in scores.items()}
-
-    @property
-    def note(self) -> str:
-        """For the line of progress."""
-        return f", KID {self.last:.4f} (best {self.score:.4f} at {self.step})" if self.step else ""
-
-    def restore(self, network: torch.nn.Module) -> None:
-        """Give a network the best weights, where any were kept."""
-        if self.step:
-            load_weights(self.path, network)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "score": self.score, "last": self.last}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.step, self.score, self.last = state["step"], state["score"], state["last"]
 
 
 # Guards, timing, pictures

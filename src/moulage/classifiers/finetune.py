@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from moulage import backbones, plugins, runs, training
+from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.classifiers import _augment, _fitting, _views
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
@@ -89,7 +89,7 @@ class Classifier(_fitting.Base):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
             state, done = _State(config, network, num_steps, stages[0]), 0
-            resumed = training.load_checkpoint(folder, settings)
+            resumed = checkpoints.load(folder, settings)
             if resumed:
                 done = resumed[0]
                 state.load(resumed[1], _fitting.stage_of(stages, done))
@@ -107,7 +107,7 @@ class Classifier(_fitting.Base):
                     state.keep_best(_fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
-                    training.save_checkpoint(folder, epoch, state.dump(), settings)
+                    checkpoints.save(folder, epoch, state.dump(), settings)
             self.network = state.evaluated
             self.network.load_state_dict(state.best)
             self.temperature = 1.0
@@ -196,7 +196,7 @@ class Classifier(_fitting.Base):
         """Write ``weights.safetensors`` and ``config.json``."""
         if self.network is None:
             raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
-        training.save_weights(folder / "weights.safetensors", self.network)
+        checkpoints.save_weights(folder / "weights.safetensors", self.network)
         _fitting.write_config(folder, self.config, self.classes, temperature=self.temperature)
 
     @classmethod
@@ -207,7 +207,7 @@ class Classifier(_fitting.Base):
         classifier.device = training.pick_device(device)
         with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             network = classifier._build(classifier.config.backbone.model_copy(update={"weights": "scratch"}))
-        training.load_weights(folder / "weights.safetensors", network)
+        checkpoints.load_weights(folder / "weights.safetensors", network)
         classifier.network, classifier.temperature = network, saved.get("temperature", 1.0)
         return classifier
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, runs, training
+from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.classifiers import _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
@@ -255,7 +255,7 @@ class Classifier(_fitting.Base):
         """Write ``weights.safetensors`` and ``config.json``."""
         if self.head is None:
             raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
-        training.save_weights(folder / "weights.safetensors", self.head)
+        checkpoints.save_weights(folder / "weights.safetensors", self.head)
         _fitting.write_config(folder, self.config, self.classes, num_features=len(self.head.mean))
 
     @classmethod
@@ -264,7 +264,7 @@ class Classifier(_fitting.Base):
         saved = _fitting.read_config(folder)
         classifier = cls(plugins.validate(Config, saved["config"], str(folder)), tuple(saved["classes"]))
         head = Head(saved["num_features"], len(classifier.classes))
-        training.load_weights(folder / "weights.safetensors", head)
+        checkpoints.load_weights(folder / "weights.safetensors", head)
         classifier.head = head.to(training.pick_device(device))
         return classifier
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import plugins, runs, training
+from moulage import checkpoints, plugins, runs, training
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.generators import _augment, _condition
 
@@ -201,8 +201,8 @@ class Learner(ABC, Generic[C]):
         with training.reproducible(self.NAME, seed, device=self.device), training.enough_memory(config.batch_size):
             game = self.game()
             self._network = game.ema.model
-            best = training.Best(folder / BEST)
-            start, state = training.load_checkpoint(folder, settings) or (0, None)
+            best = checkpoints.Best(folder / BEST)
+            start, state = checkpoints.load(folder, settings) or (0, None)
             if state:
                 game.load_state_dict(state["game"])
                 best.load_state_dict(state["best"])
@@ -231,7 +231,7 @@ class Learner(ABC, Generic[C]):
                         records = []
                     if checkpoint_due:
                         state = {"game": game.state_dict(), "seconds": rate.seconds, "best": best.state_dict()}
-                        training.save_checkpoint(folder, step, state, settings)
+                        checkpoints.save(folder, step, state, settings)
                     progress(step, num_steps, f"steps, {rate.mean:.3g} images/s{best.note}")
             best.restore(game.ema.model)
 
@@ -263,7 +263,7 @@ class Learner(ABC, Generic[C]):
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``weights.safetensors``."""
-        training.save_weights(folder / "weights.safetensors", self.network)
+        checkpoints.save_weights(folder / "weights.safetensors", self.network)
         facts = {"config": self.config.model_dump(), "classes": self.classes, "size": self.size}
         runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": self.NAME, **facts})
 
@@ -276,7 +276,7 @@ class Learner(ABC, Generic[C]):
         generator.device = training.pick_device(device)
         with training.reproducible("load"):  # the initial weights, soon overwritten, take nothing from the caller
             network = generator.network_of()
-        training.load_weights(folder / "weights.safetensors", network)
+        checkpoints.load_weights(folder / "weights.safetensors", network)
         generator._network = network.to(generator.device).eval().requires_grad_(False)
         return generator
 

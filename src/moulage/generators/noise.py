@@ -21,7 +21,7 @@ import torch
 from scipy import fft
 from torch import nn
 
-from moulage import plugins, runs, training
+from moulage import checkpoints, plugins, runs, training
 from moulage.errors import DataError, RecipeError, RunError
 
 ROLE = "null"
@@ -93,7 +93,7 @@ class Generator:
         training.pick_device(device)
         settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())
         known = Statistics(len(self.classes), self.size)
-        start, state = training.load_checkpoint(folder, settings) or (0, None)
+        start, state = checkpoints.load(folder, settings) or (0, None)
         if state:
             known.load_state_dict(state["statistics"])
         self._known, self.seed = known, seed
@@ -112,7 +112,7 @@ class Generator:
                 if step == len(self.classes):
                     self._preview(step, folder, board)
                 state = {"statistics": known.state_dict(), "seconds": rate.seconds}
-                training.save_checkpoint(folder, step, state, settings)
+                checkpoints.save(folder, step, state, settings)
                 progress(step, len(self.classes), "classes")
 
     @property
@@ -141,7 +141,7 @@ class Generator:
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``weights.safetensors``, the buffers of ``Statistics``."""
-        training.save_weights(folder / "weights.safetensors", self.statistics)
+        checkpoints.save_weights(folder / "weights.safetensors", self.statistics)
         facts = {"config": self.config.model_dump(), "classes": self.classes, "size": self.size, "seed": self.seed}
         runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": "noise", **facts})
 
@@ -153,7 +153,7 @@ class Generator:
         generator = cls(config, tuple(facts["classes"]), facts["size"])
         training.pick_device(device)
         known = Statistics(len(generator.classes), generator.size)
-        training.load_weights(folder / "weights.safetensors", known)
+        checkpoints.load_weights(folder / "weights.safetensors", known)
         generator._known, generator.seed = known, facts["seed"]
         return generator
 
