@@ -32,7 +32,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "== fast tests"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not real_data"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not real_data"
 
 lint: $(STAMP)
 	@echo "== format and lint"
@@ -49,7 +49,7 @@ layers: $(STAMP)
 
 check: lint types layers
 	@echo "== all tests"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py

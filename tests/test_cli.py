@@ -158,6 +158,7 @@ def test_no_permission_to_write_is_said(run, tmp_path, monkeypatch):
     assert "ermission" in result.err
 
 
+@pytest.mark.slow
 def test_fit_sample_train_evaluate_as_a_user_would(run, tmp_path):
     tiny = [
         "steps=6",
@@ -196,6 +197,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(run, tmp_path):
     assert "audit" in result.err
 
 
+@pytest.mark.slow
 def test_interrupt_says_that_work_is_kept(tmp_path):
     command = [sys.executable, "-m", "moulage.cli", "demo", "--out", str(tmp_path / "demo")]
     environment = {**os.environ, "MOULAGE_CACHE": str(tmp_path / "cache")}

@@ -206,7 +206,8 @@ def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = F
 @pytest.mark.parametrize("folds", [False, True])
 def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
     study(Path("runs/x"), folds=folds)
-    result = run("ensemble", "runs/x", "--out", "made", "--targets", "AK", "--json")
+    measure = ("--measure", "balanced_accuracy")
+    result = run("ensemble", "runs/x", "--out", "made", *measure, "--targets", "AK", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["num_members"] == [3, 3, 3]
@@ -225,7 +226,8 @@ def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
     assert (kept.arm, kept.trial) == ("greedy", 1)
     [made] = [e for e in found["ensembles"] if (e["method"], e["trial"]) == ("greedy", 1)]
     assert made["weights"] == pytest.approx(again.weights)
-    assert run("compare", *(f"made/{m}-{t}/test.parquet" for m in ("mean", "greedy") for t in range(3))).code == 0
+    files = (f"made/{m}-{t}/test.parquet" for m in ("mean", "greedy") for t in range(3))
+    assert run("compare", *files, *measure).code == 0
 
 
 def test_all_fits_of_a_split_make_one_ensemble(run):

@@ -133,12 +133,13 @@ def test_the_verb_plans_from_counts(run):
     assert "found equal within" in shown.out
 
 
+PHANTOM = ("--source-set", "num_images=240", "--source-set", "size=32")
+
+
 def test_the_verb_plans_from_labels(run, tmp_path):
-    found = json.loads(
-        run("power", "--source", "phantom", "--source-set", "num_images=400", "--targets", "AK", "--json").out
-    )
+    found = json.loads(run("power", "--source", "phantom", *PHANTOM, "--targets", "AK", "--json").out)
     assert found["primary"] == "average_precision:AK"
-    assert {row["num_images"] for row in found["rows"]} == {80, 400}
+    assert {row["num_images"] for row in found["rows"]} == {48, 240}
 
 
 def test_the_verb_plans_from_a_run(run, tmp_path):
