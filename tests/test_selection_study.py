@@ -17,6 +17,7 @@ from moulage.recipe import merge
 from moulage.report import reading
 from moulage.report.figures import Plots
 from moulage.report.page import render
+from moulage.study import time_steps
 from moulage.tasks import guards, prepare, witness
 from moulage.tasks.execute import execute
 from moulage.tasks.plan import Task, plan
@@ -164,6 +165,8 @@ def test_as_many_are_drawn_as_the_greediest_arm_selects_from(finished):
 def test_features_are_computed_once_for_all_selections(finished):
     features = [task for task in finished.tasks if task.kind == "features"]
     assert len(features) == 1 + 2, "real images, and the samples of each trial"
+    few, many = (time_steps(features[0], (), number, "cpu") for number in (100, 100_000))
+    assert 0 < few < many, "the estimate before a run counts them"
     names = json.loads((finished.run / features[0].folder / "images.json").read_text())
     values = np.load(finished.run / features[0].folder / "inputs.npy")
     assert values.shape[0] == len(names) == len(finished.prepared.catalog)

@@ -4,6 +4,7 @@ Fidelity, memorisation and selection measure distances in them. A distance means
 result carries ``features_name``, and ``require_same`` refuses to set results of two networks beside each other.
 """
 
+import time
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -78,6 +79,18 @@ def extract(
             network = backbones.build(options.backbone, images.shape[1])
         size = network.num_features
         return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
+
+
+def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str = "cpu", batch_size: int = 64) -> float:
+    """Seconds that ``extract`` takes for this many images of ``size`` pixels, from two batches: for the estimate."""
+    times = []
+
+    def tick(done: int, total: int, note: str) -> None:
+        times.append(time.perf_counter())
+
+    images = np.zeros((3 * batch_size, size, size, 3), np.uint8)
+    extract(options, images, device=device, batch_size=batch_size, progress=tick)
+    return (times[-1] - times[0]) / (2 * batch_size) * num_images
 
 
 def features_name(options: FeatureOptions) -> str:

@@ -29,8 +29,8 @@ WORKER_ENVIRONMENT = {
 }
 """One thread a process: two such processes use two cores better than one with two threads, and their sums repeat."""
 
-TIMED = {"generator": "generators", "embedding": "classifiers", "classifier": "classifiers"}
-"""Kinds of task that the estimate before a run times, and the kind of their plug-ins."""
+TIMED = ("generator", "embedding", "features", "classifier")
+"""Kinds of task that the estimate before a run times."""
 
 
 @dataclass
@@ -179,7 +179,7 @@ def _state(folder: Path) -> dict[str, Any] | None:
 def _estimate(
     pool: ProcessPoolExecutor, prepared: Prepared, run: Path, todo: list[Task], device: str
 ) -> list[tuple[Task, float]]:
-    """Core-seconds of each generator, embedding and classifier to come, from a few timed steps of each kind."""
+    """Core-seconds of each task to come of the kinds that are timed, from a few steps of each."""
     train = [split.part(prepared.catalog, "train") for split in prepared.splits]
     timed: dict[str, Future[float]] = {}
     found: list[tuple[Task, Future[float]]] = []
@@ -187,11 +187,12 @@ def _estimate(
         classes = tuple(task.settings.get("classes", prepared.catalog.classes))
         own = train[task.trial if len(train) > 1 else 0]
         num_images = len(own.only(label=classes)) + task.settings.get("num_slots", 0)
-        if task.kind == "embedding":
+        if task.kind in ("embedding", "features"):
             num_images = len(prepared.catalog) if task.settings["of"] == "real" else 0
         if task.kind not in TIMED or not num_images:
             continue
-        key = runs.digest(task.kind, task.settings["plugin"], task.settings["config"], classes, num_images)
+        named = {name: task.settings.get(name) for name in ("plugin", "config", "size")}
+        key = runs.digest(task.kind, named, classes, num_images)
         if key not in timed:
             timed[key] = pool.submit(time_steps, task, classes, num_images, device)
         found.append((task, timed[key]))
@@ -201,29 +202,41 @@ def _estimate(
 
 
 def time_steps(task: Task, classes: tuple[str, ...], num_images: int, device: str) -> float:
-    """Core-seconds that a generator, embedding or classifier task will take, from a few steps of it.
+    """Core-seconds that a task of one of the kinds ``TIMED`` will take, from a few steps of it.
 
     On a CPU that others use as well a step takes longer than it costs: the share of it that we got is taken off.
     """
-    from moulage import plugins
     from moulage.training import pick_device, reproducible
 
-    module = plugins.load(TIMED[task.kind], task.settings["plugin"])
-    config = plugins.configure(TIMED[task.kind], task.settings["plugin"], task.settings["config"])
     chosen = pick_device(device)
     with reproducible():
         wall, cpu = time.perf_counter(), time.process_time()
-        if task.kind == "embedding":
-            seconds = module.embed_seconds(config, num_images, device=str(chosen))
-        else:
-            if task.kind == "generator":
-                model = module.Generator(config, classes, task.settings["size"])
-            else:
-                model = module.Classifier(config, classes)
-            num_steps, a_step = model.steps_and_seconds(num_images, device=str(chosen))
-            seconds = num_steps * a_step
+        seconds = _seconds(task, classes, num_images, str(chosen))
         share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     return seconds * (min(1.0, share) if chosen.type == "cpu" else 1.0)
+
+
+def _seconds(task: Task, classes: tuple[str, ...], num_images: int, device: str) -> float:
+    """Seconds that a task will take at the speed of a few steps."""
+    from moulage import features, plugins
+
+    settings = task.settings
+    if task.kind == "features":
+        network = plugins.validate(features.FeatureOptions, settings["config"], "features")
+        return features.seconds(network, num_images, settings["size"], device=device)
+    kind = "generators" if task.kind == "generator" else "classifiers"
+    module, config = (
+        plugins.load(kind, settings["plugin"]),
+        plugins.configure(kind, settings["plugin"], settings["config"]),
+    )
+    if task.kind == "embedding":
+        return module.embed_seconds(config, num_images, device=device)
+    if task.kind == "generator":
+        model = module.Generator(config, classes, settings["size"])
+    else:
+        model = module.Classifier(config, classes)
+    num_steps, a_step = model.steps_and_seconds(num_images, device=device)
+    return num_steps * a_step
 
 
 @contextlib.contextmanager
