@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moulage.errors import RecipeError, nearest
 
-KINDS = ("sources", "generators", "balance", "classifiers", "selection")
+KINDS = ("sources", "preprocessing", "generators", "balance", "classifiers", "selection")
 
 
 class Options(BaseModel):

@@ -45,6 +45,13 @@ class StudyOptions(Options):
     )
 
 
+class StepOptions(Options):
+    """One step of the pre-processing."""
+
+    plugin: str = Field(description="A preprocessing plug-in; `moulage list preprocessing` names them.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the preprocessing plug-in.")
+
+
 class DataOptions(Options):
     """Which data set, and how it is cut into squares."""
 
@@ -55,13 +62,23 @@ class DataOptions(Options):
     fit: Literal["squash", "crop", "pad"] = Field("squash", description="How images that are not square become square.")
     sizes: tuple[int, ...] = Field((), description="Sides in pixels to keep beside those that the plug-ins ask for.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
+    steps: tuple[StepOptions, ...] = Field((), description="Pre-processing of every image, in this order.")
+    masks: Path | None = Field(
+        None, description="Folder that `moulage masks predict` wrote: lesion masks in place of the data's own."
+    )
     unknown: tuple[str, ...] = Field(
         (), description="Classes that nothing learns; `moulage unknown` scores how well their images are recognised."
     )
 
+    @model_validator(mode="after")
+    def _masks_fit(self) -> "DataOptions":
+        if self.masks and self.fit != "squash":
+            raise ValueError(f'predicted masks fit images that are squashed, and fit is "{self.fit}"')
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "unknown")
+        return _without_empty(handler(self), "unknown", "steps", "masks")
 
 
 class SplitOptions(Options):
@@ -361,9 +378,9 @@ def to_toml(values: dict[str, Any], where: str = "") -> str:
     return text.lstrip("\n") if not where else text
 
 
-def _without_empty(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """A recipe that does not use ``key`` is written, and hashed, as it was before the key existed."""
-    return {k: v for k, v in values.items() if k != key or v}
+def _without_empty(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A recipe that does not use these keys is written, and hashed, as it was before they existed."""
+    return {k: v for k, v in values.items() if k not in keys or v}
 
 
 def _key(key: str) -> str:

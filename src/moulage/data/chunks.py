@@ -13,11 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from moulage.data import images
+from moulage.data.steps import NO_STEPS, Step, Steps
 from moulage.errors import DataError, RunError
 from moulage.runs import start_worker, write_json
 
@@ -26,6 +28,8 @@ THUMBNAILS = "thumbnails.npy"
 THUMBNAIL_SIDE = 32
 TINY_SIDE = 16
 """Images whose shorter side is below this many pixels get the status ``tiny``."""
+MASK_SIDE = 512
+"""Masks of twice as many pixels a side and more are read at a part of their size, where they are JPEG."""
 
 
 def file_name(size: int) -> str:
@@ -43,6 +47,7 @@ class Row:
         mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
         status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
         message: what is wrong, for a person.
+        changed: how much each pre-processing step changed, see ``steps.Step.share``; empty without steps.
     """
 
     sha256: str = ""
@@ -51,16 +56,30 @@ class Row:
     mode: str = ""
     status: str = OK
     message: str = ""
+    changed: tuple[float, ...] = ()
+
+
+class Item(NamedTuple):
+    """Where an image is, and its lesion mask (empty: it has none, or no step asks for it); absolute locations."""
+
+    image: str
+    mask: str = ""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan."""
+    """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan.
+
+    With ``of_masks`` the arrays are of the lesion masks, cut as ``steps`` cut the images; without steps a mask is read
+    like an image.
+    """
 
     folder: Path
     fit: str
     sizes: tuple[int, ...]
     first: bool
+    steps: Steps = NO_STEPS
+    of_masks: bool = False
 
     @property
     def arrays(self) -> dict[str, int]:
@@ -77,7 +96,7 @@ class Pass:
         return self.parts / f"{start:09d}.json"
 
 
-def write_chunk(task: Pass, reader: images.Reader, start: int, locations: Sequence[str | None]) -> int:
+def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[Item | None]) -> int:
     """Write the rows of one chunk, flush them, then say so; returns the number of images."""
     rows: list[Row] = []
     with ExitStack() as stack:
@@ -85,11 +104,12 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, locations: Sequen
         for name, file in files.items():
             rows_of_file = np.load(task.folder / name, mmap_mode="r")
             file.seek(rows_of_file.offset + rows_of_file[:start].nbytes)
-        for location in locations:
-            row, squares = look(reader, location, task.arrays, task.fit) if location else (Row(), {})
+        for item in items:
+            row, squares = look(reader, item, task) if item else (Row(), {})
             if not task.first and row.status != OK:
+                place = item.image if item else ""
                 raise DataError(
-                    f"{location} could be read when its pixels were first kept and cannot now: {row.message}.",
+                    f"{place} could be read when its pixels were first kept and cannot now: {row.message}.",
                     "Was it changed just now? Run the command again.",
                 )
             rows.append(row)
@@ -103,47 +123,76 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, locations: Sequen
     return len(rows)
 
 
-def look(
-    reader: images.Reader, location: str, arrays: Mapping[str, int], fit: str
-) -> tuple[Row, dict[str, np.ndarray]]:
-    """Read, hash and check one image, and resize it.
+def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
+    """Read, hash and check one image, take it through the steps, and resize it.
 
-    Args:
-        reader: keeps archives open.
-        location: absolute.
-        arrays: name and side in pixels of each square wanted.
-        fit: see ``images.square``.
+    Thumbnails show the image as it is, so that duplicates are found alike whatever the steps.
 
     Returns:
         Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
     """
     row = Row()
+    # A step may cut much of the image away, so more of it is decoded.
+    sides = [2 * side if task.steps and name != THUMBNAILS else side for name, side in task.arrays.items()]
     try:
-        if images.is_array(location):
-            array = reader.array(location)
+        if images.is_array(item.image):
+            array = reader.array(item.image)
             mode = "L" if array.ndim == 2 else "RGB"
             row = Row(hashlib.sha256(array.tobytes()).hexdigest(), array.shape[1], array.shape[0], mode)
-            pictures = [Image.fromarray(array).convert("RGB")] * len(arrays)
+            pictures = [Image.fromarray(array).convert("RGB")] * len(sides)
         else:
-            data = reader.bytes(location)
+            data = reader.bytes(item.image)
             row = Row(hashlib.sha256(data).hexdigest())
             header = images.header(data)
             row = Row(row.sha256, header.width, header.height, header.mode)
-            pictures = images.pictures(data, header, list(arrays.values()))
+            pictures = images.pictures(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
+        shown, changed = _through_steps(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
     except images.ImageError as error:
         return replace(row, status=error.status, message=error.message), {}
-    sides = zip(arrays.items(), pictures, strict=True)
-    return row, {name: images.square(picture, side, fit) for (name, side), picture in sides}
+    squares = {name: images.square(shown[name], side, task.fit) for name, side in task.arrays.items()}
+    return replace(row, changed=changed), squares
 
 
-def work(task: Pass, chunks: Mapping[int, Sequence[str | None]], num_workers: int) -> Iterator[int]:
+def _through_steps(
+    reader: images.Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
+) -> tuple[dict[str, Image.Image | np.ndarray], tuple[float, ...]]:
+    """The pictures, all but the thumbnail processed, and how much each step changed the largest of them."""
+    shown: dict[str, Image.Image | np.ndarray] = dict(pictures)
+    if not task.steps:
+        return shown, ()
+    mask = read_mask(reader, item.mask) if item.mask else None
+    known: dict[int, list[tuple[Step, np.ndarray | None]]] = {}  # sizes that share a decode share the steps as well
+    for name, picture in pictures.items():
+        if name == THUMBNAILS:
+            continue
+        if id(picture) not in known:
+            try:
+                known[id(picture)] = task.steps.apply(np.asarray(picture), mask)
+            except DataError as error:
+                raise DataError(f"{item.image}: {error.message}", error.hint) from None
+        step, cut = known[id(picture)][-1]
+        shown[name] = np.repeat(cut[..., None], 3, 2) if task.of_masks and cut is not None else step.image
+    largest = max(known.values(), key=lambda found: found[0][0].image.size, default=[])
+    return shown, tuple(step.share for step, _ in largest)
+
+
+def read_mask(reader: images.Reader, location: str) -> np.ndarray:
+    """A lesion mask as it is stored, uint8 [H, W]."""
+    if images.is_array(location):
+        array = reader.array(location)
+        return array if array.ndim == 2 else array[..., 0]
+    data = reader.bytes(location)
+    return np.asarray(images.pictures(data, images.header(data), [MASK_SIDE])[0])[..., 0]
+
+
+def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:
     """Work through the chunks in this process or in several; yields the number of images as each is on the disk."""
     if num_workers <= 1 or len(chunks) <= 1:
         with images.Reader() as reader:
-            for start, locations in chunks.items():
-                yield write_chunk(task, reader, start, locations)
+            for start, items in chunks.items():
+                yield write_chunk(task, reader, start, items)
         return
     pool = ProcessPoolExecutor(
         min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
@@ -167,5 +216,5 @@ def _process_reader() -> images.Reader:
     return images.Reader()
 
 
-def _write_in_worker(task: Pass, start: int, locations: Sequence[str | None]) -> int:
-    return write_chunk(task, _process_reader(), start, locations)
+def _write_in_worker(task: Pass, start: int, items: Sequence[Item | None]) -> int:
+    return write_chunk(task, _process_reader(), start, items)

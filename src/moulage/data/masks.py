@@ -14,6 +14,7 @@ from moulage import runs
 from moulage.data import pixels
 from moulage.data.catalog import Catalog
 from moulage.data.chunks import OK
+from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError
 
 LESION = 255
@@ -34,7 +35,7 @@ def check(catalog: Catalog) -> None:
         )
 
 
-def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None) -> np.ndarray:
+def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS) -> np.ndarray:
     """The masks of all images of a catalog, cut into squares as the images are.
 
     Args:
@@ -42,6 +43,7 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None) -> np
         size: pixels a side.
         fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder of the pixel cache, where masks are kept as images are; None: ``runs.cache_folder()``.
+        steps: the images' pre-processing; a mask is cut where its image is.
 
     Returns:
         uint8 [N, size, size], 0 or 255, in catalog order.
@@ -51,12 +53,12 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None) -> np
         RunError: the cache cannot be written.
     """
     check(catalog)
-    kept = pixels.build(
-        catalog.with_columns(location=catalog.table["mask"].to_numpy(object)),
-        (size,),
-        fit,
-        cache or runs.cache_folder(),
-    )
+    place = cache or runs.cache_folder()
+    if steps:
+        kept = pixels.build(catalog, (size,), fit, place, steps=steps, of_masks=True)
+    else:
+        masks = catalog.with_columns(location=catalog.table["mask"].to_numpy(object))
+        kept = pixels.build(masks, (size,), fit, place)
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
             f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',

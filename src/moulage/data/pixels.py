@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ import PIL
 
 from moulage.data import images
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK, THUMBNAILS, Pass, Row, file_name, work
+from moulage.data.chunks import OK, THUMBNAILS, Item, Pass, Row, file_name, work
+from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
@@ -79,6 +80,8 @@ def build(
     fit: str,
     cache: Path,
     *,
+    steps: Steps = NO_STEPS,
+    of_masks: bool = False,
     num_workers: int = 1,
     progress: Progress = no_progress,
 ) -> Pixels:
@@ -89,6 +92,8 @@ def build(
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
         fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
+        steps: pre-processing between decoding and resizing; other steps are another cache.
+        of_masks: keep the lesion masks, cut as the steps cut their images, in place of the images; needs steps.
         num_workers: processes that decode; the result does not depend on it.
         progress: called with the number of images done.
 
@@ -98,14 +103,15 @@ def build(
     """
     sizes = tuple(sorted(set(sizes)))
     _check_request(catalog, sizes, fit)
-    locations = [catalog.resolve(location) for location in catalog.table["location"]]
-    folder = cache / f"pixels-{key(locations, fit)}"
+    items = _items(catalog, steps, of_masks)
+    folder = cache / f"pixels-{_key(items, fit, steps, of_masks)}"
+    whole = Pass(folder, fit, sizes, True, steps, of_masks)
     try:
-        if _next_pass(folder, sizes, fit):
+        if _next_pass(whole):
             with _turn(folder, len(catalog), progress):
-                task = _next_pass(folder, sizes, fit)  # whoever held the folder may have done it
+                task = _next_pass(whole)  # whoever held the folder may have done it
                 if task:
-                    _run(task, locations, num_workers, progress)
+                    _run(task, items, num_workers, progress)
     except OSError as error:
         raise _cannot_write(folder, error) from None
     scan = pd.read_parquet(folder / SCAN)
@@ -113,10 +119,33 @@ def build(
     return Pixels(folder, scan)
 
 
+def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
+    """Where each image is, and for steps its mask."""
+    places = [catalog.resolve(location) for location in catalog.table["location"]]
+    if not steps:
+        return [Item(place) for place in places]
+    if of_masks or steps.need_masks:
+        missing = (catalog.table["mask"] == "").to_numpy()
+        if missing.any():
+            raise DataError(
+                f'{catalog.name} has no lesion mask of image "{catalog.images[missing][0]}" '
+                f"({missing.sum()} of {len(catalog)} images have none), and a step asks for it.",
+                'Predict masks and name their folder as data.masks (docs/masks.md), or set without_mask = "keep".',
+            )
+    masks = [catalog.resolve(location) if location else "" for location in catalog.table["mask"]]
+    return [Item(*pair) for pair in zip(places, masks, strict=True)]
+
+
 def key(locations: Sequence[str], fit: str) -> str:
     """Digest of the images behind absolute locations, in their order, and of ``fit``; no image is read."""
+    return _key([Item(location) for location in locations], fit, NO_STEPS, of_masks=False)
+
+
+def _key(items: Sequence[Item], fit: str, steps: Steps, of_masks: bool) -> str:
     with images.Reader() as reader:
-        return digest(FORMAT, VERSION, fit, [reader.fingerprint(location) for location in locations], length=16)
+        of_images = [reader.fingerprint(item.image) for item in items]
+        more = (steps.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if steps else ()
+        return digest(FORMAT, VERSION, fit, of_images, *more, length=16)
 
 
 def _check_request(catalog: Catalog, sizes: tuple[int, ...], fit: str) -> None:
@@ -132,25 +161,26 @@ def _check_request(catalog: Catalog, sizes: tuple[int, ...], fit: str) -> None:
         )
 
 
-def _next_pass(folder: Path, sizes: tuple[int, ...], fit: str) -> Pass | None:
-    """What is still to do for these sizes."""
+def _next_pass(whole: Pass) -> Pass | None:
+    """What is still to do of a whole pass."""
+    folder = whole.folder
     if not (is_done(folder) and (folder / SCAN).exists() and (folder / THUMBNAILS).exists()):
-        return Pass(folder, fit, sizes, first=True)
+        return whole
     have = _finished_sizes(folder)
-    wanted = tuple(size for size in sizes if size not in have)
-    return Pass(folder, fit, wanted, first=False) if wanted else None
+    wanted = tuple(size for size in whole.sizes if size not in have)
+    return replace(whole, sizes=wanted, first=False) if wanted else None
 
 
 def _finished_sizes(folder: Path) -> list[int]:
     return [size for size in read_json(folder / "done.json")["sizes"] if (folder / file_name(size)).exists()]
 
 
-def _run(task: Pass, locations: Sequence[str], num_workers: int, progress: Progress) -> None:
+def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress) -> None:
     """Do what is left of a pass, then write the scan and, last, ``done.json``."""
-    wanted: Sequence[str | None] = locations
+    wanted: Sequence[Item | None] = items
     if not task.first:  # what the scan found bad stays zero
         good = pd.read_parquet(task.folder / SCAN)["status"] == OK
-        wanted = [location if ok else None for location, ok in zip(locations, good, strict=True)]
+        wanted = [item if ok else None for item, ok in zip(items, good, strict=True)]
     starts = range(0, len(wanted), CHUNK)
     _create_arrays(task, len(wanted))
     chunks = {start: wanted[start : start + CHUNK] for start in starts if not task.part(start).exists()}
@@ -162,7 +192,8 @@ def _run(task: Pass, locations: Sequence[str], num_workers: int, progress: Progr
     if task.first:
         rows = [row for start in starts for row in read_json(task.part(start))]
         with atomic(task.folder / SCAN) as temporary:
-            pd.DataFrame(rows, columns=list(Row.__dataclass_fields__)).to_parquet(temporary, index=False)
+            columns = [name for name in Row.__dataclass_fields__ if task.steps or name != "changed"]
+            pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
     kept = [] if task.first else _finished_sizes(task.folder)
     finish(task.folder, sizes=sorted({*kept, *task.sizes}), fit=task.fit, num_images=done, pillow=PIL.__version__)
     for parts in task.folder.glob("pass-*"):

@@ -96,7 +96,8 @@ def fit_generator(
     images = prepared.pixels.array(settings["size"])[prepared.pixels.rows(train.images)]
     labels = labels_of(train, classes)
     generator, judge = module.Generator(config, classes, settings["size"]), judge_of(prepared, task, device)
-    more = {"masks": masks.read(train, settings["size"], recipe.data.fit)} if needs_masks(module) else {}
+    steps = prepare.steps_of(recipe)
+    more = {"masks": masks.read(train, settings["size"], recipe.data.fit, steps=steps)} if needs_masks(module) else {}
     generator.fit(
         images, labels, seed=settings["seed"], folder=folder, device=device, progress=progress, judge=judge, **more
     )

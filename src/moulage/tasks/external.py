@@ -15,7 +15,6 @@ import pandas as pd
 
 from moulage import plugins, runs
 from moulage.data import overlap
-from moulage.data import pixels as pixel_cache
 from moulage.data.audit import audit
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
@@ -84,7 +83,7 @@ def evaluate_on(
         say(line)
     size = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options).size
     mapped = classes.apply(found, prepared.catalog.classes)
-    pixels = pixel_cache.build(mapped, (size,), recipe.data.fit, runs.cache_folder(), progress=progress)
+    pixels = prepare.pixels_of(recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
     clean = report.clean(mapped)
     shared = _shared(prepared, clean, pixels, progress)

@@ -22,10 +22,12 @@ from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
+from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 from moulage.tasks.arms import check_arm, check_fidelity, check_selection
+from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -74,6 +76,8 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     source = plugins.load("sources", recipe.data.source)
     config = plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
     found = source.read(recipe.data.path, config)
+    if recipe.data.masks:
+        found = with_predicted(found, recipe.data.masks)
     unknown = recipe.data.unknown
     for name in unknown:
         if name not in found.classes:
@@ -93,6 +97,7 @@ def check(recipe: Recipe) -> None:
         RecipeError: naming the place and the nearest valid name.
     """
     plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
+    steps_of(recipe)
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
@@ -104,6 +109,11 @@ def check(recipe: Recipe) -> None:
     module = plugins.load("classifiers", recipe.classifier.plugin)
     if recipe.arms and hasattr(module, "embed_key"):
         module.embed_key(chosen)
+
+
+def steps_of(recipe: Recipe) -> Steps:
+    """The pre-processing that every image of this recipe goes through, checked."""
+    return Steps.of([(step.plugin, step.options) for step in recipe.data.steps])
 
 
 def sizes(recipe: Recipe) -> tuple[int, ...]:
@@ -128,9 +138,7 @@ def prepare(
     found = read(recipe)
     _check_classes(recipe, found)
     say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
-    pixels = pixel_cache.build(
-        found, sizes(recipe), recipe.data.fit, runs.cache_folder(), num_workers=num_workers, progress=progress
-    )
+    pixels = pixels_of(recipe, found, sizes(recipe), num_workers=num_workers, progress=progress)
     report = _audited(found, pixels, run, progress, say)
     _show_pairs(report, found, pixels, sizes(recipe), run)
     catalog = report.clean(found)
@@ -151,6 +159,26 @@ def prepare(
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
     return Prepared(catalog, splits, pixels)
+
+
+def pixels_of(
+    recipe: Recipe,
+    catalog: Catalog,
+    sides: tuple[int, ...],
+    *,
+    num_workers: int = 1,
+    progress: runs.Progress = runs.no_progress,
+) -> Pixels:
+    """Pixels of any catalog, cut and processed as the recipe says."""
+    return pixel_cache.build(
+        catalog,
+        sides,
+        recipe.data.fit,
+        runs.cache_folder(),
+        steps=steps_of(recipe),
+        num_workers=num_workers,
+        progress=progress,
+    )
 
 
 def split_all(recipe: Recipe, catalog: Catalog) -> tuple[Split, ...]:

@@ -92,7 +92,7 @@ def _unknown_images(
     groups = dict(zip(prepared.catalog.images, prepared.catalog.groups, strict=True))
     tables = [split.table for split in prepared.splits]
     used = {groups[image] for table in tables for image in table.loc[table["part"] != "test", "image"]}
-    pixels = pixel_cache.build(found, (size,), recipe.data.fit, runs.cache_folder(), progress=progress)
+    pixels = prepare.pixels_of(recipe, found, (size,), progress=progress)
     usable = set(pixels.scan.loc[pixels.scan["status"] == "ok", "image"])
     kept = found.take(
         np.array([i in usable and g not in used for i, g in zip(found.images, found.groups, strict=True)])

@@ -1,0 +1,110 @@
+"""Pre-processing: steps that an image goes through after it is decoded and before it becomes a square.
+
+A step is a plug-in (``preprocessing/<name>.py``) that sees one image and its lesion mask. Where it cuts the image, the
+mask is cut alike, so that both go on fitting each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from moulage import plugins, runs
+from moulage.errors import DataError
+
+MIN_SIDE = 8
+"""A step that would leave fewer pixels a side leaves the image as it was."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has made of an image.
+
+    Attributes:
+        image: uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this.
+        share: of the pixels that were changed or cut away, 0..1; 0: the image is as it was.
+        box: left, top, right, bottom in pixels of what is kept; None: everything.
+    """
+
+    image: np.ndarray
+    share: float = 0.0
+    box: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps in their order: (plug-in, options) each; plain values, so that a worker process can be told.
+
+    Raises:
+        RecipeError: an unknown plug-in or option.
+    """
+
+    chosen: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chosen)
+
+    @classmethod
+    def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Steps":
+        """Checked steps with all their options; a missing library is said at once."""
+        found = []
+        for number, (name, options) in enumerate(chosen):
+            config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
+            module = plugins.load("preprocessing", name)
+            if hasattr(module, "check_installed"):
+                module.check_installed()
+            found.append((name, config.model_dump(mode="json")))
+        return cls(tuple(found))
+
+    @property
+    def need_masks(self) -> bool:
+        """Whether a step refuses images without a lesion mask."""
+        return any(
+            plugins.load("preprocessing", name).needs_mask(plugins.configure("preprocessing", name, options))
+            for name, options in self.chosen
+            if hasattr(plugins.load("preprocessing", name), "needs_mask")
+        )
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names everything that the result depends on beside the image; empty for no steps."""
+        versions = (getattr(plugins.load("preprocessing", name), "VERSION", 1) for name, _ in self.chosen)
+        return tuple(
+            runs.digest(name, options, version) for (name, options), version in zip(self.chosen, versions, strict=True)
+        )
+
+    def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Step, np.ndarray | None]]:
+        """Each step's image, already cut, and the mask that fits it, in order.
+
+        Args:
+            image: uint8 [H, W, 3].
+            mask: uint8 of any size, 255 on the lesion; stretched to the image.
+        """
+        if mask is not None and mask.shape != image.shape[:2]:
+            size = (image.shape[1], image.shape[0])
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        found = []
+        for name, options in self.chosen:
+            module = plugins.load("preprocessing", name)
+            step: Step = module.apply(plugins.configure("preprocessing", name, options), image, mask)
+            if step.image.shape != image.shape or step.image.dtype != np.uint8:
+                raise DataError(f"The step {name} made {step.image.dtype} {list(step.image.shape)} of {image.shape}.")
+            step, mask = _cut(step, mask)
+            image = step.image
+            found.append((step, mask))
+        return found
+
+
+NO_STEPS = Steps()
+
+
+def _cut(step: Step, mask: np.ndarray | None) -> tuple[Step, np.ndarray | None]:
+    if step.box is None:
+        return step, mask
+    left, top, right, bottom = step.box
+    if min(right - left, bottom - top) < MIN_SIDE:
+        return Step(step.image), mask
+    place = slice(top, bottom), slice(left, right)
+    return Step(step.image[place], step.share, step.box), None if mask is None else mask[place]
