@@ -611,6 +611,36 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path):
     assert torch.equal(weights, initial)
 
 
+@pytest.mark.parametrize("accumulate", [3, 4])
+def test_a_batch_in_parts_gives_the_same_step(accumulate, tmp_path):
+    options = {"backbone": {"name": "test_vit", "weights": "scratch"}, "optimizer": "sgd", "epochs": 1}  # no batch norm
+    whole, parts = (Case("finetune", **options, accumulate=number) for number in (1, accumulate))
+    logits = [case.fitted(tmp_path / str(n)).predict(case.validation.inputs) for n, case in enumerate((whole, parts))]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
+    for key, value in runs.read_log(tmp_path / "0", "epoch")[0].items():
+        if key.startswith("train"):
+            assert runs.read_log(tmp_path / "1", "epoch")[0][key] == pytest.approx(value, rel=1e-4)
+
+
+def test_whole_batches_are_written_as_before_there_were_parts():
+    assert "accumulate" not in finetune.Config().model_dump(mode="json")
+    assert finetune.Config(accumulate=2).model_dump(mode="json")["accumulate"] == 2
+    with pytest.raises(RecipeError, match="fewer than 2 images"):
+        plugins.configure("classifiers", "finetune", {"batch_size": 8, "accumulate": 5})
+
+
+def test_out_of_memory_says_what_to_try(tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(finetune.Network, "forward", fail)
+    case = Case("finetune")
+    for act in (lambda: case.fitted(tmp_path), lambda: case.new().steps_and_seconds(100)):
+        with pytest.raises(RunError, match="batches of 8 images") as raised:
+            act()
+        assert "accumulate = 2" in raised.value.hint
+
+
 def test_the_schedule_rises_and_falls():
     shares = [finetune.schedule(step, 4, 24) for step in range(24)]
     assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
