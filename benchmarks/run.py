@@ -39,6 +39,9 @@ def main() -> None:
     import bench_keras
 
     keras = bench_keras.main()
+    import bench_finetune
+
+    tuned = bench_finetune.main(["--rounds", "1"])
     measures = ("mean_average_precision", "balanced_accuracy", "auc", "expected_calibration_error")
     rows = [
         ("inference, 13 arms x 10 fits x 5,000 images, seconds", f"{sum(inference[m] for m in measures):.1f}", "10"),
@@ -58,6 +61,8 @@ def main() -> None:
             "1.8x",
         ),
         ("draw and write 80 images, against the thesis's loop", f"{keras['drawing']:.0f}x", "100x"),
+        ("an epoch of finetune, against timm's train.py", f"{tuned['ratio']:.2f}x", "1x"),
+        ("  against its faster memory layout", f"{tuned['ratio to the faster']:.2f}x", "1x"),
     ]
     print(f"\n{'CPU time, one thread':58}{'measured':>12}   wanted")
     for what, measured, wanted in rows:

@@ -1,5 +1,6 @@
 """A contract that every classifier keeps, and what is particular to each."""
 
+import copy
 import itertools
 import json
 import shutil
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from torch.nn import functional
 
 from moulage import backbones, plugins, runs
 from moulage.classifiers import _augment, _fitting, finetune, probe
@@ -286,6 +288,45 @@ def test_images_are_enlarged_to_the_input_size():
     features.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     features(torch.rand(2, 3, SIZE, SIZE))
     assert seen == [(2, 3, 64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "side", "padding"), [(5, 1, 0), (5, 2, 1), (5, 3, 2), (3, 2, 1), (7, 3, 2), (5, 5, None)]
+)
+def test_a_kernel_larger_than_the_map_gives_the_same_outputs_and_gradients(kernel, side, padding, monkeypatch):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6)
+    ours, padded = copy.deepcopy(plain), []
+    backbones.DepthwiseConv2d.adopt(ours)
+    pad = functional.pad
+    monkeypatch.setattr(functional, "pad", lambda images, sides: padded.append(sides) or pad(images, sides))
+    found = []
+    for convolution in (plain, ours):
+        images = torch.rand(4, 6, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        outputs = convolution(images)
+        (outputs * torch.arange(outputs.numel()).view_as(outputs).sin()).sum().backward()
+        found.append([outputs.detach(), images.grad, convolution.weight.grad, convolution.bias.grad])
+    assert padded == ([] if padding is None else [(padding,) * 4])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_depthwise_convolutions_that_keep_the_size_are_adopted():
+    convolution, kept = torch.nn.Conv2d, {"kernel_size": 3, "padding": 1, "groups": 4}
+    yes = [convolution(4, 4, **kept), convolution(4, 8, **kept)]
+    changes = (
+        {"groups": 2},
+        {"groups": 1},
+        {"padding": 0},
+        {"stride": 2},
+        {"dilation": 2},
+        {"padding_mode": "reflect"},
+    )
+    no = [convolution(4, 4, **{**kept, **change}) for change in changes]
+    no += [convolution(4, 4, 2, padding=1, groups=4), convolution(4, 4, (3, 5), padding=(1, 2), groups=4)]
+    backbones.DepthwiseConv2d.adopt(torch.nn.ModuleList([*yes, *no]))
+    assert [type(module) for module in yes] == [backbones.DepthwiseConv2d] * 2
+    assert {type(module) for module in no} == {convolution}
 
 
 def test_pixels_become_floats_between_0_and_1():
@@ -568,6 +609,36 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path):
     with finetune.training.reproducible("finetune", 0):
         initial = case.new()._build(case.config.backbone).backbone.network.conv_stem.weight
     assert torch.equal(weights, initial)
+
+
+@pytest.mark.parametrize("accumulate", [3, 4])
+def test_a_batch_in_parts_gives_the_same_step(accumulate, tmp_path):
+    options = {"backbone": {"name": "test_vit", "weights": "scratch"}, "optimizer": "sgd", "epochs": 1}  # no batch norm
+    whole, parts = (Case("finetune", **options, accumulate=number) for number in (1, accumulate))
+    logits = [case.fitted(tmp_path / str(n)).predict(case.validation.inputs) for n, case in enumerate((whole, parts))]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
+    for key, value in runs.read_log(tmp_path / "0", "epoch")[0].items():
+        if key.startswith("train"):
+            assert runs.read_log(tmp_path / "1", "epoch")[0][key] == pytest.approx(value, rel=1e-4)
+
+
+def test_whole_batches_are_written_as_before_there_were_parts():
+    assert "accumulate" not in finetune.Config().model_dump(mode="json")
+    assert finetune.Config(accumulate=2).model_dump(mode="json")["accumulate"] == 2
+    with pytest.raises(RecipeError, match="fewer than 2 images"):
+        plugins.configure("classifiers", "finetune", {"batch_size": 8, "accumulate": 5})
+
+
+def test_out_of_memory_says_what_to_try(tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(finetune.Network, "forward", fail)
+    case = Case("finetune")
+    for act in (lambda: case.fitted(tmp_path), lambda: case.new().steps_and_seconds(100)):
+        with pytest.raises(RunError, match="batches of 8 images") as raised:
+            act()
+        assert "accumulate = 2" in raised.value.hint
 
 
 def test_the_schedule_rises_and_falls():

@@ -5,11 +5,11 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
 
 from moulage import backbones, checkpoints, plugins, runs, training
@@ -40,6 +40,9 @@ class Config(plugins.Options):
     batch_size: int = Field(
         64, ge=3, description="images a step, at most; 3 or more, so that none is alone in a batch normalisation"
     )
+    accumulate: int = Field(
+        1, ge=1, le=256, description="parts of 2 images or more that a batch is computed in, to need less memory"
+    )
     epochs: int = Field(15, ge=1, description="number of epochs")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="at most this many steps an epoch, the first of its order; none: all images"
@@ -52,6 +55,22 @@ class Config(plugins.Options):
         default=AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
+
+    @model_validator(mode="after")
+    def _parts_are_batches(self) -> Self:
+        if self.accumulate > self.batch_size // 2:
+            raise ValueError("accumulate cuts a batch into parts of fewer than 2 images")
+        return self
+
+    @property
+    def predict_batch(self) -> int:
+        """Images a forward pass; fewer where memory is short. Without gradients an image needs far less of it."""
+        return PREDICT_BATCH if self.accumulate == 1 else min(PREDICT_BATCH, 2 * (self.batch_size // self.accumulate))
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Whole batches are written, and hashed, as before there was ``accumulate``."""
+        return {key: value for key, value in handler(self).items() if key != "accumulate" or value > 1}
 
 
 class Network(nn.Module):
@@ -85,7 +104,8 @@ class Classifier(_fitting.Base):
         config, self.device, folder = self.config, job.device, job.folder
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        with training.reproducible("finetune", job.seed, device=self.device):
+        reproducible = training.reproducible("finetune", job.seed, device=self.device)
+        with reproducible, training.enough_memory(config.batch_size):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
             state, done = _State(config, network, num_steps, stages[0]), 0
@@ -148,11 +168,15 @@ class Classifier(_fitting.Base):
             targets = _fitting.soft_targets(labels, len(self.classes), self.device, config.label_smoothing)
             if treatment.mix is not None:
                 images, targets = treatment.mix(images, targets)
-            with training.precision(self.device, config.precision):
-                logits = state.network(images)
-            loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
-            state.step(loss, step)
-            tally.add(loss, logits, targets)
+            state.optimizer.zero_grad()
+            num_parts = min(config.accumulate, len(images) // 2) or 1
+            for part, wanted in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
+                with training.precision(self.device, config.precision):
+                    logits = state.network(part)
+                loss = _fitting.loss_of(logits, wanted, treatment, step / (config.epochs * num_steps))
+                (loss * (len(part) / len(images))).backward()
+                tally.add(loss, logits, wanted)
+            state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
 
@@ -173,7 +197,7 @@ class Classifier(_fitting.Base):
         _fitting.check_pixels(inputs, self.config.size)
         backbone: Any = self.network.backbone
         return backbones.embed(
-            backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=PREDICT_BATCH
+            backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
         )
 
     @torch.inference_mode()
@@ -184,8 +208,9 @@ class Classifier(_fitting.Base):
         _fitting.check_pixels(inputs, self.config.size)
         self.network.eval()
         logits = np.empty((len(inputs), len(self.classes)), np.float32)
-        for start in range(0, len(inputs), PREDICT_BATCH):
-            batch = slice(start, start + PREDICT_BATCH)
+        size = self.config.predict_batch
+        for start in range(0, len(inputs), size):
+            batch = slice(start, start + size)
             images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
             with training.precision(self.device, self.config.precision):
                 of_views = [self.network(view, side).float() for view, side in _views.each(images, views)]
@@ -221,7 +246,7 @@ class Classifier(_fitting.Base):
         labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
         view = TrainingView(Examples(np.zeros((len(labels), size, size, 3), np.uint8), labels), None, 0)
         times: list[float] = []
-        with training.reproducible("timing", device=self.device):
+        with training.reproducible("timing", device=self.device), training.enough_memory(config.batch_size):
             stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
             state = _State(config, self._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
             job = _fitting.Job(
@@ -267,13 +292,11 @@ class _State:
         """The network that validates and predicts: the average where there is one."""
         return self.ema.model if self.ema else self.network
 
-    def step(self, loss: torch.Tensor, step: int) -> None:
-        """One step of the optimiser; ``step`` counts from 0 over the whole fit."""
+    def step(self, step: int) -> None:
+        """One step of the optimiser along the gradients; ``step`` counts from 0 over the whole fit."""
         share = schedule(step - self.first_step, self.num_warmup, self.num_steps)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        self.optimizer.zero_grad()
-        loss.backward()
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.network)
