@@ -64,6 +64,16 @@ balance = "none"
 [arms.duplicates]
 balance = "duplicates"
 add = { AK = 9 }
+
+[arms.noise]
+balance = "synthesize"
+generator = "noise"
+add = { AK = 9 }
+
+[generators.noise]
+plugin = "noise"
+classes = ["AK"]
+size = 64
 """
 
 
@@ -229,6 +239,12 @@ def test_lesion_ids_count_only_where_names_show_what_they_mean(monkeypatch, name
     assert len(notes) == (not whys)
 
 
+def test_other_data_are_held_against_each_data_set_under_its_own_names():
+    ours = [several.Member("", shown(["i1"], [1], ["1"])), several.Member("b", shown(["i1"], [2], ["9"]))]
+    found, _ = several.find(shown(["x", "i1"], [1, 2], ["", ""]), ours)
+    assert found[["image", "same_as"]].to_numpy().tolist() == [["x", "i1"], ["i1", "b:i1"]]
+
+
 def test_three_data_sets_are_held_against_each_other(main, copies, cache):
     """An image in the second and third, but not in the main one, is kept once; one of all three is the main one's."""
     one, two = (main.only(image=copies[:k]) for k in (2, 3))
@@ -311,6 +327,8 @@ def test_a_study_trains_on_both_and_tests_on_the_main_data(folder, tmp_path):
     for task in (task for task in tasks if task.kind == "classifier"):
         tested = Predictions.load(run / task.folder / "test.parquet").images
         assert not any(name.startswith("more:") for name in tested)
+    [fitted] = results["generators"]
+    assert fitted["num_images"] == prepared.split(0).part(prepared.catalog, "train").counts["AK"] > 29
     assert len({arm["images_seen"] for arm in results["arms"]}) == 1
     main, more = results["study"]["data"]["data_sets"]
     assert (main["name"], main["num_read"], main["num_set_aside"], main["weight"]) == ("main", 260, 0, 1)
