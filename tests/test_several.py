@@ -30,7 +30,8 @@ from moulage.tasks.plan import plan, roles
 from moulage.tasks.registration import register
 from moulage.tasks.results import collect
 
-MAIN = phantom.Config(num_images=260, size=64)
+MAIN = phantom.Config(num_images=160, size=48, min_lesions=8)
+OTHER = phantom.Config(num_images=160, size=48, min_lesions=8, seed=7)
 RECIPE = """
 [study]
 name = "two"
@@ -40,7 +41,7 @@ primary = "balanced_accuracy"
 
 [data]
 source = "phantom"
-options = { num_images = 260, size = 64 }
+options = { num_images = 160, size = 48, min_lesions = 8 }
 
 [data.also.more]
 source = "folder"
@@ -73,7 +74,7 @@ add = { AK = 9 }
 [generators.noise]
 plugin = "noise"
 classes = ["AK"]
-size = 64
+size = 48
 """
 
 
@@ -108,13 +109,13 @@ def copies(main) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(main, copies, cache, tmp_path_factory) -> Path:
     """A further data set: six of the main images again as JPEG, one more photograph of the first one's lesion, news."""
-    root, fresh = tmp_path_factory.mktemp("more"), phantom.read(cache, phantom.Config(num_images=260, size=64, seed=7))
+    root, fresh = tmp_path_factory.mktemp("more"), phantom.read(cache, OTHER)
     (root / "keratosis").mkdir()
     (root / "other").mkdir()
     fresh = fresh.only(label=["AK", "NV"])
     ordered = [*pictures(main.only(image=copies)), *pictures(fresh.take(np.arange(30)))]
     for number, picture in enumerate(ordered):
-        picture.save(root / "keratosis" / f"{number:02d}.jpg", quality=85)
+        picture.save(root / "keratosis" / f"{number:02d}.jpg", quality=90)
     for number, picture in enumerate(pictures(fresh.take(np.arange(30, 33)))):
         picture.save(root / "other" / f"{number}.png")
     lesions = ["A", *"bcdef", "A", *(f"n{k}" for k in range(29))]
@@ -135,13 +136,13 @@ def audited(catalog: Catalog, cache: Path) -> tuple[Audit, Pixels]:
 
 def test_names_and_groups_of_two_data_sets_never_meet_by_accident(main, cache):
     """Two phantoms count from one: all names and lesion ids are the same, and mean nothing."""
-    other = phantom.read(cache, phantom.Config(num_images=260, size=64, seed=7))
+    other = phantom.read(cache, OTHER)
     joined = several.join(main, {"b": other}, ["b"])
-    assert (joined.images[:260] == main.images).all()
-    assert joined.images[260] == f"b:{other.images[0]}"
-    assert not set(joined.groups[:260]) & set(joined.groups[260:])
-    assert joined.table["lesion"][260:].str.removeprefix("b:").tolist() == other.table["lesion"].tolist()
-    assert joined.resolve(joined.table["location"][260]) == other.resolve(other.table["location"][0])
+    assert (joined.images[:160] == main.images).all()
+    assert joined.images[160] == f"b:{other.images[0]}"
+    assert not set(joined.groups[:160]) & set(joined.groups[160:])
+    assert joined.table["lesion"][160:].str.removeprefix("b:").tolist() == other.table["lesion"].tolist()
+    assert joined.resolve(joined.table["location"][160]) == other.resolve(other.table["location"][0])
     report, pixels = audited(joined, cache)
     assert not report.quarantined
     assert [f.kind for f in report.findings if f.kind.startswith(("image of", "lesion of"))] == []
@@ -187,7 +188,7 @@ def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main,
     assert set(report.quarantined) == {*doubles, mate}
     clean = report.clean(found)
     assert clean.only(data_set="").images.tolist() == main.images.tolist()
-    assert len(clean) == 260 + 29
+    assert len(clean) == 160 + 29
 
 
 def test_a_data_set_that_is_split_too_keeps_further_photographs_in_the_group_of_their_lesion(
@@ -274,7 +275,7 @@ def test_what_may_only_be_trained_on_is_in_every_training_part_and_counts_for_no
         prove(split, joined)
         assert split.part(joined, "train").only(data_set="b").counts == other.counts
     prove(reserve(both, joined, ["NV"], 0.3, seed=0), joined)
-    assert len(dealable(joined)) == 260
+    assert len(dealable(joined)) == 160
     free = joined.with_columns(only_part="")
     wrong = holdout(free, validation=0.2, test=0.3, seed=0)
     prove(wrong, free)
@@ -331,7 +332,7 @@ def test_a_study_trains_on_both_and_tests_on_the_main_data(folder, tmp_path):
     assert fitted["num_images"] == prepared.split(0).part(prepared.catalog, "train").counts["AK"] > 29
     assert len({arm["images_seen"] for arm in results["arms"]}) == 1
     main, more = results["study"]["data"]["data_sets"]
-    assert (main["name"], main["num_read"], main["num_set_aside"], main["weight"]) == ("main", 260, 0, 1)
+    assert (main["name"], main["num_read"], main["num_set_aside"], main["weight"]) == ("main", 160, 0, 1)
     assert (more["name"], more["num_read"], more["num_set_aside"], more["weight"]) == ("more", 36, 7, 4)
     assert more["parts"] == {"train": 29}
     assert more["counts"]["AK"] == 29
@@ -349,7 +350,7 @@ def test_a_weight_makes_classifiers_anew_and_nothing_else(folder, tmp_path):
 
 def test_copies_weigh_what_their_image_does(main):
     joined = several.join(main, {"b": main.take(np.arange(5))}, ["b"])
-    train, extra = joined.take([0, 261, 1]), joined.take([262, 2])
+    train, extra = joined.take([0, 161, 1]), joined.take([162, 2])
     assert weights_of({"weights": {"b": 3.0}}, train, extra).tolist() == [1, 3, 1, 3, 1]
     assert weights_of({}, train, extra) is None
 
