@@ -508,7 +508,7 @@ def test_logits_are_adjusted_as_strongly_as_validation_wants():
     signal = (2 * truth - 1) * 1.5 + rng.normal(0, 1, 800)
     logits = np.stack([np.full(800, np.log(9.0)), signal], axis=1).astype(np.float32)
     given = {"validation": logits.copy(), "test": logits[:10].copy()}
-    found = adjust_logits(given, truth, np.repeat([0, 1], [900, 100]), PLAIN, ("a", "b"))
+    found = adjust_logits(given, truth, np.array([900, 100]), PLAIN, ("a", "b"))
     assert found["logit_adjustment"] == pytest.approx(1.0, abs=0.2)
     assert found["log_prior"] == pytest.approx([np.log(0.9), np.log(0.1)])
     assert found["notes"] == []
@@ -517,6 +517,7 @@ def test_logits_are_adjusted_as_strongly_as_validation_wants():
     recalls = [(given["validation"].argmax(1) == truth)[truth == k].mean() for k in (0, 1)]
     assert min(recalls) > 0.85 > (logits.argmax(1) == truth)[truth == 1].mean()
     weighted = Treatment(class_weights=(1.0, 1.0), key="x")
-    assert adjust_logits({"validation": logits}, truth, truth, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
-    alone = adjust_logits({"validation": logits[:400]}, truth[:400], truth, PLAIN, ("a", "b"))
+    even = np.array([400, 400])
+    assert adjust_logits({"validation": logits}, truth, even, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
+    alone = adjust_logits({"validation": logits[:400]}, truth[:400], even, PLAIN, ("a", "b"))
     assert alone["notes"] == ["The strength of the logit adjustment was chosen without b: no validation image."]

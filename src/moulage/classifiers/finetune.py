@@ -139,7 +139,8 @@ class Classifier(_fitting.Base):
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
         labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
-        return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key)
+        weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
+        return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights)
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)

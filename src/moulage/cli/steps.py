@@ -1,5 +1,6 @@
 """Verbs that do one step of the road: prepare data, fit a generator, draw, train a classifier; and `list`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +27,15 @@ from moulage.errors import RecipeError, nearest
 from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
+    from moulage.recipe import Recipe
     from moulage.study import Outcome
 
 
 def prepare(
-    source: Source,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, for its data and split; budgets are not applied.")
+    ] = None,
+    source: Source = "",
     data: Data = None,
     out: Out = None,
     fit: Annotated[str, typer.Option(help="How images become square: squash, crop or pad.")] = "squash",
@@ -39,24 +44,39 @@ def prepare(
     test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.2,
     seed: Seed = 0,
     source_settings: SourceSettings = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
+    ] = None,
     workers: Workers = 2,
     as_json: Json = False,
 ) -> None:
-    """Read, decode, audit and split a data set; print what the audit found."""
+    """Read, decode, audit and split data; print what the audit found."""
+    from moulage import recipe as recipes
     from moulage.data.audit import Audit
+    from moulage.tasks import data_sets
 
-    values = data_values("prepare", source, data, fit, seed, source_settings)
-    values["split"] |= {"validation": validation, "test": test}
-    values["data"]["sizes"] = [size]
-    run = out or Path("runs") / f"prepare-{source}"
-    prepared = _prepare_only(values, run, workers)
+    if (recipe is None) == (not source):
+        raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
+    if recipe:
+        changes = options_of(settings) | ({"data.path": str(data.absolute())} if data else {})
+        chosen = recipes.load(recipe, changes=changes)
+    else:
+        values = data_values("prepare", source, data, fit, seed, source_settings)
+        values["split"] |= {"validation": validation, "test": test}
+        values["data"]["sizes"] = [size]
+        chosen = recipes.parse(values)
+    run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
+    prepared = _prepare_only(chosen, run, workers)
     split = prepared.split(0)
     report = Audit.load(run / "audit.json")
-    counts = split.counts()
+    counts, several = split.counts(), data_sets.load(run)
     if as_json:
-        print_json({"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()})
+        found = {"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()}
+        print_json(found | ({"data_sets": several} if several else {}))
         return
     show_table("Audit", report.rows())
+    if several:
+        show_table("Data sets: images", [_data_set(row, counts) for row in several])
     rows = [
         {"class": name, **{part: f"{n[name]['images']} ({n[name]['lesions']})" for part, n in counts.items()}}
         for name in prepared.catalog.classes
@@ -165,11 +185,16 @@ def _run(values: dict[str, Any], run: Path, device: str) -> "Outcome":
         return run_study(parse(values), run, workers=1, device=device, watch=screen.watch())
 
 
-def _prepare_only(values: dict[str, Any], run: Path, workers: int) -> Any:
+def _data_set(row: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """One data set as a row of a table."""
+    about = {"data set": row["name"], "source": row["source"], "read": row["num_read"]}
+    return {**about, "set aside": row["num_set_aside"], **{part: row["parts"].get(part, 0) for part in parts}}
+
+
+def _prepare_only(recipe: "Recipe", run: Path, workers: int) -> Any:
     from moulage import runs
-    from moulage.recipe import parse
     from moulage.tasks import prepare as steps
 
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
-        return steps.prepare(parse(values), run, num_workers=workers, progress=watch.progress, say=watch.say)
+        return steps.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)

@@ -172,8 +172,9 @@ def train_classifier(
     train, extra = split.part(catalog, "train"), extra_of(prepared, run, task)
     inputs = Inputs(prepared, run, task, config.size)
     added = Examples(inputs(extra), extra.labels) if len(extra) else None
-    view = TrainingView(Examples(inputs(train), train.labels), added, settings["num_slots"])
-    treatment = treatment_of(settings, np.bincount(view.labels, minlength=len(catalog.classes)))
+    weights = weights_of(settings, train, extra)
+    view = TrainingView(Examples(inputs(train), train.labels), added, settings["num_slots"], weights)
+    treatment = treatment_of(settings, view.counts(len(catalog.classes)))
     parts = {part: split.part(catalog, part) for part in HELD_OUT}
     chosen_on = Examples(inputs(parts["validation"]), parts["validation"].labels)
     classifier = module.Classifier(config, catalog.classes)
@@ -190,7 +191,8 @@ def train_classifier(
     logits = {part: classifier.predict(inputs(rows)) for part, rows in parts.items()}
     adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
     if settings["adjust"]:
-        adjusted = adjust_logits(logits, chosen_on.labels, view.labels, treatment, catalog.classes)
+        seen = view.counts(len(catalog.classes))
+        adjusted = adjust_logits(logits, chosen_on.labels, seen, treatment, catalog.classes)
     about = {"arm": task.name, "trial": task.trial, "split_digest": split.digest, "classes": catalog.classes}
     for part in HELD_OUT:
         rows = parts[part]
@@ -198,6 +200,16 @@ def train_classifier(
         predictions.save(folder / f"{part}.parquet")
     _write_view(folder, settings, train, extra, adjusted)
     witness.of_classifier(folder, task, split.digest, train, extra, parts)
+
+
+def weights_of(settings: dict[str, Any], train: Catalog, extra: Catalog) -> np.ndarray | None:
+    """The weights of a classifier task's real images and then of what its arm adds, float64 [n]; None for all alike.
+
+    A copy weighs what its image does, and a drawn image 1.
+    """
+    weights = settings.get("weights")
+    names = [*train.table["data_set"], *extra.table["data_set"]]
+    return np.array([weights.get(name, 1.0) for name in names], np.float64) if weights else None
 
 
 def extra_of(prepared: Prepared, run: Path, task: Task) -> Catalog:
@@ -240,7 +252,7 @@ def treatment_of(settings: dict[str, Any], counts: np.ndarray) -> Treatment:
 def adjust_logits(
     logits: dict[str, np.ndarray],
     chosen_on: np.ndarray,
-    trained_on: np.ndarray,
+    counts: np.ndarray,
     treatment: Treatment,
     classes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -251,12 +263,12 @@ def adjust_logits(
 
     Args:
         logits: by part; those of ``"validation"`` choose the strength.
-        chosen_on, trained_on: labels of the validation part and of all images trained on.
+        chosen_on: labels of the validation part, int64 [n].
+        counts: images of each class that were trained on, int64 [K].
 
     Returns:
         For ``view.json``: ``logit_adjustment`` (the strength), ``log_prior`` [K], ``notes``.
     """
-    counts = np.bincount(trained_on, minlength=len(classes))
     drawn = np.ones(len(classes)) if treatment.retrain_head else np.asarray(treatment.class_weights or counts, float)
     prior = log_prior(drawn)
     tau = choose_tau(logits["validation"], chosen_on, prior)
