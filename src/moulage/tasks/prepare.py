@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
-from moulage.data import masks
+from moulage.data import masks, metadata
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
@@ -25,7 +25,7 @@ from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
-from moulage.tasks.arms import check_arm, check_fidelity, check_selection
+from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -96,6 +96,7 @@ def check(recipe: Recipe) -> None:
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    check_metadata(recipe)
     check_fidelity(recipe)
     for name in recipe.selections:
         check_selection(recipe, name)
@@ -127,6 +128,7 @@ def prepare(
     started = (time.perf_counter(), time.process_time())
     found = read(recipe)
     _check_classes(recipe, found)
+    metadata.check(found, recipe.classifier.metadata)
     say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
     pixels = pixel_cache.build(
         found, sizes(recipe), recipe.data.fit, runs.cache_folder(), num_workers=num_workers, progress=progress
