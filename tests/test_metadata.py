@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from call_cli import caller
 from moulage import plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _fitting, finetune, probe
@@ -495,3 +496,16 @@ def test_other_data_and_unknown_classes_are_scored_with_their_metadata(run, tmp_
     assert "a site that no training image has" in line
     assert line.endswith("face.")
     assert line in summary["notes"]
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_on_metadata_from_the_command_line(capsys, monkeypatch, tmp_path):
+    call = caller(capsys, monkeypatch, tmp_path)
+    phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
+    refused = call("train", "metadata", *phantom)
+    assert refused.code == 1
+    assert "reads nothing else" in refused.err
+    trained = call("train", "metadata", *phantom, "--metadata", "age", "--metadata", "site", "--json")
+    assert trained.code == 0, trained.err
+    [saved] = tmp_path.rglob(metadata.FILE)
+    assert runs.read_json(saved)["columns"] == ["age", "site"]

@@ -120,11 +120,15 @@ def train(
     classifier: Annotated[str, typer.Argument(help="A classifier plug-in; `moulage list classifiers` names them.")],
     on: PluginRun,
     samples: Annotated[Path | None, typer.Option(help="A folder of samples to add to the training part.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="What it reads of the patient as well: age, sex or site; repeatable.")
+    ] = None,
 ) -> None:
     """Train one classifier, with or without generated images, and score it on the test part."""
     from moulage.data.catalog import Catalog
 
     values = {**on.values("train"), "classifier": {"plugin": classifier, "options": options_of(on.settings)}}
+    values["classifier"]["metadata"] = metadata or []
     values["study"] |= {"num_trials": 1, "primary": "balanced_accuracy"}
     arm: dict[str, Any] = {"balance": "none"}
     if samples:
