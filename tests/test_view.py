@@ -183,9 +183,9 @@ def test_batches_follow_the_weighted_order():
     some = view(7, 2, 3)
     order = some.epoch(5, 1, (1, 0, 3))
     batches = list(some.batches(5, 1, 4, class_weights=(1, 0, 3)))
-    assert [len(labels) for _, labels, _ in batches] == [4, 3, 3]
-    assert np.concatenate([inputs[:, 0] for inputs, _, _ in batches]).tolist() == order.tolist()
-    assert all((labels != 1).all() for _, labels, _ in batches)
+    assert [len(labels) for _, labels, _, _ in batches] == [4, 3, 3]
+    assert np.concatenate([inputs[:, 0] for inputs, _, _, _ in batches]).tolist() == order.tolist()
+    assert all((labels != 1).all() for _, labels, _, _ in batches)
 
 
 def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
@@ -209,10 +209,10 @@ def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
 def test_batches_share_the_images_out_evenly(batch, limit, sizes):
     small = view(7, 2, 3)
     batches = list(small.batches(5, 1, batch, limit))
-    assert [len(labels) for _, labels, _ in batches] == sizes
+    assert [len(labels) for _, labels, _, _ in batches] == sizes
     assert len(batches) == small.num_steps(batch, limit)
     order = small.epoch(5, 1)
-    for inputs, labels, place in batches:
+    for inputs, labels, place, _ in batches:
         assert (inputs[:, 0] == order[place]).all()
         assert (labels == order[place] % 3).all()
     assert batches[-1][2].stop == sum(sizes)

@@ -16,6 +16,32 @@ from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
 from moulage.runs import digest
 
+METADATA = ("age", "sex", "site")
+"""What is known of a patient, and may be read beside the image: columns of the catalog."""
+_COLLECTION = "it says where an image was collected, and collections differ in their diagnoses"
+_GENERATED = "only generated images have it, so it tells them from real ones"
+NO_METADATA = {
+    "label": "it is what is asked for",
+    "diagnosis": "it is what is asked for",
+    "dx": "it is what is asked for",
+    "dx_type": "how a diagnosis was confirmed depends on the diagnosis",
+    "image": "it names one image",
+    "lesion": "it names one lesion",
+    "group": "it names one lesion or patient",
+    "patient": "it names one patient",
+    "source": _COLLECTION,
+    "data_set": _COLLECTION,
+    "attribution": _COLLECTION,
+    "location": "a path may hold the class, and names one image",
+    "mask": "it names one image",
+    "official_part": "it is the part of the split",
+    "only_part": "it is the part of the split",
+    "origin": _GENERATED,
+    "split_digest": _GENERATED,
+    "seed": _GENERATED,
+}
+"""Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""
+
 
 class StudyOptions(Options):
     """What the study asks."""
@@ -201,6 +227,25 @@ class ClassifierOptions(Options):
 
     plugin: str = Field("probe", description="A classifier plug-in; `moulage list classifiers` names them.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the classifier plug-in.")
+    metadata: tuple[str, ...] = Field(
+        (), description="What it reads of the patient beside the image: any of age, sex, site; see docs/classifiers.md."
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _are_of_the_patient(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in NO_METADATA:
+                raise ValueError(f'"{name}" is not for a classifier: {NO_METADATA[name]}. Valid: {", ".join(METADATA)}')
+            if name not in METADATA:
+                raise ValueError(f'"{name}" is no metadata of a patient. {nearest(name, METADATA)}')
+        if len(set(names)) < len(names):
+            raise ValueError("name each column once")
+        return names
+
+    @model_serializer(mode="wrap")
+    def _as_before_metadata(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "metadata")
 
 
 class ArmOptions(Options):

@@ -44,6 +44,13 @@ def prepare(
     test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.2,
     seed: Seed = 0,
     source_settings: SourceSettings = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(help="Pre-processing in place of the recipe's: hair, vignette ...; repeatable, in this order."),
+    ] = None,
+    preview: Annotated[
+        int, typer.Option(min=0, max=200, help="Draw a sheet of so many images before and after each step.")
+    ] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
     ] = None,
@@ -54,25 +61,34 @@ def prepare(
     from moulage import recipe as recipes
     from moulage.data.audit import Audit
     from moulage.tasks import data_sets
+    from moulage.tasks import preview as previews
 
     if (recipe is None) == (not source):
         raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
+    changes = options_of(settings)
+    if step:
+        changes |= {"data.steps": [{"plugin": name} for name in step]}
     if recipe:
-        changes = options_of(settings) | ({"data.path": str(data.absolute())} if data else {})
+        changes |= {"data.path": str(data.absolute())} if data else {}
         chosen = recipes.load(recipe, changes=changes)
     else:
         values = data_values("prepare", source, data, fit, seed, source_settings)
         values["split"] |= {"validation": validation, "test": test}
         values["data"]["sizes"] = [size]
-        chosen = recipes.parse(values)
+        chosen = recipes.parse(values, changes=changes)
+    if preview and not chosen.data.steps:
+        raise RecipeError("There is nothing to preview: no pre-processing is asked for.", "Add --step NAME.")
     run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
     prepared = _prepare_only(chosen, run, workers)
     split = prepared.split(0)
     report = Audit.load(run / "audit.json")
     counts, several = split.counts(), data_sets.load(run)
+    changed = previews.changes(chosen, prepared)
+    sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
     if as_json:
         found = {"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()}
-        print_json(found | ({"data_sets": several} if several else {}))
+        more = {"data_sets": several, "steps": changed, "preview": sheet and str(sheet)}
+        print_json(found | {name: value for name, value in more.items() if value})
         return
     show_table("Audit", report.rows())
     if several:
@@ -82,6 +98,10 @@ def prepare(
         for name in prepared.catalog.classes
     ]
     show_table("Split: images (lesions)", rows)
+    if changed:
+        show_table("Pre-processing", changed)
+    if sheet:
+        print(f"Before and after: {sheet}")
     if report.pairs:
         print(f"Near-duplicates to look at: {run / 'pairs.png'}")
     print(f"Split {split.digest}; everything is in {run}")
@@ -140,11 +160,15 @@ def train(
     classifier: Annotated[str, typer.Argument(help="A classifier plug-in; `moulage list classifiers` names them.")],
     on: PluginRun,
     samples: Annotated[Path | None, typer.Option(help="A folder of samples to add to the training part.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="What it reads of the patient as well: age, sex or site; repeatable.")
+    ] = None,
 ) -> None:
     """Train one classifier, with or without generated images, and score it on the test part."""
     from moulage.data.catalog import Catalog
 
     values = {**on.values("train"), "classifier": {"plugin": classifier, "options": options_of(on.settings)}}
+    values["classifier"]["metadata"] = metadata or []
     values["study"] |= {"num_trials": 1, "primary": "balanced_accuracy"}
     arm: dict[str, Any] = {"balance": "none"}
     if samples:

@@ -9,6 +9,7 @@ With weights (of data sets) an epoch is as long, but an image of weight 2 is in 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,13 +28,15 @@ class Examples:
     Attributes:
         inputs: uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped.
         labels: class indices, int64 [N].
+        metadata: of the patients, float32 [N, M]; None where the classifier reads none.
 
     Raises:
-        DataError: inputs and labels do not match, or are neither pixels nor embeddings.
+        DataError: inputs, labels and metadata do not match, or inputs are neither pixels nor embeddings.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
+    metadata: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
@@ -49,9 +52,31 @@ class Examples:
             raise DataError(f"There are {shape[0]} inputs and labels of shape {list(self.labels.shape)}.")
         if len(self) and self.labels.min() < 0:
             raise DataError(f"Example {int(self.labels.argmin())} has the label {self.labels.min()}.")
+        _check_metadata(self.metadata, len(self))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def num_metadata(self) -> int:
+        """Columns of metadata, M; 0 where there are none."""
+        return 0 if self.metadata is None else self.metadata.shape[1]
+
+
+class Batch(NamedTuple):
+    """Some examples of an epoch.
+
+    Attributes:
+        inputs: as in ``Examples``, [n, ...].
+        labels: int64 [n].
+        place: where they stand in the epoch's order.
+        metadata: float32 [n, M], or None.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    place: slice
+    metadata: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,10 @@ class TrainingView:
             shape = (self.num_real + self.num_extra,)
             if self.weights.shape != shape or not (np.isfinite(self.weights) & (self.weights > 0)).all():
                 raise DataError(f"Weights must be above 0, one for each of {shape[0]} images.")
+        if self.num_extra and self.extra is not None and self.extra.num_metadata != self.num_metadata:
+            raise DataError(
+                f"Real images have {self.num_metadata} columns of metadata, extra ones {self.extra.num_metadata}."
+            )
 
     @property
     def num_real(self) -> int:
@@ -100,6 +129,11 @@ class TrainingView:
     def num_extra(self) -> int:
         """Number of extra examples, at most ``num_slots``."""
         return 0 if self.extra is None else len(self.extra)
+
+    @property
+    def num_metadata(self) -> int:
+        """Columns of metadata, M; 0 where there are none."""
+        return self.real.num_metadata
 
     def __len__(self) -> int:
         """Images an epoch."""
@@ -212,6 +246,14 @@ class TrainingView:
             inputs[is_extra] = self.extra.inputs[indices[is_extra] - self.num_real]
         return inputs
 
+    def metadata_at(self, indices: np.ndarray) -> np.ndarray | None:
+        """The metadata at these indices into real followed by extra: float32 [len(indices), M]; None without any."""
+        if self.real.metadata is None:
+            return None
+        extra = self.extra.metadata if self.extra is not None else None
+        every = self.real.metadata if extra is None else np.concatenate([self.real.metadata, extra])
+        return every[indices]
+
     def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
         """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
         whole = -(-len(self) // batch_size)
@@ -224,8 +266,8 @@ class TrainingView:
         batch_size: int,
         steps_per_epoch: int | None = None,
         class_weights: Sequence[float] | None = None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
-        """Inputs, labels and place in the epoch's order, batch by batch.
+    ) -> Iterator[Batch]:
+        """Inputs, labels, place in the epoch's order and metadata, batch by batch.
 
         With ``steps_per_epoch`` only the first images of the order are used. The images are shared out evenly, so that
         batches differ by one image at most: a last batch of one image would upset batch normalisation. The order is
@@ -234,9 +276,24 @@ class TrainingView:
         order, labels = self.epoch(seed, epoch, class_weights), self.labels
         num_steps = self.num_steps(batch_size, steps_per_epoch)
         order, start = order[: num_steps * batch_size], 0
+        metadata = self.metadata_at(order)
         for indices in np.array_split(order, num_steps):
-            yield self.inputs_at(indices), labels[indices], slice(start, start + len(indices))
+            place = slice(start, start + len(indices))
+            yield Batch(self.inputs_at(indices), labels[indices], place, None if metadata is None else metadata[place])
             start += len(indices)
+
+
+def _check_metadata(metadata: np.ndarray | None, number: int) -> None:
+    if metadata is None:
+        return
+    if metadata.dtype != np.float32 or metadata.ndim != 2 or len(metadata) != number:
+        raise DataError(
+            f"Metadata are {metadata.dtype} {list(metadata.shape)} for {number} examples.",
+            "They must be float32 [N, M], one row an example.",
+        )
+    if not np.isfinite(metadata).all():
+        row = int(np.argmin(np.isfinite(metadata).all(axis=1)))
+        raise DataError(f"The metadata of example {row} are not finite.", "Encode what is missing as a value.")
 
 
 def _keep_in_place(content: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
-from moulage.data import masks
+from moulage.data import masks, metadata
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
@@ -27,7 +27,7 @@ from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 from moulage.tasks import data_sets
-from moulage.tasks.arms import check_arm, check_fidelity, check_selection
+from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
 from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -100,6 +100,7 @@ def check(recipe: Recipe) -> None:
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    check_metadata(recipe)
     check_fidelity(recipe)
     for name in recipe.selections:
         check_selection(recipe, name)
@@ -137,6 +138,7 @@ def prepare(
     data_sets.check(recipe)
     found = read(recipe)
     _check_classes(recipe, found)
+    metadata.check(found, recipe.classifier.metadata)
     say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
     pixels = pixels_of(recipe, found, sizes(recipe), num_workers=num_workers, progress=progress)
     report = _audited(found, pixels, run, progress, say)
