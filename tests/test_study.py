@@ -262,8 +262,6 @@ def test_nearest_image_is_found_through_flips_and_turns():
 
 
 KILL_AT = {
-    "pixels": "cache/pixels-*",
-    "generator started": "run/generators/*/task.json",
     "generator checkpoint": "run/generators/*/checkpoint-*",
     "samples": "run/samples/*/*",
     "embedding": "run/embeddings/*/task.json",
@@ -275,7 +273,10 @@ KILL_AT = {
 @pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, recipe_file, tmp_path, cache):
-    """kill -9 of the whole process group at seven points of one study, each time the same command again."""
+    """kill -9 of the whole process group at five points of one study, each time the same command again.
+
+    test_pixels.py does so to the pass over the images.
+    """
     own = tmp_path / "cache"
     own.mkdir()
     for drawn in cache.glob("phantom-*"):
@@ -294,7 +295,7 @@ def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(fin
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
         process.wait()
-    assert killed >= 5
+    assert killed >= 4
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = predictions_of(finished.run), predictions_of(tmp_path / "run")
