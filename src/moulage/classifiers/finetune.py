@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import nn
 
 from moulage import backbones, checkpoints, plugins, runs, training
-from moulage.classifiers import _augment, _fitting, _views
+from moulage.classifiers import _attention, _augment, _fitting, _views
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
@@ -198,6 +198,16 @@ class Classifier(_fitting.Base):
         backbone: Any = self.network.backbone
         return backbones.embed(
             backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
+        )
+
+    def attention(self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "") -> tuple[np.ndarray, int]:
+        """Grad-CAM over the views, float32 [N, S, S] in 0..1, and the cells a side; see ``_attention.grad_cam``."""
+        if self.network is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _fitting.check_pixels(pixels, self.config.size)
+        network: Any = self.network
+        return _attention.grad_cam(
+            network.backbone, network.head, pixels, labels, self.device, views=self.config.views, shuffled=shuffled
         )
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from moulage import backbones, checkpoints, plugins, runs, training
-from moulage.classifiers import _fitting
+from moulage.classifiers import _attention, _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
@@ -250,6 +250,17 @@ class Classifier(_fitting.Base):
             raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
         _check_embeddings(inputs, len(self.head.mean))
         return (inputs - self.head.mean.cpu().numpy()) / self.head.std.cpu().numpy()
+
+    def attention(self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "") -> tuple[np.ndarray, int]:
+        """Grad-CAM through backbone and head, float32 [N, S, S] in 0..1, and the cells a side, of pixels uint8
+        [N, S, S, 3]; see ``_attention.grad_cam``.
+        """
+        if self.head is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _fitting.check_pixels(pixels, self.config.size)
+        device = self.head.mean.device
+        backbone = _features(self.config).to(device)
+        return _attention.grad_cam(backbone, self.head, pixels, labels, device, shuffled=shuffled)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``config.json``."""
