@@ -1,4 +1,4 @@
-"""Grad-CAM: where the last feature map of a convolutional network speaks for a class."""
+"""Grad-CAM: where the last feature map of a convolutional network speaks for a class, and where against it."""
 
 import copy
 from importlib.util import find_spec
@@ -28,11 +28,12 @@ def grad_cam(
     *,
     views: _views.Views | None = None,
     shuffled: str = "",
+    draw: int = 0,
 ) -> tuple[np.ndarray, int]:
     """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
 
     The feature map is what timm's ``forward_features`` gives, after its last normalisation and activation. Each view's
-    map is put back where the view was cut from, and they are averaged.
+    map is put back where the view was cut from, and they are averaged. The paper's map is the positive part.
 
     Args:
         backbone: a convolutional network.
@@ -41,13 +42,14 @@ def grad_cam(
         labels: the class of each map, int64 [N] in range(K).
         device: where both networks are.
         views: what the classifier averages over; None: the image as it is.
-        shuffled: "head" or "network": with the entries of each of its weight matrices and filters in random order, the
-            same at every call. A map that stays the same says nothing of what was learned (Adebayo et al. 2018,
-            arXiv:1810.03292, who draw the weights anew).
+        shuffled: "head" or "network": with the entries of each of its weight matrices and filters in random order. A
+            map that stays the same says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw
+            the weights anew).
+        draw: which random order; the same at every call.
 
     Returns:
-        float32 [N, S, S], the largest value of each map 1, or all 0 where nothing speaks for the class; and how many
-        cells a side the feature map has.
+        float32 [N, S, S] in -1..1, the largest absolute value of each map 1 (all 0 where the class's logit does not
+        depend on the feature map); and how many cells a side the feature map has.
 
     Raises:
         RunError: captum is not installed.
@@ -63,7 +65,7 @@ def grad_cam(
     views = views or _views.Views()  # pyright: ignore[reportCallIssue]
     network = _Tail(backbone, head).eval()
     if shuffled:
-        network = _shuffled(network, whole=shuffled == "network")
+        network = _shuffled(network, draw, whole=shuffled == "network")
     maps, cells = np.empty((len(pixels), size, size), np.float32), 0
     for start in range(0, len(pixels), BATCH):
         batch = slice(start, start + BATCH)
@@ -75,7 +77,7 @@ def grad_cam(
             cells = cells or found.shape[-1]
             of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
         whole = _put_back(of_views, views)[:, 0].nan_to_num(0, 0, 0)
-        maps[batch] = (whole / whole.amax((1, 2), keepdim=True).clamp(min=1e-30)).cpu().numpy()
+        maps[batch] = (whole / whole.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     return maps, cells
 
 
@@ -114,7 +116,7 @@ def _of_view(network: _Tail, view: torch.Tensor, side: int | None, labels: torch
 
     maps = network.maps(view, side).clone().requires_grad_()
     try:
-        found = LayerGradCam(network, network.map).attribute(maps, target=labels, relu_attributions=True)
+        found = LayerGradCam(network, network.map).attribute(maps, target=labels)
     except (AssertionError, IndexError) as error:
         raise DataError(f"The label {int(labels.max())} is none of the network's classes: {error}.") from None
     assert isinstance(found, torch.Tensor)
@@ -138,12 +140,12 @@ def _put_back(maps: list[torch.Tensor], views: _views.Views) -> torch.Tensor:
     return total / times.clamp(min=1e-6)
 
 
-def _shuffled(network: _Tail, *, whole: bool) -> _Tail:
+def _shuffled(network: _Tail, draw: int, *, whole: bool) -> _Tail:
     """A copy with the entries of every weight matrix or filter of the head, or of all, in random order."""
     copied = copy.deepcopy(network)
     for name, parameter in (copied if whole else copied.head).named_parameters():
         if parameter.ndim > 1:
-            order = torch.randperm(parameter.numel(), generator=training.generator_for("shuffled", name))
+            order = torch.randperm(parameter.numel(), generator=training.generator_for("shuffled", name, draw))
             values = parameter.detach().flatten()[order.to(parameter.device)]
             parameter.data = values.view(parameter.shape)
     return copied

@@ -200,14 +200,23 @@ class Classifier(_fitting.Base):
             backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
         )
 
-    def attention(self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "") -> tuple[np.ndarray, int]:
-        """Grad-CAM over the views, float32 [N, S, S] in 0..1, and the cells a side; see ``_attention.grad_cam``."""
+    def attention(
+        self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """Grad-CAM over the views, float32 [N, S, S] in -1..1, and the cells a side; see ``_attention.grad_cam``."""
         if self.network is None:
             raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
         _fitting.check_pixels(pixels, self.config.size)
         network: Any = self.network
         return _attention.grad_cam(
-            network.backbone, network.head, pixels, labels, self.device, views=self.config.views, shuffled=shuffled
+            network.backbone,
+            network.head,
+            pixels,
+            labels,
+            self.device,
+            views=self.config.views,
+            shuffled=shuffled,
+            draw=draw,
         )
 
     @torch.inference_mode()

@@ -140,6 +140,7 @@ class Classifier(_fitting.Base):
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
         super().__init__(config, classes)
         self.head: Head | None = None
+        self.backbone: backbones.Features | None = None
 
     def check_treatment(self, treatment: Treatment) -> None:
         """Raise ``RecipeError`` for a treatment of pixels, and for a frozen backbone: it is frozen anyway."""
@@ -251,16 +252,19 @@ class Classifier(_fitting.Base):
         _check_embeddings(inputs, len(self.head.mean))
         return (inputs - self.head.mean.cpu().numpy()) / self.head.std.cpu().numpy()
 
-    def attention(self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "") -> tuple[np.ndarray, int]:
-        """Grad-CAM through backbone and head, float32 [N, S, S] in 0..1, and the cells a side, of pixels uint8
+    def attention(
+        self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """Grad-CAM through backbone and head, float32 [N, S, S] in -1..1, and the cells a side, of pixels uint8
         [N, S, S, 3]; see ``_attention.grad_cam``.
         """
         if self.head is None:
             raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
         _fitting.check_pixels(pixels, self.config.size)
         device = self.head.mean.device
-        backbone = _features(self.config).to(device)
-        return _attention.grad_cam(backbone, self.head, pixels, labels, device, shuffled=shuffled)
+        if self.backbone is None:
+            self.backbone = _features(self.config).to(device)
+        return _attention.grad_cam(self.backbone, self.head, pixels, labels, device, shuffled=shuffled, draw=draw)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``config.json``."""

@@ -16,6 +16,8 @@ from moulage.report.tables import NONE
 
 MOST_IMAGES = 48
 """Test images in one page, all explanations together; each has up to eight pictures of about 10 kB."""
+FINE = 7
+"""Cells a side, of ImageNet networks at 224 px; with fewer a lesion and the skin around it share a cell."""
 PARTS = {"head": "head shuffled", "network": "head and backbone shuffled"}
 
 
@@ -60,10 +62,11 @@ class CheckShown:
 
 @dataclass(frozen=True)
 class ExplanationShown:
-    """One arm in one trial. ``cells`` says how fine the maps are."""
+    """One arm in one trial. ``cells``: how fine its maps are; ``coarse``: too coarse to point at a lesion."""
 
     made: Explanation
     cells: str
+    coarse: bool
     checks: list[CheckShown]
     groups: list[GroupShown]
 
@@ -87,7 +90,8 @@ def _explanation(made: Explanation, folder: Path, limit: int) -> ExplanationShow
     ]
     sides = sorted(set(made.cells.values()))
     cells = " or ".join(f"{side} × {side}" for side in sides)
-    return ExplanationShown(made, cells, [_check(arm, parts) for arm, parts in made.checks.items()], groups)
+    coarse = bool(sides) and sides[0] < FINE
+    return ExplanationShown(made, cells, coarse, [_check(arm, parts) for arm, parts in made.checks.items()], groups)
 
 
 def _check(arm: str, parts: dict[str, Check]) -> CheckShown:
@@ -96,7 +100,7 @@ def _check(arm: str, parts: dict[str, Check]) -> CheckShown:
 
 
 def _image(of: ExplainedImage, folder: Path, *, beside: bool) -> ImageShown:
-    pictures = [Picture(_uri(folder / of.file), "bare", f"test image {of.image} of {of.label}")]
+    pictures = [Picture(_uri(folder / of.file), "as it is", f"test image {of.image} of {of.label}")]
     pictures += [
         Picture(
             _uri(folder / drawn.file),
@@ -125,7 +129,7 @@ def _said(by: ExplainedBy, label: str) -> str:
 
 
 def _probability(value: Number) -> str:
-    return NONE if value is None else f"{value:.2f}" if value >= 0.005 else "< 0.01"
+    return NONE if value is None else f"{value:.2f}" if value >= 0.005 else "<\u00a00.01"
 
 
 def correlation(value: Number) -> str:

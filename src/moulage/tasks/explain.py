@@ -25,12 +25,14 @@ VERSION = 1
 """Raise it when the same classifiers would give other pictures."""
 FOLDER = "explanations"
 NUM_NEIGHBOURS = 3
-CHUNK = 16
+CHUNK = 32
 """Test images whose maps are made between two writes to disk."""
 FEATURES_CHUNK = 1024
 MOST = 24
 """Images of a kind at most."""
 SHUFFLED = ("head", "network")
+NUM_DRAWS = 3
+"""Random orders of the weights that a map is compared with."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,11 @@ class _Drawer:
                 file = f"{number}-{list(self.fits).index(name)}-{'true' if label == of['label'] else 'predicted'}.png"
                 about = f"Grad-CAM of the classifier {name} for the class {label}"
                 drawn.append(
-                    {"label": label, "file": self._write(file, overlay(image, heat), about), "is_empty": not heat.any()}
+                    {
+                        "label": label,
+                        "file": self._write(file, overlay(image, heat), about),
+                        "is_empty": bool((heat <= 0).all()),
+                    }
                 )
             arms.append(
                 {
@@ -335,7 +341,7 @@ class _Maps:
         classes: names in the order of the labels.
 
     Attributes:
-        heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S].
+        heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
         cells: arm -> cells a side.
         missing: why there are none; empty where there are.
     """
@@ -346,7 +352,7 @@ class _Maps:
         self.pixels, self.missing = pixels, ""
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
         self.cells: dict[str, int] = {}
-        self.shuffled: dict[tuple[str, str], np.ndarray] = {}
+        self.shuffled: dict[tuple[str, str], list[np.ndarray]] = {}
         for name, classifier in classifiers.items():
             if not hasattr(classifier, "attention"):
                 self.missing = (
@@ -363,25 +369,42 @@ class _Maps:
                 return
             self.heat[name, False] = classifier.attention(pixels, predicted)[0]
             for part in SHUFFLED:
-                self.shuffled[name, part] = classifier.attention(pixels, true, shuffled=part)[0]
+                self.shuffled[name, part] = [
+                    classifier.attention(pixels, predicted, shuffled=part, draw=draw)[0] for draw in range(NUM_DRAWS)
+                ]
 
     def correlation(self, arm: str, part: str, row: int) -> float | None:
-        """Spearman's, over the pixels of an image, of the true class's map with that of shuffled weights."""
-        from scipy.stats import spearmanr
+        """Of the predicted class's map with those of shuffled weights: Spearman's over the pixels of an image, the mean
+        over the draws; None where a map is constant in all.
+        """
+        own = self.heat[arm, False][row]
+        found = [_spearman(own, heat[row]) for heat in self.shuffled[arm, part]]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
 
-        pair = self.heat[arm, True][row].ravel(), self.shuffled[arm, part][row].ravel()
-        if any(np.ptp(values) == 0 for values in pair):
-            return None
-        found: Any = spearmanr(*pair)
-        return float(found.statistic)
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Of two maps in -1..1, without the digits that rounding decides; None where one is constant."""
+    from scipy.stats import spearmanr
+
+    one, other = one.round(3), other.round(3)
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    found: Any = spearmanr(one.ravel(), other.ravel())
+    return float(found.statistic)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A heat map float [S, S] in 0..1 over a greyish image uint8 [S, S, 3]: uint8 [S, S, 3], yellow where it is 1."""
+    """What speaks for a class, the positive part of a map float [S, S], over an image uint8 [S, S, 3] in grey.
+
+    Returns:
+        uint8 [S, S, 3]: violet where the map is 0 or less, yellow where it is largest.
+    """
     from matplotlib import colormaps
 
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
-    colours = 255 * colormaps["viridis"](heat)[..., :3]
+    positive = np.maximum(heat, 0)
+    colours = 255 * colormaps["viridis"](positive / max(float(positive.max()), 1e-30))[..., :3]
     return (0.5 * grey + 0.5 * colours).round().astype(np.uint8)
 
 
