@@ -15,7 +15,20 @@ from PIL import Image
 from call_cli import caller
 from moulage.cli.studies import DEMO
 
-VERBS = ("demo", "study", "prepare", "fit", "sample", "train", "evaluate", "compare", "power", "report", "list")
+VERBS = (
+    "demo",
+    "study",
+    "prepare",
+    "fit",
+    "sample",
+    "train",
+    "evaluate",
+    "compare",
+    "power",
+    "explain",
+    "report",
+    "list",
+)
 
 
 @pytest.fixture

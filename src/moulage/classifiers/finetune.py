@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from moulage import backbones, checkpoints, plugins, runs, training
-from moulage.classifiers import _augment, _fitting, _views
+from moulage.classifiers import _attention, _augment, _fitting, _views
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
@@ -276,6 +276,33 @@ class Classifier(_fitting.Base):
             return features
         known = torch.from_numpy(metadata).to(self.device)
         return network.joined(torch.from_numpy(features).to(self.device), known).cpu().numpy()
+
+    def attention(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
+    ) -> tuple[np.ndarray, int]:
+        """Grad-CAM over the views, float32 [N, S, S] in -1..1, and the cells a side; see ``_attention.grad_cam``."""
+        network: Any = self._checked(pixels, metadata)
+        beside = None
+        if metadata is not None:
+            with torch.no_grad():
+                beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
+        return _attention.grad_cam(
+            network.backbone,
+            network.head,
+            pixels,
+            labels,
+            self.device,
+            beside=beside,
+            views=self.config.views,
+            shuffled=shuffled,
+            draw=draw,
+        )
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:

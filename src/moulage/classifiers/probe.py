@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from moulage import backbones, runs, training
-from moulage.classifiers import _fitting, _softmax
+from moulage.classifiers import _attention, _fitting, _softmax
 
 METADATA = "optional"
 EMBED_BATCH = 32
@@ -76,6 +76,32 @@ class Classifier(_softmax.Classifier):
 
     config: Config
     CONFIG = Config
+
+    def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
+        super().__init__(config, classes)
+        self.backbone: backbones.Features | None = None
+
+    def attention(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
+    ) -> tuple[np.ndarray, int]:
+        """Grad-CAM through backbone and head, float32 [N, S, S] in -1..1, and the cells a side, of pixels uint8
+        [N, S, S, 3]; see ``_attention.grad_cam``.
+        """
+        head = self._trained()
+        _fitting.check_pixels(pixels, self.config.size)
+        _fitting.check_metadata(metadata, len(pixels), self.num_metadata)
+        device = head.mean.device
+        if self.backbone is None:
+            self.backbone = _features(self.config).to(device)
+        return _attention.grad_cam(
+            self.backbone, head, pixels, labels, device, beside=metadata, shuffled=shuffled, draw=draw
+        )
 
     def _num_features(self) -> int:
         return _features(self.config).num_features

@@ -30,7 +30,7 @@ for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sampl
     app.command()(_verb)
 for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown):
     app.command()(_verb)
-for _verb in (planning.power, studies.report):
+for _verb in (planning.power, studies.explain, studies.report):
     app.command()(_verb)
 app.add_typer(challenge, name="challenge")
 app.add_typer(masks, name="masks")

@@ -60,6 +60,59 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder that `study` o
     print(write(run))
 
 
+def explain(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
+    arm: Annotated[str, typer.Option(help="Arm to explain; the first with generated images if left out.")] = "",
+    against: Annotated[
+        str, typer.Option(help="Arm to compare it with; if left out the one that adds nothing, else the best rival.")
+    ] = "",
+    trial: Annotated[int, typer.Option(min=0, help="Trial whose classifiers are shown.")] = 0,
+    images: Annotated[int, typer.Option(min=1, max=24, help="Test images of each kind, at most.")] = 6,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show what a study's classifiers looked at, and which test images an arm changed; a section of the report."""
+    from moulage.report import write
+    from moulage.tasks.explain import explain as explain_run
+
+    with Screen() as screen:
+        found = explain_run(
+            run,
+            arm=arm,
+            against=against,
+            trial=trial,
+            num_images=images,
+            device=device,
+            progress=screen.progress,
+            say=screen.say,
+        )
+        screen.say("writing the report")
+        page = write(run)
+    if as_json:
+        print_json(found)
+        return
+    if found["no_maps"]:
+        print(f"No maps: {found['no_maps']}")
+    rows = [
+        {
+            "classifier": name,
+            "shuffled": part,
+            "rank correlation": "-" if of["mean"] is None else f"{of['mean']:.2f}",
+            "maps": of["num_maps"],
+        }
+        for name, parts in found["checks"].items()
+        for part, of in parts.items()
+        if not found["no_maps"]
+    ]
+    if rows:
+        show_table(
+            "Maps beside those of networks with shuffled weights (1: they say nothing of what was learned)", rows
+        )
+    for group in found["groups"]:
+        print(f"{group['title']}: {', '.join(group['images'])}")
+    print(f"\nReport: {page}#explanations")
+
+
 def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
     """Run a study, write its report, print its answer."""
     from moulage.report import write

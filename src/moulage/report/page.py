@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from moulage.evaluation.scores import is_lower_better
-from moulage.report import evidence, fidelity, pictures, roles, selections, tables
+from moulage.report import evidence, explanations, fidelity, pictures, roles, selections, tables
 from moulage.report.figures import Plots
 from moulage.report.reading import Run
 
@@ -38,6 +38,7 @@ def render(run: Run, plots: Plots, files: list[tuple[str, list[str]]], methods: 
         "previews": pictures.previews(run),
         "selections": selections.shown(run),
         "fidelity": fidelity.shown(run),
+        "explanations": explanations.shown(run),
         "audit": run.audit,
         "pairs": run.pairs,
         "pair_sheet": pictures.sheet(run.pair_sheet) if run.pair_sheet else "",
@@ -106,6 +107,7 @@ def _sections(values: dict) -> dict[str, str]:
         "classes": ("Classes", values["reports"]),
         "calibration": ("Calibration", plots.reliability),
         "confusion": ("Confusion matrices", plots.confusions),
+        "explanations": ("What the classifiers looked at", values["explanations"]),
         "images": ("Real and generated images", values["galleries"]),
         "fidelity": ("How true the generated images are", values["fidelity"]),
         "generators": ("Generator training", plots.losses or values["previews"]),

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from moulage.errors import RunError
-from moulage.report.records import Audit, GeneratorRun, Results, ShownPair
+from moulage.report.records import Audit, Explanation, Explanations, GeneratorRun, Results, ShownPair
 from moulage.runs import read_json, read_log
 
 Log = list[dict[str, Any]]
@@ -86,6 +86,9 @@ class Run:
     pair_sheet: Path | None = None
     dropped: dict[str, Dropped] = field(default_factory=dict)
     closest: dict[str, Closest] = field(default_factory=dict)
+    explanations: list[Explanation] = field(default_factory=list)
+    pictures: Path = Path()
+    """The run folder, which the pictures of ``explanations`` lie in."""
 
 
 def read(run: Path) -> Run:
@@ -130,7 +133,16 @@ def read(run: Path) -> Run:
             for made in results.fidelity
             if made.closest and (run / made.closest).exists()
         },
+        explanations=_explanations(run, results),
+        pictures=run,
     )
+
+
+def _explanations(run: Path, results: Results) -> list[Explanation]:
+    """What was explained of classifiers that are in the results; those of an earlier recipe are passed over."""
+    path, known = run / "explanations" / "summary.json", {fit.folder for fit in results.fits}
+    found = _checked(Explanations, path).explanations if path.exists() else []
+    return [each for each in found if known.issuperset(each.fits)]
 
 
 def first_of_each(generators: Iterable[GeneratorRun], is_shown: Callable[[GeneratorRun], bool]) -> list[GeneratorRun]:

@@ -332,6 +332,95 @@ class FidelityRun(Record):
     closest: str = ""
 
 
+class ExplanationGroup(Record):
+    """Test images that were chosen for the reason that ``how`` gives; ``beside``: beside generated images."""
+
+    title: str
+    how: str = ""
+    images: list[str] = []
+    beside: bool = False
+
+
+class HeatMap(Record):
+    """A picture of what speaks for a class; ``is_empty`` where nothing does."""
+
+    label: str
+    file: str
+    is_empty: bool = False
+
+
+class ExplainedBy(Record):
+    """What one arm's classifier said of an image; ``checks``: rank correlation with shuffled parts' maps."""
+
+    arm: str
+    predicted: str
+    probability: Number = None
+    probability_true: Number = None
+    maps: list[HeatMap] = []
+    checks: dict[str, Number] = {}
+
+
+class Neighbour(Record):
+    """A generated training image like a test image."""
+
+    image: str
+    label: str = ""
+    file: str
+    distance: Number = None
+
+
+class ExplainedImage(Record):
+    """A test image; ``change``: of the true class's log-probability, from the reference to the arm."""
+
+    image: str
+    lesion: str = ""
+    label: str
+    change: Number = None
+    file: str
+    arms: list[ExplainedBy] = []
+    neighbours: list[Neighbour] = []
+
+
+class Changed(Record):
+    """How many test images' true class became more and less probable, and how many fits of each arm say so."""
+
+    num_fits: int = 0
+    raised: int = 0
+    lowered: int = 0
+
+
+class Check(Record):
+    """Mean rank correlation of maps with those of shuffled weights."""
+
+    mean: Number = None
+    num_maps: int = 0
+
+
+class Explanation(Record):
+    """What ``moulage explain`` found of an arm in a trial; ``folder`` holds the pictures, ``fits`` the classifiers."""
+
+    arm: str
+    against: str = ""
+    trial: int = 0
+    folder: str
+    fits: list[str] = []
+    size: int = 0
+    cells: dict[str, int] = {}
+    no_maps: str = ""
+    num_images: int = 0
+    num_lesions: int = 0
+    change: Changed = Changed()
+    checks: dict[str, dict[str, Check]] = {}
+    groups: list[ExplanationGroup] = []
+    images: list[ExplainedImage] = []
+
+
+class Explanations(Record):
+    """``explanations/summary.json``."""
+
+    explanations: list[Explanation] = []
+
+
 class Cost(Record):
     """What one finished task took."""
 

@@ -1,0 +1,156 @@
+"""Grad-CAM: where the last feature map of a convolutional network speaks for a class, and where against it."""
+
+import copy
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from moulage import backbones, training
+from moulage.classifiers import _fitting, _views
+from moulage.errors import DataError, RecipeError, RunError
+
+BATCH = 32
+SHUFFLED = ("", "head", "network")
+"""Which weights a map is computed with: the learned ones, a shuffled head, or head and backbone shuffled."""
+INSTALL = "pip install 'moulage[explain]'"
+
+
+def grad_cam(
+    backbone: backbones.Features,
+    head: nn.Module,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    *,
+    beside: np.ndarray | None = None,
+    views: _views.Views | None = None,
+    shuffled: str = "",
+    draw: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
+
+    The feature map is what timm's ``forward_features`` gives, after its last normalisation and activation. Each view's
+    map is put back where the view was cut from, and they are averaged. The paper's map is the positive part.
+
+    Args:
+        backbone: a convolutional network.
+        head: features float [n, D] (or [n, D + M]) -> logits [n, K].
+        pixels: uint8 [N, S, S, 3].
+        labels: the class of each map, int64 [N] in range(K).
+        device: where both networks are.
+        beside: what the head is given behind the features of each image, float32 [N, M]: metadata. None: nothing.
+        views: what the classifier averages over; None: the image as it is.
+        shuffled: "head" or "network": with the entries of each of its weight matrices and filters in random order. A
+            map that stays the same says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw
+            the weights anew).
+        draw: which random order; the same at every call.
+
+    Returns:
+        float32 [N, S, S] in -1..1, the largest absolute value of each map 1 (all 0 where the class's logit does not
+        depend on the feature map); and how many cells a side the feature map has.
+
+    Raises:
+        RunError: captum is not installed.
+        RecipeError: the network has no last feature map, or its head does not read it.
+        DataError: pixels of another size, or a label that is no class.
+    """
+    if find_spec("captum") is None:
+        raise RunError("Grad-CAM needs the package captum, which is not installed.", INSTALL)
+    size = pixels.shape[1] if pixels.ndim == 4 else 0
+    _fitting.check_pixels(pixels, size)
+    if shuffled not in SHUFFLED:
+        raise RecipeError(f'shuffled is "{shuffled}".', f"Valid: {', '.join(SHUFFLED[1:])}, or nothing.")
+    views = views or _views.Views()  # pyright: ignore[reportCallIssue]
+    network = _Tail(backbone, head).eval()
+    if shuffled:
+        network = _shuffled(network, draw, whole=shuffled == "network")
+    maps, cells = np.empty((len(pixels), size, size), np.float32), 0
+    for start in range(0, len(pixels), BATCH):
+        batch = slice(start, start + BATCH)
+        images = backbones.to_float(pixels[batch], device)
+        wanted = torch.from_numpy(np.array(labels[batch], np.int64)).to(device)
+        network.beside = None if beside is None else torch.from_numpy(np.array(beside[batch], np.float32)).to(device)
+        of_views = []
+        for view, side in _views.each(images, views):
+            found = _of_view(network, view, side, wanted)
+            cells = cells or found.shape[-1]
+            of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
+        whole = _put_back(of_views, views)[:, 0].nan_to_num(0, 0, 0)
+        maps[batch] = (whole / whole.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)).cpu().numpy()
+    return maps, cells
+
+
+class _Tail(nn.Module):
+    """From the last feature map, float [n, C, h, w], to logits; ``map`` is the layer that Grad-CAM looks at."""
+
+    def __init__(self, backbone: backbones.Features, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.map, self.head = backbone, nn.Identity(), head
+        self.last = False
+        """Whether the network keeps the channels in the last dimension."""
+        self.beside: torch.Tensor | None = None
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        network: Any = self.backbone.network
+        maps = self.map(maps)
+        features = network.forward_head(maps.permute(0, 2, 3, 1) if self.last else maps)
+        return self.head(features if self.beside is None else torch.cat([features, self.beside], 1))
+
+    def maps(self, images: torch.Tensor, side: int | None) -> torch.Tensor:
+        """The last feature map, float [n, C, h, w], of images float [n, 3, S, S] seen at ``side`` pixels."""
+        network: Any = self.backbone.network
+        with torch.no_grad():
+            found = network.forward_features(self.backbone.prepared(images, side))
+        channels = getattr(network, "num_features", None)
+        if not isinstance(found, torch.Tensor) or found.ndim != 4 or channels not in (found.shape[1], found.shape[3]):
+            raise RecipeError(
+                f"{type(network).__name__} has no last feature map of channels, rows and columns to look at.",
+                "Grad-CAM is for convolutional networks; a transformer's class token has no place in the image.",
+            )
+        self.last = channels != found.shape[1]
+        return found.permute(0, 3, 1, 2) if self.last else found
+
+
+def _of_view(network: _Tail, view: torch.Tensor, side: int | None, labels: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM of one view, float [n, 1, h, w], not scaled."""
+    from captum.attr import LayerGradCam
+
+    maps = network.maps(view, side).clone().requires_grad_()
+    try:
+        found = LayerGradCam(network, network.map).attribute(maps, target=labels)
+    except (AssertionError, IndexError) as error:
+        raise DataError(f"The label {int(labels.max())} is none of the network's classes: {error}.") from None
+    assert isinstance(found, torch.Tensor)
+    return found.detach()
+
+
+def _put_back(maps: list[torch.Tensor], views: _views.Views) -> torch.Tensor:
+    """The mean of maps of views [n, 1, S, S] in the image's own place.
+
+    What lies where is asked of the views themselves: they are linear, and their transpose puts each pixel back.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    with torch.enable_grad():
+        blank = torch.zeros_like(maps[0], requires_grad=True)
+        seen = [view * 1 for view, _ in _views.each(blank, views)]
+    total, times = (
+        torch.autograd.grad(seen, blank, values, retain_graph=True)[0]
+        for values in (maps, [torch.ones_like(each) for each in maps])
+    )
+    return total / times.clamp(min=1e-6)
+
+
+def _shuffled(network: _Tail, draw: int, *, whole: bool) -> _Tail:
+    """A copy with the entries of every weight matrix or filter of the head, or of all, in random order."""
+    copied = copy.deepcopy(network)
+    for name, parameter in (copied if whole else copied.head).named_parameters():
+        if parameter.ndim > 1:
+            order = torch.randperm(parameter.numel(), generator=training.generator_for("shuffled", name, draw))
+            values = parameter.detach().flatten()[order.to(parameter.device)]
+            parameter.data = values.view(parameter.shape)
+    return copied

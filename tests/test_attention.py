@@ -1,0 +1,148 @@
+"""Grad-CAM: the formula by hand, what the classifier really sees, and networks that it does not fit."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from moulage import backbones, training
+from moulage.classifiers import _attention, _views, finetune, probe
+from moulage.data.view import Examples, TrainingView
+from moulage.errors import DataError, RecipeError, RunError
+
+SIZE, NUM_CLASSES = 64, 3
+CPU = torch.device("cpu")
+LABELS = np.array([0, 1, 2, 0, 1])
+SCRATCH = {"name": "test_resnet", "weights": "scratch"}
+
+
+def images(number: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[backbones.Features, nn.Linear]:
+    with training.reproducible("test"):
+        features = backbones.build(backbones.Backbone(**SCRATCH), SIZE).eval()
+        return features, nn.Linear(features.num_features, NUM_CLASSES)
+
+
+def grad_cam(network: tuple[backbones.Features, nn.Module], pixels: np.ndarray, **options: Any) -> np.ndarray:
+    labels = options.pop("labels", LABELS[: len(pixels)])
+    return _attention.grad_cam(*network, pixels, labels, CPU, **options)[0]
+
+
+def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_map(network):
+    features, head = network
+    with torch.no_grad():
+        maps = features.network.forward_features(features.prepared(backbones.to_float(images())))
+        by_hand = torch.einsum("nk,nkhw->nhw", head.weight[LABELS], maps)[:, None]
+        by_hand = functional.interpolate(by_hand, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
+    by_hand /= np.abs(by_hand).max((1, 2), keepdims=True)
+    found, cells = _attention.grad_cam(features, head, images(), LABELS, CPU)
+    assert found.dtype == np.float32
+    assert cells == maps.shape[-1] == 2
+    np.testing.assert_allclose(found, by_hand, atol=1e-5)
+    assert by_hand.min() < 0 < by_hand.max()
+
+
+def test_with_all_symmetries_a_turned_image_has_the_turned_map(network):
+    views = _views.Views.model_validate({"symmetries": 8})
+    turned = np.ascontiguousarray(np.rot90(images(2), axes=(1, 2)))
+    there = grad_cam(network, turned, views=views)
+    np.testing.assert_allclose(there, np.rot90(grad_cam(network, images(2), views=views), axes=(1, 2)), atol=1e-4)
+    alone = np.rot90(grad_cam(network, images(2)), axes=(1, 2))
+    assert np.abs(grad_cam(network, turned) - alone).max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{"symmetries": 8}, {"crops": 3}, {"symmetries": 2, "crops": 2, "sizes": [32, 64]}])
+def test_views_of_a_picture_are_put_back_where_they_were_cut_from(options: dict[str, Any]):
+    views = _views.Views.model_validate(options)
+    row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    picture = ((row + 2 * column) / (3 * SIZE))[None, None].float()
+    back = _attention._put_back([view for view, _ in _views.each(picture, views)], views)
+    inner = (..., slice(6, -6), slice(6, -6))  # crops do not reach the rim as often
+    assert (back - picture)[inner].abs().max() < 0.02
+
+
+def test_shuffled_weights_give_other_maps_and_leave_the_network_as_it_was(network):
+    before = {name: value.clone() for name, value in nn.ModuleList(network).state_dict().items()}
+    own = grad_cam(network, images())
+    shuffled = [grad_cam(network, images(), shuffled=part) for part in ("head", "network")]
+    assert all(np.abs(own - other).max() > 0.1 for other in shuffled)
+    assert np.abs(shuffled[0] - grad_cam(network, images(), shuffled="head", draw=1)).max() > 0.1
+    np.testing.assert_array_equal(shuffled[1], grad_cam(network, images(), shuffled="network"))
+    after = nn.ModuleList(network).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    np.testing.assert_array_equal(own, grad_cam(network, images()))
+
+
+def test_a_head_that_reads_nothing_has_an_empty_map(network):
+    head = nn.Linear(network[0].num_features, NUM_CLASSES)
+    nn.init.zeros_(head.weight)
+    assert not grad_cam((network[0], head), images()).any()
+
+
+def test_a_transformer_is_refused_in_words():
+    features = backbones.build(backbones.Backbone(name="test_vit", weights="scratch"), SIZE)
+    with pytest.raises(RecipeError, match="no last feature map") as caught:
+        grad_cam((features, nn.Linear(features.num_features, NUM_CLASSES)), images())
+    assert "convolutional" in caught.value.hint
+
+
+def test_a_missing_captum_is_an_error_with_the_command(network, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_attention, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match="captum") as caught:
+        grad_cam(network, images())
+    assert "pip install 'moulage[explain]'" in caught.value.hint
+
+
+def test_wrong_inputs_are_refused(network):
+    with pytest.raises(DataError, match="none of the network's classes"):
+        grad_cam(network, images(1), labels=np.array([NUM_CLASSES]))
+    with pytest.raises(DataError, match="pixels uint8"):
+        grad_cam(network, images(1).astype(np.float32))
+    with pytest.raises(RecipeError, match="tail"):
+        grad_cam(network, images(1), shuffled="tail")
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (probe, {"backbone": {**SCRATCH, "input_size": 96}}),
+        (finetune, {"backbone": {**SCRATCH, "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}, "batch_size": 8}),
+    ],
+)
+def test_the_map_is_of_the_network_that_predicts(
+    module: ModuleType, options: dict[str, Any], tmp_path: Path, monkeypatch
+):
+    """What Grad-CAM differentiates gives the classifier's own logits, normalised and resized as they are."""
+    config = module.Config.model_validate({"size": SIZE, "epochs": 1, **options})
+    pixels = images(12)
+    labels = np.arange(12) % NUM_CLASSES
+    inputs = module.embed(config, pixels) if hasattr(module, "embed") else pixels
+    known = Examples(inputs, labels)
+    classifier = module.Classifier(config, ("a", "b", "c"))
+    classifier.fit(TrainingView(known, None, 0), known, seed=0, folder=tmp_path)
+    classifier.save(tmp_path)
+    classifier = module.Classifier.load(tmp_path)
+    seen = []
+    watched = _attention._of_view
+
+    def watch(tail: Any, view: torch.Tensor, side: int | None, wanted: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            seen.append(tail(tail.maps(view, side)).numpy())
+        return watched(tail, view, side, wanted)
+
+    monkeypatch.setattr(_attention, "_of_view", watch)
+    maps, cells = classifier.attention(pixels, labels)
+    np.testing.assert_allclose(np.concatenate(seen), classifier.predict(inputs), rtol=1e-3, atol=1e-4)
+    assert maps.shape == (12, SIZE, SIZE)
+    assert cells in (2, 3)
+    with pytest.raises(RunError, match="not trained"):
+        module.Classifier(config, ("a", "b", "c")).attention(pixels, labels)
