@@ -103,8 +103,9 @@ def test_a_missing_captum_is_an_error_with_the_command(network, monkeypatch: pyt
 
 
 def test_wrong_inputs_are_refused(network):
-    with pytest.raises(DataError, match="none of the network's classes"):
-        grad_cam(network, images(1), labels=np.array([NUM_CLASSES]))
+    for label in (NUM_CLASSES, -1):
+        with pytest.raises(DataError, match="none of the network's classes"):
+            grad_cam(network, images(1), labels=np.array([label]))
     with pytest.raises(DataError, match="pixels uint8"):
         grad_cam(network, images(1).astype(np.float32))
     with pytest.raises(RecipeError, match="tail"):

@@ -219,6 +219,7 @@ def test_a_classifier_without_maps_is_explained_in_words(run, monkeypatch, why):
     assert bare["no_maps"] in page_of(run).replace("&#39;", "'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [

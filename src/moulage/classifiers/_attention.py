@@ -33,7 +33,7 @@ def grad_cam(
     """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
 
     The feature map is what timm's ``forward_features`` gives, after its last normalisation and activation. Each view's
-    map is put back where the view was cut from, and they are averaged. The paper's map is the positive part.
+    map is put back where the view was cut from, and they are averaged. What is positive is the paper's map.
 
     Args:
         backbone: a convolutional network.
@@ -60,6 +60,8 @@ def grad_cam(
         raise RunError("Grad-CAM needs the package captum, which is not installed.", INSTALL)
     size = pixels.shape[1] if pixels.ndim == 4 else 0
     _fitting.check_pixels(pixels, size)
+    if (np.asarray(labels) < 0).any():
+        raise DataError(f"The label {int(np.min(labels))} is none of the network's classes.")
     if shuffled not in SHUFFLED:
         raise RecipeError(f'shuffled is "{shuffled}".', f"Valid: {', '.join(SHUFFLED[1:])}, or nothing.")
     views = views or _views.Views()  # pyright: ignore[reportCallIssue]
