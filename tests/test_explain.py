@@ -236,6 +236,15 @@ def test_wrong_wishes_are_refused(run, options, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.slow
+def test_results_of_another_recipe_are_refused(run):
+    text = (run / "recipe.toml").read_text(encoding="utf-8")
+    (run / "recipe.toml").write_text(text.replace("epochs = 3", "epochs = 4"), encoding="utf-8")
+    with pytest.raises(RunError, match="another recipe"):
+        explain(run)
+    (run / "recipe.toml").write_text(text, encoding="utf-8")
+
+
 def test_an_unfinished_study_is_refused(tmp_path):
     with pytest.raises(RunError, match="no run folder"):
         explain(tmp_path)

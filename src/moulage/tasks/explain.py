@@ -12,7 +12,7 @@ from PIL import Image
 from moulage import plugins, runs
 from moulage.data import neighbours, png
 from moulage.data.catalog import REAL, Catalog
-from moulage.errors import RecipeError, nearest
+from moulage.errors import RecipeError, RunError, nearest
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.tasks import prepare
 from moulage.tasks.execute import extra_of
@@ -83,7 +83,7 @@ def explain(
         shuffled part -> mean rank correlation and number of maps), ``groups`` and ``images``.
 
     Raises:
-        RunError: the study is not finished, or captum is not installed.
+        RunError: the study is not finished, its results are another recipe's, or captum is not installed.
         RecipeError: there is no such arm or trial, or ``num_images`` is out of bounds.
     """
     if not 1 <= num_images <= MOST:
@@ -99,10 +99,12 @@ def explain(
     seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
     groups = _groups(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
     tasks = {task.folder: task for task in plan(recipe, prepared)}
+    if any(folders[name, trial] not in tasks for name in names):
+        raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
     fits = {name: tasks[folders[name, trial]] for name in names}
     shown = table.loc[list(dict.fromkeys(image for group in groups for image in group.images))]
     beside = {image for group in groups if group.beside for image in group.images}
-    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], list(shown.index), sorted(beside))
+    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], shown.to_json(), sorted(beside))
     folder = f"{FOLDER}/{arm}-{trial}-{key}"
     with runs.lock(run / FOLDER):
         drawer = _Drawer(prepared, run, fits, run / folder, device)
