@@ -124,9 +124,9 @@ def test_a_simulated_study_is_what_it_says():
 @pytest.mark.parametrize("design", ["holdout", "folds"])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_intervals_cover_in_many_null_studies(design, measure):
-    found = null_studies(design, 500)[measure]
-    assert misses(found) <= at_most(0.05, 500)
+    found = null_studies(design, 300)[measure]
+    assert misses(found) <= at_most(0.05, 300)
     helps = (found["p_value"] < 0.05) & (found["difference"] > 0)
-    assert helps[:, 0].sum() <= at_most(0.025, 500)
+    assert helps[:, 0].sum() <= at_most(0.025, 300)
     if design == "folds":
-        assert misses(found, "cautious_low", "cautious_high") <= at_most(0.05, 500)
+        assert misses(found, "cautious_low", "cautious_high") <= at_most(0.05, 300)

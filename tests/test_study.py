@@ -262,8 +262,6 @@ def test_nearest_image_is_found_through_flips_and_turns():
 
 
 KILL_AT = {
-    "pixels": "cache/pixels-*",
-    "generator started": "run/generators/*/task.json",
     "generator checkpoint": "run/generators/*/checkpoint-*",
     "samples": "run/samples/*/*",
     "embedding": "run/embeddings/*/task.json",
@@ -275,7 +273,10 @@ KILL_AT = {
 @pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, recipe_file, tmp_path, cache):
-    """kill -9 of the whole process group at seven points of one study, each time the same command again."""
+    """kill -9 of the whole process group at five points of one study, each time the same command again.
+
+    test_pixels.py does so to the pass over the images.
+    """
     own = tmp_path / "cache"
     own.mkdir()
     for drawn in cache.glob("phantom-*"):
@@ -294,7 +295,7 @@ def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(fin
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
         process.wait()
-    assert killed >= 5
+    assert killed >= 4
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = predictions_of(finished.run), predictions_of(tmp_path / "run")
@@ -508,7 +509,7 @@ def test_logits_are_adjusted_as_strongly_as_validation_wants():
     signal = (2 * truth - 1) * 1.5 + rng.normal(0, 1, 800)
     logits = np.stack([np.full(800, np.log(9.0)), signal], axis=1).astype(np.float32)
     given = {"validation": logits.copy(), "test": logits[:10].copy()}
-    found = adjust_logits(given, truth, np.repeat([0, 1], [900, 100]), PLAIN, ("a", "b"))
+    found = adjust_logits(given, truth, np.array([900, 100]), PLAIN, ("a", "b"))
     assert found["logit_adjustment"] == pytest.approx(1.0, abs=0.2)
     assert found["log_prior"] == pytest.approx([np.log(0.9), np.log(0.1)])
     assert found["notes"] == []
@@ -517,6 +518,7 @@ def test_logits_are_adjusted_as_strongly_as_validation_wants():
     recalls = [(given["validation"].argmax(1) == truth)[truth == k].mean() for k in (0, 1)]
     assert min(recalls) > 0.85 > (logits.argmax(1) == truth)[truth == 1].mean()
     weighted = Treatment(class_weights=(1.0, 1.0), key="x")
-    assert adjust_logits({"validation": logits}, truth, truth, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
-    alone = adjust_logits({"validation": logits[:400]}, truth[:400], truth, PLAIN, ("a", "b"))
+    even = np.array([400, 400])
+    assert adjust_logits({"validation": logits}, truth, even, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
+    alone = adjust_logits({"validation": logits[:400]}, truth[:400], even, PLAIN, ("a", "b"))
     assert alone["notes"] == ["The strength of the logit adjustment was chosen without b: no validation image."]

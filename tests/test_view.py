@@ -129,13 +129,63 @@ def test_class_weights_that_make_no_sense_are_refused():
     assert (some.epoch(0, 1, (1, 1, 1, 0)) == some.epoch(0, 1, (1, 1, 1))).all()
 
 
+def weighted_view(num_real: int, num_extra: int, num_slots: int, weights: list[float]) -> TrainingView:
+    some = view(num_real, num_extra, num_slots)
+    return TrainingView(some.real, some.extra, some.num_slots, np.array(weights, np.float64))
+
+
+def mean_times(some: TrainingView, num_epochs: int, class_weights=None) -> np.ndarray:
+    orders = [some.epoch(7, epoch, class_weights) for epoch in range(num_epochs)]
+    assert {len(order) for order in orders} == {len(some)}, "as many images as without weights"
+    return sum(np.bincount(order, minlength=len(some.labels)) for order in orders) / num_epochs
+
+
+def test_images_are_shown_in_proportion_to_their_weights():
+    weights = [1, 1, 1, 4, 4, 0.5, 1, 2]
+    some = weighted_view(6, 2, 5, weights)
+    without = np.array([*[1 + 3 / 6] * 6, 1, 1])  # three slots that the arm leaves empty
+    expected = without * weights / (without * weights).sum() * len(some)
+    assert mean_times(some, 3000) == pytest.approx(expected, abs=0.06)  # 5 standard errors of at most 1/2, and fillers
+    assert mean_times(some, 10).sum() == pytest.approx(len(some))
+
+
+def test_class_weights_and_weights_of_images_multiply():
+    """Classes have the shares of the class weights; within a class an image of weight 3 is shown thrice as often."""
+    some = weighted_view(6, 0, 30, [1, 1, 1, 3, 1, 1])  # labels 0 1 2 0 1 2
+    for epoch in range(20):
+        labels = some.labels[some.epoch(1, epoch, (1, 2, 0))]
+        assert np.bincount(labels, minlength=3).tolist() == [12, 24, 0]
+    assert mean_times(some, 2000, (1, 2, 0)) == pytest.approx([3, 12, 0, 9, 12, 0], abs=0.06)
+
+
+@given(sizes, seeds)
+@settings(max_examples=40, deadline=None)
+def test_equal_weights_change_nothing(size, seed):
+    num_real, num_extra, num_slots = size
+    equal = weighted_view(num_real, num_extra, num_slots, [2.5] * (num_real + num_extra))
+    assert (equal.epoch(seed, 3) == view(*size).epoch(seed, 3)).all()
+    assert (equal.counts(3) == view(*size).counts(3)).all()
+
+
+def test_counts_follow_the_weights():
+    assert weighted_view(6, 0, 0, [1, 1, 1, 3, 1, 1]).counts(4).tolist() == [3, 2, 2, 0]  # 4 : 2 : 2, of 6 in all
+    assert weighted_view(3, 0, 0, [1000, 1, 1]).counts(3).tolist() == [3, 1, 1]
+    assert view(6, 1, 1).counts(4).tolist() == [3, 2, 2, 0]
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 0], [1, 1, np.nan], [1, 1, -1], [1, 1, np.inf]])
+def test_weights_that_make_no_sense_are_refused(weights):
+    with pytest.raises(DataError, match="above 0, one for each of 3"):
+        weighted_view(3, 0, 0, weights)
+
+
 def test_batches_follow_the_weighted_order():
     some = view(7, 2, 3)
     order = some.epoch(5, 1, (1, 0, 3))
     batches = list(some.batches(5, 1, 4, class_weights=(1, 0, 3)))
-    assert [len(labels) for _, labels, _ in batches] == [4, 3, 3]
-    assert np.concatenate([inputs[:, 0] for inputs, _, _ in batches]).tolist() == order.tolist()
-    assert all((labels != 1).all() for _, labels, _ in batches)
+    assert [len(labels) for _, labels, _, _ in batches] == [4, 3, 3]
+    assert np.concatenate([inputs[:, 0] for inputs, _, _, _ in batches]).tolist() == order.tolist()
+    assert all((labels != 1).all() for _, labels, _, _ in batches)
 
 
 def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
@@ -159,10 +209,10 @@ def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
 def test_batches_share_the_images_out_evenly(batch, limit, sizes):
     small = view(7, 2, 3)
     batches = list(small.batches(5, 1, batch, limit))
-    assert [len(labels) for _, labels, _ in batches] == sizes
+    assert [len(labels) for _, labels, _, _ in batches] == sizes
     assert len(batches) == small.num_steps(batch, limit)
     order = small.epoch(5, 1)
-    for inputs, labels, place in batches:
+    for inputs, labels, place, _ in batches:
         assert (inputs[:, 0] == order[place]).all()
         assert (labels == order[place] % 3).all()
     assert batches[-1][2].stop == sum(sizes)

@@ -10,11 +10,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
 from moulage.runs import digest
+
+METADATA = ("age", "sex", "site")
+"""What is known of a patient, and may be read beside the image: columns of the catalog."""
+_COLLECTION = "it says where an image was collected, and collections differ in their diagnoses"
+_GENERATED = "only generated images have it, so it tells them from real ones"
+NO_METADATA = {
+    "label": "it is what is asked for",
+    "diagnosis": "it is what is asked for",
+    "dx": "it is what is asked for",
+    "dx_type": "how a diagnosis was confirmed depends on the diagnosis",
+    "image": "it names one image",
+    "lesion": "it names one lesion",
+    "group": "it names one lesion or patient",
+    "patient": "it names one patient",
+    "source": _COLLECTION,
+    "data_set": _COLLECTION,
+    "attribution": _COLLECTION,
+    "location": "a path may hold the class, and names one image",
+    "mask": "it names one image",
+    "official_part": "it is the part of the split",
+    "only_part": "it is the part of the split",
+    "origin": _GENERATED,
+    "split_digest": _GENERATED,
+    "seed": _GENERATED,
+}
+"""Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""
 
 
 class StudyOptions(Options):
@@ -52,6 +78,25 @@ class StepOptions(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the preprocessing plug-in.")
 
 
+class AlsoOptions(Options):
+    """A further data set beside the main one; see docs/your-data.md."""
+
+    source: str = Field(description="A source plug-in; `moulage list sources` names them.")
+    path: Path | None = Field(None, description="Folder or file of these data.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
+    classes: dict[str, str] = Field(
+        default_factory=dict,
+        description='Which of its classes is which of the main data\'s, as `AKIEC = "AK"`; `""` leaves a class out. '
+        "One of the same name needs no entry; any other without one is left out.",
+    )
+    parts: Literal["train", "all"] = Field(
+        "train", description="`train`: its images are trained on and nothing else; `all`: split like the main data's."
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="How often a classifier is shown an image of it, for once an image of weight 1."
+    )
+
+
 class DataOptions(Options):
     """Which data set, and how it is cut into squares."""
 
@@ -70,6 +115,23 @@ class DataOptions(Options):
         (), description="Classes that nothing learns; `moulage unknown` scores how well their images are recognised."
     )
 
+    also: dict[str, AlsoOptions] = Field(
+        default_factory=dict, description="Further data sets, each in a table `[data.also.NAME]`."
+    )
+
+    @field_validator("also")
+    @classmethod
+    def _plain_names(cls, also: dict[str, AlsoOptions]) -> dict[str, AlsoOptions]:
+        for name in also:
+            if not _is_plain(name):
+                raise ValueError(f'"{name}": names of data sets are letters, digits, - and _')
+        return also
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the further data sets, where they are not 1."""
+        return {name: options.weight for name, options in self.also.items() if options.weight != 1}
+
     @model_validator(mode="after")
     def _masks_fit(self) -> "DataOptions":
         if self.masks and self.fit != "squash":
@@ -78,7 +140,11 @@ class DataOptions(Options):
 
     @model_serializer(mode="wrap")
     def _as_before_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "unknown", "steps", "masks")
+        return _without_empty(handler(self), "unknown", "steps", "masks", "also")
+
+
+PATHS: Any = {"path": True, "also": {"__all__": {"path"}}}
+"""Keys of ``[data]`` that say where data lie, and so decide nothing."""
 
 
 class SplitOptions(Options):
@@ -161,6 +227,25 @@ class ClassifierOptions(Options):
 
     plugin: str = Field("probe", description="A classifier plug-in; `moulage list classifiers` names them.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the classifier plug-in.")
+    metadata: tuple[str, ...] = Field(
+        (), description="What it reads of the patient beside the image: any of age, sex, site; see docs/classifiers.md."
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _are_of_the_patient(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in NO_METADATA:
+                raise ValueError(f'"{name}" is not for a classifier: {NO_METADATA[name]}. Valid: {", ".join(METADATA)}')
+            if name not in METADATA:
+                raise ValueError(f'"{name}" is no metadata of a patient. {nearest(name, METADATA)}')
+        if len(set(names)) < len(names):
+            raise ValueError("name each column once")
+        return names
+
+    @model_serializer(mode="wrap")
+    def _as_before_metadata(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "metadata")
 
 
 class ArmOptions(Options):
@@ -230,7 +315,7 @@ class Recipe(Options):
             if name not in self.arms:
                 raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')
         for name in (*self.generators, *self.selections, *self.arms):
-            if not name.replace("-", "").replace("_", "").isalnum():
+            if not _is_plain(name):
                 raise ValueError(f'"{name}": names of arms, generators and selections are letters, digits, - and _')
         return self
 
@@ -289,8 +374,8 @@ class Recipe(Options):
         return _without_empty(handler(self), "selections")
 
     def digest(self) -> str:
-        """Digest of every setting but the data's path."""
-        return digest(self.model_dump(mode="json", exclude={"data": {"path"}}))
+        """Digest of every setting but the data's paths."""
+        return digest(self.model_dump(mode="json", exclude={"data": PATHS}))
 
 
 def load(path: Path, budget: str = "", changes: dict[str, Any] | None = None) -> Recipe:
@@ -357,19 +442,17 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> It
 
 
 def to_toml(values: dict[str, Any], where: str = "") -> str:
-    """Nested plain values as TOML; what is None or empty is left out."""
+    """Nested plain values as TOML; what is None, or an empty table, is left out."""
     import json
 
     def plain(value: Any) -> str:
         if isinstance(value, dict):
-            return (
-                "{ " + ", ".join(f"{_key(k)} = {plain(v)}" for k, v in value.items() if v not in (None, {}, "")) + " }"
-            )
+            return "{ " + ", ".join(f"{_key(k)} = {plain(v)}" for k, v in value.items() if v not in (None, {})) + " }"
         if isinstance(value, list | tuple):
             return "[" + ", ".join(map(plain, value)) + "]"
         return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int) else repr(value)
 
-    keep = {k: v for k, v in values.items() if v is not None and v != {} and v != ""}
+    keep = {k: v for k, v in values.items() if v is not None and v != {}}
     lines = [f"{_key(k)} = {plain(v)}" for k, v in keep.items() if not isinstance(v, dict)]
     text = (f"[{where}]\n" if where and lines else "") + "".join(f"{line}\n" for line in lines)
     for k, v in keep.items():
@@ -381,6 +464,10 @@ def to_toml(values: dict[str, Any], where: str = "") -> str:
 def _without_empty(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     """A recipe that does not use these keys is written, and hashed, as it was before they existed."""
     return {k: v for k, v in values.items() if k not in keys or v}
+
+
+def _is_plain(name: str) -> bool:
+    return name.replace("-", "").replace("_", "").isalnum()
 
 
 def _key(key: str) -> str:

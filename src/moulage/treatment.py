@@ -34,7 +34,8 @@ class Treatment:
         class_weights: relative chance, for each class, that an epoch draws an image of it; all equal is class-balanced.
             None: every image once.
         mix: ``(inputs [n, ...] float32, targets [n, K]) -> (inputs, targets)`` on a batch, after augmentation; inputs
-            are images [n, 3, S, S] in 0..1 or embeddings [n, D].
+            are images [n, 3, S, S] in 0..1 or embeddings [n, D]. Targets are mixed linearly, whatever their number of
+            columns: a classifier that reads metadata appends these to them.
         augment: ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``, before the classifier's own augmentation.
         retrain_head: share of the epochs, the last ones, in which a fresh head is trained class-balanced on the frozen
             backbone (cRT); 0: none.

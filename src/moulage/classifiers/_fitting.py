@@ -65,6 +65,8 @@ class Base:
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, tuple(classes)
+        self.num_metadata = 0
+        """Columns of metadata that the classifier was trained with."""
 
     def fit(
         self,
@@ -93,13 +95,16 @@ class Base:
 
         Raises:
             RecipeError: this classifier cannot do what the treatment asks for.
-            DataError: inputs of the wrong kind or size, no validation image, or a class without a training image.
+            DataError: inputs of the wrong kind or size, no validation image, a class without a training image, or
+                metadata on one side alone.
             DivergedError: the loss is not finite any more.
             CheckpointError: ``folder`` holds checkpoints of other options, data, treatment or seed.
         """
         self.check_treatment(treatment)
         check(view, validation, self.classes)
         self._check_inputs(view, validation)
+        self.num_metadata = view.num_metadata
+        check_metadata(validation.metadata, len(validation), self.num_metadata)
         self._fit(Job(view, validation, seed, folder, training.pick_device(device), progress, treatment))
 
     def check_treatment(self, treatment: Treatment) -> None:
@@ -162,6 +167,19 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, p
     return functional.cross_entropy(logits.float(), targets)
 
 
+def mixed(
+    treatment: Treatment, inputs: torch.Tensor, targets: torch.Tensor, metadata: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """A batch as the treatment mixes it: metadata [n, M] as further columns of the targets [n, K]."""
+    if treatment.mix is None:
+        return inputs, targets, metadata
+    if metadata is None:
+        return *treatment.mix(inputs, targets), None
+    inputs, both = treatment.mix(inputs, torch.cat([targets, metadata], 1))
+    num_classes = targets.shape[1]
+    return inputs, both[:, :num_classes], both[:, num_classes:]
+
+
 class Tally:
     """Mean loss and accuracy of an epoch's batches, each before its own step, and the number of images seen."""
 
@@ -193,6 +211,18 @@ def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) ->
     if validation.labels.max() >= len(classes):
         raise DataError(
             f"A validation image has the label {validation.labels.max()}, but there are {len(classes)} classes."
+        )
+
+
+def check_metadata(metadata: np.ndarray | None, number: int, num_metadata: int) -> None:
+    """Raise ``DataError`` unless metadata are float32 [number, num_metadata], or None where that is 0."""
+    if metadata is None and not num_metadata:
+        return
+    got = "none" if metadata is None else f"{metadata.dtype} {list(metadata.shape)}"
+    if metadata is None or metadata.dtype != np.float32 or metadata.shape != (number, num_metadata):
+        raise DataError(
+            f"The classifier reads {num_metadata or 'no'} columns of metadata and got {got} for {number} images.",
+            "Encode them as for its training: data.metadata.Encoder.load on its folder.",
         )
 
 

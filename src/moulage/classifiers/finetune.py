@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
+from torch.nn import functional
 
 from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.classifiers import _attention, _augment, _fitting, _views
@@ -18,9 +19,22 @@ from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
 
+METADATA = "optional"
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
 AS_IT_IS = _views.Views()  # pyright: ignore[reportCallIssue]
+
+
+class MetadataOptions(plugins.Options):
+    """The small network that reads metadata; it learns at the head's rate, and whenever the head does."""
+
+    units: int = Field(32, ge=1, le=4096, description="units of its two layers")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of the training images whose metadata are hidden: their features are 0"
+    )
+
+
+NO_CHANGE = MetadataOptions()  # pyright: ignore[reportCallIssue]
 
 
 class Config(plugins.Options):
@@ -55,6 +69,10 @@ class Config(plugins.Options):
         default=AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
+    metadata_network: MetadataOptions = Field(
+        default=NO_CHANGE,
+        description="the network that reads the metadata, where the recipe's classifier.metadata asks",
+    )
 
     @model_validator(mode="after")
     def _parts_are_batches(self) -> Self:
@@ -69,20 +87,66 @@ class Config(plugins.Options):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Whole batches are written, and hashed, as before there was ``accumulate``."""
-        return {key: value for key, value in handler(self).items() if key != "accumulate" or value > 1}
+        """Options that came later are left out where they change nothing, so that a fit keeps its folder."""
+        same = {"accumulate": self.accumulate == 1, "metadata_network": self.metadata_network == NO_CHANGE}
+        return {key: value for key, value in handler(self).items() if not same.get(key, False)}
+
+
+class MetadataNetwork(nn.Module):
+    """Features [n, units] of metadata float [n, M], which join the pooled features of the image under the head.
+
+    As in Gessert et al. 2020 (arXiv:1910.03910): dense layers beside the image network, and metadata that are hidden at
+    random in training. Smaller, and hidden are all values of an image at once.
+    """
+
+    def __init__(self, num_metadata: int, options: MetadataOptions) -> None:
+        super().__init__()
+        self.first = nn.Linear(num_metadata, options.units)
+        self.second = nn.Linear(options.units, options.units)
+        self.dropout = options.dropout
+
+    def forward(self, metadata: torch.Tensor) -> torch.Tensor:
+        features = functional.relu(self.second(functional.relu(self.first(metadata))))
+        if self.training and self.dropout:
+            features = features * (torch.rand(len(features), 1).to(features.device) >= self.dropout)
+        return features
+
+    def reset_parameters(self) -> None:
+        """Fresh random weights."""
+        self.first.reset_parameters()
+        self.second.reset_parameters()
 
 
 class Network(nn.Module):
-    """Logits [N, K] of images float [N, 3, S, S] in 0..1."""
+    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M]."""
 
-    def __init__(self, backbone: backbones.Features, num_classes: int) -> None:
+    def __init__(
+        self,
+        backbone: backbones.Features,
+        num_classes: int,
+        num_metadata: int = 0,
+        options: MetadataOptions = NO_CHANGE,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.num_features, num_classes)
+        self.head = nn.Linear(backbone.num_features + (options.units if num_metadata else 0), num_classes)
+        self.metadata = MetadataNetwork(num_metadata, options) if num_metadata else None
 
-    def forward(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:
-        return self.head(self.backbone(images, input_size))
+    @property
+    def top(self) -> "tuple[nn.Linear | MetadataNetwork, ...]":
+        """What learns at the head's rate."""
+        return (self.head,) if self.metadata is None else (self.head, self.metadata)
+
+    def forward(
+        self, images: torch.Tensor, input_size: int | None = None, metadata: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.head(self.joined(self.backbone(images, input_size), metadata))
+
+    def joined(self, features: torch.Tensor, metadata: torch.Tensor | None) -> torch.Tensor:
+        """What the head is given: an image's features [n, D], then those of its metadata."""
+        if self.metadata is None or metadata is None:
+            return features
+        return torch.cat([features, self.metadata(metadata).to(features.dtype)], 1)
 
 
 class Classifier(_fitting.Base):
@@ -121,7 +185,7 @@ class Classifier(_fitting.Base):
                     self.network = state.evaluated
                     torch.manual_seed(training.seed_from("finetune", job.seed, epoch))
                     trained = self._train(state, job, epoch)
-                    plain = self._predict(job.validation.inputs, AS_IT_IS)
+                    plain = self._predict(job.validation.inputs, job.validation.metadata, AS_IT_IS)
                     scored = _fitting.scores(plain, job.validation.labels)
                     training.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(_fitting.merit(config.choose, epoch, scored))
@@ -132,20 +196,25 @@ class Classifier(_fitting.Base):
             self.network.load_state_dict(state.best)
             self.temperature = 1.0
             if config.calibrate:
-                logits = self._predict(job.validation.inputs, config.views)
+                logits = self._predict(job.validation.inputs, job.validation.metadata, config.views)
                 self.temperature = _fitting.temperature(logits, job.validation.labels)
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
         labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
-        return runs.digest(*options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key)
+        weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
+        every = (job.view.metadata_at(np.arange(len(job.view.labels))), job.validation.metadata)
+        metadata = (values.tobytes() for values in every if values is not None)
+        return runs.digest(
+            *options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights, *metadata
+        )
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
         for side in self.config.views.sizes:
             features.check_size(side, options.name)
-        network = Network(features, len(self.classes))
+        network = Network(features, len(self.classes), self.num_metadata, self.config.metadata_network)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
@@ -160,95 +229,109 @@ class Classifier(_fitting.Base):
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
             state.network.backbone.eval()
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
-        for step, (inputs, labels, place) in enumerate(batches, (epoch - 1) * num_steps):
+        for step, (inputs, labels, place, metadata) in enumerate(batches, (epoch - 1) * num_steps):
             if treatment.augment is not None:
                 inputs = _augmented(inputs, treatment.augment)
             images = backbones.to_float(inputs, self.device, channels_last=config.channels_last)
             images = _augment.augment(images, draws[place].to(self.device), config.augment)
             targets = _fitting.soft_targets(labels, len(self.classes), self.device, config.label_smoothing)
-            if treatment.mix is not None:
-                images, targets = treatment.mix(images, targets)
+            known = None if metadata is None else torch.from_numpy(metadata).to(self.device)
+            images, targets, known = _fitting.mixed(treatment, images, targets, known)
             state.optimizer.zero_grad()
             num_parts = min(config.accumulate, len(images) // 2) or 1
-            for part, wanted in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
+            for rows in torch.arange(len(images)).tensor_split(num_parts):
+                part = slice(int(rows[0]), int(rows[-1]) + 1)
                 with training.precision(self.device, config.precision):
-                    logits = state.network(part)
-                loss = _fitting.loss_of(logits, wanted, treatment, step / (config.epochs * num_steps))
-                (loss * (len(part) / len(images))).backward()
-                tally.add(loss, logits, wanted)
+                    logits = state.network(images[part], metadata=None if known is None else known[part])
+                loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps))
+                (loss * (len(rows) / len(images))).backward()
+                tally.add(loss, logits, targets[part])
             state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
+    def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Logits float32 [N, K] of pixels uint8 [N, size, size, 3], averaged over the views and calibrated.
+
+        ``metadata``, float32 [N, M], where it was trained with them.
 
         Raises:
             RunError: neither ``fit`` nor ``load`` was called.
-            DataError: pixels of another size.
+            DataError: pixels of another size, or metadata that are missing or not as in training.
         """
-        return self._predict(inputs, self.config.views) / np.float32(self.temperature)
+        return self._predict(inputs, metadata, self.config.views) / np.float32(self.temperature)
 
     @torch.inference_mode()
-    def features(self, inputs: np.ndarray) -> np.ndarray:
-        """What the head is given, float32 [N, D], of pixels uint8 [N, size, size, 3]; one view, the image as it is."""
-        if self.network is None:
-            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
-        _fitting.check_pixels(inputs, self.config.size)
-        backbone: Any = self.network.backbone
-        return backbones.embed(
-            backbone.eval(), backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
+    def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+        """What the head is given, float32 [N, D], of pixels uint8 [N, size, size, 3]; one view, the image as it is.
+
+        Where it was trained with metadata, float32 [N, M], their features follow those of the image.
+        """
+        network: Any = self._checked(inputs, metadata)
+        backbone = network.backbone
+        features = backbones.embed(
+            backbone, backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
         )
+        if metadata is None:
+            return features
+        known = torch.from_numpy(metadata).to(self.device)
+        return network.joined(torch.from_numpy(features).to(self.device), known).cpu().numpy()
 
     def attention(
-        self, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
     ) -> tuple[np.ndarray, int]:
         """Grad-CAM over the views, float32 [N, S, S] in -1..1, and the cells a side; see ``_attention.grad_cam``."""
-        if self.network is None:
-            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
-        _fitting.check_pixels(pixels, self.config.size)
-        network: Any = self.network
-        return _attention.grad_cam(
-            network.backbone,
-            network.head,
-            pixels,
-            labels,
-            self.device,
-            views=self.config.views,
-            shuffled=shuffled,
-            draw=draw,
-        )
+        network: Any = self._checked(pixels, metadata)
+        beside = None
+        if metadata is not None:
+            with torch.no_grad():
+                beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
+        own = (network.backbone, network.head, pixels, labels, self.device)
+        return _attention.grad_cam(*own, beside=beside, views=self.config.views, shuffled=shuffled, draw=draw)
 
     @torch.inference_mode()
-    def _predict(self, inputs: np.ndarray, views: _views.Views) -> np.ndarray:
+    def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:
         """Logits float32 [N, K], not calibrated."""
-        if self.network is None:
-            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
-        _fitting.check_pixels(inputs, self.config.size)
-        self.network.eval()
+        network = self._checked(inputs, metadata)
         logits = np.empty((len(inputs), len(self.classes)), np.float32)
         size = self.config.predict_batch
         for start in range(0, len(inputs), size):
             batch = slice(start, start + size)
             images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
+            known = None if metadata is None else torch.from_numpy(metadata[batch]).to(self.device)
             with training.precision(self.device, self.config.precision):
-                of_views = [self.network(view, side).float() for view, side in _views.each(images, views)]
+                of_views = [network(view, side, known).float() for view, side in _views.each(images, views)]
             logits[batch] = _views.averaged(of_views, views.average).cpu().numpy()
         return logits
+
+    def _checked(self, inputs: np.ndarray, metadata: np.ndarray | None) -> nn.Module:
+        """The trained network, ready to predict these."""
+        if self.network is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        _fitting.check_pixels(inputs, self.config.size)
+        _fitting.check_metadata(metadata, len(inputs), self.num_metadata)
+        return self.network.eval()
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``config.json``."""
         if self.network is None:
             raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
         checkpoints.save_weights(folder / "weights.safetensors", self.network)
-        _fitting.write_config(folder, self.config, self.classes, temperature=self.temperature)
+        facts = {"temperature": self.temperature, "num_metadata": self.num_metadata}
+        _fitting.write_config(folder, self.config, self.classes, **facts)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Classifier":
         """Read what ``save`` wrote. The weights that the training started from are not needed any more."""
         saved = _fitting.read_config(folder)
         classifier = cls(plugins.validate(Config, saved["config"], str(folder)), tuple(saved["classes"]))
-        classifier.device = training.pick_device(device)
+        classifier.device, classifier.num_metadata = training.pick_device(device), saved.get("num_metadata", 0)
         with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             network = classifier._build(classifier.config.backbone.model_copy(update={"weights": "scratch"}))
         checkpoints.load_weights(folder / "weights.safetensors", network)
@@ -303,7 +386,8 @@ class _State:
         """Begin a second stage: the network that the first one kept, with a head of fresh random weights."""
         self.network.load_state_dict(self.best)
         torch.manual_seed(training.seed_from("head", seed))
-        self.network.head.reset_parameters()
+        for part in self.network.top:
+            part.reset_parameters()
         self._begin(stage)
 
     @property
@@ -351,9 +435,12 @@ def schedule(step: int, num_warmup: float, num_steps: int) -> float:
 
 
 def _optimizer(config: Config, network: Network, *, head_only: bool = False) -> torch.optim.Optimizer:
-    """Backbone and head at their learning rates, or the head alone; vectors (biases, norms) without weight decay."""
+    """Backbone and head, with what reads metadata, at their learning rates, or these alone; vectors (biases, norms)
+    without weight decay.
+    """
     groups = []
-    parts = ((network.backbone, config.backbone_learning_rate), (network.head, config.head_learning_rate))
+    top = [(part, config.head_learning_rate) for part in network.top]
+    parts = [(network.backbone, config.backbone_learning_rate), *top]
     for part, rate in parts[1:] if head_only else parts:
         parameters = list(part.parameters())
         matrices = [p for p in parameters if p.ndim > 1]

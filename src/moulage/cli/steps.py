@@ -1,5 +1,6 @@
 """Verbs that do one step of the road: prepare data, fit a generator, draw, train a classifier; and `list`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +27,15 @@ from moulage.errors import RecipeError, nearest
 from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
+    from moulage.recipe import Recipe
     from moulage.study import Outcome
 
 
 def prepare(
-    source: Source,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, for its data and split; budgets are not applied.")
+    ] = None,
+    source: Source = "",
     data: Data = None,
     out: Out = None,
     fit: Annotated[str, typer.Option(help="How images become square: squash, crop or pad.")] = "squash",
@@ -39,29 +44,64 @@ def prepare(
     test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.2,
     seed: Seed = 0,
     source_settings: SourceSettings = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(help="Pre-processing in place of the recipe's: hair, vignette ...; repeatable, in this order."),
+    ] = None,
+    preview: Annotated[
+        int, typer.Option(min=0, max=200, help="Draw a sheet of so many images before and after each step.")
+    ] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
+    ] = None,
     workers: Workers = 2,
     as_json: Json = False,
 ) -> None:
-    """Read, decode, audit and split a data set; print what the audit found."""
+    """Read, decode, audit and split data; print what the audit found."""
+    from moulage import recipe as recipes
     from moulage.data.audit import Audit
+    from moulage.tasks import data_sets
+    from moulage.tasks import preview as previews
 
-    values = data_values("prepare", source, data, fit, seed, source_settings)
-    values["split"] |= {"validation": validation, "test": test}
-    values["data"]["sizes"] = [size]
-    run = out or Path("runs") / f"prepare-{source}"
-    prepared = _prepare_only(values, run, workers)
+    if (recipe is None) == (not source):
+        raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
+    changes = options_of(settings)
+    if step:
+        changes |= {"data.steps": [{"plugin": name} for name in step]}
+    if recipe:
+        changes |= {"data.path": str(data.absolute())} if data else {}
+        chosen = recipes.load(recipe, changes=changes)
+    else:
+        values = data_values("prepare", source, data, fit, seed, source_settings)
+        values["split"] |= {"validation": validation, "test": test}
+        values["data"]["sizes"] = [size]
+        chosen = recipes.parse(values, changes=changes)
+    if preview and not chosen.data.steps:
+        raise RecipeError("There is nothing to preview: no pre-processing is asked for.", "Add --step NAME.")
+    run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
+    prepared = _prepare_only(chosen, run, workers)
     split = prepared.split(0)
     report = Audit.load(run / "audit.json")
-    counts = split.counts()
+    counts, several = split.counts(), data_sets.load(run)
+    changed = previews.changes(chosen, prepared)
+    sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
     if as_json:
-        print_json({"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()})
+        found = {"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()}
+        more = {"data_sets": several, "steps": changed, "preview": sheet and str(sheet)}
+        print_json(found | {name: value for name, value in more.items() if value})
         return
     show_table("Audit", report.rows())
+    if several:
+        show_table("Data sets: images", [_data_set(row, counts) for row in several])
     rows = [
         {"class": name, **{part: f"{n[name]['images']} ({n[name]['lesions']})" for part, n in counts.items()}}
         for name in prepared.catalog.classes
     ]
     show_table("Split: images (lesions)", rows)
+    if changed:
+        show_table("Pre-processing", changed)
+    if sheet:
+        print(f"Before and after: {sheet}")
     if report.pairs:
         print(f"Near-duplicates to look at: {run / 'pairs.png'}")
     print(f"Split {split.digest}; everything is in {run}")
@@ -120,11 +160,15 @@ def train(
     classifier: Annotated[str, typer.Argument(help="A classifier plug-in; `moulage list classifiers` names them.")],
     on: PluginRun,
     samples: Annotated[Path | None, typer.Option(help="A folder of samples to add to the training part.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="What it reads of the patient as well: age, sex or site; repeatable.")
+    ] = None,
 ) -> None:
     """Train one classifier, with or without generated images, and score it on the test part."""
     from moulage.data.catalog import Catalog
 
     values = {**on.values("train"), "classifier": {"plugin": classifier, "options": options_of(on.settings)}}
+    values["classifier"]["metadata"] = metadata or []
     values["study"] |= {"num_trials": 1, "primary": "balanced_accuracy"}
     arm: dict[str, Any] = {"balance": "none"}
     if samples:
@@ -165,11 +209,16 @@ def _run(values: dict[str, Any], run: Path, device: str) -> "Outcome":
         return run_study(parse(values), run, workers=1, device=device, watch=screen.watch())
 
 
-def _prepare_only(values: dict[str, Any], run: Path, workers: int) -> Any:
+def _data_set(row: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """One data set as a row of a table."""
+    about = {"data set": row["name"], "source": row["source"], "read": row["num_read"]}
+    return {**about, "set aside": row["num_set_aside"], **{part: row["parts"].get(part, 0) for part in parts}}
+
+
+def _prepare_only(recipe: "Recipe", run: Path, workers: int) -> Any:
     from moulage import runs
-    from moulage.recipe import parse
     from moulage.tasks import prepare as steps
 
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
-        return steps.prepare(parse(values), run, num_workers=workers, progress=watch.progress, say=watch.say)
+        return steps.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)

@@ -2,6 +2,9 @@
 
 Images that cannot be used are quarantined by name and reason, never dropped in silence. Groups that a split must keep
 together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
+
+Where several data sets are joined (``data.several``), an image that an earlier one has too is set aside, and so is one
+that may only be trained on but shows a lesion which may be tested on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from moulage import runs
-from moulage.data import duplicates
+from moulage.data import duplicates, overlap, several
 from moulage.data.catalog import Catalog
 from moulage.data.chunks import OK
 from moulage.data.duplicates import Pair
@@ -131,14 +134,17 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     """
     scan, findings = pixels.scan, []
     quarantined = _bad_images(scan, findings)
+    linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)
     good = ~catalog.table["image"].isin(quarantined).to_numpy()
     kept, rows = catalog.take(good), np.flatnonzero(good)
     pairs = duplicates.search(kept.images, pixels.thumbnails[rows], progress)
-    known = _join(kept.groups, scan["sha256"].to_numpy(object)[rows])
+    known = _join(linked[good], scan["sha256"].to_numpy(object)[rows])
     _check_pairs(kept, known, pairs, findings)
     row = {name: i for i, name in enumerate(kept.images)}
     groups = _join(known, extra=[(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted])
+    apart = _check_train_only(kept, groups, quarantined, findings)
+    kept, rows, groups = kept.take(apart), rows[apart], groups[apart]
     _check_labels(catalog, kept, scan.iloc[rows], findings)
     _check_sizes(kept, groups, findings)
     _check_sources(kept, pixels.thumbnails, rows, findings)
@@ -174,7 +180,7 @@ def _check_duplicates(
 ) -> None:
     """Exact copies: harmless under one label (they are joined), quarantined under two."""
     table = catalog.table[["image", "label"]].assign(sha256=scan["sha256"].to_numpy())
-    table = table[(scan["status"] == OK).to_numpy()]
+    table = table[~table["image"].isin(quarantined)]
     copies = table[table["sha256"].duplicated(keep=False)]
     num_labels = copies.groupby("sha256")["label"].transform("nunique")
     same, torn = copies[num_labels == 1], copies[num_labels > 1]
@@ -190,6 +196,45 @@ def _check_duplicates(
         findings.append(
             _finding("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
         )
+
+
+def _check_data_sets(
+    catalog: Catalog, pixels: Pixels, quarantined: dict[str, str], findings: list[Finding], progress: Progress
+) -> np.ndarray:
+    """Set images aside that an earlier data set has too; the groups [N], joined over what two data sets share."""
+    if len(several.names(catalog)) < 2:
+        return catalog.groups
+    found, notes = several.shared(catalog, pixels, progress)
+    findings += [_finding("chance names", "note", (), note) for note in notes]
+    doubles = found[found["why"] != overlap.SAME_LESION].drop_duplicates("image")
+    label = catalog.table.set_index("image")["label"]
+    for (name, of), rows in doubles.groupby(["data_set", "of"], sort=False):
+        why = ", ".join(f"{reason} {number:,}" for reason, number in rows["why"].value_counts().items())
+        say = f"{_count(len(rows))} of {name} are among those of {of} too ({why}); those of {of} are used."
+        torn = int((label.loc[rows["image"]].to_numpy() != label.loc[rows["same_as"]].to_numpy()).sum())
+        say += f" {_count(torn)} under another class there." if torn else ""
+        findings.append(_finding("image of two data sets", "warning", rows["image"], say))
+    for row in doubles.itertuples():
+        quarantined[str(row.image)] = f"in two data sets: {row.why} as {row.same_as} of {row.of}"
+    place = pd.Series(np.arange(len(catalog)), index=catalog.images)
+    edges = np.stack([place.loc[found[column]].to_numpy() for column in ("same_as", "image")], axis=1)
+    return _join(catalog.groups, extra=edges.tolist())
+
+
+def _check_train_only(
+    kept: Catalog, groups: np.ndarray, quarantined: dict[str, str], findings: list[Finding]
+) -> np.ndarray:
+    """Set images aside that may only be trained on, of lesions that may be tested on: whether each [n] stays."""
+    only = (kept.table["only_part"] != "").to_numpy()
+    tested = dict(zip(groups[~only].tolist(), kept.images[~only].tolist(), strict=True))
+    shown = only & np.isin(groups, list(tested))
+    for name, rows in kept.take(shown).table.groupby("data_set", sort=False):
+        say = f"{_count(len(rows))} of {name} show lesions of images that may be tested on; they are not used."
+        advice = 'With parts = "all" they are split with those lesions.'
+        findings.append(_finding("lesion of two data sets", "warning", rows["image"], say, advice))
+    for image, group in zip(kept.images[shown], groups[shown], strict=True):
+        quarantined[image] = f"lesion of two data sets: the lesion of {tested[group]}, which may be tested on"
+    return ~shown
 
 
 def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], findings: list[Finding]) -> None:
@@ -258,8 +303,8 @@ def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings:
 def _check_sizes(kept: Catalog, groups: np.ndarray, findings: list[Finding]) -> None:
     """Classes too small to split, or to say anything of."""
     for name in kept.classes:
-        number = len(set(groups[(kept.table["label"] == name).to_numpy()]))
-        images = kept.images[(kept.table["label"] == name).to_numpy()]
+        rows = ((kept.table["label"] == name) & (kept.table["only_part"] == "")).to_numpy()
+        number, images = len(set(groups[rows])), kept.images[rows]
         if number < MIN_LESIONS:
             say = f'Class "{name}" has {_count(number, "lesion")}; training, validation and test need one each.'
             findings.append(_finding("class too small to split", "error", images, say, "Leave the class out."))

@@ -26,6 +26,8 @@ TEXT = (
     "origin",
     "split_digest",
     "official_part",
+    "data_set",
+    "only_part",
 )
 MISSING = "missing::"
 """Prefix of the location of an image that a label names but that is not there."""
@@ -42,9 +44,13 @@ COLUMNS = {
     "origin": "'real', or the id of the generator run that drew it",
     "split_digest": "digest of the split that the generator was fitted on; empty for real images",
     "official_part": "official part of the data set (train, validation, test); empty where it has none",
+    "data_set": "which further data set of the study it comes from; empty for the main one",
+    "only_part": "'train' for an image that may be trained on and nothing else; empty for one that is split",
     "age": "years, NaN where unknown",
     "seed": "the seed that drew a synthetic image, -1 for real ones",
 }
+LATER = ("data_set", "only_part")
+"""Columns that older catalogs lack; where they are empty, digests are what they were without them."""
 REAL = "real"
 
 
@@ -151,7 +157,8 @@ class Catalog:
 
     def digest(self) -> str:
         """Digest of everything but where the files happen to lie."""
-        kept = self.table.drop(columns=["location", "mask"])
+        unused = [column for column in LATER if (self.table[column] == "").all()]
+        kept = self.table.drop(columns=["location", "mask", *unused])
         return digest(list(self.classes), kept.to_csv(index=False).encode())
 
     def save(self, path: Path) -> None:
@@ -182,9 +189,9 @@ class Catalog:
             raise RunError(f"{path} is no catalog: {error}.", "Run the command that makes it again.") from None
         table = arrow.to_pandas()
         for column in TEXT:
-            table[column] = table[column].astype(object)
+            table[column] = (table[column] if column in table else pd.Series("", table.index)).astype(object)
         classes, unlabelled = tuple(meta["classes"]), tuple(meta["unlabelled"])
-        return cls(table, classes, meta["name"], path.parent.resolve(), meta["note"], unlabelled)
+        return cls(table[list(COLUMNS)], classes, meta["name"], path.parent.resolve(), meta["note"], unlabelled)
 
 
 def concatenate(first: Catalog, *others: Catalog) -> Catalog:

@@ -20,6 +20,8 @@ ALIKE = 0.95
 MEANT = 0.5
 """Share of the images of one name that must be alike for names, and lesion ids, to mean the same in both data sets."""
 COLUMNS = ("image", "same_as", "why")
+SAME_BYTES, SAME_NAME, SAME_LESION, NEAR = "same bytes", "same name", "same lesion", "near-duplicate"
+"""Evidence, in the column ``why``."""
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -64,11 +66,11 @@ def find(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[
     """
     left = theirs.catalog.table[["image", "lesion"]].assign(sha256=theirs.sha256)
     right = ours.catalog.table[["image", "lesion"]].assign(sha256=ours.sha256)
-    found, notes = [_same(left, right, "sha256", "same bytes")], ()
-    same_name = _same(left, right, "image", "same name")
+    found, notes = [_same(left, right, "sha256", SAME_BYTES)], ()
+    same_name = _same(left, right, "image", SAME_NAME)
     alike = _alike(theirs, ours, same_name)
     if alike >= MEANT:
-        found += [same_name, _same(left, right, "lesion", "same lesion")]
+        found += [same_name, _same(left, right, "lesion", SAME_LESION)]
     else:
         notes = (
             f"{len(same_name):,} images have a name that the other data set uses too, but {1 - alike:.0%} of them show "
@@ -108,7 +110,7 @@ def _near(theirs: Shown, ours: Shown, progress: Progress) -> pd.DataFrame:
     names = np.array([f"t{n}" for n in range(len(theirs.sha256))] + [f"o{n}" for n in range(len(ours.sha256))], object)
     pairs = duplicates.search(names, np.concatenate([theirs.thumbnails, ours.thumbnails]), progress)
     rows = [
-        (theirs.catalog.images[int(pair.first[1:])], ours.catalog.images[int(pair.second[1:])], "near-duplicate")
+        (theirs.catalog.images[int(pair.first[1:])], ours.catalog.images[int(pair.second[1:])], NEAR)
         for pair in pairs
         if pair.accepted and (pair.first[0], pair.second[0]) == ("t", "o")
     ]

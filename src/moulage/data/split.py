@@ -5,6 +5,9 @@ fewest groups first, so that every part gets its share of the images and of the 
 the groups come in order of size, equal sizes shuffled, and each goes to the part that lags furthest behind its share:
 Webster's method of apportionment, extended to seats of unequal size. The result depends on the groups and the seed,
 not on the order of the rows.
+
+Images that may only be trained on (the column ``only_part``, for further data sets of a study) go to the training part
+of every split. The others are split as if those were not there; shares are shares of them.
 """
 
 import json
@@ -178,14 +181,15 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
         LeakError: the official split tears a group apart, or the catalog holds synthetic images.
     """
     _check_shares(validation=validation)
-    groups, stated = _Groups.of(catalog), catalog.table["official_part"].to_numpy(object)
+    dealt = dealable(catalog)
+    groups, stated = _Groups.of(catalog), dealt.table["official_part"].to_numpy(object)
     strange = ~np.isin(stated, PARTS)
     if strange.any():
         raise DataError(
-            f'{catalog.name}: {strange.sum()} images have no official part, such as "{catalog.images[strange][0]}".',
+            f'{catalog.name}: {strange.sum()} images have no official part, such as "{dealt.images[strange][0]}".',
             'Use the scheme "holdout" or "folds".',
         )
-    _refuse_crossing(catalog.groups, stated, catalog.images, f"The official split of {catalog.name}")
+    _refuse_crossing(dealt.groups, stated, dealt.images, f"The official split of {catalog.name}")
     parts = np.empty(len(groups.counts), object)
     parts[groups.index] = stated
     if "validation" not in stated:
@@ -261,6 +265,8 @@ def _groups_of(catalog: Catalog, classes: list[str]) -> tuple[np.ndarray, np.nda
 def prove(split: Split, catalog: Catalog) -> None:
     """Prove that nothing crosses: every image in exactly one part, every group in one part, nothing changed since.
 
+    Nor is an image that may only be trained on in a part that chooses or scores.
+
     The proof takes groups and labels from the catalog, not from whoever made the split.
 
     Raises:
@@ -290,13 +296,17 @@ def prove(split: Split, catalog: Catalog) -> None:
                 f'{where}: the {column} of "{catalog.images[differs][0]}" is another in {catalog.name}.', again
             )
     _refuse_crossing(catalog.groups, ordered["part"].to_numpy(object), catalog.images, where)
+    held_out = ordered["part"].isin(PARTS[1:]).to_numpy() & (catalog.table["only_part"] != "").to_numpy()
+    if held_out.any():
+        image, part = catalog.images[held_out][0], ordered["part"].to_numpy(object)[held_out][0]
+        raise LeakError(f'{where}: "{image}" may only be trained on, and is in the part {part}.', again)
     if _digest(table) != split.digest:
         raise LeakError(f"{where} holds other rows than its digest says.", again)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """``index`` [N]: the group of each image; ``counts`` [G, K]: the images of each group by class."""
+    """Groups of the images that are dealt. ``index`` [N]: the group of each; ``counts`` [G, K]: its images by class."""
 
     index: np.ndarray
     counts: np.ndarray
@@ -305,6 +315,7 @@ class _Groups:
     @classmethod
     def of(cls, catalog: Catalog) -> "_Groups":
         _refuse_synthetic(catalog)
+        catalog = dealable(catalog)
         names, index = np.unique(catalog.groups.astype(str), return_inverse=True)
         counts = np.zeros((len(names), len(catalog.classes)), np.int64)
         np.add.at(counts, (index, catalog.labels), 1)
@@ -349,8 +360,16 @@ class _Groups:
             )
 
 
+def dealable(catalog: Catalog) -> Catalog:
+    """The images that may go to any part."""
+    return catalog.only(only_part="")
+
+
 def _make(catalog: Catalog, parts: np.ndarray, scheme: dict[str, Any]) -> Split:
-    table = catalog.table[["image", "label", "group"]].assign(part=parts).astype(object)
+    """A split of ``catalog`` whose dealt images [N] go to these parts, and the others where alone they may."""
+    part = catalog.table["only_part"].to_numpy(object, copy=True)
+    part[part == ""] = parts
+    table = catalog.table[["image", "label", "group"]].assign(part=part).astype(object)
     return Split(table, _digest(table), {**scheme, "classes": list(catalog.classes)})
 
 

@@ -51,6 +51,11 @@ def _data(results: Results) -> str:
     data, classes = results.study.data, results.study.classes
     number = f"{data.num_images:,} images of " if data.num_images is not None else ""
     said = f"The data were {data.name} ({number}{len(classes)} classes: {', '.join(classes)})."
+    for found in data.data_sets[1:]:
+        where = " in the training part alone" if set(found.parts) <= {"train", "reserve"} else ""
+        weight = f", shown {found.weight:g} times as often" if found.weight not in (None, 1) else ""
+        said += f" Of {found.name} ({found.source}) {sum(found.counts.values()):,} images were used{where}{weight}"
+        said += f", after {found.num_set_aside:,} were set aside, among them those that the main data hold too."
     if _scheme(results) == "folds":
         return said
     parts = [f"{part} {_size(counts)}" for part, counts in results.split.items() if counts]

@@ -22,13 +22,26 @@ class Record(BaseModel):
         )
 
 
+class DataSet(Record):
+    """One of several data sets: what was read, what the audit set aside, images kept of each class and in each part."""
+
+    name: str
+    source: str = ""
+    weight: Number = None
+    num_read: int = 0
+    num_set_aside: int = 0
+    counts: dict[str, int] = {}
+    parts: dict[str, int] = {}
+
+
 class Data(Record):
-    """The data set as the source described it."""
+    """The data as their sources described them; ``data_sets`` where there are several."""
 
     name: str = "data"
     source: str = ""
     num_images: int | None = None
     note: str = ""
+    data_sets: list[DataSet] = []
 
 
 class Study(Record):

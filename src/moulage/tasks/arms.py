@@ -7,7 +7,7 @@ import numpy as np
 
 from moulage import plugins
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import Recipe
+from moulage.recipe import METADATA, Recipe
 from moulage.treatment import Treatment
 
 NO_CLASSES = ("one", "two")
@@ -45,6 +45,23 @@ def check_arm(recipe: Recipe, name: str) -> None:
             )
     if is_positive(balance):
         _check_positive(recipe, name)
+
+
+def check_metadata(recipe: Recipe) -> None:
+    """The classifier reads the metadata that the recipe gives it, and is given those that it cannot do without."""
+    chosen = recipe.classifier
+    reads = getattr(plugins.load("classifiers", chosen.plugin), "METADATA", "")
+    if chosen.metadata and not reads:
+        able = [n for n in plugins.names("classifiers") if getattr(plugins.load("classifiers", n), "METADATA", "")]
+        raise RecipeError(
+            f'classifier.metadata: the classifier "{chosen.plugin}" reads images alone.',
+            f"Leave it out, or use one of {', '.join(able)}.",
+        )
+    if reads == "required" and not chosen.metadata:
+        raise RecipeError(
+            f'classifier.metadata: the classifier "{chosen.plugin}" reads nothing else, and it is empty.',
+            f"Set some of {', '.join(METADATA)}.",
+        )
 
 
 def check_selection(recipe: Recipe, name: str) -> None:

@@ -12,7 +12,8 @@ from moulage import plugins, runs
 from moulage.data import masks
 from moulage.data import samples as sampling
 from moulage.data.catalog import REAL, Catalog
-from moulage.data.view import Examples, TrainingView
+from moulage.data.metadata import Encoder, lend
+from moulage.data.view import TrainingView
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.adjust import adjust, choose_tau, log_prior
 from moulage.evaluation.predictions import Predictions
@@ -21,7 +22,15 @@ from moulage.tasks import prepare, witness
 from moulage.tasks.arms import is_positive
 from moulage.tasks.fidelity import judge_of, labels_of, score_generator
 from moulage.tasks.gallery import make_gallery
-from moulage.tasks.inputs import Inputs, embed_all, pixels_of, samples_folder, selection_folder
+from moulage.tasks.inputs import (
+    Inputs,
+    embed_all,
+    encode,
+    examples_of,
+    pixels_of,
+    samples_folder,
+    selection_folder,
+)
 from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared, needs_masks
 from moulage.tasks.select import extract_features, select
@@ -163,7 +172,8 @@ def train_classifier(
     """Train one arm's classifier in one trial, and keep what it predicts for validation and test part.
 
     Nothing but the training part, and what the arm adds to it, is trained on; the epoch that is kept and the strength
-    of the logit adjustment are chosen on the validation part. The test part is predicted at the end.
+    of the logit adjustment are chosen on the validation part. The test part is predicted at the end. Metadata are
+    encoded as the training part has them; generated images borrow those of training images.
     """
     settings, folder, catalog = task.settings, run / task.folder, prepared.catalog
     split = prepared.split(task.trial)
@@ -171,11 +181,13 @@ def train_classifier(
     config = plugins.configure("classifiers", settings["plugin"], settings["config"])
     train, extra = split.part(catalog, "train"), extra_of(prepared, run, task)
     inputs = Inputs(prepared, run, task, config.size)
-    added = Examples(inputs(extra), extra.labels) if len(extra) else None
-    view = TrainingView(Examples(inputs(train), train.labels), added, settings["num_slots"])
-    treatment = treatment_of(settings, np.bincount(view.labels, minlength=len(catalog.classes)))
+    encoder = encoder_of(settings, train)
+    added = examples_of(inputs, with_metadata(settings, extra, train), encoder) if len(extra) else None
+    weights = weights_of(settings, train, extra)
+    view = TrainingView(examples_of(inputs, train, encoder), added, settings["num_slots"], weights)
+    treatment = treatment_of(settings, view.counts(len(catalog.classes)))
     parts = {part: split.part(catalog, part) for part in HELD_OUT}
-    chosen_on = Examples(inputs(parts["validation"]), parts["validation"].labels)
+    chosen_on = examples_of(inputs, parts["validation"], encoder)
     classifier = module.Classifier(config, catalog.classes)
     classifier.fit(
         view,
@@ -187,10 +199,13 @@ def train_classifier(
         treatment=treatment,
     )
     classifier.save(folder)
-    logits = {part: classifier.predict(inputs(rows)) for part, rows in parts.items()}
+    if encoder is not None:
+        encoder.save(folder)
+    logits = {part: classifier.predict(inputs(rows), **encode(encoder, rows)) for part, rows in parts.items()}
     adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
     if settings["adjust"]:
-        adjusted = adjust_logits(logits, chosen_on.labels, view.labels, treatment, catalog.classes)
+        seen = view.counts(len(catalog.classes))
+        adjusted = adjust_logits(logits, chosen_on.labels, seen, treatment, catalog.classes)
     about = {"arm": task.name, "trial": task.trial, "split_digest": split.digest, "classes": catalog.classes}
     for part in HELD_OUT:
         rows = parts[part]
@@ -198,6 +213,16 @@ def train_classifier(
         predictions.save(folder / f"{part}.parquet")
     _write_view(folder, settings, train, extra, adjusted)
     witness.of_classifier(folder, task, split.digest, train, extra, parts)
+
+
+def weights_of(settings: dict[str, Any], train: Catalog, extra: Catalog) -> np.ndarray | None:
+    """The weights of a classifier task's real images and then of what its arm adds, float64 [n]; None for all alike.
+
+    A copy weighs what its image does, and a drawn image 1.
+    """
+    weights = settings.get("weights")
+    names = [*train.table["data_set"], *extra.table["data_set"]]
+    return np.array([weights.get(name, 1.0) for name in names], np.float64) if weights else None
 
 
 def extra_of(prepared: Prepared, run: Path, task: Task) -> Catalog:
@@ -224,6 +249,19 @@ def extra_of(prepared: Prepared, run: Path, task: Task) -> Catalog:
     return extra
 
 
+def encoder_of(settings: dict[str, Any], train: Catalog) -> Encoder | None:
+    """How a classifier task's metadata become numbers; None where its classifier reads none."""
+    columns = settings.get("metadata", ())
+    return Encoder.fit(train, columns) if columns else None
+
+
+def with_metadata(settings: dict[str, Any], extra: Catalog, train: Catalog) -> Catalog:
+    """What an arm adds, with borrowed metadata for generated images where the classifier reads any."""
+    if not settings.get("metadata"):
+        return extra
+    return lend(extra, train, np.random.default_rng(seed_of(settings["seed"], "metadata")))
+
+
 def treatment_of(settings: dict[str, Any], counts: np.ndarray) -> Treatment:
     """How an arm trains: what its treatment says, else its balance plug-in, else plainly.
 
@@ -240,7 +278,7 @@ def treatment_of(settings: dict[str, Any], counts: np.ndarray) -> Treatment:
 def adjust_logits(
     logits: dict[str, np.ndarray],
     chosen_on: np.ndarray,
-    trained_on: np.ndarray,
+    counts: np.ndarray,
     treatment: Treatment,
     classes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -251,12 +289,12 @@ def adjust_logits(
 
     Args:
         logits: by part; those of ``"validation"`` choose the strength.
-        chosen_on, trained_on: labels of the validation part and of all images trained on.
+        chosen_on: labels of the validation part, int64 [n].
+        counts: images of each class that were trained on, int64 [K].
 
     Returns:
         For ``view.json``: ``logit_adjustment`` (the strength), ``log_prior`` [K], ``notes``.
     """
-    counts = np.bincount(trained_on, minlength=len(classes))
     drawn = np.ones(len(classes)) if treatment.retrain_head else np.asarray(treatment.class_weights or counts, float)
     prior = log_prior(drawn)
     tau = choose_tau(logits["validation"], chosen_on, prior)

@@ -12,12 +12,13 @@ from PIL import Image
 from moulage import plugins, runs
 from moulage.data import neighbours, png
 from moulage.data.catalog import REAL, Catalog
+from moulage.data.metadata import Encoder
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.tasks import prepare
-from moulage.tasks.execute import extra_of
+from moulage.tasks.execute import extra_of, with_metadata
 from moulage.tasks.external import finished_results
-from moulage.tasks.inputs import Inputs, pixels_of, samples_folder
+from moulage.tasks.inputs import Inputs, encode, pixels_of, samples_folder
 from moulage.tasks.plan import Task, plan, seed_of
 from moulage.tasks.prepare import Prepared
 
@@ -261,7 +262,9 @@ class _Drawer:
             found: dict[str, list[dict[str, Any]]] = {}
             for start in range(0, len(left), CHUNK):
                 chunk = shown.loc[left[start : start + CHUNK]]
-                maps = _Maps(loaded, self._rows(chunk.index), chunk, self.prepared.catalog.classes)
+                maps = _Maps(
+                    loaded, self._rows(chunk.index), chunk, self.prepared.catalog.classes, self._metadata(chunk)
+                )
                 found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
                 for row, image in enumerate(chunk.index):
                     record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
@@ -272,6 +275,11 @@ class _Drawer:
     def _rows(self, images: Iterable[str]) -> np.ndarray:
         """Pixels uint8 [n, S, S, 3] of real images."""
         return self.pixels[pd.Index(self.real.images).get_indexer(pd.Index(images))]
+
+    def _metadata(self, shown: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+        """Arm -> what its classifier is given of these images beside pixels."""
+        own = _taken(self.prepared.catalog, list(shown.index))
+        return {name: encode(Encoder.load(self.run / task.folder), own) for name, task in self.fits.items()}
 
     def _one(self, number: str, row: int, of: pd.Series, maps: "_Maps") -> dict[str, Any]:
         """Write the pictures of one image; what is to be said of them."""
@@ -317,9 +325,10 @@ class _Drawer:
         extra = extra.take((extra.table["origin"] != REAL).to_numpy() & ~extra.table["image"].duplicated().to_numpy())
         if not images or not len(extra):
             return {}
-        inputs = Inputs(self.prepared, self.run, task, self.size)
-        own = _taken(self.prepared.catalog, images)
-        queries, among = (_features(classifier, inputs, catalog) for catalog in (own, extra))
+        inputs, encoder = Inputs(self.prepared, self.run, task, self.size), Encoder.load(self.run / task.folder)
+        train = self.prepared.split(task.trial).part(self.prepared.catalog, "train")
+        both = _taken(self.prepared.catalog, images), with_metadata(task.settings, extra, train)
+        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in both)
         distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
         drawn, pixels = pixels_of(self.prepared, self.run, samples_folder(task), self.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
@@ -341,6 +350,7 @@ class _Maps:
         pixels: uint8 [n, S, S, 3].
         shown: their rows of ``_table``.
         classes: names in the order of the labels.
+        metadata: arm -> what its classifier is given beside pixels.
 
     Attributes:
         heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
@@ -349,7 +359,12 @@ class _Maps:
     """
 
     def __init__(
-        self, classifiers: dict[str, Any], pixels: np.ndarray, shown: pd.DataFrame, classes: tuple[str, ...]
+        self,
+        classifiers: dict[str, Any],
+        pixels: np.ndarray,
+        shown: pd.DataFrame,
+        classes: tuple[str, ...],
+        metadata: dict[str, dict[str, np.ndarray]],
     ) -> None:
         self.pixels, self.missing = pixels, ""
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
@@ -365,14 +380,15 @@ class _Maps:
                 pd.Index(classes).get_indexer(pd.Index(shown[c])) for c in ("label", f"predicted:{name}")
             )
             try:
-                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true)
+                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **metadata[name])
             except RecipeError as error:
                 self.missing = f"{error.message} {error.hint}"
                 return
-            self.heat[name, False] = classifier.attention(pixels, predicted)[0]
+            self.heat[name, False] = classifier.attention(pixels, predicted, **metadata[name])[0]
             for part in SHUFFLED:
                 self.shuffled[name, part] = [
-                    classifier.attention(pixels, predicted, shuffled=part, draw=draw)[0] for draw in range(NUM_DRAWS)
+                    classifier.attention(pixels, predicted, **metadata[name], shuffled=part, draw=draw)[0]
+                    for draw in range(NUM_DRAWS)
                 ]
 
     def correlation(self, arm: str, part: str, row: int) -> float | None:
@@ -415,12 +431,11 @@ def _taken(catalog: Catalog, images: list[str]) -> Catalog:
     return catalog.take(pd.Index(catalog.images).get_indexer(pd.Index(images)))
 
 
-def _features(classifier: Any, inputs: Inputs, catalog: Catalog) -> np.ndarray:
+def _features(classifier: Any, inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> np.ndarray:
     """The classifier's own features, float32 [n, D]."""
-    parts = [
-        np.arange(start, min(start + FEATURES_CHUNK, len(catalog))) for start in range(0, len(catalog), FEATURES_CHUNK)
-    ]
-    return np.concatenate([classifier.features(inputs(catalog.take(part))) for part in parts])
+    rows = np.arange(len(catalog))
+    parts = [catalog.take(rows[start : start + FEATURES_CHUNK]) for start in range(0, len(rows), FEATURES_CHUNK)]
+    return np.concatenate([classifier.features(inputs(part), **encode(encoder, part)) for part in parts])
 
 
 def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from moulage import plugins, runs
-from moulage.data import overlap
+from moulage.data import several
 from moulage.data.audit import audit
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
+from moulage.data.metadata import Encoder
 from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.samples import safe_names
@@ -28,6 +29,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import OF_TARGETS, OVERALL, scores
 from moulage.recipe import Recipe
 from moulage.tasks import prepare
+from moulage.tasks.inputs import encode
 from moulage.tasks.prepare import Prepared
 
 CHUNK = 1024
@@ -101,6 +103,9 @@ def evaluate_on(
     with runs.lock(folder):
         scorer = _Scorer(kept, pixels, size, folder, key, device)
         fits = list(scorer.predict(run, results["fits"], progress))
+        unseen = _unseen(run, results["fits"], kept)
+        for line in unseen:
+            say(line)
         compared = _compare(recipe, results, fits, kept)
         summary = {
             "format": runs.FORMAT,
@@ -114,7 +119,7 @@ def evaluate_on(
             "counts": kept.counts,
             "fits": [_fit(fit, scorer.path(known)) for known, fit in zip(results["fits"], fits, strict=True)],
             **compared,
-            "notes": [*classes.notes, *shared.notes, *compared["notes"]],
+            "notes": [*classes.notes, *shared.notes, *unseen, *compared["notes"]],
         }
         runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
@@ -164,8 +169,7 @@ def _shared(prepared: Prepared, clean: Catalog, pixels: Pixels, progress: runs.P
     """Compare the other data with all images of the run; what only its test part holds is counted, not left out."""
     tables = [split.table for split in prepared.splits]
     trained = {image for table in tables for image in table.loc[table["part"] != "test", "image"]}
-    ours = Shown.of(prepared.catalog, prepared.pixels)
-    table, notes = overlap.find(Shown.of(clean, pixels), ours, progress)
+    table, notes = several.find(Shown.of(clean, pixels), several.members(prepared.catalog, prepared.pixels), progress)
     reasons: dict[str, tuple[str, str]] = {}
     for row in table[table["same_as"].isin(trained)].itertuples():
         reasons.setdefault(str(row.image), (str(row.why), str(row.same_as)))
@@ -218,21 +222,27 @@ class _Scorer:
         from moulage.training import pick_device, reproducible
 
         settings, device = runs.read_json(folder / "task.json"), str(pick_device(self.device))
+        encoder = Encoder.load(folder)
         module = plugins.load("classifiers", settings["plugin"])
         config = plugins.configure("classifiers", settings["plugin"], settings["config"])
         with reproducible():
             classifier = module.Classifier.load(folder, device=device)
-            logits = np.concatenate([classifier.predict(inputs) for inputs in self._inputs(module, config, device)])
+            chunks = [self.catalog.take(rows) for rows in self._chunks()]
+            pairs = zip(self._inputs(module, config, device), chunks, strict=True)
+            logits = np.concatenate([classifier.predict(inputs, **encode(encoder, rows)) for inputs, rows in pairs])
         view = runs.read_json(folder / "view.json")
         if view["logit_adjustment"] is None:
             return logits
         return adjust(logits, np.array(view["log_prior"]), view["logit_adjustment"])
 
+    def _chunks(self) -> list[np.ndarray]:
+        return [np.arange(len(self.catalog))[start : start + CHUNK] for start in range(0, len(self.catalog), CHUNK)]
+
     def _inputs(self, module: Any, config: Any, device: str) -> Iterator[np.ndarray]:
         """Pixels or embeddings of the images, chunk by chunk."""
         array, rows = self.pixels.array(self.size), self.pixels.rows(self.catalog.images)
-        for start in range(0, len(rows), CHUNK):
-            chosen = rows[start : start + CHUNK]
+        for part in self._chunks():
+            chosen, start = rows[part], part[0]
             if not hasattr(module, "embed"):
                 yield array[chosen]
                 continue
@@ -254,6 +264,20 @@ class _Scorer:
 def _fit(fit: Predictions, path: Path) -> dict[str, Any]:
     found = scores(fit.labels, fit.logits, fit.classes)
     return {"arm": fit.arm, "trial": fit.trial, "predictions": path.name, "scores": found}
+
+
+def _unseen(run: Path, fits: list[dict[str, Any]], kept: Catalog) -> list[str]:
+    """What the other data call otherwise than the data that the classifiers were trained on, a sentence a column."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in (run / fit["folder"] for fit in fits):
+        encoder = Encoder.load(folder)
+        for column, words in (encoder.unseen(kept) if encoder else {}).items():
+            found.setdefault(column, {}).update(words)
+    return [
+        f"{sum(words.values()):,} images have a {column} that no training image has, and count as having none: "
+        f"{', '.join(words)}."
+        for column, words in found.items()
+    ]
 
 
 def _compare(recipe: Recipe, results: dict[str, Any], fits: list[Predictions], kept: Catalog) -> dict[str, Any]:

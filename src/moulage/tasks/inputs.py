@@ -1,4 +1,4 @@
-"""What a classifier reads for an image, wherever it lies: pixels of the cache, drawn samples, kept embeddings."""
+"""What a classifier reads for an image: pixels of the cache, drawn samples, kept embeddings; and its metadata."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,8 @@ import numpy as np
 from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
+from moulage.data.metadata import Encoder
+from moulage.data.view import Examples
 from moulage.errors import DataError
 from moulage.tasks.plan import Task
 from moulage.tasks.prepare import Prepared
@@ -55,6 +57,16 @@ class Inputs:
         if missing.any():
             raise DataError(f'There are no pixels of "{catalog.images[missing][0]}".', "Run the command again.")
         return rows
+
+
+def examples_of(inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> Examples:
+    """Inputs, labels and, where the classifier reads them, metadata of these images."""
+    return Examples(inputs(catalog), catalog.labels, encode(encoder, catalog).get("metadata"))
+
+
+def encode(encoder: Encoder | None, catalog: Catalog) -> dict[str, np.ndarray]:
+    """What ``predict`` and ``features`` are given beside the inputs: ``metadata``, or nothing where none are read."""
+    return {} if encoder is None else {"metadata": encoder.encode(catalog)}
 
 
 def pixels_of(prepared: Prepared, run: Path, of: str, size: int) -> "tuple[Catalog, np.ndarray | Rows]":

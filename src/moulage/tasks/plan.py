@@ -234,6 +234,10 @@ class _Planner:
             "embedded": hasattr(plugins.load("classifiers", chosen.plugin), "embed"),
             "given": [external, self._given(options.samples)],
         }
+        if self.recipe.data.weights:
+            settings["weights"] = self.recipe.data.weights
+        if chosen.metadata:  # left out where there are none: a study without metadata keeps its folders
+            settings["metadata"] = chosen.metadata
         chosen_from = tuple(task.folder for task in (samples, selection) if task)
         needs = (*chosen_from, *self._embedding(samples, external))
         # An arm is named by the generator that drew its images, not by the folder of samples: another arm that asks the

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from moulage import plugins, runs
-from moulage.data import masks
+from moulage.data import masks, metadata
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
@@ -26,7 +26,8 @@ from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
-from moulage.tasks.arms import check_arm, check_fidelity, check_selection
+from moulage.tasks import data_sets
+from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
 from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -63,19 +64,17 @@ class Prepared:
 
 
 def read(recipe: Recipe) -> Catalog:
-    """The source's catalog, as the recipe names it, without the classes that stay unknown."""
-    return parted(recipe)[0]
+    """The recipe's data sets as one catalog, without the classes that stay unknown."""
+    return data_sets.join(recipe, parted(recipe)[0])
 
 
 def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
-    """The source's images of the classes that are learned, and of those that stay unknown; each with its own classes.
+    """The main data's images of the classes that are learned, and of those that stay unknown; each with its classes.
 
     Raises:
         DataError: an unknown class is none of the data's, or fewer than two are left.
     """
-    source = plugins.load("sources", recipe.data.source)
-    config = plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
-    found = source.read(recipe.data.path, config)
+    found = data_sets.read_main(recipe)
     if recipe.data.masks:
         found = with_predicted(found, recipe.data.masks)
     unknown = recipe.data.unknown
@@ -96,11 +95,12 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: naming the place and the nearest valid name.
     """
-    plugins.configure("sources", recipe.data.source, recipe.data.options, "data.options")
+    data_sets.check(recipe)
     steps_of(recipe)
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
+    check_metadata(recipe)
     check_fidelity(recipe)
     for name in recipe.selections:
         check_selection(recipe, name)
@@ -135,8 +135,10 @@ def prepare(
 ) -> Prepared:
     """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
     started = (time.perf_counter(), time.process_time())
+    data_sets.check(recipe)
     found = read(recipe)
     _check_classes(recipe, found)
+    metadata.check(found, recipe.classifier.metadata)
     say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
     pixels = pixels_of(recipe, found, sizes(recipe), num_workers=num_workers, progress=progress)
     report = _audited(found, pixels, run, progress, say)
@@ -148,6 +150,9 @@ def prepare(
     for number, split in enumerate(splits):
         prove(split, catalog)
         split.save(_split_path(run, number))
+    data_sets.save(about := data_sets.summarise(recipe, found, catalog, splits), run)
+    for row in about:
+        say(f"{row['name']}: {row['num_read']:,} images read, {row['num_set_aside']:,} set aside")
     for path in sorted((run / "splits").glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
         path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:

@@ -9,7 +9,6 @@ from moulage import runs
 from moulage.data import chunks, images
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Steps
-from moulage.errors import RecipeError
 from moulage.recipe import Recipe
 from moulage.tasks.prepare import Prepared, steps_of
 
@@ -32,12 +31,8 @@ def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: in
     Returns:
         Path of the sheet.
 
-    Raises:
-        RecipeError: the recipe has no steps.
     """
     steps = steps_of(recipe)
-    if not steps:
-        raise RecipeError("There is nothing to preview: the recipe has no steps.", "Add data.steps, or --step NAME.")
     catalog, scan = prepared.catalog, prepared.pixels.scan
     changed = np.stack(scan["changed"][prepared.pixels.rows(catalog.images)].to_list())
     drawn = np.random.default_rng(seed).permutation(len(catalog))[:number]
@@ -53,7 +48,9 @@ def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: in
 
 
 def changes(recipe: Recipe, prepared: Prepared) -> list[dict[str, object]]:
-    """For each step the share of images that it changed, and by how much in the mean of those."""
+    """For each step of the recipe the share of images that it changed, and by how much in the mean of those."""
+    if not recipe.data.steps:
+        return []
     values = np.stack(prepared.pixels.scan["changed"][prepared.pixels.rows(prepared.catalog.images)].to_list())
     rows = []
     for name, column in zip((name for name, _ in steps_of(recipe).chosen), values.T, strict=True):

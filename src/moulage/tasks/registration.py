@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moulage import runs
-from moulage.recipe import Recipe, differences
+from moulage.recipe import PATHS, Recipe, differences
 
 FILE = "registration.json"
 ELSEWHERE: Any = {
     "study": {"name", "question", "primary", "target_classes", "smallest_effect", "family", "num_trials"},
-    "data": {"path"},
+    "data": PATHS,
     "budget_name": True,
 }
 """What the digest of all other settings leaves out: it decides nothing, or is declared by name."""

@@ -12,7 +12,7 @@ from moulage.errors import RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import scores
 from moulage.recipe import Recipe
-from moulage.tasks import registration
+from moulage.tasks import data_sets, registration
 from moulage.tasks.evidence import Design, best_rival, evidence, headline
 from moulage.tasks.plan import Task, roles
 from moulage.tasks.prepare import Prepared
@@ -59,7 +59,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
     design = Design(recipe, known, counts, rival["arm"] if rival else "", kept_of_arms(selections))
     found = evidence(design, predictions["test"], prepared.catalog.table)
     results = {
-        "study": _about(recipe, prepared),
+        "study": _about(recipe, prepared, run),
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "answer": headline(found["verdicts"]),
@@ -108,9 +108,10 @@ def _scores(predictions: Predictions) -> dict[str, Any]:
     return scores(predictions.labels, predictions.logits, predictions.classes)
 
 
-def _about(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+def _about(recipe: Recipe, prepared: Prepared, run: Path) -> dict[str, Any]:
     catalog = prepared.catalog
     data = {"name": catalog.name, "source": recipe.data.source, "num_images": len(catalog), "note": catalog.note}
+    data["data_sets"] = data_sets.load(run)
     study = recipe.study.model_dump(mode="json")
     return {**study, "classes": catalog.classes, "budget": recipe.budget_name, "data": data}
 

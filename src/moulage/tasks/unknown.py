@@ -11,6 +11,7 @@ import pandas as pd
 from moulage import plugins, runs
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
+from moulage.data.metadata import Encoder
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
 from moulage.evaluation.adjust import adjust
@@ -18,7 +19,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.recipe import Recipe
 from moulage.tasks import prepare
 from moulage.tasks.external import finished_results
-from moulage.tasks.inputs import Inputs
+from moulage.tasks.inputs import Inputs, encode
 from moulage.tasks.plan import Task, plan, seed_of
 from moulage.tasks.prepare import Prepared
 
@@ -120,20 +121,21 @@ def _scored(
     config = plugins.configure("classifiers", task.settings["plugin"], task.settings["config"])
     split, inputs = prepared.split(task.trial), Inputs(prepared, run, task, config.size)
     train, test = (split.part(prepared.catalog, part) for part in ("train", "test"))
-    rows = pixels.rows(strange.images)
+    rows, encoder = pixels.rows(strange.images), Encoder.load(folder)
     with reproducible():
         classifier = module.Classifier.load(folder, device=where)
 
         def own(catalog: Catalog) -> np.ndarray:
-            chunks = range(0, len(catalog), CHUNK)
-            return np.concatenate([classifier.features(inputs(catalog.take(_chunk(c, catalog)))) for c in chunks])
+            chunks = [catalog.take(_chunk(start, catalog)) for start in range(0, len(catalog), CHUNK)]
+            return np.concatenate([classifier.features(inputs(part), **encode(encoder, part)) for part in chunks])
 
         features, logits = [], []
         for start in range(0, len(strange), CHUNK):
             values = array[rows[start : start + CHUNK]]
             values = module.embed(config, values, device=where) if hasattr(module, "embed") else values
-            features.append(classifier.features(values))
-            logits.append(classifier.predict(values))
+            known = encode(encoder, strange.take(_chunk(start, strange)))
+            features.append(classifier.features(values, **known))
+            logits.append(classifier.predict(values, **known))
         of_test, of_train = own(test), own(train)
     view = runs.read_json(folder / "view.json")
     theirs = np.concatenate(logits)

@@ -1,0 +1,511 @@
+"""Patient metadata beside the image: how they become numbers, who reads them, and that nothing leaks through them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from call_cli import caller
+from moulage import plugins, runs
+from moulage import recipe as recipes
+from moulage.classifiers import _fitting, finetune, probe
+from moulage.data import metadata
+from moulage.data.catalog import COLUMNS, Catalog
+from moulage.data.metadata import Encoder, lend
+from moulage.data.view import Examples, TrainingView
+from moulage.errors import CheckpointError, DataError, RecipeError
+from moulage.recipe import METADATA, NO_METADATA, merge
+from moulage.tasks import prepare
+from moulage.tasks.execute import execute, with_metadata
+from moulage.tasks.external import evaluate_on
+from moulage.tasks.plan import plan, seed_of
+from moulage.tasks.results import collect
+from moulage.tasks.unknown import score_unknown
+
+
+def catalog(rows: list[tuple[Any, ...]], name: str = "some") -> Catalog:
+    """Rows of label, age, sex, site and, where given, origin."""
+    table = pd.DataFrame(
+        [(*row, "real") if len(row) == 4 else row for row in rows], columns=["label", "age", "sex", "site", "origin"]
+    )
+    table["image"] = [f"{name}{number}" for number in range(len(table))]
+    table["location"] = table["image"] + ".png"
+    return Catalog.build(table, ("AK", "NV"), name)
+
+
+TRAIN = catalog(
+    [
+        ("AK", 70, "male", "head/neck"),
+        ("AK", 80, "Male ", "head/neck"),
+        ("AK", np.nan, "female", ""),
+        ("NV", 30, "female", "torso"),
+        ("NV", 20, "", "torso"),
+    ]
+)
+
+
+# How they become numbers
+
+
+def test_values_are_one_hot_and_missing_is_one_of_them():
+    encoder = Encoder.fit(TRAIN, ("sex", "age", "site"))
+    assert encoder.names == (
+        "sex female",
+        "sex male",
+        "sex missing",
+        "age",
+        "age missing",
+        "site head/neck",
+        "site torso",
+        "site missing",
+    )
+    found = encoder.encode(TRAIN)
+    assert found.dtype == np.float32
+    assert found[:, [0, 1, 2]].tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert found[:, 4].tolist() == [0, 0, 1, 0, 0]
+    ages = np.array([70, 80, 30, 20])
+    assert found[[0, 1, 3, 4], 3] == pytest.approx((ages - 50) / ages.std(), abs=1e-6)
+    assert found[2, 3] == 0
+    assert found[:, 5:].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 0]]
+
+
+def test_what_the_training_part_never_named_counts_as_missing():
+    encoder = Encoder.fit(TRAIN, METADATA)
+    others = catalog([("AK", 999, "diverse", "back"), ("NV", -1, "male", "back"), ("NV", np.inf, "", "torso")])
+    nobody = catalog([("AK", np.nan, "", "")] * 3)
+    found, missing = encoder.encode(others), encoder.encode(nobody)
+    assert (found[:1] == missing[:1]).all()
+    assert found[1:, :2].tolist() == missing[1:, :2].tolist(), "no such ages"
+    assert encoder.unseen(others) == {"sex": {"diverse": 1}, "site": {"back": 2}}
+    assert encoder.unseen(TRAIN) == {}
+    assert encoder.encode(others.take([])).shape == (0, len(encoder.names))
+
+
+def test_an_encoder_is_saved_beside_a_classifier(tmp_path):
+    encoder = Encoder.fit(TRAIN, ("site", "age"))
+    assert Encoder.load(tmp_path) is None
+    encoder.save(tmp_path)
+    assert Encoder.load(tmp_path) == encoder
+    (tmp_path / metadata.FILE).write_text('{"columns": ["age"], "words": {}}')
+    with pytest.raises(Exception, match=r"metadata\.json is damaged"):
+        Encoder.load(tmp_path)
+
+
+def test_one_age_is_no_reason_to_divide_by_zero():
+    encoder = Encoder.fit(catalog([("AK", 50, "", ""), ("NV", 50, "", "")]), ("age",))
+    assert encoder.encode(TRAIN)[0].tolist() == [20, 0]
+
+
+def test_data_without_a_column_say_so():
+    with pytest.raises(DataError, match='no image of bare has a value of "age"') as caught:
+        Encoder.fit(catalog([("AK", np.nan, "male", "")], "bare"), ("sex", "age"))
+    assert caught.value.hint == "The data have sex."
+    with pytest.raises(DataError, match='value of "site"') as caught:
+        metadata.check(catalog([("AK", np.nan, "", "")], "bare"), ("site",))
+    assert "no metadata" in caught.value.hint
+
+
+# Generated images
+
+
+def test_generated_images_borrow_the_metadata_of_one_training_image_of_their_class():
+    rows = [("AK", np.nan, "", "", "gan-0")] * 200 + [("AK", np.nan, "", ""), ("NV", np.nan, "", "", "gan-0")]
+    lent = lend(catalog(rows), TRAIN, np.random.default_rng(0)).table.astype({"age": float})
+    allowed = {(70.0, "male", "head/neck"), (80.0, "Male ", "head/neck"), (-1.0, "female", "")}
+    found = list(zip(lent["age"].fillna(-1), lent["sex"], lent["site"], strict=True))
+    assert set(found[:200]) == allowed
+    assert found[200] == (-1.0, "", ""), "a real image keeps its own"
+    assert found[201] in {(30.0, "female", "torso"), (20.0, "", "torso")}
+    shares = pd.Series(found[:200]).value_counts(normalize=True)
+    assert shares.to_numpy() == pytest.approx([1 / 3] * 3, abs=0.12)
+
+
+def test_what_is_borrowed_follows_the_arms_seed():
+    settings = {"metadata": ("age", "sex"), "seed": 5}
+    rows = catalog([("AK", np.nan, "", "", "gan-0")] * 40)
+    once, again = (with_metadata(settings, rows, TRAIN).table for _ in range(2))
+    assert once.equals(again)
+    assert once.equals(lend(rows, TRAIN, np.random.default_rng(seed_of(5, "metadata"))).table)
+    assert not once.equals(with_metadata({**settings, "seed": 6}, rows, TRAIN).table)
+    assert with_metadata({"seed": 5}, rows, TRAIN) is rows
+
+
+def test_a_class_without_a_training_image_lends_nothing():
+    with pytest.raises(DataError, match="none of NV"):
+        lend(catalog([("NV", np.nan, "", "", "gan-0")]), TRAIN.only(label="AK"), np.random.default_rng(0))
+
+
+# The recipe
+
+RECIPE: dict[str, Any] = {
+    "study": {"name": "small", "target_classes": ["AK"], "num_trials": 1},
+    "data": {"source": "phantom", "options": {"num_images": 240, "size": 32}, "unknown": ["VASC"]},
+    "split": {"validation": 0.2, "test": 0.3},
+    "generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
+    "fidelity": {"num_images": 0, "judge_images": 0},
+    "classifier": {
+        "plugin": "probe",
+        "metadata": ["age", "sex", "site"],
+        "options": {"size": 32, "epochs": 3, "backbone": {"name": "test_resnet", "weights": "scratch"}},
+    },
+    "arms": {
+        "none": {"balance": "none"},
+        "noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 12}},
+    },
+}
+
+
+def test_every_column_of_the_catalog_is_a_patients_or_refused_with_its_reason():
+    assert set(METADATA) | set(NO_METADATA) >= set(COLUMNS)
+    assert not set(METADATA) & set(NO_METADATA)
+    for name, reason in NO_METADATA.items():
+        with pytest.raises(RecipeError) as caught:
+            recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["age", name]}}))
+        assert f'"{name}" is not for a classifier: {reason}' in caught.value.message
+
+
+def test_misspelled_and_repeated_columns_are_refused():
+    with pytest.raises(RecipeError, match=r'"sexx" is no metadata of a patient\. Did you mean "sex"'):
+        recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["sexx"]}}))
+    with pytest.raises(RecipeError, match="each column once"):
+        recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["age", "age"]}}))
+
+
+def test_a_recipe_without_metadata_is_written_and_hashed_as_before(tmp_path, monkeypatch):
+    plain = merge(RECIPE, {"classifier": {"metadata": []}})
+    found = recipes.parse(plain)
+    assert "metadata" not in found.model_dump(mode="json")["classifier"]
+    assert found.digest() == recipes.parse({**plain, "classifier": {**RECIPE["classifier"], "metadata": ()}}).digest()
+    assert found.digest() != recipes.parse(RECIPE).digest()
+    assert "metadata_network" not in finetune.Config().model_dump(mode="json")
+    options = {"metadata_network": {"units": 4}}
+    config = plugins.configure("classifiers", "finetune", options)
+    assert plugins.configure("classifiers", "finetune", config.model_dump(mode="json")) == config
+
+
+def test_a_classifier_that_reads_images_alone_refuses_metadata(monkeypatch):
+    monkeypatch.delattr(probe, "METADATA")
+    with pytest.raises(RecipeError, match='"probe" reads images alone') as caught:
+        prepare.check(recipes.parse(RECIPE))
+    assert "finetune, metadata" in caught.value.hint
+
+
+def test_the_classifier_metadata_needs_some():
+    only = {**RECIPE, "classifier": {"plugin": "metadata"}}
+    with pytest.raises(RecipeError, match='"metadata" reads nothing else'):
+        prepare.check(recipes.parse(only))
+    prepare.check(recipes.parse(merge(only, {"classifier": {"metadata": ["age"]}})))
+
+
+# Examples and the view
+
+
+def test_metadata_stay_beside_their_images():
+    def examples(first: int, number: int) -> Examples:
+        numbers = np.arange(first, first + number)
+        return Examples(numbers[:, None].astype(np.float32), numbers % 2, np.float32(numbers[:, None] * [1, 10]))
+
+    view = TrainingView(examples(0, 9), examples(9, 3), 5)
+    for weights in (None, (1, 3)):
+        for inputs, labels, _, known in view.batches(3, 1, 4, class_weights=weights):
+            assert known is not None
+            assert (known == inputs * [1, 10]).all()
+            assert (labels == known[:, 0] % 2).all()
+    assert [
+        b.metadata for b in TrainingView(Examples(view.real.inputs, view.real.labels), None, 0).batches(0, 1, 4)
+    ] == ([None] * 3)
+
+
+def test_metadata_that_do_not_fit_are_refused():
+    inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3)
+    for wrong in (np.zeros((2, 1), np.float32), np.zeros((3, 1)), np.zeros(3, np.float32)):
+        with pytest.raises(DataError, match="for 3 examples"):
+            Examples(inputs, labels, wrong)
+    with pytest.raises(DataError, match="example 1 are not finite"):
+        Examples(inputs, labels, np.float32([[0], [np.nan], [0]]))
+    known = Examples(inputs, labels, np.zeros((3, 1), np.float32))
+    with pytest.raises(DataError, match="1 columns of metadata, extra ones 0"):
+        TrainingView(known, Examples(inputs, labels), 3)
+
+
+# Every classifier that reads them
+
+TINY = {"name": "test_efficientnet", "weights": "scratch"}
+OPTIONS = {
+    "probe": {"size": 32, "backbone": TINY, "epochs": 8, "batch_size": 16, "learning_rate": 0.03},
+    "metadata": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
+    "finetune": {
+        "size": 32,
+        "backbone": TINY,
+        "epochs": 3,
+        "batch_size": 8,
+        "backbone_learning_rate": 1e-4,
+        "head_learning_rate": 3e-2,
+        "precision": "fp32",
+        "ema_decay": 0.5,
+        "metadata_network": {"units": 8, "dropout": 0.2},
+    },
+}
+CLASSES = ("AK", "BKL", "NV")
+
+
+class Case:
+    """A classifier, and data whose classes the metadata alone tell apart."""
+
+    def __init__(self, name: str) -> None:
+        self.module = plugins.load("classifiers", name)
+        self.config = plugins.configure("classifiers", name, OPTIONS[name])
+        self.train, self.validation = self.examples(60, 1), self.examples(30, 2)
+        self.view = TrainingView(self.train, self.examples(6, 3), 8)
+
+    def examples(self, number: int, seed: int) -> Examples:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(number) % 3
+        pixels = np.tile(rng.integers(0, 255, (number, 1, 1, 1), np.uint8), (1, 32, 32, 3))  # grey: they tell nothing
+        inputs = self.module.embed(self.config, pixels) if hasattr(self.module, "embed") else pixels
+        return Examples(inputs, labels, np.float32(np.eye(3)[labels] * 2 + rng.normal(0, 0.1, (number, 3))))
+
+    def fitted(self, folder: Path, view: TrainingView | None = None, **options: Any):
+        classifier = self.module.Classifier(self.config, CLASSES)
+        classifier.fit(view or self.view, self.validation, seed=0, folder=folder, **options)
+        return classifier
+
+    def predict(self, classifier: Any) -> np.ndarray:
+        return classifier.predict(self.validation.inputs, self.validation.metadata)
+
+
+@pytest.fixture(scope="module", params=[n for n in plugins.names("classifiers") if n in OPTIONS])
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+@pytest.fixture(scope="module")
+def fit(case: Case, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("fit")
+    return case.fitted(folder), folder
+
+
+def test_every_classifier_that_reads_metadata_is_tested():
+    reads = [n for n in plugins.names("classifiers") if getattr(plugins.load("classifiers", n), "METADATA", "")]
+    assert set(reads) == set(OPTIONS)
+
+
+def test_it_learns_from_metadata(case, fit):
+    logits = case.predict(fit[0])
+    assert logits.dtype == np.float32
+    assert (logits.argmax(1) == case.validation.labels).mean() > 0.9
+    shuffled = fit[0].predict(case.validation.inputs, np.roll(case.validation.metadata, 1, axis=0))
+    assert (shuffled.argmax(1) == case.validation.labels).mean() < 0.2
+
+
+def test_metadata_that_are_not_those_of_the_training_are_refused(case, fit, tmp_path):
+    inputs, known = case.validation.inputs, case.validation.metadata
+    for wrong in (None, known[:, :2], known[:3], known.astype(np.float64)):
+        for call in (fit[0].predict, fit[0].features):
+            with pytest.raises(DataError, match="reads 3 columns of metadata"):
+                call(inputs, wrong)
+    bare = Examples(inputs, case.validation.labels)
+    with pytest.raises(DataError, match="reads 3 columns of metadata and got none"):
+        case.module.Classifier(case.config, CLASSES).fit(case.view, bare, seed=0, folder=tmp_path)
+
+
+def test_features_are_what_the_head_is_given(case, fit):
+    classifier = fit[0]
+    features = torch.from_numpy(classifier.features(case.validation.inputs, case.validation.metadata))
+    with torch.inference_mode():
+        if isinstance(classifier, finetune.Classifier):
+            logits = classifier.network.head(features)
+        else:
+            logits = features @ classifier.head.weight.T + classifier.head.bias
+    assert logits.numpy() == pytest.approx(case.predict(classifier), abs=1e-4)
+
+
+def test_save_and_load_round_trip(case, fit, tmp_path):
+    fit[0].save(tmp_path)
+    loaded = case.module.Classifier.load(tmp_path)
+    assert type(loaded) is case.module.Classifier
+    assert loaded.config == case.config
+    assert (case.predict(loaded) == case.predict(fit[0])).all()
+
+
+def test_a_second_fit_is_the_same_also_after_a_break(case, fit, tmp_path):
+    def stop(done, total, note):
+        if done > 0.6 * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.fitted(tmp_path, progress=stop)
+    assert (case.predict(case.fitted(tmp_path)) == case.predict(fit[0])).all()
+
+
+@pytest.mark.parametrize("name", ["probe", "metadata"])
+def test_an_empty_extra_is_none(name, tmp_path):
+    case = Case(name)
+    none = Examples(case.train.inputs[:0], np.zeros(0))
+    fits = [case.fitted(tmp_path / str(i), TrainingView(case.train, e, 8)) for i, e in enumerate((None, none))]
+    assert (case.predict(fits[0]) == case.predict(fits[1])).all()
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_metadata_are_mixed_as_the_labels_are(name):
+    module = plugins.load("balance", name)
+    treatment = module.treat(module.Config(), np.array([4, 4, 4]))
+    targets = torch.eye(3).repeat(4, 1)
+    images = targets.argmax(1).float()[:, None, None, None].expand(12, 3, 16, 16)
+    torch.manual_seed(3)
+    mixed, soft, known = _fitting.mixed(treatment, images, targets, targets * 5)
+    assert known is not None
+    assert torch.allclose(known, soft * 5)
+    assert ((soft > 0) & (soft < 1)).any(), "something was mixed"
+    torch.manual_seed(3)
+    without = _fitting.mixed(treatment, images, targets, None)
+    assert torch.equal(mixed, without[0])
+    assert torch.equal(soft, without[1])
+    assert without[2] is None
+
+
+def test_mixed_metadata_reach_the_classifier(case, tmp_path):
+    """Where every batch loses its metadata, nothing is learned from them."""
+    num_targets = []
+
+    def mix(inputs, targets):
+        num_targets.append(targets.shape[1])
+        if inputs.ndim == 2:  # embeddings, and metadata after them
+            inputs = torch.cat([inputs[:, :-3], inputs[:, -3:] * 0], 1)
+        return inputs, torch.cat([targets[:, :3], targets[:, 3:] * 0], 1)
+
+    from moulage.treatment import Treatment
+
+    fitted = case.fitted(tmp_path, treatment=Treatment(mix=mix, key="hides"))
+    assert set(num_targets) == ({6} if case.module is finetune else {3})
+    assert (case.predict(fitted).argmax(1) == case.validation.labels).mean() < 0.75
+
+
+# Fine-tuning
+
+
+def test_checkpoints_of_other_metadata_are_refused(tmp_path):
+    case = Case("finetune")
+    case.config = case.config.model_copy(update={"epochs": 1})
+    case.fitted(tmp_path)
+    real = Examples(case.train.inputs, case.train.labels, case.train.metadata + 1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        case.fitted(tmp_path, TrainingView(real, case.view.extra, 8))
+
+
+def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
+    from moulage import backbones
+
+    options = finetune.MetadataOptions(units=8, dropout=0.25)
+    features = backbones.build(backbones.Backbone(**TINY), 32)
+    network = finetune.Network(features, 3, 5, options)
+    config = finetune.Config(backbone_learning_rate=0.1, head_learning_rate=0.2)
+    for head_only in (False, True):
+        groups = finetune._optimizer(config, network, head_only=head_only).param_groups
+        rates = {id(p): g["lr"] for g in groups for p in g["params"]}
+        assert {rates[id(p)] for part in (network.head, network.metadata) for p in part.parameters()} == {0.2}
+        assert (id(next(features.parameters())) in rates) != head_only
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.metadata.second.bias.fill_(10.0)
+        hidden = (network.metadata.train()(torch.rand(2000, 5)) == 0).float()
+        assert set(hidden.mean(1).tolist()) == {0, 1}
+        assert hidden.mean() == pytest.approx(0.25, abs=0.04)
+        assert (network.metadata.eval()(torch.rand(100, 5)) > 0).all()
+
+
+@pytest.mark.parametrize("case", ["finetune"], indirect=True)
+def test_every_view_of_an_image_has_its_metadata(case, fit, tmp_path):
+    fit[0].save(tmp_path)
+    saved = runs.read_json(tmp_path / "config.json")
+    saved["config"]["views"] = {**saved["config"]["views"], "symmetries": 4, "average": "logits"}
+    runs.write_json(tmp_path / "config.json", saved)
+    classifier = finetune.Classifier.load(tmp_path)
+    pixels, known = case.validation.inputs, case.validation.metadata
+    plain = classifier._predict
+    turned = [np.rot90(pixels, k, (1, 2)).copy() for k in range(4)]
+    expected = np.mean([plain(view, known, finetune.AS_IT_IS) for view in turned], axis=0)
+    assert classifier.predict(pixels, known) == pytest.approx(expected, abs=1e-4)
+
+
+# Studies
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    """A finished study with generated images and unknown classes, and what its fits were given."""
+    folder, given = tmp_path_factory.mktemp("study"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
+        recipe = recipes.parse(RECIPE)
+        prepare.check(recipe)
+        prepared = prepare.prepare(recipe, folder / "run")
+        fit, tasks = probe.Classifier.fit, plan(recipe, prepared)
+
+        def watched(self, view, validation, **options):
+            given[options["folder"].name.rpartition("-")[0]] = (view, validation)
+            fit(self, view, validation, **options)
+
+        patch.setattr(probe.Classifier, "fit", watched)
+        for task in tasks:
+            execute(folder / "run", task, "cpu")
+        collect(recipe, prepared, folder / "run", tasks, "moulage study")
+        yield folder / "run", given
+
+
+@pytest.mark.slow
+def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run):
+    recipe, prepared = prepare.load(run[0])
+    train = prepared.split(0).part(prepared.catalog, "train")
+    encoder = Encoder.fit(train, METADATA)
+    folders = list((run[0] / "classifiers").iterdir())
+    assert len(folders) == 2
+    assert all(Encoder.load(folder) == encoder for folder in folders)
+    view, validation = run[1]["noise-0"]
+    assert (view.real.metadata == encoder.encode(train)).all()
+    assert (validation.metadata == encoder.encode(prepared.split(0).part(prepared.catalog, "validation"))).all()
+    lenders = {tuple(row) for row in encoder.encode(train.only(label="AK"))}
+    assert len(view.extra) == 12
+    assert {tuple(row) for row in view.extra.metadata} <= lenders
+    without = {task.folder for task in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
+    with_them = {task.folder for task in plan(recipe, prepared)}
+    assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
+
+
+@pytest.mark.slow
+def test_other_data_and_unknown_classes_are_scored_with_their_metadata(run, tmp_path):
+    found = score_unknown(run[0], device="cpu")
+    assert {fit["arm"] for fit in found["fits"]} == {"none", "noise"}
+    lines: list[str] = []
+    options = {"num_images": 160, "size": 32, "seed": 7, "min_lesions": 8}
+    phantom = plugins.load("sources", "phantom")
+    read = phantom.read
+
+    def renamed(path, config):
+        found = read(path, config)
+        return found.with_columns(site=found.table["site"].replace("head/neck", "face").to_numpy(object))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "read", renamed)
+        summary = evaluate_on(run[0], "phantom", None, options, {"VASC": ""}, device="cpu", say=lines.append)
+    assert len(summary["fits"]) == 2
+    [line] = [line for line in lines if "count as having none" in line]
+    assert "a site that no training image has" in line
+    assert line.endswith("face.")
+    assert line in summary["notes"]
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_on_metadata_from_the_command_line(capsys, monkeypatch, tmp_path):
+    call = caller(capsys, monkeypatch, tmp_path)
+    phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
+    refused = call("train", "metadata", *phantom)
+    assert refused.code == 1
+    assert "reads nothing else" in refused.err
+    trained = call("train", "metadata", *phantom, "--metadata", "age", "--metadata", "site", "--json")
+    assert trained.code == 0, trained.err
+    [saved] = tmp_path.rglob(metadata.FILE)
+    assert runs.read_json(saved)["columns"] == ["age", "site"]
