@@ -103,14 +103,16 @@ def test_a_missing_captum_is_an_error_with_the_command(network, monkeypatch: pyt
 
 
 def test_wrong_inputs_are_refused(network):
-    with pytest.raises(DataError, match="none of the network's classes"):
-        grad_cam(network, images(1), labels=np.array([NUM_CLASSES]))
+    for label in (NUM_CLASSES, -1):
+        with pytest.raises(DataError, match="none of the network's classes"):
+            grad_cam(network, images(1), labels=np.array([label]))
     with pytest.raises(DataError, match="pixels uint8"):
         grad_cam(network, images(1).astype(np.float32))
     with pytest.raises(RecipeError, match="tail"):
         grad_cam(network, images(1), shuffled="tail")
 
 
+@pytest.mark.parametrize("with_metadata", [False, True])
 @pytest.mark.parametrize(
     ("module", "options"),
     [
@@ -119,14 +121,14 @@ def test_wrong_inputs_are_refused(network):
     ],
 )
 def test_the_map_is_of_the_network_that_predicts(
-    module: ModuleType, options: dict[str, Any], tmp_path: Path, monkeypatch
+    module: ModuleType, options: dict[str, Any], with_metadata: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What Grad-CAM differentiates gives the classifier's own logits, normalised and resized as they are."""
+    """What Grad-CAM differentiates gives the classifier's own logits, normalised, resized, and beside metadata."""
     config = module.Config.model_validate({"size": SIZE, "epochs": 1, **options})
-    pixels = images(12)
-    labels = np.arange(12) % NUM_CLASSES
+    pixels, labels = images(12), np.arange(12) % NUM_CLASSES
     inputs = module.embed(config, pixels) if hasattr(module, "embed") else pixels
-    known = Examples(inputs, labels)
+    metadata = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32) if with_metadata else None
+    known = Examples(inputs, labels, metadata)
     classifier = module.Classifier(config, ("a", "b", "c"))
     classifier.fit(TrainingView(known, None, 0), known, seed=0, folder=tmp_path)
     classifier.save(tmp_path)
@@ -134,14 +136,14 @@ def test_the_map_is_of_the_network_that_predicts(
     seen = []
     watched = _attention._of_view
 
-    def watch(tail: Any, view: torch.Tensor, side: int | None, wanted: torch.Tensor) -> torch.Tensor:
+    def watch(tail: Any, view: Any, side: int | None, wanted: Any, beside: Any) -> torch.Tensor:
         with torch.no_grad():
-            seen.append(tail(tail.maps(view, side)).numpy())
-        return watched(tail, view, side, wanted)
+            seen.append(tail(tail.maps(view, side), beside).numpy())
+        return watched(tail, view, side, wanted, beside)
 
     monkeypatch.setattr(_attention, "_of_view", watch)
-    maps, cells = classifier.attention(pixels, labels)
-    np.testing.assert_allclose(np.concatenate(seen), classifier.predict(inputs), rtol=1e-3, atol=1e-4)
+    maps, cells = classifier.attention(pixels, labels, metadata)
+    np.testing.assert_allclose(np.concatenate(seen), classifier.predict(inputs, metadata), rtol=1e-3, atol=1e-4)
     assert maps.shape == (12, SIZE, SIZE)
     assert cells in (2, 3)
     with pytest.raises(RunError, match="not trained"):

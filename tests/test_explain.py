@@ -219,6 +219,7 @@ def test_a_classifier_without_maps_is_explained_in_words(run, monkeypatch, why):
     assert bare["no_maps"] in page_of(run).replace("&#39;", "'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -233,6 +234,15 @@ def test_wrong_wishes_are_refused(run, options, says):
     with pytest.raises(RecipeError) as caught:
         explain(run, **options)
     assert says in str(caught.value)
+
+
+@pytest.mark.slow
+def test_results_of_another_recipe_are_refused(run):
+    text = (run / "recipe.toml").read_text(encoding="utf-8")
+    (run / "recipe.toml").write_text(text.replace("epochs = 3", "epochs = 4"), encoding="utf-8")
+    with pytest.raises(RunError, match="another recipe"):
+        explain(run)
+    (run / "recipe.toml").write_text(text, encoding="utf-8")
 
 
 def test_an_unfinished_study_is_refused(tmp_path):

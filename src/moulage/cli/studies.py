@@ -97,7 +97,7 @@ def explain(
         {
             "classifier": name,
             "shuffled": part,
-            "rank correlation": "-" if of["mean"] is None else f"{of['mean']:.2f}",
+            "rank correlation": "-" if of["mean"] is None else f"{round(of['mean'], 2) + 0.0:.2f}",
             "maps": of["num_maps"],
         }
         for name, parts in found["checks"].items()

@@ -134,7 +134,7 @@ def _probability(value: Number) -> str:
 
 def correlation(value: Number) -> str:
     """A rank correlation as text."""
-    return NONE if value is None else f"{value:.2f}".replace("-", "−")
+    return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _uri(path: Path) -> str:

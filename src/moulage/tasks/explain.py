@@ -13,7 +13,7 @@ from moulage import plugins, runs
 from moulage.data import neighbours, png
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder
-from moulage.errors import RecipeError, nearest
+from moulage.errors import RecipeError, RunError, nearest
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.tasks import prepare
 from moulage.tasks.execute import extra_of, with_metadata
@@ -84,7 +84,7 @@ def explain(
         shuffled part -> mean rank correlation and number of maps), ``groups`` and ``images``.
 
     Raises:
-        RunError: the study is not finished, or captum is not installed.
+        RunError: the study is not finished, its results are another recipe's, or captum is not installed.
         RecipeError: there is no such arm or trial, or ``num_images`` is out of bounds.
     """
     if not 1 <= num_images <= MOST:
@@ -100,10 +100,12 @@ def explain(
     seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
     groups = _groups(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
     tasks = {task.folder: task for task in plan(recipe, prepared)}
+    if any(folders[name, trial] not in tasks for name in names):
+        raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
     fits = {name: tasks[folders[name, trial]] for name in names}
     shown = table.loc[list(dict.fromkeys(image for group in groups for image in group.images))]
     beside = {image for group in groups if group.beside for image in group.images}
-    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], list(shown.index), sorted(beside))
+    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], shown.to_json(), sorted(beside))
     folder = f"{FOLDER}/{arm}-{trial}-{key}"
     with runs.lock(run / FOLDER):
         drawer = _Drawer(prepared, run, fits, run / folder, device)
@@ -260,9 +262,9 @@ class _Drawer:
             found: dict[str, list[dict[str, Any]]] = {}
             for start in range(0, len(left), CHUNK):
                 chunk = shown.loc[left[start : start + CHUNK]]
-                own = _taken(self.prepared.catalog, chunk.index.tolist())
-                metadata = {name: encode(self._encoder(task), own) for name, task in self.fits.items()}
-                maps = _Maps(loaded, self._rows(chunk.index), metadata, chunk, self.prepared.catalog.classes)
+                maps = _Maps(
+                    loaded, self._rows(chunk.index), chunk, self.prepared.catalog.classes, self._metadata(chunk)
+                )
                 found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
                 for row, image in enumerate(chunk.index):
                     record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
@@ -270,13 +272,14 @@ class _Drawer:
                 progress(start + len(chunk), len(left), "images explained")
         return [runs.read_json(path) for path in paths.values()]
 
-    def _encoder(self, task: Task) -> Encoder | None:
-        """How this fit's metadata become numbers; None where it reads none."""
-        return Encoder.load(self.run / task.folder)
-
     def _rows(self, images: Iterable[str]) -> np.ndarray:
         """Pixels uint8 [n, S, S, 3] of real images."""
         return self.pixels[pd.Index(self.real.images).get_indexer(pd.Index(images))]
+
+    def _metadata(self, shown: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+        """Arm -> what its classifier is given of these images beside pixels."""
+        own = _taken(self.prepared.catalog, list(shown.index))
+        return {name: encode(Encoder.load(self.run / task.folder), own) for name, task in self.fits.items()}
 
     def _one(self, number: str, row: int, of: pd.Series, maps: "_Maps") -> dict[str, Any]:
         """Write the pictures of one image; what is to be said of them."""
@@ -322,11 +325,10 @@ class _Drawer:
         extra = extra.take((extra.table["origin"] != REAL).to_numpy() & ~extra.table["image"].duplicated().to_numpy())
         if not images or not len(extra):
             return {}
-        inputs = Inputs(self.prepared, self.run, task, self.size)
-        own, encoder = _taken(self.prepared.catalog, images), self._encoder(task)
+        inputs, encoder = Inputs(self.prepared, self.run, task, self.size), Encoder.load(self.run / task.folder)
         train = self.prepared.split(task.trial).part(self.prepared.catalog, "train")
-        lent = with_metadata(task.settings, extra, train)
-        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in (own, lent))
+        both = _taken(self.prepared.catalog, images), with_metadata(task.settings, extra, train)
+        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in both)
         distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
         drawn, pixels = pixels_of(self.prepared, self.run, samples_folder(task), self.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
@@ -346,9 +348,9 @@ class _Maps:
     Args:
         classifiers: arm -> classifier.
         pixels: uint8 [n, S, S, 3].
-        metadata: arm -> what its classifier reads beside them, as ``inputs.encode`` gives it.
         shown: their rows of ``_table``.
         classes: names in the order of the labels.
+        metadata: arm -> what its classifier is given beside pixels.
 
     Attributes:
         heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
@@ -360,9 +362,9 @@ class _Maps:
         self,
         classifiers: dict[str, Any],
         pixels: np.ndarray,
-        metadata: dict[str, dict[str, np.ndarray]],
         shown: pd.DataFrame,
         classes: tuple[str, ...],
+        metadata: dict[str, dict[str, np.ndarray]],
     ) -> None:
         self.pixels, self.missing = pixels, ""
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
@@ -377,16 +379,15 @@ class _Maps:
             true, predicted = (
                 pd.Index(classes).get_indexer(pd.Index(shown[c])) for c in ("label", f"predicted:{name}")
             )
-            known = metadata[name]
             try:
-                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **known)
+                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **metadata[name])
             except RecipeError as error:
                 self.missing = f"{error.message} {error.hint}"
                 return
-            self.heat[name, False] = classifier.attention(pixels, predicted, **known)[0]
+            self.heat[name, False] = classifier.attention(pixels, predicted, **metadata[name])[0]
             for part in SHUFFLED:
                 self.shuffled[name, part] = [
-                    classifier.attention(pixels, predicted, shuffled=part, draw=draw, **known)[0]
+                    classifier.attention(pixels, predicted, **metadata[name], shuffled=part, draw=draw)[0]
                     for draw in range(NUM_DRAWS)
                 ]
 
@@ -432,11 +433,9 @@ def _taken(catalog: Catalog, images: list[str]) -> Catalog:
 
 def _features(classifier: Any, inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> np.ndarray:
     """The classifier's own features, float32 [n, D]."""
-    parts = [
-        np.arange(start, min(start + FEATURES_CHUNK, len(catalog))) for start in range(0, len(catalog), FEATURES_CHUNK)
-    ]
-    chunks = [catalog.take(part) for part in parts]
-    return np.concatenate([classifier.features(inputs(chunk), **encode(encoder, chunk)) for chunk in chunks])
+    rows = np.arange(len(catalog))
+    parts = [catalog.take(rows[start : start + FEATURES_CHUNK]) for start in range(0, len(rows), FEATURES_CHUNK)]
+    return np.concatenate([classifier.features(inputs(part), **encode(encoder, part)) for part in parts])
 
 
 def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
