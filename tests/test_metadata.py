@@ -20,6 +20,7 @@ from moulage.errors import CheckpointError, DataError, RecipeError
 from moulage.recipe import METADATA, NO_METADATA, merge
 from moulage.tasks import prepare
 from moulage.tasks.execute import execute, with_metadata
+from moulage.tasks.explain import explain
 from moulage.tasks.external import evaluate_on
 from moulage.tasks.plan import plan, seed_of
 from moulage.tasks.results import collect
@@ -473,6 +474,14 @@ def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run)
     without = {task.folder for task in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
     with_them = {task.folder for task in plan(recipe, prepared)}
     assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
+
+
+@pytest.mark.slow
+def test_a_classifier_that_reads_metadata_is_explained(run):
+    pytest.importorskip("captum")
+    found = explain(run[0], arm="noise", num_images=1, device="cpu")
+    assert found["no_maps"] == ""
+    assert any(image["neighbours"] for image in found["images"])
 
 
 @pytest.mark.slow
