@@ -136,10 +136,10 @@ def test_the_map_is_of_the_network_that_predicts(
     seen = []
     watched = _attention._of_view
 
-    def watch(tail: Any, view: Any, side: int | None, wanted: Any, beside: Any) -> torch.Tensor:
+    def watch(tail: Any, view: torch.Tensor, side: int | None, wanted: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            seen.append(tail(tail.maps(view, side), beside).numpy())
-        return watched(tail, view, side, wanted, beside)
+            seen.append(tail(tail.maps(view, side)).numpy())
+        return watched(tail, view, side, wanted)
 
     monkeypatch.setattr(_attention, "_of_view", watch)
     maps, cells = classifier.attention(pixels, labels, metadata)

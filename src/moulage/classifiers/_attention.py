@@ -38,11 +38,11 @@ def grad_cam(
 
     Args:
         backbone: a convolutional network.
-        head: features float [n, D], with what stands beside them [n, D + E] -> logits [n, K].
+        head: features float [n, D] (or [n, D + M]) -> logits [n, K].
         pixels: uint8 [N, S, S, 3].
         labels: the class of each map, int64 [N] in range(K).
         device: where both networks are.
-        beside: further features that the head reads, of metadata, float32 [N, E]; they are held fixed.
+        beside: what the head is given behind the features of each image, float32 [N, M]: metadata. None: nothing.
         views: what the classifier averages over; None: the image as it is.
         shuffled: "head" or "network": with the entries of each of its weight matrices and filters in random order. A
             map that stays the same says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw
@@ -75,10 +75,10 @@ def grad_cam(
         batch = slice(start, start + BATCH)
         images = backbones.to_float(pixels[batch], device)
         wanted = torch.from_numpy(np.array(labels[batch], np.int64)).to(device)
-        further = None if beside is None else torch.from_numpy(beside[batch]).to(device)
+        network.beside = None if beside is None else torch.from_numpy(np.array(beside[batch], np.float32)).to(device)
         of_views = []
         for view, side in _views.each(images, views):
-            found = _of_view(network, view, side, wanted, further)
+            found = _of_view(network, view, side, wanted)
             cells = cells or found.shape[-1]
             of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
         whole = _put_back(of_views, views)[:, 0].nan_to_num(0, 0, 0)
@@ -94,12 +94,13 @@ class _Tail(nn.Module):
         self.backbone, self.map, self.head = backbone, nn.Identity(), head
         self.last = False
         """Whether the network keeps the channels in the last dimension."""
+        self.beside: torch.Tensor | None = None
 
-    def forward(self, maps: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         network: Any = self.backbone.network
         maps = self.map(maps)
         features = network.forward_head(maps.permute(0, 2, 3, 1) if self.last else maps)
-        return self.head(features if beside is None else torch.cat([features, beside], 1))
+        return self.head(features if self.beside is None else torch.cat([features, self.beside], 1))
 
     def maps(self, images: torch.Tensor, side: int | None) -> torch.Tensor:
         """The last feature map, float [n, C, h, w], of images float [n, 3, S, S] seen at ``side`` pixels."""
@@ -116,15 +117,13 @@ class _Tail(nn.Module):
         return found.permute(0, 3, 1, 2) if self.last else found
 
 
-def _of_view(
-    network: _Tail, view: torch.Tensor, side: int | None, labels: torch.Tensor, beside: torch.Tensor | None
-) -> torch.Tensor:
+def _of_view(network: _Tail, view: torch.Tensor, side: int | None, labels: torch.Tensor) -> torch.Tensor:
     """Grad-CAM of one view, float [n, 1, h, w], not scaled."""
     from captum.attr import LayerGradCam
 
     maps = network.maps(view, side).clone().requires_grad_()
     try:
-        found = LayerGradCam(network, network.map).attribute(maps, labels, additional_forward_args=beside)
+        found = LayerGradCam(network, network.map).attribute(maps, target=labels)
     except (AssertionError, IndexError) as error:
         raise DataError(f"The label {int(labels.max())} is none of the network's classes: {error}.") from None
     assert isinstance(found, torch.Tensor)

@@ -292,8 +292,17 @@ class Classifier(_fitting.Base):
         if metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        own = (network.backbone, network.head, pixels, labels, self.device)
-        return _attention.grad_cam(*own, beside=beside, views=self.config.views, shuffled=shuffled, draw=draw)
+        return _attention.grad_cam(
+            network.backbone,
+            network.head,
+            pixels,
+            labels,
+            self.device,
+            beside=beside,
+            views=self.config.views,
+            shuffled=shuffled,
+            draw=draw,
+        )
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:

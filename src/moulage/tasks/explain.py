@@ -262,9 +262,9 @@ class _Drawer:
             found: dict[str, list[dict[str, Any]]] = {}
             for start in range(0, len(left), CHUNK):
                 chunk = shown.loc[left[start : start + CHUNK]]
-                maps = _Maps(
-                    loaded, self._rows(chunk.index), chunk, self.prepared.catalog.classes, self._metadata(chunk)
-                )
+                own = _taken(self.prepared.catalog, chunk.index.tolist())
+                metadata = {name: encode(self._encoder(task), own) for name, task in self.fits.items()}
+                maps = _Maps(loaded, self._rows(chunk.index), metadata, chunk, self.prepared.catalog.classes)
                 found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
                 for row, image in enumerate(chunk.index):
                     record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
@@ -272,14 +272,13 @@ class _Drawer:
                 progress(start + len(chunk), len(left), "images explained")
         return [runs.read_json(path) for path in paths.values()]
 
+    def _encoder(self, task: Task) -> Encoder | None:
+        """How this fit's metadata become numbers; None where it reads none."""
+        return Encoder.load(self.run / task.folder)
+
     def _rows(self, images: Iterable[str]) -> np.ndarray:
         """Pixels uint8 [n, S, S, 3] of real images."""
         return self.pixels[pd.Index(self.real.images).get_indexer(pd.Index(images))]
-
-    def _metadata(self, shown: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-        """Arm -> what its classifier is given of these images beside pixels."""
-        own = _taken(self.prepared.catalog, list(shown.index))
-        return {name: encode(Encoder.load(self.run / task.folder), own) for name, task in self.fits.items()}
 
     def _one(self, number: str, row: int, of: pd.Series, maps: "_Maps") -> dict[str, Any]:
         """Write the pictures of one image; what is to be said of them."""
@@ -325,10 +324,11 @@ class _Drawer:
         extra = extra.take((extra.table["origin"] != REAL).to_numpy() & ~extra.table["image"].duplicated().to_numpy())
         if not images or not len(extra):
             return {}
-        inputs, encoder = Inputs(self.prepared, self.run, task, self.size), Encoder.load(self.run / task.folder)
+        inputs = Inputs(self.prepared, self.run, task, self.size)
+        own, encoder = _taken(self.prepared.catalog, images), self._encoder(task)
         train = self.prepared.split(task.trial).part(self.prepared.catalog, "train")
-        both = _taken(self.prepared.catalog, images), with_metadata(task.settings, extra, train)
-        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in both)
+        lent = with_metadata(task.settings, extra, train)
+        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in (own, lent))
         distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
         drawn, pixels = pixels_of(self.prepared, self.run, samples_folder(task), self.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
@@ -348,9 +348,9 @@ class _Maps:
     Args:
         classifiers: arm -> classifier.
         pixels: uint8 [n, S, S, 3].
+        metadata: arm -> what its classifier reads beside them, as ``inputs.encode`` gives it.
         shown: their rows of ``_table``.
         classes: names in the order of the labels.
-        metadata: arm -> what its classifier is given beside pixels.
 
     Attributes:
         heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
@@ -362,9 +362,9 @@ class _Maps:
         self,
         classifiers: dict[str, Any],
         pixels: np.ndarray,
+        metadata: dict[str, dict[str, np.ndarray]],
         shown: pd.DataFrame,
         classes: tuple[str, ...],
-        metadata: dict[str, dict[str, np.ndarray]],
     ) -> None:
         self.pixels, self.missing = pixels, ""
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
@@ -379,15 +379,16 @@ class _Maps:
             true, predicted = (
                 pd.Index(classes).get_indexer(pd.Index(shown[c])) for c in ("label", f"predicted:{name}")
             )
+            known = metadata[name]
             try:
-                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **metadata[name])
+                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **known)
             except RecipeError as error:
                 self.missing = f"{error.message} {error.hint}"
                 return
-            self.heat[name, False] = classifier.attention(pixels, predicted, **metadata[name])[0]
+            self.heat[name, False] = classifier.attention(pixels, predicted, **known)[0]
             for part in SHUFFLED:
                 self.shuffled[name, part] = [
-                    classifier.attention(pixels, predicted, **metadata[name], shuffled=part, draw=draw)[0]
+                    classifier.attention(pixels, predicted, shuffled=part, draw=draw, **known)[0]
                     for draw in range(NUM_DRAWS)
                 ]
 
@@ -433,9 +434,11 @@ def _taken(catalog: Catalog, images: list[str]) -> Catalog:
 
 def _features(classifier: Any, inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> np.ndarray:
     """The classifier's own features, float32 [n, D]."""
-    rows = np.arange(len(catalog))
-    parts = [catalog.take(rows[start : start + FEATURES_CHUNK]) for start in range(0, len(rows), FEATURES_CHUNK)]
-    return np.concatenate([classifier.features(inputs(part), **encode(encoder, part)) for part in parts])
+    parts = [
+        np.arange(start, min(start + FEATURES_CHUNK, len(catalog))) for start in range(0, len(catalog), FEATURES_CHUNK)
+    ]
+    chunks = [catalog.take(part) for part in parts]
+    return np.concatenate([classifier.features(inputs(chunk), **encode(encoder, chunk)) for chunk in chunks])
 
 
 def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
