@@ -108,6 +108,19 @@ def test_stickers_at_the_edge_are_flagged_and_painted_over_but_blue_lesions_are_
     assert through("marks", naevus).share == 0
 
 
+def test_a_row_of_even_ticks_is_a_ruler_and_scattered_ones_are_not():
+    ruler, scattered, rng = skin((320, 240)), skin((320, 240)), np.random.default_rng(0)
+    for left in range(30, 290, 20):
+        ImageDraw.Draw(ruler).line(((left, 225), (left, 234)), fill=HAIR, width=2)
+        x, y = int(rng.integers(20, 300)), int(rng.integers(20, 220))
+        ImageDraw.Draw(scattered).line(((x, y), (x + int(rng.integers(-8, 8)), y + 9)), fill=HAIR, width=2)
+    painted = through("marks", ruler, do="paint")
+    assert painted.share > 0.001
+    assert np.abs(painted.image.astype(int) - np.asarray(skin((320, 240))))[215:].max() < 60
+    assert through("marks", ruler, ruler=False).share == 0
+    assert through("marks", scattered).share == 0
+
+
 def test_the_lesion_is_cut_out_with_its_mask():
     [(step, mask)] = Steps.of([("lesion_crop", {"margin": 0.25})]).apply(np.asarray(skin()), lesion_mask())
     assert step.box == (80, 30, 140, 90)

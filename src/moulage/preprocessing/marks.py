@@ -1,4 +1,4 @@
-"""Finds what was laid or drawn on the skin - coloured stickers and ink - and paints it over if asked."""
+"""Finds what was laid or drawn on the skin - stickers, ink, rulers - and paints it over if asked."""
 
 from typing import Literal
 
@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from moulage import plugins
 from moulage.data.steps import Step
+from moulage.preprocessing._ruler import ticks_of_rulers
 from moulage.preprocessing._tools import library, painted_over, pieces
 
 
@@ -17,6 +18,7 @@ class Config(plugins.Options):
     do: Literal["flag", "paint"] = Field(
         "flag", description="flag: count them in the scan, change nothing; paint: paint them over too"
     )
+    ruler: bool = Field(True, description="look for rulers, too: rows of dark ticks with equal gaps")
     saturation: float = Field(0.25, gt=0, lt=1, description="least saturation of a sticker or of ink")
     distance: float = Field(
         22.0, gt=0, le=180, description="and least distance of its colour to the image's median, in a and b of CIELAB"
@@ -38,8 +40,8 @@ def marks(image: np.ndarray, config: Config) -> np.ndarray:
     """Pixels of stickers and ink, bool [H, W]: pieces of green to violet that reach the image's edge.
 
     That is, of a hue from 70 to 300 degrees, which skin has not, and vivid: far from the image's median in a and b
-    of CIELAB. Blue naevi and blue-white veils have such colours too, but lie within the image. Orange stickers and
-    black rulers, whose colours skin and lesions have as well, are not found.
+    of CIELAB. Blue naevi and blue-white veils have such colours too, but lie within the image. Orange stickers,
+    whose colour skin and lesions have as well, are not found.
     """
     cv2 = library()
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
@@ -63,6 +65,8 @@ def marks(image: np.ndarray, config: Config) -> np.ndarray:
 def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     """The image as it is, or with its marks painted over; ``share`` of the pixels that are marks."""
     found = marks(image, config)
+    if config.ruler:
+        found |= ndimage.binary_dilation(ticks_of_rulers(image))
     share = float(found.mean())
     if config.do == "flag" or not 0 < share <= config.most:
         return Step(image, share)
