@@ -251,6 +251,7 @@ def test_held_back_images_help_more_where_benefit_is_planted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("benefit", RECORDED)
 def test_planted_benefit_is_what_the_docstring_records(benefit: float) -> None:
     gains = [gain(benefit, rare, draws=3) for rare in RARE]

@@ -120,6 +120,7 @@ def test_a_simulated_study_is_what_it_says():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("design", ["holdout", "folds"])
 @pytest.mark.parametrize("measure", MEASURES)

@@ -38,7 +38,8 @@ RECIPE: dict[str, Any] = {
     },
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the study takes two minutes of an idle core
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+"""The study takes two minutes of an idle core."""
 
 
 @dataclass
