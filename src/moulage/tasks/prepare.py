@@ -136,6 +136,7 @@ def prepare(
     """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
     started = (time.perf_counter(), time.process_time())
     data_sets.check(recipe)
+    steps_of(recipe)
     found = read(recipe)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
