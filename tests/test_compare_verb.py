@@ -217,6 +217,7 @@ def test_two_fits_give_neither(run):
     assert any("2 fits an arm: an interval needs at least 3" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_folds_are_understood_by_trial_or_by_fold_column(run):
     """Five folds: each image predicted once, out of fold."""
     for name, seed in (("a", 1), ("b", 2)):

@@ -244,6 +244,7 @@ def _fitted(others: NDArray, rare: NDArray) -> Any:
     return model.fit(np.concatenate([others, rare]), np.repeat([0, 1], [len(others), len(rare)]))
 
 
+@pytest.mark.slow
 def test_held_back_images_help_more_where_benefit_is_planted() -> None:
     without, planted = (gain(benefit, "VASC", draws=1) for benefit in (0, 1))
     assert planted > without + 0.08

@@ -281,6 +281,7 @@ def test_figures_for_a_paper(run: Path, source: str) -> None:
     assert "var(--" not in (folder / "differences.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_same_run_gives_the_same_bytes_and_nothing_else_is_touched(small: Path) -> None:
     def files() -> dict[Path, bytes]:
         return {path.relative_to(small): path.read_bytes() for path in small.rglob("*") if path.is_file()}

@@ -47,6 +47,7 @@ def misses(found: dict[str, np.ndarray], low: str = "low", high: str = "high") -
     return int(((found[low] > 0) | (found[high] < 0))[:, 0].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["holdout", "folds"])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_intervals_cover_in_null_studies(design, measure):

@@ -362,6 +362,7 @@ def folded(cache, tmp_path_factory):
     return outcome, said
 
 
+@pytest.mark.slow
 def test_folds_score_every_image_once(folded):
     outcome, _ = folded
     prepared = outcome.prepared
@@ -376,6 +377,7 @@ def test_folds_score_every_image_once(folded):
         assert sorted(scored) == sorted(prepared.catalog.images)
 
 
+@pytest.mark.slow
 def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
     outcome, _ = folded
     for task in outcome.tasks:
@@ -393,6 +395,7 @@ def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
     assert embedded.count("real images") == 1
 
 
+@pytest.mark.slow
 def test_views_of_arms_say_how_they_were_trained(folded):
     outcome, _ = folded
     held_back = set(outcome.prepared.split(0).part(outcome.prepared.catalog, "reserve").images)
@@ -417,6 +420,7 @@ def test_views_of_arms_say_how_they_were_trained(folded):
     assert 0 < views["oracle"]["num_distinct"] <= len(held_back)
 
 
+@pytest.mark.slow
 def test_the_question_is_registered_before_any_task_runs(folded):
     outcome, said = folded
     record = runs.read_json(outcome.run / "registration.json")
@@ -428,6 +432,7 @@ def test_the_question_is_registered_before_any_task_runs(folded):
     assert outcome.results["registration"]["digest"] == record["digest"]
 
 
+@pytest.mark.slow
 def test_folds_compute_nothing_again_and_fewer_of_them_leave_no_split_behind(folded, tmp_path):
     outcome, _ = folded
     stamps = {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")}
@@ -440,6 +445,7 @@ def test_folds_compute_nothing_again_and_fewer_of_them_leave_no_split_behind(fol
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["000.parquet", "001.parquet"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     outcome, _ = folded
     task = next(task for task in outcome.tasks if task.kind == "classifier" and task.trial == 1)
@@ -455,6 +461,7 @@ def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     assert results.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
     _, prepared = prepare.load(outcome.run, 1)
