@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
@@ -13,6 +14,8 @@ from moulage.data.catalog import Catalog
 from moulage.data.steps import Step, Steps
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
+from moulage.tasks import masks as predicted
+from moulage.tasks import prepare
 
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
 
@@ -215,6 +218,25 @@ def test_a_step_that_needs_masks_refuses_data_without_before_it_decodes(data, tm
     found = folder_source.read(data, folder_source.Config())
     with pytest.raises(DataError, match="12 of 12 images have none"):
         pixels.build(found, (32,), "squash", tmp_path / "cache", steps=CROP)
+
+
+def test_masks_are_read_for_steps_that_look_at_them_alone(catalog, tmp_path):
+    lost = catalog.with_columns(mask=[str(tmp_path / "nowhere.png")] * len(catalog))
+    steps = Steps.of([("vignette", {})])
+    assert (pixels.build(lost, (32,), "squash", tmp_path / "cache", steps=steps).scan["status"] == "ok").all()
+    assert (pixels.build(lost, (32,), "squash", tmp_path / "cache", steps=CROP).scan["status"] == "missing").all()
+
+
+def test_predicted_masks_of_a_recipe_take_the_place_of_the_datas_own(data, catalog, tmp_path):
+    folder = tmp_path / "masks"
+    (folder / predicted.PREDICTED).write_text("{}")
+    names = [Path(place).name for place in catalog.table["mask"]]
+    pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / predicted.TABLE, index=False)
+    values = {"study": {"name": "x"}, "data": {"source": "folder", "path": str(data), "masks": str(folder)}}
+    found = prepare.read(recipe.parse(values))
+    assert found.table["mask"][0] == ""
+    assert [Path(place).name for place in found.table["mask"][1:]] == names[1:]
+    assert masks.read(found.take(np.arange(1, 12)), 30, "squash", tmp_path / "cache", CROP).any(axis=(1, 2)).all()
 
 
 def test_a_recipe_without_steps_keeps_its_digest():

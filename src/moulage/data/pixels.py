@@ -120,9 +120,9 @@ def build(
 
 
 def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
-    """Where each image is, and for steps its mask."""
+    """Where each image is, and its mask where a step looks at it or masks are what is kept."""
     places = [catalog.resolve(location) for location in catalog.table["location"]]
-    if not steps:
+    if not (of_masks or steps.use_masks):
         return [Item(place) for place in places]
     if of_masks or steps.need_masks:
         missing = (catalog.table["mask"] == "").to_numpy()

@@ -6,6 +6,7 @@ mask is cut alike, so that both go on fitting each other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -58,21 +59,29 @@ class Steps:
             found.append((name, config.model_dump(mode="json")))
         return cls(tuple(found))
 
+    def _loaded(self) -> list[tuple[str, ModuleType, Any]]:
+        """Name, module and ``Config`` of each step."""
+        return [
+            (name, plugins.load("preprocessing", name), plugins.configure("preprocessing", name, options))
+            for name, options in self.chosen
+        ]
+
+    @property
+    def use_masks(self) -> bool:
+        """Whether a step looks at lesion masks; the others never cause one to be read."""
+        return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded())
+
     @property
     def need_masks(self) -> bool:
         """Whether a step refuses images without a lesion mask."""
-        return any(
-            plugins.load("preprocessing", name).needs_mask(plugins.configure("preprocessing", name, options))
-            for name, options in self.chosen
-            if hasattr(plugins.load("preprocessing", name), "needs_mask")
-        )
+        return any(module.needs_mask(config) for _, module, config in self._loaded() if hasattr(module, "needs_mask"))
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names everything that the result depends on beside the image; empty for no steps."""
-        versions = (getattr(plugins.load("preprocessing", name), "VERSION", 1) for name, _ in self.chosen)
         return tuple(
-            runs.digest(name, options, version) for (name, options), version in zip(self.chosen, versions, strict=True)
+            runs.digest(name, config.model_dump(mode="json"), getattr(module, "VERSION", 1))
+            for name, module, config in self._loaded()
         )
 
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Step, np.ndarray | None]]:
@@ -86,9 +95,8 @@ class Steps:
             size = (image.shape[1], image.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         found = []
-        for name, options in self.chosen:
-            module = plugins.load("preprocessing", name)
-            step: Step = module.apply(plugins.configure("preprocessing", name, options), image, mask)
+        for name, module, config in self._loaded():
+            step: Step = module.apply(config, image, mask)
             if step.image.shape != image.shape or step.image.dtype != np.uint8:
                 raise DataError(f"The step {name} made {step.image.dtype} {list(step.image.shape)} of {image.shape}.")
             step, mask = _cut(step, mask)
