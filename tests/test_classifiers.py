@@ -231,6 +231,36 @@ def test_steps_and_seconds(case):
     assert 0 < seconds < 10
 
 
+def test_progressive_sizes_are_what_the_network_sees(tmp_path, monkeypatch):
+    """Epochs in equal shares; validation and prediction at the backbone's own size; a break changes nothing."""
+    sizes = {"progressive": (16, 24, SIZE), "epochs": 4}
+    case, seen = Case("finetune", **sizes), []
+    whole = case.fitted(tmp_path / "whole")
+    forward = finetune.Network.forward
+
+    def spy(self, images, input_size=None, metadata=None):
+        seen.append((self.training, input_size))
+        return forward(self, images, input_size, metadata)
+
+    monkeypatch.setattr(finetune.Network, "forward", spy)
+    again = case.fitted(tmp_path / "again")
+    assert [side for side, _ in itertools.groupby(side for training, side in seen if training)] == [16, 24, SIZE]
+    assert {side for training, side in seen if not training} == {None}
+    assert [case.config.side_in(epoch) for epoch in range(1, 5)] == [16, 16, 24, SIZE]
+    np.testing.assert_array_equal(again.predict(case.validation.inputs), whole.predict(case.validation.inputs))
+    seen.clear()
+    assert case.new().steps_and_seconds(100)[0] == 4 * 13
+    assert list(dict.fromkeys(side for _, side in seen)) == [16, 24, SIZE]
+    plain = Case("finetune", progressive=(), epochs=4).config
+    assert "progressive" not in plain.model_dump(), "a fit without it keeps its folder"
+
+
+@pytest.mark.parametrize(("sizes", "words"), [((8, 32), "16 to 1024"), ((16, 20, 24, 32), "as many epochs")])
+def test_progressive_sizes_that_cannot_be_are_refused(sizes, words):
+    with pytest.raises(RecipeError, match=words):
+        Case("finetune", progressive=sizes)
+
+
 def test_a_prefix_of_the_epoch_is_enough(case, tmp_path):
     name = case.module.__name__.split(".")[-1]
     short = Case(name, steps_per_epoch=2, epochs=1)

@@ -43,6 +43,16 @@ def test_log_keeps_the_last_record_of_a_step_and_skips_a_torn_line(tmp_path):
     assert runs.read_log(tmp_path / "nowhere") == []
 
 
+def test_time_left_is_told_from_this_attempt_alone():
+    pace = runs.Pace()
+    assert pace.seconds_left(0, 1, 10.0) is None  # "starting"
+    assert pace.seconds_left(501, 600, 20.0) is None  # resumed after 500 steps of another process
+    assert pace.seconds_left(511, 600, 40.0) == pytest.approx(2.0 * 89)
+    assert pace.seconds_left(600, 600, 300.0) == 0.0
+    assert pace.seconds_left(3, 8, 400.0) is None  # the next part of the work
+    assert pace.seconds_left(4, 8, 401.0) == pytest.approx(4.0)
+
+
 def _try_lock(folder, queue):
     try:
         with runs.lock(folder):

@@ -11,6 +11,7 @@ from moulage import plugins
 from moulage.classifiers import _fitting, probe
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
+from moulage.tasks import arms
 from moulage.treatment import PLAIN, Treatment, check_counts
 
 LN = math.log
@@ -246,6 +247,49 @@ def test_a_treatment_that_contradicts_itself_is_refused():
         Treatment(retrain_head=0.5, freeze_backbone=True, key="a")
     with pytest.raises(RecipeError, match="share of 1 of"):
         Treatment(retrain_head=1.0, key="a")
+
+
+def both(*named: str, **settings) -> Treatment:
+    """Two plug-ins at once, as an arm's ``balance`` and ``treatment``."""
+    plugs = [(plugins.load("balance", n), plugins.configure("balance", n, settings.get(n, {}))) for n in named]
+    return arms.treat(plugs, np.array((1, 2, 4)))
+
+
+def test_a_loss_and_a_mixing_go_together_in_either_order():
+    for names in (("balanced_softmax", "mixup"), ("mixup", "balanced_softmax")):
+        found = both(*names)
+        assert found.mix is not None
+        assert found.class_weights is None
+        assert loss(found, 0, 2) == pytest.approx(loss(treat("balanced_softmax"), 0, 2))
+        assert found.key not in (treat(names[0]).key, treat(names[1]).key)
+    assert both("focal", "cutmix").needs_pixels
+    assert both("none", "mixup").key == treat("mixup").key
+    assert both("none") is PLAIN
+
+
+@pytest.mark.parametrize(("power", "shares"), [(1.0, (1, 1, 1)), (0.5, (1, 2**0.5, 2))])
+def test_a_loss_beside_a_sampling_answers_the_imbalance_that_is_left(power, shares):
+    """Drawn in equal shares, classes are balanced already: what is left is cross-entropy."""
+    found = both("balanced_softmax", "oversampling", oversampling={"power": power})
+    assert found.class_weights == pytest.approx(treat("oversampling", power=power).class_weights)
+    odds = np.array(ODDS) * shares
+    assert loss(found, 0) == pytest.approx(-LN(odds[0] / odds.sum()))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("focal", "balanced_softmax"), "both set loss"),
+        (("oversampling", "oversampling_strong"), "both set class_weights"),
+        (("mixup", "cutmix"), "both set mix"),
+        (("crt", "linear_probe"), "freezes the backbone"),
+        (("crt", "logit_adjustment"), "balanced classes"),
+    ],
+)
+def test_treatments_that_contradict_each_other_are_refused(names, words):
+    for order in (names, names[::-1]):
+        with pytest.raises(RecipeError, match=words):
+            both(*order)
 
 
 def test_keys_name_plug_in_and_options():

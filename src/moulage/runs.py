@@ -31,6 +31,26 @@ def no_progress(done: int, total: int, note: str = "") -> None:
     """A ``Progress`` that nobody looks at."""
 
 
+class Pace:
+    """How long work will still take at the pace of this process, whatever earlier attempts did and took."""
+
+    def __init__(self) -> None:
+        self.first, self.start, self.last, self.total = 0, 0.0, 0, 0
+
+    def seconds_left(self, done: int, total: int, now: float) -> float | None:
+        """Seconds that ``total - done`` will take; None before the second report, and where other work begins.
+
+        Args:
+            done: how far it is.
+            total: how far it is in the end; another one than before is other work.
+            now: a clock's seconds.
+        """
+        if total != self.total or done < self.last:
+            self.first, self.start, self.total = done, now, total
+        self.last = done
+        return (now - self.start) * (total - done) / (done - self.first) if done > self.first else None
+
+
 def digest(*parts: Any, length: int = 12) -> str:
     """Hex digest (BLAKE2b) of JSON-like values, bytes and paths' texts; the same values give the same digest."""
     hasher = hashlib.blake2b(digest_size=32)

@@ -79,9 +79,9 @@ class Screen:
 
 def _told(state: dict[str, Any]) -> str:
     """How far a task is and, where it can be told, how long still."""
-    done, total = state["done"], state["total"]
-    left = state.get("wall_seconds", 0.0) * (total - done) / done if done else 0.0
-    return f"{done} of {total} {state['note']}".strip() + (f", about {left / 60:.0f} min left" if left > 60 else "")
+    left = state.get("seconds_left") or 0.0
+    told = f"{state['done']} of {state['total']} {state['note']}".strip()
+    return told + (f", about {left / 60:.0f} min left" if left > 60 else "")
 
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     Augment = Callable[[Tensor], Tensor]
 
+FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")
+"""What a treatment can set."""
+
 
 @dataclass(frozen=True)
 class Treatment:
@@ -72,12 +75,41 @@ class Treatment:
     @property
     def is_plain(self) -> bool:
         """Whether nothing differs from plain training."""
-        functions = (self.loss, self.class_weights, self.mix, self.augment)
-        return all(f is None for f in functions) and not (self.retrain_head or self.freeze_backbone)
+        return not any(getattr(self, name) for name in FIELDS)
 
 
 PLAIN = Treatment()
 """Cross-entropy, every image once, nothing mixed, everything trained."""
+
+
+def combined(first: Treatment, second: Treatment) -> Treatment:
+    """Both at once, such as a loss and a mixing; the order does not matter but for the key.
+
+    Raises:
+        RecipeError: both change the same, or one retrains the head with balanced classes under the other's loss, which
+            may be made for unbalanced ones.
+    """
+    if first.is_plain or second.is_plain:
+        return second if first.is_plain else first
+    theirs = [{name for name in FIELDS if getattr(each, name) != getattr(PLAIN, name)} for each in (first, second)]
+    if both := theirs[0] & theirs[1]:
+        raise RecipeError(f"Two treatments that both set {' and '.join(sorted(both))} do not go together.")
+    if {"loss", "retrain_head"} <= theirs[0] | theirs[1]:
+        raise RecipeError("A head that is retrained with balanced classes does not go together with another loss.")
+    found = {name: getattr(each, name) for each, names in zip((first, second), theirs, strict=True) for name in names}
+    pixels = first.needs_pixels or second.needs_pixels
+    return Treatment(**found, needs_pixels=pixels, key=runs.digest(first.key, second.key))
+
+
+def drawn(counts: np.ndarray, treatment: Treatment) -> np.ndarray:
+    """How many images of each class an epoch of ``counts`` [K] holds under the treatment's sampling, float64 [K].
+
+    At least 1 each: a loss takes its logarithm.
+    """
+    if treatment.class_weights is None:
+        return np.asarray(counts, np.float64)
+    shares = np.asarray(treatment.class_weights, np.float64)
+    return np.maximum(np.sum(counts) * shares / shares.sum(), 1)
 
 
 def identity(config: BaseModel) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
-from torch.nn import functional
 
 from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.classifiers import _attention, _augment, _fitting, _views
+from moulage.classifiers._network import NO_CHANGE, MetadataOptions, Network
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import RunError
 from moulage.treatment import PLAIN
@@ -23,18 +23,6 @@ METADATA = "optional"
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
 AS_IT_IS = _views.Views()  # pyright: ignore[reportCallIssue]
-
-
-class MetadataOptions(plugins.Options):
-    """The small network that reads metadata; it learns at the head's rate, and whenever the head does."""
-
-    units: int = Field(32, ge=1, le=4096, description="units of its two layers")
-    dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of the training images whose metadata are hidden: their features are 0"
-    )
-
-
-NO_CHANGE = MetadataOptions()  # pyright: ignore[reportCallIssue]
 
 
 class Config(plugins.Options):
@@ -61,6 +49,11 @@ class Config(plugins.Options):
     steps_per_epoch: int | None = Field(
         None, ge=1, description="at most this many steps an epoch, the first of its order; none: all images"
     )
+    progressive: tuple[int, ...] = Field(
+        (),
+        description="pixels a side at which the network sees images in the first, second ... equal share of the "
+        "epochs; smaller ones first cost less (Tan and Le 2021, section 4). None: the backbone's input size",
+    )
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
@@ -78,7 +71,18 @@ class Config(plugins.Options):
     def _parts_are_batches(self) -> Self:
         if self.accumulate > self.batch_size // 2:
             raise ValueError("accumulate cuts a batch into parts of fewer than 2 images")
+        if any(not 16 <= side <= 1024 for side in self.progressive):
+            raise ValueError("progressive sizes are numbers of pixels from 16 to 1024")
+        if len(self.progressive) > self.epochs:
+            raise ValueError(
+                f"{len(self.progressive)} progressive sizes need as many epochs, and there are {self.epochs}"
+            )
         return self
+
+    def side_in(self, epoch: int) -> int | None:
+        """Pixels a side at which the network sees images in an epoch (from 1); None: the backbone's own."""
+        sizes = self.progressive
+        return sizes[(epoch - 1) * len(sizes) // self.epochs] if sizes else None
 
     @property
     def predict_batch(self) -> int:
@@ -88,65 +92,12 @@ class Config(plugins.Options):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Options that came later are left out where they change nothing, so that a fit keeps its folder."""
-        same = {"accumulate": self.accumulate == 1, "metadata_network": self.metadata_network == NO_CHANGE}
+        same = {
+            "accumulate": self.accumulate == 1,
+            "metadata_network": self.metadata_network == NO_CHANGE,
+            "progressive": not self.progressive,
+        }
         return {key: value for key, value in handler(self).items() if not same.get(key, False)}
-
-
-class MetadataNetwork(nn.Module):
-    """Features [n, units] of metadata float [n, M], which join the pooled features of the image under the head.
-
-    As in Gessert et al. 2020 (arXiv:1910.03910): dense layers beside the image network, and metadata that are hidden at
-    random in training. Smaller, and hidden are all values of an image at once.
-    """
-
-    def __init__(self, num_metadata: int, options: MetadataOptions) -> None:
-        super().__init__()
-        self.first = nn.Linear(num_metadata, options.units)
-        self.second = nn.Linear(options.units, options.units)
-        self.dropout = options.dropout
-
-    def forward(self, metadata: torch.Tensor) -> torch.Tensor:
-        features = functional.relu(self.second(functional.relu(self.first(metadata))))
-        if self.training and self.dropout:
-            features = features * (torch.rand(len(features), 1).to(features.device) >= self.dropout)
-        return features
-
-    def reset_parameters(self) -> None:
-        """Fresh random weights."""
-        self.first.reset_parameters()
-        self.second.reset_parameters()
-
-
-class Network(nn.Module):
-    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M]."""
-
-    def __init__(
-        self,
-        backbone: backbones.Features,
-        num_classes: int,
-        num_metadata: int = 0,
-        options: MetadataOptions = NO_CHANGE,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.num_features + (options.units if num_metadata else 0), num_classes)
-        self.metadata = MetadataNetwork(num_metadata, options) if num_metadata else None
-
-    @property
-    def top(self) -> "tuple[nn.Linear | MetadataNetwork, ...]":
-        """What learns at the head's rate."""
-        return (self.head,) if self.metadata is None else (self.head, self.metadata)
-
-    def forward(
-        self, images: torch.Tensor, input_size: int | None = None, metadata: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.head(self.joined(self.backbone(images, input_size), metadata))
-
-    def joined(self, features: torch.Tensor, metadata: torch.Tensor | None) -> torch.Tensor:
-        """What the head is given: an image's features [n, D], then those of its metadata."""
-        if self.metadata is None or metadata is None:
-            return features
-        return torch.cat([features, self.metadata(metadata).to(features.dtype)], 1)
 
 
 class Classifier(_fitting.Base):
@@ -212,7 +163,7 @@ class Classifier(_fitting.Base):
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
-        for side in self.config.views.sizes:
+        for side in {*self.config.views.sizes, *self.config.progressive}:
             features.check_size(side, options.name)
         network = Network(features, len(self.classes), self.num_metadata, self.config.metadata_network)
         if self.config.channels_last:
@@ -223,6 +174,7 @@ class Classifier(_fitting.Base):
         """One epoch; the mean loss and accuracy of its (augmented) batches, each before its own step."""
         config, view, treatment, stage = self.config, job.view, job.treatment, state.stage
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
+        side = config.side_in(epoch)
         draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=training.generator_for("augment", job.seed, epoch))
         tally = _fitting.Tally(self.device)
         state.network.train()
@@ -242,7 +194,7 @@ class Classifier(_fitting.Base):
             for rows in torch.arange(len(images)).tensor_split(num_parts):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 with training.precision(self.device, config.precision):
-                    logits = state.network(images[part], metadata=None if known is None else known[part])
+                    logits = state.network(images[part], side, None if known is None else known[part])
                 loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps))
                 (loss * (len(rows) / len(images))).backward()
                 tally.add(loss, logits, targets[part])
@@ -348,7 +300,8 @@ class Classifier(_fitting.Base):
         return classifier
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
+        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few of each
+        progressive size.
 
         Validation is not in it: it takes about a third of the time a training image, for each validation image.
         """
@@ -363,10 +316,15 @@ class Classifier(_fitting.Base):
             job = _fitting.Job(
                 view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN
             )
-            self._train(state, job, 1)
+            sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
+            seconds = {}
+            for side in dict.fromkeys(sides):
+                times.clear()
+                self._train(state, job, 1 + sides.index(side))
+                seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
         steps = -(-num_images // config.batch_size)
         steps = min(steps, config.steps_per_epoch or steps)
-        return config.epochs * steps, (times[-1] - times[0]) / (len(times) - 1)
+        return config.epochs * steps, float(np.mean([seconds[side] for side in sides]))
 
 
 class _State:

@@ -1,14 +1,17 @@
 """What an arm's plug-ins are and whether they go together; known from the recipe alone, before any work."""
 
+from collections.abc import Sequence
+from functools import reduce
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from moulage import plugins
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import METADATA, Recipe
-from moulage.treatment import Treatment
+from moulage.treatment import PLAIN, Treatment, combined, drawn
 
 NO_CLASSES = ("one", "two")
 """Stand in for the data's classes, one image each, where a treatment is only looked at."""
@@ -29,22 +32,51 @@ def check_arm(recipe: Recipe, name: str) -> None:
             raise RecipeError(
                 f'{where}: "{arm.treatment}" adds images, and is no treatment.', f"Use it as arms.{name}.balance."
             )
-        if hasattr(balance, "treat"):
-            raise RecipeError(
-                f'{where}: "{arm.balance}" treats the training already, and an arm has one treatment.',
-                'Use balance = "none" with this treatment, or leave the treatment out.',
-            )
+    counts = np.ones(len(NO_CLASSES), np.int64)
     for key, module in modules.items():
-        if hasattr(module, "treat"):
-            treatment = module.treat(configs[key], np.ones(len(NO_CLASSES), np.int64))
-            _check_treatment(recipe, treatment, f'arms.{name}.{key} = "{getattr(arm, key)}"')
+        _check_treatment(recipe, treat([(module, configs[key])], counts), f'arms.{name}.{key} = "{getattr(arm, key)}"')
         if is_posthoc(module) and arm.logit_adjustment is False:
             raise RecipeError(
                 f'arms.{name}: "{getattr(arm, key)}" is logit adjustment, and logit_adjustment = false forbids it.',
                 "Leave logit_adjustment out.",
             )
+    try:
+        treat([(modules[key], configs[key]) for key in modules], counts)
+    except RecipeError as error:
+        raise RecipeError(
+            f'arms.{name}: "{arm.balance}" and "{arm.treatment}": {error.message}', "Leave out one of them."
+        ) from None
     if is_positive(balance):
         _check_positive(recipe, name)
+
+
+def treat(plugs: Sequence[tuple[ModuleType, BaseModel]], counts: np.ndarray) -> Treatment:
+    """How balance plug-ins treat the training together; plainly where none says anything of it.
+
+    A loss beside a sampling is told the counts as they are drawn: it answers the imbalance that is left.
+
+    Args:
+        plugs: modules, each with its options.
+        counts: images that the arm trains on, of each class, int64 [K].
+
+    Raises:
+        RecipeError: they do not go together.
+    """
+    treats = [(module.treat, config) for module, config in plugs if hasattr(module, "treat")]
+    alone = [of(config, counts) for of, config in treats]
+    sampling = reduce(combined, (each for each in alone if each.class_weights), PLAIN)
+    seen = drawn(counts, sampling)
+    found = [
+        of(config, seen) if each.loss and not each.class_weights else each
+        for (of, config), each in zip(treats, alone, strict=True)
+    ]
+    return reduce(combined, found, PLAIN)
+
+
+def treatments(balance: str, treatment: str) -> list[str]:
+    """Which of an arm's two plug-ins change the training."""
+    names = [name for name in (balance, treatment) if name]
+    return [name for name in names if hasattr(plugins.load("balance", name), "treat")]
 
 
 def check_metadata(recipe: Recipe) -> None:

@@ -19,7 +19,7 @@ from moulage.evaluation.adjust import adjust, choose_tau, log_prior
 from moulage.evaluation.predictions import Predictions
 from moulage.recipe import Recipe
 from moulage.tasks import prepare, witness
-from moulage.tasks.arms import is_positive
+from moulage.tasks.arms import is_positive, treat, treatments
 from moulage.tasks.fidelity import judge_of, labels_of, score_generator
 from moulage.tasks.gallery import make_gallery
 from moulage.tasks.inputs import (
@@ -34,7 +34,7 @@ from moulage.tasks.inputs import (
 from moulage.tasks.plan import Task, seed_of
 from moulage.tasks.prepare import Prepared, needs_masks
 from moulage.tasks.select import extract_features, select
-from moulage.treatment import PLAIN, Treatment
+from moulage.treatment import Treatment
 
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
@@ -69,11 +69,13 @@ def execute(run: Path, task: Task, device: str = "auto") -> None:
 
 @contextlib.contextmanager
 def _meter(folder: Path, device: str) -> Iterator[tuple[runs.Progress, Callable[[], dict[str, Any]]]]:
-    """Progress that is written to ``progress.json`` at most twice a second, with what all attempts together cost."""
+    """Progress that is written to ``progress.json`` at most twice a second, with what all attempts together cost and,
+    where it can be told from this attempt, the seconds that are left.
+    """
     path = folder / "progress.json"
     before = runs.read_json(path) if path.exists() else {}
     wall, cpu = time.perf_counter(), time.process_time()
-    last = -np.inf
+    last, pace = -np.inf, runs.Pace()
 
     def cost() -> dict[str, Any]:
         return {
@@ -84,9 +86,10 @@ def _meter(folder: Path, device: str) -> Iterator[tuple[runs.Progress, Callable[
 
     def progress(done: int, total: int, note: str = "") -> None:
         nonlocal last
+        left = pace.seconds_left(done, total, time.perf_counter())
         if time.perf_counter() - last > 0.5:
             last = time.perf_counter()
-            runs.write_json(path, {"done": done, "total": total, "note": note, **cost()})
+            runs.write_json(path, {"done": done, "total": total, "note": note, "seconds_left": left, **cost()})
 
     progress(0, 1, "starting")
     yield progress, cost
@@ -263,16 +266,14 @@ def with_metadata(settings: dict[str, Any], extra: Catalog, train: Catalog) -> C
 
 
 def treatment_of(settings: dict[str, Any], counts: np.ndarray) -> Treatment:
-    """How an arm trains: what its treatment says, else its balance plug-in, else plainly.
+    """How an arm trains: what its balance plug-in and its treatment say, where they say anything; see ``treat``.
 
     Args:
         settings: of a classifier task.
         counts: images that the arm trains on, real and added, of each class, int64 [K].
     """
-    for key in ("treatment", "balance"):
-        if settings[key] and hasattr(module := plugins.load("balance", settings[key]), "treat"):
-            return module.treat(plugins.configure("balance", settings[key], settings[f"{key}_config"]), counts)
-    return PLAIN
+    named = [(settings[key], settings[f"{key}_config"]) for key in ("balance", "treatment") if settings[key]]
+    return treat([(plugins.load("balance", n), plugins.configure("balance", n, given)) for n, given in named], counts)
 
 
 def adjust_logits(
@@ -309,13 +310,12 @@ def _write_view(
     folder: Path, settings: dict[str, Any], train: Catalog, extra: Catalog, adjusted: dict[str, Any]
 ) -> None:
     """``view.json``: what the arm was trained on and how, for the report."""
-    treats = hasattr(plugins.load("balance", settings["balance"]), "treat")
     about = {
         "num_real": len(train),
         "num_slots": settings["num_slots"],
         "extra": {name: count for name, count in extra.counts.items() if count},
         "num_distinct": len(set(extra.images)),
-        "treatment": settings["treatment"] or (settings["balance"] if treats else ""),
+        "treatment": " and ".join(treatments(settings["balance"], settings["treatment"])),
         **adjusted,
     }
     runs.write_json(folder / "view.json", about)
