@@ -661,16 +661,43 @@ def test_whole_batches_are_written_as_before_there_were_parts():
         plugins.configure("classifiers", "finetune", {"batch_size": 8, "accumulate": 5})
 
 
-def test_out_of_memory_says_what_to_try(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """A device on which a batch of more images than the number that is returned does not fit."""
+    forward, most = finetune.Network.forward, [0]
 
-    monkeypatch.setattr(finetune.Network, "forward", fail)
-    case = Case("finetune")
-    for act in (lambda: case.fitted(tmp_path), lambda: case.new().steps_and_seconds(100)):
-        with pytest.raises(RunError, match="batches of 8 images") as raised:
-            act()
-        assert "accumulate = 2" in raised.value.hint
+    def limited(self, images, *rest):
+        if len(images) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images, *rest)
+
+    monkeypatch.setattr(finetune.Network, "forward", limited)
+    return most
+
+
+def test_out_of_memory_says_what_to_try(tmp_path, short_of_memory):
+    with pytest.raises(RunError, match="batches of 8 images") as raised:
+        Case("finetune").fitted(tmp_path)
+    assert "accumulate = 2" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("most", "begun_with", "hint"), [(4, 1, "accumulate = 2:"), (2, 1, "accumulate = 4:"), (2, 2, "accumulate = 4:")]
+)
+def test_the_parts_that_fit_the_memory_are_found_before_the_work(most, begun_with, hint, short_of_memory):
+    short_of_memory[0] = most
+    with pytest.raises(RunError, match=r"batches of 8 images") as raised:
+        Case("finetune", accumulate=begun_with).new().steps_and_seconds(100)
+    assert hint in raised.value.hint
+    assert "was tried and fits" in raised.value.hint
+    assert Case("finetune", accumulate=8 // most).new().steps_and_seconds(100)[0] == 39
+
+
+def test_a_network_that_never_fits_is_told(short_of_memory):
+    short_of_memory[0] = 1
+    with pytest.raises(RunError, match="does not suffice") as raised:
+        Case("finetune").new().steps_and_seconds(100)
+    assert "smaller batch_size, size or network" in raised.value.hint
 
 
 def test_the_schedule_rises_and_falls():

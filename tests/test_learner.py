@@ -11,6 +11,7 @@ import torch
 from moulage import plugins, runs, training
 from moulage.errors import RecipeError, RunError
 from moulage.generators import _condition, _learner, dcgan
+from moulage.generators._adversary import Adversary
 
 TINY: dict[str, Any] = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6, "batch_size": 4}
 TINY |= {"discriminator_channels": (4, 8), "discriminator_strides": (2, 2), "checkpoint_every": 3, "precision": "fp32"}
@@ -147,6 +148,22 @@ def test_out_of_memory_says_what_to_try(error: Exception, tmp_path: Path, monkey
         make(steps=2).fit(*pictures(), seed=0, folder=tmp_path)
     assert "accumulate = 2" in raised.value.hint
     assert "batch_size = 2" in raised.value.hint
+
+
+def test_the_parts_that_fit_the_memory_are_found_before_the_work(monkeypatch: pytest.MonkeyPatch):
+    step = Adversary.step
+
+    def limited(self: Adversary, *rest: Any) -> dict[str, Any]:
+        if self.config.accumulate < 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, *rest)
+
+    monkeypatch.setattr(Adversary, "step", limited)
+    generator = make(steps=2)
+    with pytest.raises(RunError, match="batches of 4 images") as raised:
+        generator.steps_and_seconds(10)
+    assert "accumulate = 2: a batch in 2 parts was tried and fits" in raised.value.hint
+    assert generator.config.accumulate == 1
 
 
 def test_other_runtime_errors_pass_through():

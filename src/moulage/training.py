@@ -7,7 +7,8 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
@@ -238,19 +239,55 @@ class EMA(Generic[Model]):
 
 
 @contextlib.contextmanager
-def enough_memory(batch_size: int) -> Iterator[None]:
-    """Turns running out of the device's (or the CPU's) memory into a ``RunError`` that says what to try."""
+def enough_memory(batch_size: int, work: Callable[[int], object] | None = None, accumulate: int = 1) -> Iterator[None]:
+    """Turns running out of the device's (or the CPU's) memory into a ``RunError`` that says what to try.
+
+    Args:
+        batch_size: images a step.
+        work: does a few steps whose batches are computed in so many parts; where it is given, the fewest parts that
+            fit are found by trying, and named.
+        accumulate: the parts that were too large.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        half = max(2, batch_size // 2)
+        traceback.clear_frames(error.__traceback__)  # what they held takes the place that the next try needs
+        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
         raise RunError(
-            f"The memory does not suffice for batches of {batch_size} images.",
-            f"Set accumulate = 2, which computes a batch in two parts of {half} with the same result but for batch "
-            f"norm; then 4, 8. Or set batch_size = {half}.",
+            f"The memory does not suffice for batches of {batch_size} images{in_parts}.",
+            _what_fits(batch_size, work, accumulate),
         ) from error
+
+
+def _what_fits(batch_size: int, work: Callable[[int], object] | None, accumulate: int) -> str:
+    """What to try, in words; see ``enough_memory``."""
+    half, rest = max(2, batch_size // 2), "the same result but for batch norm"
+    if work is None:
+        again = f"Set accumulate = 2, which computes a batch in two parts of {half} with {rest}; then 4, 8."
+        return f"{again} Or set batch_size = {half}."
+    for parts in (accumulate * 2**k for k in range(1, 9)):
+        if parts <= batch_size // 2 and _fits(work, parts):
+            return f"Set accumulate = {parts}: a batch in {parts} parts was tried and fits, with {rest}."
+    return "No number of parts fits that leaves 2 images in each: set a smaller batch_size, size or network."
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is the device's or the CPU's allocator giving up."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _fits(work: Callable[[int], object], parts: int) -> bool:
+    torch.cuda.empty_cache()
+    try:
+        work(parts)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        return False
+    return True
 
 
 def all_finite(values: Mapping[str, float]) -> bool:

@@ -305,26 +305,34 @@ class Classifier(_fitting.Base):
 
         Validation is not in it: it takes about a third of the time a training image, for each validation image.
         """
-        config, size = self.config, self.config.size
+        config = self.config
         self.device = training.pick_device(device)
-        labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
-        view = TrainingView(Examples(np.zeros((len(labels), size, size, 3), np.uint8), labels), None, 0)
-        times: list[float] = []
-        with training.reproducible("timing", device=self.device), training.enough_memory(config.batch_size):
-            stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
-            state = _State(config, self._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
-            job = _fitting.Job(
-                view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN
-            )
-            sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
-            seconds = {}
-            for side in dict.fromkeys(sides):
-                times.clear()
-                self._train(state, job, 1 + sides.index(side))
-                seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
+        with training.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
+            seconds = self._seconds_a_step(config.accumulate)
         steps = -(-num_images // config.batch_size)
         steps = min(steps, config.steps_per_epoch or steps)
-        return config.epochs * steps, float(np.mean([seconds[side] for side in sides]))
+        return config.epochs * steps, seconds
+
+    def _seconds_a_step(self, accumulate: int) -> float:
+        """Mean over the epochs, timed on a few steps of each progressive size, batches computed in so many parts."""
+        config = self.config.model_copy(update={"accumulate": accumulate})
+        labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
+        pixels = np.zeros((len(labels), config.size, config.size, 3), np.uint8)
+        view = TrainingView(Examples(pixels, labels), None, 0)
+        sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
+        times: list[float] = []
+        seconds = {}
+        job = _fitting.Job(view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN)
+        timed = Classifier(config, self.classes)
+        timed.device = self.device
+        with training.reproducible("timing", device=self.device):
+            stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
+            state = _State(config, timed._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
+            for side in dict.fromkeys(sides):
+                times.clear()
+                timed._train(state, job, 1 + sides.index(side))
+                seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
+        return float(np.mean([seconds[side] for side in sides]))
 
 
 class _State:

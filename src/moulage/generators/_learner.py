@@ -282,21 +282,28 @@ class Learner(ABC, Generic[C]):
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on so many images, and seconds a step, timed on 3 steps of noise."""
-        config, seconds, before = self.config, [], self.device
+        config, before = self.config, self.device
         self.device = training.pick_device(device)
         try:
-            with training.reproducible("timing", device=self.device), training.enough_memory(config.batch_size):
-                game, shape = self.game(), (config.batch_size, self.size, self.size, self.NUM_PLANES)
-                real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-                labels = self._targets(np.zeros(config.batch_size, np.int64))
-                for step in range(1, 5):
-                    start = time.perf_counter()
-                    losses = game.step(real, labels, step, training.generator_for(step))
-                    [float(value) for value in losses.values()]  # waits for the device
-                    seconds.append(time.perf_counter() - start)
+            with training.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
+                return config.num_steps(num_images), self._seconds_a_step(config.accumulate)
         finally:
-            self.device = before
-        return config.num_steps(num_images), statistics.median(seconds[1:])
+            self.device, self.config = before, config
+
+    def _seconds_a_step(self, accumulate: int) -> float:
+        """Timed on a few steps, batches computed in so many parts."""
+        self.config = config = self.config.model_copy(update={"accumulate": accumulate})
+        seconds = []
+        with training.reproducible("timing", device=self.device):
+            game, shape = self.game(), (config.batch_size, self.size, self.size, self.NUM_PLANES)
+            real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+            labels = self._targets(np.zeros(config.batch_size, np.int64))
+            for step in range(1, 5):
+                start = time.perf_counter()
+                losses = game.step(real, labels, step, training.generator_for(step))
+                [float(value) for value in losses.values()]  # waits for the device
+                seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])
 
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
         expected = (len(labels), self.size, self.size, 3)
