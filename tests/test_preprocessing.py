@@ -17,6 +17,7 @@ from moulage.sources import folder as folder_source
 from moulage.tasks import masks as predicted
 from moulage.tasks import prepare
 
+OF_THE_MASK = ("background", "lesion_crop")
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
 
 
@@ -41,7 +42,7 @@ def through(name: str, image: Image.Image | np.ndarray, mask: np.ndarray | None 
 
 @pytest.mark.parametrize("name", plugins.names("preprocessing"))
 def test_plain_skin_is_left_alone_and_the_same_image_gives_the_same(name):
-    options = {"without_mask": "keep"} if name == "lesion_crop" else {}
+    options = {"without_mask": "keep"} if name in OF_THE_MASK else {}
     first, second = (through(name, skin(), **options) for _ in range(2))
     assert np.array_equal(first.image, second.image)
     if name != "colour_constancy":
@@ -134,11 +135,38 @@ def test_the_lesion_is_cut_out_with_its_mask():
     assert through("lesion_crop", skin(), small, margin=0.25).box == step.box, "a mask of another size is stretched"
 
 
+@pytest.mark.parametrize(("fill", "colour"), [("skin", SKIN), ("black", (0, 0, 0))])
+def test_what_lies_around_the_lesion_is_painted_over(fill, colour):
+    picture = skin()
+    ImageDraw.Draw(picture).rectangle((0, 0, 159, 12), fill=(30, 60, 200))  # a sticker
+    before, inside = np.asarray(picture), lesion_mask() > 0
+    step = through("background", picture, lesion_mask(), margin=0.25, fill=fill)
+    near = np.zeros_like(inside)
+    near[40:80, 80:140] = near[30:90, 90:130] = True  # 10 pixels, a quarter of 40, but for the corners
+    assert np.array_equal(step.image[near], before[near])
+    far = step.image[:28, :].reshape(-1, 3)
+    assert len(np.unique(far, axis=0)) == 1
+    assert np.abs(far[0].astype(int) - colour).max() <= 3
+    assert step.share == pytest.approx(1 - (60 * 60 - (4 - np.pi) * 100) / (160 * 120), abs=0.002)
+    assert step.box is None
+
+
+@pytest.mark.parametrize("name", OF_THE_MASK)
+def test_a_lesion_that_fills_the_image_is_left_alone(name):
+    everywhere = np.full((120, 160), 255, np.uint8)
+    step = through(name, skin(), everywhere)
+    assert step.share == 0
+    assert np.array_equal(step.image, np.asarray(skin()))
+
+
+@pytest.mark.parametrize("name", OF_THE_MASK)
 @pytest.mark.parametrize("mask", [None, np.zeros((120, 160), np.uint8)])
-def test_a_missing_mask_is_refused_or_the_image_kept(mask):
+def test_a_missing_mask_is_refused_or_the_image_kept(name, mask):
     with pytest.raises(DataError, match="mask"):
-        through("lesion_crop", skin(), mask)
-    assert through("lesion_crop", skin(), mask, without_mask="keep").box is None
+        through(name, skin(), mask)
+    kept = through(name, skin(), mask, without_mask="keep")
+    assert kept.share == 0
+    assert np.array_equal(kept.image, np.asarray(skin()))
 
 
 def test_steps_follow_each_other():
