@@ -211,10 +211,10 @@ def test_metadata_stay_beside_their_images():
 
     view = TrainingView(examples(0, 9), examples(9, 3), 5)
     for weights in (None, (1, 3)):
-        for inputs, labels, _, known in view.batches(3, 1, 4, class_weights=weights):
-            assert known is not None
-            assert (known == inputs * [1, 10]).all()
-            assert (labels == known[:, 0] % 2).all()
+        for batch in view.batches(3, 1, 4, class_weights=weights):
+            assert batch.metadata is not None
+            assert (batch.metadata == batch.inputs * [1, 10]).all()
+            assert (batch.labels == batch.metadata[:, 0] % 2).all()
     assert [
         b.metadata for b in TrainingView(Examples(view.real.inputs, view.real.labels), None, 0).batches(0, 1, 4)
     ] == ([None] * 3)

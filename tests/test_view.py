@@ -183,9 +183,9 @@ def test_batches_follow_the_weighted_order():
     some = view(7, 2, 3)
     order = some.epoch(5, 1, (1, 0, 3))
     batches = list(some.batches(5, 1, 4, class_weights=(1, 0, 3)))
-    assert [len(labels) for _, labels, _, _ in batches] == [4, 3, 3]
-    assert np.concatenate([inputs[:, 0] for inputs, _, _, _ in batches]).tolist() == order.tolist()
-    assert all((labels != 1).all() for _, labels, _, _ in batches)
+    assert [len(batch.labels) for batch in batches] == [4, 3, 3]
+    assert np.concatenate([batch.inputs[:, 0] for batch in batches]).tolist() == order.tolist()
+    assert all((batch.labels != 1).all() for batch in batches)
 
 
 def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
@@ -209,13 +209,27 @@ def test_inputs_come_from_both_arrays_without_joining_them(tmp_path):
 def test_batches_share_the_images_out_evenly(batch, limit, sizes):
     small = view(7, 2, 3)
     batches = list(small.batches(5, 1, batch, limit))
-    assert [len(labels) for _, labels, _, _ in batches] == sizes
+    assert [len(batch.labels) for batch in batches] == sizes
     assert len(batches) == small.num_steps(batch, limit)
     order = small.epoch(5, 1)
-    for inputs, labels, place, _ in batches:
-        assert (inputs[:, 0] == order[place]).all()
-        assert (labels == order[place] % 3).all()
-    assert batches[-1][2].stop == sum(sizes)
+    for each in batches:
+        assert (each.inputs[:, 0] == order[each.place]).all()
+        assert (each.labels == order[each.place] % 3).all()
+        assert each.metadata is each.masks is None
+    assert batches[-1].place.stop == sum(sizes)
+
+
+def test_masks_stay_beside_their_images():
+    def pictures(first: int, number: int) -> Examples:
+        numbers = np.arange(first, first + number, dtype=np.uint8)[:, None, None, None]
+        pixels = np.broadcast_to(numbers, (number, 4, 4, 3)).copy()
+        return Examples(pixels, np.arange(number) % 2, masks=pixels[..., 0] * 2)
+
+    both = TrainingView(pictures(0, 9), pictures(9, 3), 5)
+    for weights in (None, (1, 3)):
+        for batch in both.batches(3, 1, 4, class_weights=weights):
+            assert batch.masks is not None
+            assert (batch.masks == batch.inputs[..., 0] * 2).all()
 
 
 def test_what_does_not_fit_is_refused():

@@ -92,7 +92,7 @@ def show_table(title: str, rows: list[dict[str, Any]]) -> None:
 
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in rows[0] if rows else ["nothing"]:
-        table.add_column(str(column))
+        table.add_column(str(column), overflow="fold")
     for row in rows:
         table.add_row(
             *(Text(f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v)) for v in row.values())

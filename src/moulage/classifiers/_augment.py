@@ -39,16 +39,17 @@ def augment(images: torch.Tensor, draws: torch.Tensor, options: Augment) -> torc
     """Augmented images.
 
     Args:
-        images: float [n, 3, S, S] in 0..1.
+        images: float [n, 3, S, S] in 0..1; further planes, such as masks, follow where an image is moved.
         draws: float [n, NUM_DRAWS], uniform in [0, 1), on the device of ``images``.
         options: strengths.
 
     Returns:
-        float [n, 3, S, S] in 0..1.
+        As many planes, float in 0..1.
     """
     warp = functional.affine_grid(_geometry(draws, options), list(images.shape), align_corners=False)
     images = functional.grid_sample(images, warp, padding_mode="reflection", align_corners=False)
-    return _recolour(images, draws, options)
+    coloured = _recolour(images[:, :3], draws, options)
+    return coloured if images.shape[1] == 3 else torch.cat([coloured, images[:, 3:]], 1)
 
 
 def _geometry(draws: torch.Tensor, options: Augment) -> torch.Tensor:

@@ -186,6 +186,7 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self.loss, self.num_correct = torch.zeros((), device=device), torch.zeros((), device=device)
         self.num_images = 0
+        self.others: dict[str, torch.Tensor] = {}
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count a batch: its mean loss, logits [n, K] and targets [n, K]; of a mixed one the larger part is right."""
@@ -193,9 +194,13 @@ class Tally:
         self.num_correct += (logits.argmax(1) == targets.argmax(1)).sum()
         self.num_images += len(targets)
 
+    def add_other(self, name: str, loss: torch.Tensor, number: int) -> None:
+        """Count another loss, the mean over ``number`` images of a batch."""
+        self.others[name] = self.others.get(name, torch.zeros_like(self.loss)) + loss.detach() * number
+
     def means(self) -> dict[str, float]:
         """For the log."""
-        means = {"train_loss": self.loss, "train_accuracy": self.num_correct}
+        means = {"train_loss": self.loss, "train_accuracy": self.num_correct, **self.others}
         return {**{name: float(sum_) / self.num_images for name, sum_ in means.items()}, "num_images": self.num_images}
 
 

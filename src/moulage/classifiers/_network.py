@@ -1,4 +1,7 @@
-"""The network that is fine-tuned: a backbone, a head, and where there are metadata a small network that reads them."""
+"""The network that is fine-tuned: backbone and head, what reads metadata, what finds the lesion as a second task."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -6,6 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from moulage import backbones, plugins
+from moulage.errors import RecipeError
+
+FINEST = 4
+"""Maps of a backbone that are this many times smaller than the image are the finest that masks are made of."""
 
 
 class MetadataOptions(plugins.Options):
@@ -17,7 +24,15 @@ class MetadataOptions(plugins.Options):
     )
 
 
+class MaskOptions(plugins.Options):
+    """Lesion masks as a second task, learned from the training images that have one; nothing is predicted from them."""
+
+    weight: float = Field(0.0, ge=0, le=10, description="weight of the masks' loss beside the classes'; 0: not learned")
+    units: int = Field(32, ge=1, le=1024, description="filters of the layers that make masks of the backbone's maps")
+
+
 NO_CHANGE = MetadataOptions()  # pyright: ignore[reportCallIssue]
+NO_MASKS = MaskOptions()  # pyright: ignore[reportCallIssue]
 
 
 class MetadataNetwork(nn.Module):
@@ -45,8 +60,70 @@ class MetadataNetwork(nn.Module):
         self.second.reset_parameters()
 
 
+class MaskDecoder(nn.Module):
+    """Logits [n, 1, s, s] of the lesion mask, from the maps that a backbone makes on its way to the features.
+
+    From the coarsest map to the finest: enlarged, added to the next one, convolved (feature pyramid, Lin et al. 2017,
+    arXiv:1612.03144, figure 3). ``s`` is the side of the finest map, a quarter of the image's for most networks.
+
+    Raises:
+        RecipeError: the network has no maps of several resolutions, such as a vision transformer.
+    """
+
+    def __init__(self, backbone: backbones.Features, name: str, units: int) -> None:
+        super().__init__()
+        network: Any = backbone.network
+        last = {level["reduction"]: level for level in getattr(network, "feature_info", []) if isinstance(level, dict)}
+        levels = [level for reduction, level in sorted(last.items()) if reduction >= FINEST]
+        if len(levels) < 2:
+            raise RecipeError(
+                f"mask_task: {name} has no maps of several resolutions.",
+                "Take a convolutional network, such as resnet50.",
+            )
+        self.names = [level["module"] for level in levels]
+        self.narrow = nn.ModuleList(nn.Conv2d(level["num_chs"], units, 1) for level in levels)
+        self.join = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(units, units, 3, padding=1, bias=False), nn.BatchNorm2d(units), nn.ReLU())
+            for _ in levels[1:]
+        )
+        self.last = nn.Conv2d(units, 1, 1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        """``maps``: of the modules ``names``, finest first, float [n, C, h, w]."""
+        narrow = [layer(found) for layer, found in zip(self.narrow, maps, strict=True)]
+        x = narrow[-1]
+        for layer, finer in zip(reversed(self.join), reversed(narrow[:-1]), strict=True):
+            x = layer(finer + functional.interpolate(x, finer.shape[2:], mode="bilinear"))
+        return self.last(x)
+
+
+def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the pixels and one minus the soft Dice coefficient of each image, a mean over those known.
+
+    Args:
+        logits: float [n, 1, s, s].
+        masks: float [n, S, S] in 0..1; shrunk to ``s``.
+        known: bool [n]: images whose mask counts.
+    """
+    if not known.any():
+        return logits.sum() * 0
+    logits, masks = logits[known, 0].float(), functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])
+    inside = logits.sigmoid()
+    dice = (2 * (inside * masks).sum((1, 2)) + 1) / (inside.sum((1, 2)) + masks.sum((1, 2)) + 1)
+    return functional.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
+
+
 class Network(nn.Module):
-    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M]."""
+    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M].
+
+    Args:
+        backbone: makes features of images.
+        num_classes: K.
+        num_metadata: M.
+        options: of what reads metadata.
+        decoder: makes masks of the backbone's maps, where they are a second task; called last, so that the initial
+            weights of all else are those of a network without it.
+    """
 
     def __init__(
         self,
@@ -54,11 +131,13 @@ class Network(nn.Module):
         num_classes: int,
         num_metadata: int = 0,
         options: MetadataOptions = NO_CHANGE,
+        decoder: Callable[[], MaskDecoder] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.num_features + (options.units if num_metadata else 0), num_classes)
         self.metadata = MetadataNetwork(num_metadata, options) if num_metadata else None
+        self.decoder = decoder() if decoder else None
 
     @property
     def top(self) -> "tuple[nn.Linear | MetadataNetwork, ...]":
@@ -69,6 +148,25 @@ class Network(nn.Module):
         self, images: torch.Tensor, input_size: int | None = None, metadata: torch.Tensor | None = None
     ) -> torch.Tensor:
         return self.head(self.joined(self.backbone(images, input_size), metadata))
+
+    def with_masks(
+        self, images: torch.Tensor, input_size: int | None = None, metadata: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the classes, and of the masks [n, 1, s, s]; see ``MaskDecoder``."""
+        assert self.decoder is not None
+        maps: dict[str, torch.Tensor] = {}
+        hooks = [
+            self.backbone.network.get_submodule(name).register_forward_hook(
+                lambda _module, _given, made, name=name: maps.__setitem__(name, made)
+            )
+            for name in self.decoder.names
+        ]
+        try:
+            logits = self(images, input_size, metadata)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return logits, self.decoder([maps[name] for name in self.decoder.names])
 
     def joined(self, features: torch.Tensor, metadata: torch.Tensor | None) -> torch.Tensor:
         """What the head is given: an image's features [n, D], then those of its metadata."""

@@ -151,9 +151,9 @@ class Classifier(_fitting.Base):
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         tally = _fitting.Tally(device)
         batches = view.batches(seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
-        for step, (inputs, labels, _, _) in enumerate(batches, (epoch - 1) * num_steps):
-            embeddings = torch.from_numpy(inputs).to(device)
-            targets = _fitting.soft_targets(labels, len(self.classes), device)
+        for step, batch in enumerate(batches, (epoch - 1) * num_steps):
+            embeddings = torch.from_numpy(batch.inputs).to(device)
+            targets = _fitting.soft_targets(batch.labels, len(self.classes), device)
             if treatment.mix is not None:
                 embeddings, targets = treatment.mix(embeddings, targets)
             logits = head(embeddings)

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,10 +15,19 @@ from torch import nn
 
 from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.classifiers import _attention, _augment, _fitting, _views
-from moulage.classifiers._network import NO_CHANGE, MetadataOptions, Network
+from moulage.classifiers._network import (
+    NO_CHANGE,
+    NO_MASKS,
+    MaskDecoder,
+    MaskOptions,
+    MetadataOptions,
+    Network,
+    mask_loss,
+)
+from moulage.data.masks import UNKNOWN, unknown
 from moulage.data.view import Examples, TrainingView
-from moulage.errors import RunError
-from moulage.treatment import PLAIN
+from moulage.errors import DataError, RecipeError, RunError
+from moulage.treatment import PLAIN, Treatment
 
 METADATA = "optional"
 PREDICT_BATCH = 128
@@ -66,6 +76,7 @@ class Config(plugins.Options):
         default=NO_CHANGE,
         description="the network that reads the metadata, where the recipe's classifier.metadata asks",
     )
+    mask_task: MaskOptions = Field(default=NO_MASKS, description="lesion masks as a second task")
 
     @model_validator(mode="after")
     def _parts_are_batches(self) -> Self:
@@ -96,8 +107,14 @@ class Config(plugins.Options):
             "accumulate": self.accumulate == 1,
             "metadata_network": self.metadata_network == NO_CHANGE,
             "progressive": not self.progressive,
+            "mask_task": self.mask_task == NO_MASKS,
         }
         return {key: value for key, value in handler(self).items() if not same.get(key, False)}
+
+
+def learns_masks(config: Config) -> bool:
+    """Whether training images are wanted with their lesion masks."""
+    return config.mask_task.weight > 0
 
 
 class Classifier(_fitting.Base):
@@ -114,6 +131,21 @@ class Classifier(_fitting.Base):
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         for inputs in (view.real.inputs, validation.inputs):
             _fitting.check_pixels(inputs, self.config.size)
+        if (view.real.masks is not None) != learns_masks(self.config):
+            raise DataError(
+                "The training images have lesion masks, and mask_task.weight is 0."
+                if view.real.masks is not None
+                else "mask_task learns lesion masks, and the training images come without.",
+                "masks.read_known reads those of a catalog.",
+            )
+
+    def check_treatment(self, treatment: Treatment) -> None:
+        super().check_treatment(treatment)
+        if learns_masks(self.config) and (treatment.mix or treatment.augment):
+            raise RecipeError(
+                "It changes images where their lesion masks do not follow.",
+                "Leave the arm out, or mask_task.weight = 0.",
+            )
 
     def _fit(self, job: _fitting.Job) -> None:
         config, self.device, folder = self.config, job.device, job.folder
@@ -156,6 +188,8 @@ class Classifier(_fitting.Base):
         labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
         weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
         every = (job.view.metadata_at(np.arange(len(job.view.labels))), job.validation.metadata)
+        if job.view.real.masks is not None:
+            every = (*every, job.view.masks_at(np.arange(len(job.view.labels))))
         metadata = (values.tobytes() for values in every if values is not None)
         return runs.digest(
             *options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights, *metadata
@@ -165,7 +199,9 @@ class Classifier(_fitting.Base):
         features = backbones.build(options, self.config.size)
         for side in {*self.config.views.sizes, *self.config.progressive}:
             features.check_size(side, options.name)
-        network = Network(features, len(self.classes), self.num_metadata, self.config.metadata_network)
+        units = self.config.mask_task.units
+        decoder = partial(MaskDecoder, features, options.name, units) if learns_masks(self.config) else None
+        network = Network(features, len(self.classes), self.num_metadata, self.config.metadata_network, decoder)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
@@ -181,26 +217,42 @@ class Classifier(_fitting.Base):
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
             state.network.backbone.eval()
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
-        for step, (inputs, labels, place, metadata) in enumerate(batches, (epoch - 1) * num_steps):
-            if treatment.augment is not None:
-                inputs = _augmented(inputs, treatment.augment)
-            images = backbones.to_float(inputs, self.device, channels_last=config.channels_last)
-            images = _augment.augment(images, draws[place].to(self.device), config.augment)
-            targets = _fitting.soft_targets(labels, len(self.classes), self.device, config.label_smoothing)
-            known = None if metadata is None else torch.from_numpy(metadata).to(self.device)
+        for step, batch in enumerate(batches, (epoch - 1) * num_steps):
+            inputs = batch.inputs if treatment.augment is None else _augmented(batch.inputs, treatment.augment)
+            images, masks = self._to_device(inputs, batch.masks)
+            images = _augment.augment(images, draws[batch.place].to(self.device), config.augment)
+            targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device, config.label_smoothing)
+            known = None if batch.metadata is None else torch.from_numpy(batch.metadata).to(self.device)
             images, targets, known = _fitting.mixed(treatment, images, targets, known)
             state.optimizer.zero_grad()
             num_parts = min(config.accumulate, len(images) // 2) or 1
             for rows in torch.arange(len(images)).tensor_split(num_parts):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
+                given = images[part, :3], side, None if known is None else known[part]
                 with training.precision(self.device, config.precision):
-                    logits = state.network(images[part], side, None if known is None else known[part])
+                    if masks is None or stage.head_only:
+                        logits, of_masks = state.network(*given), None
+                    else:
+                        logits, of_masks = state.network.with_masks(*given)
                 loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps))
-                (loss * (len(rows) / len(images))).backward()
+                whole = loss
+                if of_masks is not None and masks is not None:
+                    second = mask_loss(of_masks, images[part, 3], masks[part])
+                    whole = loss + config.mask_task.weight * second
+                    tally.add_other("train_mask_loss", second, len(rows))
+                (whole * (len(rows) / len(images))).backward()
                 tally.add(loss, logits, targets[part])
             state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
+
+    def _to_device(self, inputs: np.ndarray, masks: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images float [n, 3, S, S] in 0..1; with masks, these as a fourth plane and which are known, bool [n]."""
+        if masks is not None:
+            inputs = np.concatenate([inputs, masks[..., None]], 3)
+        images = backbones.to_float(inputs, self.device, channels_last=self.config.channels_last)
+        known = None if masks is None else torch.from_numpy(masks[:, 0, 0] != UNKNOWN).to(self.device)
+        return images, known
 
     def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Logits float32 [N, K] of pixels uint8 [N, size, size, 3], averaged over the views and calibrated.
@@ -318,7 +370,8 @@ class Classifier(_fitting.Base):
         config = self.config.model_copy(update={"accumulate": accumulate})
         labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
         pixels = np.zeros((len(labels), config.size, config.size, 3), np.uint8)
-        view = TrainingView(Examples(pixels, labels), None, 0)
+        masks = unknown(len(labels), config.size) if learns_masks(config) else None
+        view = TrainingView(Examples(pixels, labels, masks=masks), None, 0)
         sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
         times: list[float] = []
         seconds = {}
@@ -414,9 +467,12 @@ def _optimizer(config: Config, network: Network, *, head_only: bool = False) -> 
     without weight decay.
     """
     groups = []
-    top = [(part, config.head_learning_rate) for part in network.top]
-    parts = [(network.backbone, config.backbone_learning_rate), *top]
-    for part, rate in parts[1:] if head_only else parts:
+    parts = [(part, config.head_learning_rate) for part in network.top]
+    if not head_only:
+        parts = [(network.backbone, config.backbone_learning_rate), *parts]
+        if network.decoder is not None:
+            parts.append((network.decoder, config.head_learning_rate))
+    for part, rate in parts:
         parameters = list(part.parameters())
         matrices = [p for p in parameters if p.ndim > 1]
         vectors = [p for p in parameters if p.ndim <= 1]

@@ -18,6 +18,8 @@ from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError
 
 LESION = 255
+UNKNOWN = 128
+"""All over a mask that stands for one that is not known."""
 BEND = 0.03
 """How far the lines of a grid move when a mask is warped: a standard deviation, as a share of the side."""
 NUM_KNOTS = 5
@@ -65,6 +67,20 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps
             f"It should be at {catalog.resolve(catalog.table['mask'][row])}.",
         )
     return binary(kept.array(size)[..., 0] > LESION // 2)
+
+
+def unknown(number: int, size: int) -> np.ndarray:
+    """Masks uint8 [number, size, size] of images whose masks are not known, such as drawn ones."""
+    return np.full((number, size, size), UNKNOWN, np.uint8)
+
+
+def read_known(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS) -> np.ndarray:
+    """The masks of a catalog as ``read`` gives them, ``UNKNOWN`` for images that have none or an empty one."""
+    found, has = unknown(len(catalog), size), (catalog.table["mask"] != "").to_numpy()
+    if has.any():
+        masks = read(catalog.take(has), size, fit, cache, steps)
+        found[has] = np.where(masks.any((1, 2), keepdims=True), masks, UNKNOWN)
+    return found
 
 
 def binary(inside: np.ndarray) -> np.ndarray:

@@ -29,14 +29,17 @@ class Examples:
         inputs: uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped.
         labels: class indices, int64 [N].
         metadata: of the patients, float32 [N, M]; None where the classifier reads none.
+        masks: of the lesions, uint8 [N, S, S]: 255 inside, 0 outside, ``masks.UNKNOWN`` all over where there is none;
+            None where the classifier learns none.
 
     Raises:
-        DataError: inputs, labels and metadata do not match, or inputs are neither pixels nor embeddings.
+        DataError: these do not match, or inputs are neither pixels nor embeddings.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     metadata: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
@@ -53,6 +56,11 @@ class Examples:
         if len(self) and self.labels.min() < 0:
             raise DataError(f"Example {int(self.labels.argmin())} has the label {self.labels.min()}.")
         _check_metadata(self.metadata, len(self))
+        if self.masks is not None and (self.masks.dtype != np.uint8 or self.masks.shape != shape[:3]):
+            raise DataError(
+                f"Masks are {self.masks.dtype} {list(self.masks.shape)} for inputs {list(shape)}.",
+                "They must be uint8 [N, size, size], one an image.",
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,12 +79,14 @@ class Batch(NamedTuple):
         labels: int64 [n].
         place: where they stand in the epoch's order.
         metadata: float32 [n, M], or None.
+        masks: uint8 [n, S, S], or None.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     place: slice
     metadata: np.ndarray | None
+    masks: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,10 @@ class TrainingView:
         if self.num_extra and self.extra is not None and self.extra.num_metadata != self.num_metadata:
             raise DataError(
                 f"Real images have {self.num_metadata} columns of metadata, extra ones {self.extra.num_metadata}."
+            )
+        if self.num_extra and self.extra is not None and (self.extra.masks is None) != (self.real.masks is None):
+            raise DataError(
+                "Only the real or only the extra images have masks.", "masks.unknown stands for missing ones."
             )
 
     @property
@@ -254,6 +268,16 @@ class TrainingView:
         every = self.real.metadata if extra is None else np.concatenate([self.real.metadata, extra])
         return every[indices]
 
+    def masks_at(self, indices: np.ndarray) -> np.ndarray | None:
+        """The lesion masks at these indices into real followed by extra: uint8 [n, S, S], a copy; None without any."""
+        if self.real.masks is None:
+            return None
+        is_extra = indices >= self.num_real
+        found = np.asarray(self.real.masks[np.where(is_extra, 0, indices)])
+        if self.extra is not None and self.extra.masks is not None:
+            found[is_extra] = self.extra.masks[indices[is_extra] - self.num_real]
+        return found
+
     def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
         """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
         whole = -(-len(self) // batch_size)
@@ -267,7 +291,7 @@ class TrainingView:
         steps_per_epoch: int | None = None,
         class_weights: Sequence[float] | None = None,
     ) -> Iterator[Batch]:
-        """Inputs, labels, place in the epoch's order and metadata, batch by batch.
+        """Inputs, labels, place in the epoch's order, metadata and masks, batch by batch.
 
         With ``steps_per_epoch`` only the first images of the order are used. The images are shared out evenly, so that
         batches differ by one image at most: a last batch of one image would upset batch normalisation. The order is
@@ -279,7 +303,8 @@ class TrainingView:
         metadata = self.metadata_at(order)
         for indices in np.array_split(order, num_steps):
             place = slice(start, start + len(indices))
-            yield Batch(self.inputs_at(indices), labels[indices], place, None if metadata is None else metadata[place])
+            known = None if metadata is None else metadata[place]
+            yield Batch(self.inputs_at(indices), labels[indices], place, known, self.masks_at(indices))
             start += len(indices)
 
 

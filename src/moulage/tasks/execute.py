@@ -27,12 +27,13 @@ from moulage.tasks.inputs import (
     embed_all,
     encode,
     examples_of,
+    masks_for,
     pixels_of,
     samples_folder,
     selection_folder,
 )
 from moulage.tasks.plan import Task, seed_of
-from moulage.tasks.prepare import Prepared, needs_masks
+from moulage.tasks.prepare import Prepared, learns_masks, needs_masks
 from moulage.tasks.select import extract_features, select
 from moulage.treatment import Treatment
 
@@ -176,7 +177,8 @@ def train_classifier(
 
     Nothing but the training part, and what the arm adds to it, is trained on; the epoch that is kept and the strength
     of the logit adjustment are chosen on the validation part. The test part is predicted at the end. Metadata are
-    encoded as the training part has them; generated images borrow those of training images.
+    encoded as the training part has them; generated images borrow those of training images. Lesion masks are learned
+    from the training part alone, where they are a second task.
     """
     settings, folder, catalog = task.settings, run / task.folder, prepared.catalog
     split = prepared.split(task.trial)
@@ -185,9 +187,11 @@ def train_classifier(
     train, extra = split.part(catalog, "train"), extra_of(prepared, run, task)
     inputs = Inputs(prepared, run, task, config.size)
     encoder = encoder_of(settings, train)
-    added = examples_of(inputs, with_metadata(settings, extra, train), encoder) if len(extra) else None
+    of_train, of_extra = masks_for(recipe, config.size, train, extra) if learns_masks(recipe) else (None, None)
+    lent = with_metadata(settings, extra, train)
+    added = examples_of(inputs, lent, encoder, of_extra) if len(extra) else None
     weights = weights_of(settings, train, extra)
-    view = TrainingView(examples_of(inputs, train, encoder), added, settings["num_slots"], weights)
+    view = TrainingView(examples_of(inputs, train, encoder, of_train), added, settings["num_slots"], weights)
     treatment = treatment_of(settings, view.counts(len(catalog.classes)))
     parts = {part: split.part(catalog, part) for part in HELD_OUT}
     chosen_on = examples_of(inputs, parts["validation"], encoder)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from moulage import runs
+from moulage.data import masks as lesion_masks
 from moulage.data import pixels as pixel_cache
-from moulage.data.catalog import Catalog
+from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder
 from moulage.data.view import Examples
 from moulage.errors import DataError
+from moulage.recipe import Recipe
+from moulage.tasks import prepare
 from moulage.tasks.plan import Task
 from moulage.tasks.prepare import Prepared
 
@@ -59,9 +62,22 @@ class Inputs:
         return rows
 
 
-def examples_of(inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> Examples:
-    """Inputs, labels and, where the classifier reads them, metadata of these images."""
-    return Examples(inputs(catalog), catalog.labels, encode(encoder, catalog).get("metadata"))
+def examples_of(inputs: Inputs, catalog: Catalog, encoder: Encoder | None, masks: np.ndarray | None = None) -> Examples:
+    """Inputs, labels and, where the classifier reads them, metadata of these images; with the masks that it learns."""
+    return Examples(inputs(catalog), catalog.labels, encode(encoder, catalog).get("metadata"), masks)
+
+
+def masks_for(recipe: Recipe, size: int, train: Catalog, extra: Catalog) -> tuple[np.ndarray, np.ndarray]:
+    """Lesion masks uint8 [N, size, size] of the training images and of what an arm adds; unknown for drawn images."""
+
+    def read(catalog: Catalog) -> np.ndarray:
+        return lesion_masks.read_known(catalog, size, recipe.data.fit, steps=prepare.steps_of(recipe))
+
+    real = extra.take(np.unique(extra.images, return_index=True)[1]).only(origin=REAL)
+    held_back = real.take(~np.isin(real.images, train.images))
+    every = np.concatenate([read(train), read(held_back), lesion_masks.unknown(1, size)])
+    row = {name: number for number, name in enumerate([*train.images, *held_back.images])}
+    return every[: len(train)], every[[row.get(name, -1) for name in extra.images]]
 
 
 def encode(encoder: Encoder | None, catalog: Catalog) -> dict[str, np.ndarray]:

@@ -63,6 +63,9 @@ class Prepared:
         return runs.digest(self.catalog.digest(), self.pixels.folder.name)
 
 
+WITHOUT_MASKS = "Predict masks with `moulage masks predict` and set data.masks to their folder (docs/masks.md)."
+
+
 def read(recipe: Recipe) -> Catalog:
     """The recipe's data sets as one catalog, without the classes that stay unknown."""
     return data_sets.join(recipe, parted(recipe)[0])
@@ -138,6 +141,8 @@ def prepare(
     data_sets.check(recipe)
     steps_of(recipe)
     found = read(recipe)
+    if steps_of(recipe).use_masks and (found.table["mask"] == "").all():
+        raise RecipeError(f"A step of data.steps goes by the lesion mask, and {found.name} has none.", WITHOUT_MASKS)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
     say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
@@ -271,8 +276,21 @@ def needs_masks(generator: ModuleType) -> bool:
     return getattr(generator, "NEEDS_MASKS", False)
 
 
+def learns_masks(recipe: Recipe) -> bool:
+    """Whether the recipe's classifier learns lesion masks as a second task."""
+    module = plugins.load("classifiers", recipe.classifier.plugin)
+    config = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
+    return bool(recipe.arms) and hasattr(module, "learns_masks") and module.learns_masks(config)
+
+
 def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) -> None:
-    """Every training image of a generator that draws from masks has one."""
+    """Every training image of a generator that draws from masks has one, and some of a classifier that learns them."""
+    for split in splits if learns_masks(recipe) else ():
+        if (split.part(catalog, "train").table["mask"] == "").all():
+            raise RecipeError(
+                f"classifier.options.mask_task learns lesion masks, and {catalog.name} has none of a training image.",
+                WITHOUT_MASKS,
+            )
     for name, options in recipe.generators.items():
         for split in splits if needs_masks(plugins.load("generators", options.plugin)) else ():
             try:

@@ -1,0 +1,224 @@
+"""Lesion masks as a second task of ``finetune``: the loss, the decoder, what trains with it, and a study with them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from moulage import backbones, plugins, runs
+from moulage import recipe as recipes
+from moulage.classifiers import _augment, _network, finetune
+from moulage.data import masks
+from moulage.data.view import Examples, TrainingView
+from moulage.errors import DataError, RecipeError
+from moulage.study import run_study
+from moulage.tasks import prepare
+from moulage.tasks.inputs import masks_for
+from moulage.treatment import PLAIN, Treatment
+
+CLASSES, SIZE = ("dark", "light"), 32
+TINY = {"name": "test_efficientnet", "weights": "scratch"}
+OPTIONS = {
+    "size": SIZE,
+    "backbone": TINY,
+    "epochs": 3,
+    "batch_size": 8,
+    "backbone_learning_rate": 1e-2,
+    "head_learning_rate": 1e-2,
+    "precision": "fp32",
+    "ema_decay": 0.5,
+}
+
+
+def config(**options) -> finetune.Config:
+    return plugins.configure("classifiers", "finetune", {**OPTIONS, **options})
+
+
+def discs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Dark or light discs on noise: pixels uint8 [n, SIZE, SIZE, 3], labels, and masks uint8 [n, SIZE, SIZE]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((SIZE, SIZE))
+    inside = np.stack([(y - a) ** 2 + (x - b) ** 2 < c**2 for a, b, c in rng.uniform(8, 16, (number, 3))])
+    labels = np.arange(number) % 2
+    pixels = rng.integers(100, 140, (number, SIZE, SIZE, 3))
+    pixels = np.where(inside[..., None], np.array([60, 200])[labels][:, None, None, None], pixels)
+    return pixels.astype(np.uint8), labels, masks.binary(inside)
+
+
+PIXELS, LABELS, MASKS = discs(48, 1)
+VALIDATION = Examples(*discs(16, 2)[:2])
+SECOND = {"mask_task": {"weight": 1.0, "units": 8}}
+
+
+def fitted(folder, given: np.ndarray | None, options=SECOND, **more) -> finetune.Classifier:
+    classifier = finetune.Classifier(config(**options), CLASSES)
+    view = TrainingView(Examples(PIXELS, LABELS, masks=given), None, 0)
+    classifier.fit(view, VALIDATION, seed=0, folder=folder, **more)
+    return classifier
+
+
+def test_the_loss_by_hand():
+    """Logits 0 are probabilities 1/2; half of 16 pixels are lesion: Dice (2 * 4 + 1) / (8 + 8 + 1)."""
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :4] = 1
+    expected = math.log(2) + 1 - 9 / 17
+    assert _network.mask_loss(torch.zeros(1, 1, 4, 4), mask, torch.tensor([True])) == pytest.approx(expected)
+    sure = (2 * torch.nn.functional.adaptive_avg_pool2d(mask, 4)[:, None] - 1) * 30
+    assert _network.mask_loss(sure, mask, torch.tensor([True])) == pytest.approx(0, abs=1e-6)
+
+
+def test_unknown_masks_are_no_part_of_the_loss():
+    logits, mask = torch.randn(3, 1, 4, 4, requires_grad=True), torch.rand(3, 8, 8)
+    known = torch.tensor([True, False, True])
+    found = _network.mask_loss(logits, mask, known)
+    alone = _network.mask_loss(logits[known], mask[known], known[known])
+    assert torch.allclose(found, alone)
+    found.backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum((1, 2, 3)).gt(0).tolist() == known.tolist()
+    assert float(_network.mask_loss(logits, mask, known & False)) == 0
+
+
+def test_masks_go_where_their_images_go():
+    """With the colours left alone an image that shows its mask goes on showing it."""
+    still = _augment.Augment(rotation="any", crop_area=0.4, brightness=0, contrast=0, saturation=0, hue_degrees=0)
+    plane = torch.from_numpy(MASKS[:, None]).float() / 255
+    both = torch.cat([plane.expand(-1, 3, -1, -1), plane], 1)
+    found = _augment.augment(both, torch.rand(len(both), _augment.NUM_DRAWS), still)
+    assert torch.allclose(found[:, 0], found[:, 3], atol=1e-5)
+    assert (found[:, 3] - plane[:, 0]).abs().mean() > 0.1
+    unknown = torch.full((2, 4, SIZE, SIZE), masks.UNKNOWN / 255)
+    coloured = _augment.augment(unknown, torch.rand(2, _augment.NUM_DRAWS), _augment.Augment())
+    assert torch.allclose(coloured[:, 3], unknown[:, 3])
+
+
+def test_the_decoder_learns_where_the_lesion_is(tmp_path):
+    """After training the mask's logits are higher inside than outside, on images never seen; saving keeps them."""
+    classifier = fitted(tmp_path / "fit", MASKS, {**SECOND, "epochs": 8, "choose": "last"})
+    log = runs.read_log(tmp_path / "fit", "epoch")
+    assert log[-1]["train_mask_loss"] < 0.8 * log[0]["train_mask_loss"]
+    classifier.save(tmp_path / "saved")
+    pixels, labels, truth = discs(16, 3)
+    for each in (classifier, finetune.Classifier.load(tmp_path / "saved")):
+        network = each.network
+        assert isinstance(network, _network.Network)
+        with torch.no_grad():
+            logits = network.eval().with_masks(backbones.to_float(pixels))[1][:, 0]
+        small = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(truth / 255), logits.shape[-1])
+        assert roc_auc_score((small > 0.5).flatten(), logits.flatten()) > 0.9
+    np.testing.assert_array_equal(
+        classifier.predict(pixels), finetune.Classifier.load(tmp_path / "saved").predict(pixels)
+    )
+    assert (classifier.predict(pixels).argmax(1) == labels).mean() > 0.8
+
+
+def test_masks_that_are_all_unknown_change_nothing(tmp_path):
+    """Initial weights, order and augmentation are those of a network without the task."""
+    without = fitted(tmp_path / "a", None, {})
+    unknown = fitted(tmp_path / "b", masks.unknown(len(LABELS), SIZE))
+    known = fitted(tmp_path / "c", MASKS)
+    np.testing.assert_array_equal(without.predict(PIXELS), unknown.predict(PIXELS))
+    assert not np.allclose(without.predict(PIXELS), known.predict(PIXELS))
+    assert "mask_task" not in config().model_dump(), "a fit without the task keeps its folder"
+
+
+def test_a_break_changes_nothing(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int, note: str) -> None:
+        if note == "epoch 2":
+            raise Stop
+
+    whole = fitted(tmp_path / "whole", MASKS)
+    with pytest.raises(Stop):
+        fitted(tmp_path / "broken", MASKS, progress=stop)
+    again = fitted(tmp_path / "broken", MASKS)
+    np.testing.assert_array_equal(whole.predict(PIXELS), again.predict(PIXELS))
+
+
+def test_parts_of_a_batch_and_crt_go_with_it(tmp_path):
+    parts = fitted(tmp_path / "parts", MASKS, {**SECOND, "accumulate": 2})
+    assert np.isfinite(parts.predict(PIXELS)).all()
+    frozen = fitted(tmp_path / "frozen", MASKS, treatment=Treatment(freeze_backbone=True, key="frozen"))
+    assert np.isfinite(frozen.predict(PIXELS)).all()
+    assert "train_mask_loss" not in runs.read_log(tmp_path / "frozen", "epoch")[0]
+    steps, seconds = finetune.Classifier(config(**SECOND), CLASSES).steps_and_seconds(48)
+    assert (steps, seconds > 0) == (18, True)
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    with pytest.raises(DataError, match="come without"):
+        fitted(tmp_path, None)
+    with pytest.raises(DataError, match=r"mask_task.weight is 0"):
+        fitted(tmp_path, MASKS, {})
+    second = finetune.Classifier(config(**SECOND), CLASSES)
+    second.check_treatment(PLAIN)
+    with pytest.raises(RecipeError, match="do not follow"):
+        second.check_treatment(Treatment(mix=lambda a, b: (a, b), key="x"))
+    wide = {**SECOND, "backbone": {"name": "test_vit", "weights": "scratch", "input_size": 160}}
+    transformer = finetune.Classifier(config(**wide), CLASSES)
+    with pytest.raises(RecipeError, match="several resolutions"):
+        transformer.steps_and_seconds(10)
+    with pytest.raises(DataError, match="Masks are uint8"):
+        Examples(PIXELS, LABELS, masks=MASKS[:, :8])
+    with pytest.raises(DataError, match="Only the real"):
+        TrainingView(Examples(PIXELS, LABELS, masks=MASKS), Examples(PIXELS[:2], LABELS[:2]), 2)
+
+
+RECIPE = {
+    "study": {"name": "masks", "num_trials": 1, "target_classes": ["AK", "VASC"]},
+    "data": {"source": "phantom", "options": {"num_images": 260, "size": 32}},
+    "split": {"validation": 0.2, "test": 0.3},
+    "generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
+    "fidelity": {"num_images": 0, "judge_images": 0},
+    "classifier": {"plugin": "finetune", "options": {**OPTIONS, "epochs": 1, "steps_per_epoch": 3, **SECOND}},
+    "arms": {
+        "copies": {"balance": "duplicates", "add": {"AK": 30}},
+        "noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 4}},
+    },
+}
+
+
+def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
+    """Copies have those of their images, held-back images their own, drawn ones and those without any none."""
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    recipe = recipes.parse(RECIPE)
+    catalog = prepare.read(recipe).take(np.arange(12))
+    places = catalog.table["mask"].to_numpy(object).copy()
+    places[2] = ""
+    catalog = catalog.with_columns(mask=places)
+    train = catalog.take(np.arange(6))
+    drawn = catalog.take([0, 1]).with_columns(image=["s0", "s1"], origin="noise-0", mask=["", ""])
+    of_train, of_copies = masks_for(recipe, SIZE, train, train.take([3, 2, 3]))
+    assert (of_train.shape, of_train.dtype) == ((6, SIZE, SIZE), np.uint8)
+    assert np.array_equal(of_copies, of_train[[3, 2, 3]])
+    assert (of_train[2] == masks.UNKNOWN).all()
+    assert set(np.unique(of_train[[0, 1, 3, 4, 5]])) == {0, 255}
+    of_drawn, of_held_back = (masks_for(recipe, SIZE, train, each)[1] for each in (drawn, catalog.take([7, 9, 7])))
+    assert (of_drawn == masks.UNKNOWN).all()
+    assert np.array_equal(of_held_back, masks.read(catalog.take([7, 9]), SIZE, recipe.data.fit)[[0, 1, 0]])
+    nothing = masks_for(recipe, SIZE, train, train.take([]))[1]
+    assert nothing.shape == (0, SIZE, SIZE)
+
+
+@pytest.mark.slow
+def test_a_study_learns_masks_beside_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    outcome = run_study(recipes.parse(RECIPE), tmp_path / "run")
+    folders = sorted((tmp_path / "run" / "classifiers").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert runs.read_log(folder, "epoch")[0]["train_mask_loss"] > 0
+        assert (folder / "test.parquet").exists()
+    assert outcome.run == tmp_path / "run"
+
+
+def test_data_without_masks_are_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    recipe, read = recipes.parse(RECIPE), prepare.read
+    monkeypatch.setattr(prepare, "read", lambda given: read(given).with_columns(mask=""))
+    with pytest.raises(RecipeError, match="moulage masks predict"):
+        prepare.prepare(recipe, tmp_path / "run")
