@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch.nn import functional
 
 from moulage import backbones, plugins, runs
-from moulage.classifiers import _augment, _fitting, finetune, probe
+from moulage.classifiers import _augment, _fitting, _state, finetune, probe
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
 
@@ -626,11 +626,11 @@ def test_two_learning_rates_and_no_decay_of_vectors():
     network = finetune.Network(backbones.build(backbones.Backbone(**TINY), SIZE), 3)
     for name in ("adamw", "sgd"):
         config = finetune.Config(optimizer=name, backbone_learning_rate=0.1, head_learning_rate=0.2, weight_decay=0.3)
-        groups = finetune._optimizer(config, network).param_groups
+        groups = _state._optimizer(config, network).param_groups
         assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.3), (0.1, 0), (0.2, 0.3), (0.2, 0)]
         assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
         assert all(p.ndim <= 1 for g in groups[1::2] for p in g["params"])
-        head = finetune._optimizer(config, network, head_only=True).param_groups
+        head = _state._optimizer(config, network, head_only=True).param_groups
         assert [(g["lr"], g["weight_decay"]) for g in head] == [(0.2, 0.3), (0.2, 0)]
         assert [p for g in head for p in g["params"]] == [network.head.weight, network.head.bias]
 
@@ -701,12 +701,12 @@ def test_a_network_that_never_fits_is_told(short_of_memory):
 
 
 def test_the_schedule_rises_and_falls():
-    shares = [finetune.schedule(step, 4, 24) for step in range(24)]
+    shares = [_state.schedule(step, 4, 24) for step in range(24)]
     assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert shares[14] == pytest.approx(0.5)
     assert all(a > b > 0 for a, b in itertools.pairwise(shares[4:]))
-    assert finetune.schedule(0, 0, 10) == 1
-    assert all(0 < finetune.schedule(step, 10, 10) < 1 for step in range(10)), "warm-up alone"
+    assert _state.schedule(0, 0, 10) == 1
+    assert all(0 < _state.schedule(step, 10, 10) < 1 for step in range(10)), "warm-up alone"
 
 
 def test_the_loss_is_written_to_tensorboard(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from call_cli import caller
 from moulage import plugins, runs
 from moulage import recipe as recipes
-from moulage.classifiers import _fitting, finetune, probe
+from moulage.classifiers import _fitting, _state, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
@@ -405,7 +405,7 @@ def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
     network = finetune.Network(features, 3, 5, options)
     config = finetune.Config(backbone_learning_rate=0.1, head_learning_rate=0.2)
     for head_only in (False, True):
-        groups = finetune._optimizer(config, network, head_only=head_only).param_groups
+        groups = _state._optimizer(config, network, head_only=head_only).param_groups
         rates = {id(p): g["lr"] for g in groups for p in g["params"]}
         assert {rates[id(p)] for part in (network.head, network.metadata) for p in part.parameters()} == {0.2}
         assert (id(next(features.parameters())) in rates) != head_only

@@ -132,7 +132,8 @@ class Segmenter:
             self.network = network = _build(config).to(self.device)
             data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
-            optimizer, done = _optimizer(network, config), 0
+            groups = training.decay_groups(network, config.learning_rate, config.weight_decay)
+            optimizer, done = torch.optim.AdamW(groups, fused=True), 0
             best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
             resumed = checkpoints.load(folder, settings)
             if resumed:
@@ -341,13 +342,6 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
             'Take another network, or set backbone.weights to "scratch".',
         )
     encoder.load_state_dict({key: known[keys[key]] for key in wanted})
-
-
-def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    parameters = list(network.parameters())
-    filters, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": filters, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def _share(step: int, config: Config, num_steps: int) -> float:

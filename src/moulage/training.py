@@ -235,6 +235,16 @@ class EMA(Generic[Model]):
         self.model.load_state_dict(state["model"])
 
 
+def decay_groups(module: torch.nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of an optimiser: matrices and filters with weight decay, vectors (biases, norms) without."""
+    parameters = list(module.parameters())
+    decayed, kept = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    return [
+        {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": kept, "lr": learning_rate, "weight_decay": 0.0},
+    ]
+
+
 # Guards, timing, pictures
 
 
