@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from moulage import recipe as recipes
@@ -17,8 +18,9 @@ from moulage.data.catalog import Catalog
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.study import Watch, run_study
+from moulage.tasks import execute as execution
 from moulage.tasks import prepare
-from moulage.tasks.execute import adjust_logits, check_extra, samples_of, treatment_of
+from moulage.tasks.execute import adjust_logits, check_extra, predict_parts, samples_of, treatment_of
 from moulage.tasks.gallery import nearest_images
 from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
@@ -462,6 +464,31 @@ def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
 
 
 @pytest.mark.slow
+def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
+    monkeypatch.setattr(execution, "PREDICT_CHUNK", 4)
+    names = [f"i{number}" for number in range(11)]
+    table = pd.DataFrame({"image": names, "label": "AK", "location": names})
+    catalog = Catalog.build(table, ("AK", "NV"), "r")
+    parts = {"validation": catalog.take([]), "test": catalog.take([9, 3, 10, 0, 1, 2])}
+
+    class Reader:
+        def predict(self, inputs):
+            assert len(inputs) <= 4
+            return inputs
+
+    said = []
+    found = predict_parts(
+        Reader(),
+        parts,
+        lambda rows: np.array([[int(i[1:]), 0] for i in rows.images]).reshape(-1, 2),
+        None,
+        lambda *told: said.append(told),
+    )
+    assert found["test"][:, 0].tolist() == [9, 3, 10, 0, 1, 2]
+    assert found["validation"].shape == (0, 2)
+    assert said[1:] == [(4, 6, "images predicted, test part"), (6, 6, "images predicted, test part")]
+
+
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
     _, prepared = prepare.load(outcome.run, 1)

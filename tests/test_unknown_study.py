@@ -1,6 +1,7 @@
 """Classes that a study leaves unknown: nothing learns them, and `moulage unknown` scores them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ def test_nothing_learns_an_unknown_class_and_every_score_is_given(run: Path):
     assert "VASC" not in prepared.catalog.classes
     assert "VASC" not in set(prepared.catalog.table["label"])
     _, strange = prepare.parted(recipe)
-    found = score_unknown(run, device="cpu")
+    said: list[tuple[int, int, str]] = []
+    shutil.rmtree(run / "unknown", ignore_errors=True)  # nothing is said of scores that an earlier call has kept
+    found = score_unknown(run, device="cpu", progress=lambda *told: said.append(told))
+    assert said[-1][:2] == (said[-1][1],) * 2
+    assert said[-1][2] == "images, classifier 2 of 2"
     assert found["classes"] == {"VASC": len(strange)}
     assert [fit["arm"] for fit in found["fits"]] == ["none", "duplicates"]
     for fit in found["fits"]:

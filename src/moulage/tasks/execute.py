@@ -37,6 +37,8 @@ from moulage.tasks.prepare import Prepared, learns_masks, needs_masks
 from moulage.tasks.select import extract_features, select
 from moulage.treatment import Treatment
 
+PREDICT_CHUNK = 512
+"""Images predicted between two reports of progress; a multiple of the batches that classifiers predict in."""
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
 
@@ -208,7 +210,7 @@ def train_classifier(
     classifier.save(folder)
     if encoder is not None:
         encoder.save(folder)
-    logits = {part: classifier.predict(inputs(rows), **encode(encoder, rows)) for part, rows in parts.items()}
+    logits = predict_parts(classifier, parts, inputs, encoder, progress)
     adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
     if settings["adjust"]:
         seen = view.counts(len(catalog.classes))
@@ -220,6 +222,27 @@ def train_classifier(
         predictions.save(folder / f"{part}.parquet")
     _write_view(folder, settings, train, extra, adjusted)
     witness.of_classifier(folder, task, split.digest, train, extra, parts)
+
+
+def predict_parts(
+    classifier: Any,
+    parts: dict[str, Catalog],
+    inputs: Inputs,
+    encoder: Encoder | None,
+    progress: runs.Progress = runs.no_progress,
+) -> dict[str, np.ndarray]:
+    """Logits float32 [N, K] of each part, some images at a time: with many views this takes minutes."""
+    done, total = 0, sum(len(rows) for rows in parts.values())
+    logits = {}
+    for part, rows in parts.items():
+        found = []
+        for first in range(0, max(len(rows), 1), PREDICT_CHUNK):
+            chunk = rows.take(np.arange(first, min(first + PREDICT_CHUNK, len(rows))))
+            found.append(classifier.predict(inputs(chunk), **encode(encoder, chunk)))
+            done += len(chunk)
+            progress(done, total, f"images predicted, {part} part")
+        logits[part] = np.concatenate(found)
+    return logits
 
 
 def weights_of(settings: dict[str, Any], train: Catalog, extra: Catalog) -> np.ndarray | None:

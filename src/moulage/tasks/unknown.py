@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,14 @@ def score_unknown(
     for number, fit in enumerate(results["fits"]):
         path = folder / f"{Path(fit['folder']).name}-{key}.parquet"
         if not path.exists():
-            table = _scored(recipe, prepared, run, tasks[fit["folder"]], strange, pixels.array(size), pixels, device)
+            told = partial(_of_fit, progress, f"classifier {number + 1} of {len(results['fits'])}")
+            table = _scored(
+                recipe, prepared, run, tasks[fit["folder"]], strange, pixels.array(size), pixels, device, told
+            )
             with runs.atomic(path) as temporary:
                 table.to_parquet(temporary)
         detections = _detections(pd.read_parquet(path), seed_of(recipe.study.seed, "unknown", fit["folder"]))
         fits.append({"arm": fit["arm"], "trial": fit["trial"], "scores": path.name, "detections": detections})
-        progress(number + 1, len(results["fits"]), "classifiers")
     summary = {
         "classes": {name: count for name, count in strange.counts.items() if count},
         "num_known": len(prepared.split(0).part(prepared.catalog, "test")),
@@ -83,6 +86,10 @@ def score_unknown(
     }
     runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
+
+
+def _of_fit(progress: runs.Progress, fit: str, done: int, total: int, note: str) -> None:
+    progress(done, total, f"{note}, {fit}")
 
 
 def _unknown_images(
@@ -112,6 +119,7 @@ def _scored(
     array: np.ndarray,
     pixels: pixel_cache.Pixels,
     device: str,
+    progress: runs.Progress,
 ) -> pd.DataFrame:
     """All scores of the test part and of the unknown images by one classifier."""
     from moulage.training import pick_device, reproducible
@@ -125,9 +133,17 @@ def _scored(
     with reproducible():
         classifier = module.Classifier.load(folder, device=where)
 
+        done, total = 0, len(strange) + len(test) + len(train)
+
         def own(catalog: Catalog) -> np.ndarray:
-            chunks = [catalog.take(_chunk(start, catalog)) for start in range(0, len(catalog), CHUNK)]
-            return np.concatenate([classifier.features(inputs(part), **encode(encoder, part)) for part in chunks])
+            nonlocal done
+            found = []
+            for start in range(0, len(catalog), CHUNK):
+                part = catalog.take(_chunk(start, catalog))
+                found.append(classifier.features(inputs(part), **encode(encoder, part)))
+                done += len(part)
+                progress(done, total, "images")
+            return np.concatenate(found)
 
         features, logits = [], []
         for start in range(0, len(strange), CHUNK):
@@ -136,6 +152,8 @@ def _scored(
             known = encode(encoder, strange.take(_chunk(start, strange)))
             features.append(classifier.features(values, **known))
             logits.append(classifier.predict(values, **known))
+            done += len(values)
+            progress(done, total, "images")
         of_test, of_train = own(test), own(train)
     view = runs.read_json(folder / "view.json")
     theirs = np.concatenate(logits)
