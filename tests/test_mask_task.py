@@ -16,6 +16,7 @@ from moulage.errors import DataError, RecipeError
 from moulage.study import run_study
 from moulage.tasks import prepare
 from moulage.tasks.inputs import masks_for
+from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
 
 CLASSES, SIZE = ("dark", "light"), 32
@@ -202,6 +203,32 @@ def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
     assert np.array_equal(of_held_back, masks.read(catalog.take([7, 9]), SIZE, recipe.data.fit)[[0, 1, 0]])
     nothing = masks_for(recipe, SIZE, train, train.take([]))[1]
     assert nothing.shape == (0, SIZE, SIZE)
+
+
+def test_other_masks_are_another_fit(tmp_path, monkeypatch):
+    """In the same run folder nothing that learned from masks is taken for what learned from others."""
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    recipe, read = recipes.parse(RECIPE), prepare.read
+
+    def folders(given: recipes.Recipe) -> set[str]:
+        prepared = prepare.prepare(given, tmp_path / "run")
+        assert prepare.load(tmp_path / "run")[1].masks == prepared.masks
+        return {task.folder for task in plan(given, prepared) if task.kind == "classifier"}
+
+    first, again = folders(recipe), folders(recipe)
+    alone = recipes.parse(recipes.merge(RECIPE, {"classifier": {"options": {"mask_task": {"weight": 0}}}}))
+    without = folders(alone)
+
+    def fewer(given):
+        catalog = read(given)
+        places = catalog.table["mask"].to_numpy(object).copy()
+        places[::2] = ""
+        return catalog.with_columns(mask=places)
+
+    monkeypatch.setattr(prepare, "read", fewer)
+    assert first == again
+    assert not first & folders(recipe)
+    assert without == folders(alone), "what learns from no mask does not care"
 
 
 @pytest.mark.slow

@@ -37,6 +37,13 @@ def check(catalog: Catalog) -> None:
         )
 
 
+def key(catalog: Catalog, fit: str) -> str:
+    """Digest of the masks behind a catalog, of which images have one, and of ``fit``; no mask is read."""
+    has = (catalog.table["mask"] != "").to_numpy()
+    places = [catalog.resolve(place) for place in catalog.table["mask"][has]]
+    return runs.digest(catalog.images[has].tolist(), pixels.key(places, fit))
+
+
 def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS) -> np.ndarray:
     """The masks of all images of a catalog, cut into squares as the images are.
 

@@ -11,7 +11,7 @@ from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe, SelectionOptions
 from moulage.tasks.arms import adjusts, feature_network, role_of
-from moulage.tasks.prepare import Prepared
+from moulage.tasks.prepare import Prepared, learns_masks, needs_masks
 
 SEEDS_PER_TRIAL = 1_000_000
 """Samples of trial t are drawn from the seeds t * SEEDS_PER_TRIAL + 0, 1, 2 ..."""
@@ -123,6 +123,8 @@ class _Planner:
             "config": config.model_dump(mode="json"),
             "seed": seed_of(self.recipe.study.seed, "generator", name, trial),
         }
+        if needs_masks(plugins.load("generators", options.plugin)):
+            settings["masks"] = self.prepared.masks
         wanted = self.recipe.fidelity
         network = feature_network(wanted.features, "fidelity.features")
         is_null = getattr(plugins.load("generators", options.plugin), "ROLE", "") == "null"
@@ -236,6 +238,8 @@ class _Planner:
         }
         if self.recipe.data.weights:
             settings["weights"] = self.recipe.data.weights
+        if learns_masks(self.recipe):
+            settings["masks"] = self.prepared.masks
         if chosen.metadata:  # left out where there are none: a study without metadata keeps its folders
             settings["metadata"] = chosen.metadata
         chosen_from = tuple(task.folder for task in (samples, selection) if task)

@@ -44,12 +44,14 @@ class Prepared:
         splits: which of them train, validate, test: one split for all trials, or one a trial.
         pixels: decoded pixels; look rows up by name with ``pixels.rows``.
         only: the one trial that was loaded, where the others' splits were not read.
+        masks: names the lesion masks where something of the study learns from them; else empty.
     """
 
     catalog: Catalog
     splits: tuple[Split, ...]
     pixels: Pixels
     only: int | None = None
+    masks: str = ""
 
     def split(self, trial: int) -> Split:
         """The split of a trial: with a hold-out always the same one."""
@@ -163,13 +165,14 @@ def prepare(
         path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:
         pixels.scan.to_parquet(temporary)
-    runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe)})
+    about_masks = {"masks": masks.key(catalog, recipe.data.fit)} if wants_masks(recipe) else {}
+    runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe), **about_masks})
     _write_recipe(recipe, run)
     runs.write_json(run / "environment.json", environment())
     if not (run / "prepare.json").exists():
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
-    return Prepared(catalog, splits, pixels)
+    return Prepared(catalog, splits, pixels, masks=about_masks.get("masks", ""))
 
 
 def pixels_of(
@@ -238,8 +241,9 @@ def load(run: Path, trial: int | None = None) -> tuple[Recipe, Prepared]:
     splits = tuple(Split.load(_split_path(run, number)) for number in numbers)
     for split in splits:
         prove(split, catalog)
-    pixels = Pixels(Path(runs.read_json(run / "pixels.json")["folder"]), pd.read_parquet(run / "scan.parquet"))
-    return recipe, Prepared(catalog, splits, pixels, trial if several else None)
+    known = runs.read_json(run / "pixels.json")
+    pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
+    return recipe, Prepared(catalog, splits, pixels, trial if several else None, known.get("masks", ""))
 
 
 def environment() -> dict[str, Any]:
@@ -281,6 +285,12 @@ def learns_masks(recipe: Recipe) -> bool:
     module = plugins.load("classifiers", recipe.classifier.plugin)
     config = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     return bool(recipe.arms) and hasattr(module, "learns_masks") and module.learns_masks(config)
+
+
+def wants_masks(recipe: Recipe) -> bool:
+    """Whether a generator or the classifier learns from lesion masks, beside steps that only look at them."""
+    generators = (plugins.load("generators", options.plugin) for options in recipe.generators.values())
+    return learns_masks(recipe) or any(map(needs_masks, generators))
 
 
 def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) -> None:
