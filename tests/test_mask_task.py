@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from moulage import backbones, plugins, runs
@@ -140,14 +141,37 @@ def test_a_break_changes_nothing(tmp_path):
     np.testing.assert_array_equal(whole.predict(PIXELS), again.predict(PIXELS))
 
 
-def test_parts_of_a_batch_and_crt_go_with_it(tmp_path):
-    parts = fitted(tmp_path / "parts", MASKS, {**SECOND, "accumulate": 2})
-    assert np.isfinite(parts.predict(PIXELS)).all()
-    frozen = fitted(tmp_path / "frozen", MASKS, treatment=Treatment(freeze_backbone=True, key="frozen"))
+def test_parts_of_a_batch_weigh_masks_as_the_whole_does(tmp_path, monkeypatch):
+    """What the loss of masks is worth in a step, and its mean in the log, do not depend on how the batch is cut.
+
+    The loss is replaced by the mean area of the known masks, times a number whose gradient sums what each was worth.
+    """
+    given = MASKS.copy()
+    given[::3] = masks.UNKNOWN
+    worth = []
+
+    def areas(logits, planes, known):
+        if not known.any():
+            return logits.sum() * 0
+        return worth[-1] * planes[known].mean() + logits.sum() * 0
+
+    monkeypatch.setattr(finetune, "mask_loss", areas)
+    logged = []
+    for parts in (1, 4):
+        worth.append(torch.ones((), requires_grad=True))
+        fitted(tmp_path / str(parts), given, {**SECOND, "accumulate": parts})
+        logged.append([row["train_mask_loss"] for row in runs.read_log(tmp_path / str(parts), "epoch")])
+    assert float(worth[0].grad) == pytest.approx(float(worth[1].grad), rel=1e-5)
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
+    assert float(worth[0].grad) == pytest.approx(6 * sum(logged[0]), rel=0.1)  # 3 epochs of 6 steps
+
+
+def test_no_masks_are_learned_while_the_backbone_is_frozen(tmp_path):
+    frozen = fitted(tmp_path, MASKS, treatment=Treatment(freeze_backbone=True, key="frozen"))
     assert np.isfinite(frozen.predict(PIXELS)).all()
-    assert "train_mask_loss" not in runs.read_log(tmp_path / "frozen", "epoch")[0]
-    steps, seconds = finetune.Classifier(config(**SECOND), CLASSES).steps_and_seconds(48)
-    assert (steps, seconds > 0) == (18, True)
+    assert "train_mask_loss" not in runs.read_log(tmp_path, "epoch")[0]
+    steps, seconds = finetune.Classifier(config(**SECOND, steps_per_epoch=1), CLASSES).steps_and_seconds(48)
+    assert (steps, seconds > 0) == (3, True)
 
 
 def test_what_cannot_be_is_refused(tmp_path):
@@ -159,10 +183,12 @@ def test_what_cannot_be_is_refused(tmp_path):
     second.check_treatment(PLAIN)
     with pytest.raises(RecipeError, match="do not follow"):
         second.check_treatment(Treatment(mix=lambda a, b: (a, b), key="x"))
-    wide = {**SECOND, "backbone": {"name": "test_vit", "weights": "scratch", "input_size": 160}}
-    transformer = finetune.Classifier(config(**wide), CLASSES)
-    with pytest.raises(RecipeError, match="several resolutions"):
-        transformer.steps_and_seconds(10)
+    for name, size in (("test_vit", 160), ("swin_tiny_patch4_window7_224", 224)):  # tokens; maps with channels last
+        other = {**SECOND, "backbone": {"name": name, "weights": "scratch", "input_size": size}}
+        transformer = finetune.Classifier(config(**other), CLASSES)
+        with pytest.raises(RecipeError, match="several resolutions"):
+            transformer.steps_and_seconds(10)
+    assert config(mask_task={"weight": 0, "units": 8}).model_dump() == config().model_dump()
     with pytest.raises(DataError, match="Masks are uint8"):
         Examples(PIXELS, LABELS, masks=MASKS[:, :8])
     with pytest.raises(DataError, match="Only the real"):
@@ -192,17 +218,31 @@ def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
     places[2] = ""
     catalog = catalog.with_columns(mask=places)
     train = catalog.take(np.arange(6))
-    drawn = catalog.take([0, 1]).with_columns(image=["s0", "s1"], origin="noise-0", mask=["", ""])
-    of_train, of_copies = masks_for(recipe, SIZE, train, train.take([3, 2, 3]))
+    drawn = catalog.take([0, 1]).with_columns(origin="noise-0")
+
+    def of(extra):
+        return masks_for(recipe, catalog, SIZE, train, extra)
+
+    of_train, of_copies = of(train.take([3, 2, 3]))
     assert (of_train.shape, of_train.dtype) == ((6, SIZE, SIZE), np.uint8)
     assert np.array_equal(of_copies, of_train[[3, 2, 3]])
     assert (of_train[2] == masks.UNKNOWN).all()
-    assert set(np.unique(of_train[[0, 1, 3, 4, 5]])) == {0, 255}
-    of_drawn, of_held_back = (masks_for(recipe, SIZE, train, each)[1] for each in (drawn, catalog.take([7, 9, 7])))
-    assert (of_drawn == masks.UNKNOWN).all()
-    assert np.array_equal(of_held_back, masks.read(catalog.take([7, 9]), SIZE, recipe.data.fit)[[0, 1, 0]])
-    nothing = masks_for(recipe, SIZE, train, train.take([]))[1]
-    assert nothing.shape == (0, SIZE, SIZE)
+    known = [0, 1, 3, 4, 5]
+    assert np.array_equal(of_train[known], masks.read(catalog.take(known), SIZE, recipe.data.fit))
+    assert (of(drawn)[1] == masks.UNKNOWN).all()
+    expected = masks.read(catalog.take([7, 9]), SIZE, recipe.data.fit)[[0, 1, 0]]
+    assert np.array_equal(of(catalog.take([7, 9, 7]))[1], expected)
+    assert of(train.take([]))[1].shape == (0, SIZE, SIZE)
+
+
+def test_an_empty_mask_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
+    catalog = prepare.read(recipes.parse(RECIPE)).take([0, 1])
+    Image.new("L", (32, 32)).save(tmp_path / "empty.png")
+    catalog = catalog.with_columns(mask=[str(tmp_path / "empty.png"), catalog.table["mask"][1]])
+    kept = masks.build(catalog, SIZE, "squash")
+    found = masks.read_known(kept, SIZE, [*catalog.images, "else"])
+    assert [np.unique(mask).tolist() for mask in found] == [[masks.UNKNOWN], [0, 255], [masks.UNKNOWN]]
 
 
 def test_other_masks_are_another_fit(tmp_path, monkeypatch):

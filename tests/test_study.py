@@ -463,7 +463,6 @@ def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     assert results.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.slow
 def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
     monkeypatch.setattr(execution, "PREDICT_CHUNK", 4)
     names = [f"i{number}" for number in range(11)]
@@ -489,6 +488,7 @@ def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
     assert said[1:] == [(4, 6, "images predicted, test part"), (6, 6, "images predicted, test part")]
 
 
+@pytest.mark.slow
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
     _, prepared = prepare.load(outcome.run, 1)

@@ -158,7 +158,7 @@ class Features(nn.Module):
         except (RuntimeError, AssertionError, ValueError) as error:
             raise RecipeError(
                 f"{name} does not work on images of {input_size} pixels as well as of {self.input_size}: {error}.",
-                "Leave views.sizes out, or take a convolutional network.",
+                "Leave the size out of views.sizes or progressive, or take a convolutional network.",
             ) from None
 
 

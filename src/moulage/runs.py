@@ -32,7 +32,10 @@ def no_progress(done: int, total: int, note: str = "") -> None:
 
 
 class Pace:
-    """How long work will still take at the pace of this process, whatever earlier attempts did and took."""
+    """How long work will still take at the mean pace of this process, whatever earlier attempts did and took.
+
+    Steps that cost more than those so far, as of progressive sizes, are not foreseen.
+    """
 
     def __init__(self) -> None:
         self.first, self.start, self.last, self.total = 0, 0.0, 0, 0

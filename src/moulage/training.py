@@ -275,11 +275,17 @@ def _what_fits(batch_size: int, work: Callable[[int], object] | None, accumulate
     """What to try, in words; see ``enough_memory``."""
     half, rest = max(2, batch_size // 2), "the same result but for batch norm"
     if work is None:
-        again = f"Set accumulate = 2, which computes a batch in two parts of {half} with {rest}; then 4, 8."
+        more = 2 * accumulate
+        if more > batch_size // 2:
+            return f"Set batch_size = {half}."
+        again = (
+            f"Set accumulate = {more}, which computes a batch in {more} parts with {rest}; then {2 * more}, {4 * more}."
+        )
         return f"{again} Or set batch_size = {half}."
     for parts in (accumulate * 2**k for k in range(1, 9)):
         if parts <= batch_size // 2 and _fits(work, parts):
-            return f"Set accumulate = {parts}: a batch in {parts} parts was tried and fits, with {rest}."
+            fits = f"a batch in {parts} parts was tried and fits where nothing else runs"
+            return f"Set accumulate = {parts}: {fits}, with {rest}."
     return "No number of parts fits that leaves 2 images in each: set a smaller batch_size, size or network."
 
 

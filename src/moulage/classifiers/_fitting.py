@@ -186,7 +186,7 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self.loss, self.num_correct = torch.zeros((), device=device), torch.zeros((), device=device)
         self.num_images = 0
-        self.others: dict[str, torch.Tensor] = {}
+        self.others: dict[str, tuple[torch.Tensor, int]] = {}
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count a batch: its mean loss, logits [n, K] and targets [n, K]; of a mixed one the larger part is right."""
@@ -196,12 +196,15 @@ class Tally:
 
     def add_other(self, name: str, loss: torch.Tensor, number: int) -> None:
         """Count another loss, the mean over ``number`` images of a batch."""
-        self.others[name] = self.others.get(name, torch.zeros_like(self.loss)) + loss.detach() * number
+        sum_, counted = self.others.get(name, (torch.zeros_like(self.loss), 0))
+        self.others[name] = sum_ + loss.detach() * number, counted + number
 
     def means(self) -> dict[str, float]:
         """For the log."""
-        means = {"train_loss": self.loss, "train_accuracy": self.num_correct, **self.others}
-        return {**{name: float(sum_) / self.num_images for name, sum_ in means.items()}, "num_images": self.num_images}
+        of_all = {"train_loss": self.loss, "train_accuracy": self.num_correct}
+        sums = {**{name: (sum_, self.num_images) for name, sum_ in of_all.items()}, **self.others}
+        means = {name: float(sum_) / max(1, number) for name, (sum_, number) in sums.items()}
+        return {**means, "num_images": self.num_images}
 
 
 def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The network that is fine-tuned: backbone and head, what reads metadata, what finds the lesion as a second task."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -60,6 +61,38 @@ class MetadataNetwork(nn.Module):
         self.second.reset_parameters()
 
 
+@contextlib.contextmanager
+def _made_by(backbone: backbones.Features, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """What these modules of the network give while the block forwards images, by name."""
+    made: dict[str, torch.Tensor] = {}
+    network: Any = backbone.network
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _given, found, name=name: made.__setitem__(name, found)
+        )
+        for name in names
+    ]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _has_maps(backbone: backbones.Features, num_channels: dict[str, int]) -> bool:
+    """Whether these modules exist and give maps [n, C, h, w] with so many channels."""
+    size = backbone.input_size
+    try:
+        with torch.inference_mode(), _made_by(backbone, list(num_channels)) as made:
+            backbone.eval()(backbone.mean.new_zeros(1, 3, size, size))
+    except AttributeError:
+        return False
+    return all(
+        isinstance(found := made.get(name), torch.Tensor) and found.ndim == 4 and found.shape[1] == number
+        for name, number in num_channels.items()
+    )
+
+
 class MaskDecoder(nn.Module):
     """Logits [n, 1, s, s] of the lesion mask, from the maps that a backbone makes on its way to the features.
 
@@ -67,7 +100,7 @@ class MaskDecoder(nn.Module):
     arXiv:1612.03144, figure 3). ``s`` is the side of the finest map, a quarter of the image's for most networks.
 
     Raises:
-        RecipeError: the network has no maps of several resolutions, such as a vision transformer.
+        RecipeError: the network has no maps of several resolutions, such as a plain vision transformer.
     """
 
     def __init__(self, backbone: backbones.Features, name: str, units: int) -> None:
@@ -75,12 +108,12 @@ class MaskDecoder(nn.Module):
         network: Any = backbone.network
         last = {level["reduction"]: level for level in getattr(network, "feature_info", []) if isinstance(level, dict)}
         levels = [level for reduction, level in sorted(last.items()) if reduction >= FINEST]
-        if len(levels) < 2:
-            raise RecipeError(
-                f"mask_task: {name} has no maps of several resolutions.",
-                "Take a convolutional network, such as resnet50.",
-            )
         self.names = [level["module"] for level in levels]
+        if len(levels) < 2 or not _has_maps(backbone, {level["module"]: level["num_chs"] for level in levels}):
+            raise RecipeError(
+                f"mask_task: {name} has no maps of several resolutions that could be used.",
+                "Take another network, such as resnet50.",
+            )
         self.narrow = nn.ModuleList(nn.Conv2d(level["num_chs"], units, 1) for level in levels)
         self.join = nn.ModuleList(
             nn.Sequential(nn.Conv2d(units, units, 3, padding=1, bias=False), nn.BatchNorm2d(units), nn.ReLU())
@@ -154,18 +187,8 @@ class Network(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the classes, and of the masks [n, 1, s, s]; see ``MaskDecoder``."""
         assert self.decoder is not None
-        maps: dict[str, torch.Tensor] = {}
-        hooks = [
-            self.backbone.network.get_submodule(name).register_forward_hook(
-                lambda _module, _given, made, name=name: maps.__setitem__(name, made)
-            )
-            for name in self.decoder.names
-        ]
-        try:
+        with _made_by(self.backbone, self.decoder.names) as maps:
             logits = self(images, input_size, metadata)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return logits, self.decoder([maps[name] for name in self.decoder.names])
 
     def joined(self, features: torch.Tensor, metadata: torch.Tensor | None) -> torch.Tensor:

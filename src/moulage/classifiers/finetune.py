@@ -106,7 +106,7 @@ class Config(plugins.Options):
             "accumulate": self.accumulate == 1,
             "metadata_network": self.metadata_network == NO_CHANGE,
             "progressive": not self.progressive,
-            "mask_task": self.mask_task == NO_MASKS,
+            "mask_task": not self.mask_task.weight,
         }
         return {key: value for key, value in handler(self).items() if not same.get(key, False)}
 
@@ -151,7 +151,7 @@ class Classifier(_fitting.Base):
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
         reproducible = training.reproducible("finetune", job.seed, device=self.device)
-        with reproducible, training.enough_memory(config.batch_size):
+        with reproducible, training.enough_memory(config.batch_size, accumulate=config.accumulate):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
             state, done = State(config, network, num_steps, stages[0]), 0
@@ -182,13 +182,11 @@ class Classifier(_fitting.Base):
                 self.temperature = _fitting.temperature(logits, job.validation.labels)
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
-        """Digest of what a checkpoint depends on; the pixels themselves are named by the run folder."""
+        """Digest of what a checkpoint depends on; pixels and masks themselves are named by the run folder."""
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
         labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
         weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
         every = (job.view.metadata_at(np.arange(len(job.view.labels))), job.validation.metadata)
-        if job.view.real.masks is not None:
-            every = (*every, job.view.masks_at(np.arange(len(job.view.labels))))
         metadata = (values.tobytes() for values in every if values is not None)
         return runs.digest(
             *options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights, *metadata
@@ -218,7 +216,7 @@ class Classifier(_fitting.Base):
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
         for step, batch in enumerate(batches, (epoch - 1) * num_steps):
             inputs = batch.inputs if treatment.augment is None else _augmented(batch.inputs, treatment.augment)
-            images, masks = self._to_device(inputs, batch.masks)
+            images, has_mask = self._with_masks(inputs, batch.masks)
             images = _augment.augment(images, draws[batch.place].to(self.device), config.augment)
             targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device, config.label_smoothing)
             known = None if batch.metadata is None else torch.from_numpy(batch.metadata).to(self.device)
@@ -229,29 +227,33 @@ class Classifier(_fitting.Base):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 given = images[part, :3], side, None if known is None else known[part]
                 with training.precision(self.device, config.precision):
-                    if masks is None or stage.head_only:
+                    if has_mask is None or stage.head_only:
                         logits, of_masks = state.network(*given), None
                     else:
                         logits, of_masks = state.network.with_masks(*given)
                 loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps))
-                whole = loss
-                if of_masks is not None and masks is not None:
-                    second = mask_loss(of_masks, images[part, 3], masks[part])
-                    whole = loss + config.mask_task.weight * second
-                    tally.add_other("train_mask_loss", second, len(rows))
-                (whole * (len(rows) / len(images))).backward()
+                whole = loss * (len(rows) / len(images))
+                if of_masks is not None and has_mask is not None:
+                    # A mean over the masks that are known, however the batch is cut.
+                    number = int(has_mask[part].sum())
+                    second = mask_loss(of_masks, images[part, 3], has_mask[part].to(self.device))
+                    whole = whole + config.mask_task.weight * second * (number / max(1, int(has_mask.sum())))
+                    tally.add_other("train_mask_loss", second, number)
+                whole.backward()
                 tally.add(loss, logits, targets[part])
             state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
 
-    def _to_device(self, inputs: np.ndarray, masks: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Images float [n, 3, S, S] in 0..1; with masks, these as a fourth plane and which are known, bool [n]."""
+    def _with_masks(self, inputs: np.ndarray, masks: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images float [n, 3, S, S] in 0..1 on the device; with masks these as a fourth plane, and which are known.
+
+        The latter, bool [n], stays on the CPU.
+        """
         if masks is not None:
             inputs = np.concatenate([inputs, masks[..., None]], 3)
         images = backbones.to_float(inputs, self.device, channels_last=self.config.channels_last)
-        known = None if masks is None else torch.from_numpy(masks[:, 0, 0] != UNKNOWN).to(self.device)
-        return images, known
+        return images, None if masks is None else torch.from_numpy(masks[:, 0, 0] != UNKNOWN)
 
     def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Logits float32 [N, K] of pixels uint8 [N, size, size, 3], averaged over the views and calibrated.
@@ -366,7 +368,7 @@ class Classifier(_fitting.Base):
 
     def _seconds_a_step(self, accumulate: int) -> float:
         """Mean over the epochs, timed on a few steps of each progressive size, batches computed in so many parts."""
-        config = self.config.model_copy(update={"accumulate": accumulate})
+        config = self.config.model_copy(update={"accumulate": accumulate, "steps_per_epoch": None})
         labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
         pixels = np.zeros((len(labels), config.size, config.size, 3), np.uint8)
         masks = unknown(len(labels), config.size) if learns_masks(config) else None

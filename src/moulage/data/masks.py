@@ -5,6 +5,7 @@ A mask is uint8 [S, S]: 255 on the lesion, 0 on the skin around it.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -61,19 +62,31 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps
         DataError: naming an image whose mask is missing or cannot be read.
         RunError: the cache cannot be written.
     """
+    return binary(build(catalog, size, fit, cache, steps).array(size)[..., 0] > LESION // 2)
+
+
+def build(
+    catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS, **work: Any
+) -> pixels.Pixels:
+    """Decode the masks that ``read`` reads into the cache, grey as RGB; ``work``: how, as of ``pixels.build``."""
     check(catalog)
     place = cache or runs.cache_folder()
     if steps:
-        kept = pixels.build(catalog, (size,), fit, place, steps=steps, of_masks=True)
+        kept = pixels.build(catalog, (size,), fit, place, steps=steps, of_masks=True, **work)
     else:
         masks = catalog.with_columns(location=catalog.table["mask"].to_numpy(object))
-        kept = pixels.build(masks, (size,), fit, place)
+        kept = pixels.build(masks, (size,), fit, place, **work)
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
             f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',
             f"It should be at {catalog.resolve(catalog.table['mask'][row])}.",
         )
-    return binary(kept.array(size)[..., 0] > LESION // 2)
+    return kept
+
+
+def with_masks(catalog: Catalog) -> Catalog:
+    """The images that have a mask."""
+    return catalog.take((catalog.table["mask"] != "").to_numpy())
 
 
 def unknown(number: int, size: int) -> np.ndarray:
@@ -81,18 +94,25 @@ def unknown(number: int, size: int) -> np.ndarray:
     return np.full((number, size, size), UNKNOWN, np.uint8)
 
 
-def read_known(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS) -> np.ndarray:
-    """The masks of a catalog as ``read`` gives them, ``UNKNOWN`` for images that have none or an empty one."""
-    found, has = unknown(len(catalog), size), (catalog.table["mask"] != "").to_numpy()
-    if has.any():
-        masks = read(catalog.take(has), size, fit, cache, steps)
-        found[has] = np.where(masks.any((1, 2), keepdims=True), masks, UNKNOWN)
+def read_known(kept: pixels.Pixels, size: int, images: Sequence[str] | np.ndarray) -> np.ndarray:
+    """The masks of images by name: uint8 [n, size, size], 0 or 255, ``UNKNOWN`` for those without or with an empty one.
+
+    Args:
+        kept: what ``build`` has decoded, of all images that have a mask.
+        size: pixels a side.
+        images: n names; repeats allowed.
+    """
+    known = {name: row for row, name in enumerate(kept.scan["image"])}
+    found, array = unknown(len(images), size), kept.array(size)
+    for place, name in enumerate(images):
+        if name in known and (inside := array[known[name], ..., 0] > LESION // 2).any():
+            found[place] = binary(inside)
     return found
 
 
 def binary(inside: np.ndarray) -> np.ndarray:
     """A mask of what is true."""
-    return np.where(inside, LESION, 0).astype(np.uint8)
+    return inside.astype(np.uint8) * np.uint8(LESION)
 
 
 def boundary(masks: np.ndarray) -> np.ndarray:

@@ -198,7 +198,8 @@ class Learner(ABC, Generic[C]):
         num_steps = config.num_steps(len(images))
         batches = training.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
-        with training.reproducible(self.NAME, seed, device=self.device), training.enough_memory(config.batch_size):
+        enough_memory = training.enough_memory(config.batch_size, accumulate=config.accumulate)
+        with training.reproducible(self.NAME, seed, device=self.device), enough_memory:
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)

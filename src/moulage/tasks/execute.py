@@ -38,7 +38,7 @@ from moulage.tasks.select import extract_features, select
 from moulage.treatment import Treatment
 
 PREDICT_CHUNK = 512
-"""Images predicted between two reports of progress; a multiple of the batches that classifiers predict in."""
+"""Images predicted between two reports of progress."""
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
 
@@ -189,7 +189,7 @@ def train_classifier(
     train, extra = split.part(catalog, "train"), extra_of(prepared, run, task)
     inputs = Inputs(prepared, run, task, config.size)
     encoder = encoder_of(settings, train)
-    of_train, of_extra = masks_for(recipe, config.size, train, extra) if learns_masks(recipe) else (None, None)
+    of_train, of_extra = masks_for(recipe, catalog, config.size, train, extra) if learns_masks(recipe) else (None, None)
     lent = with_metadata(settings, extra, train)
     added = examples_of(inputs, lent, encoder, of_extra) if len(extra) else None
     weights = weights_of(settings, train, extra)

@@ -67,17 +67,17 @@ def examples_of(inputs: Inputs, catalog: Catalog, encoder: Encoder | None, masks
     return Examples(inputs(catalog), catalog.labels, encode(encoder, catalog).get("metadata"), masks)
 
 
-def masks_for(recipe: Recipe, size: int, train: Catalog, extra: Catalog) -> tuple[np.ndarray, np.ndarray]:
-    """Lesion masks uint8 [N, size, size] of the training images and of what an arm adds; unknown for drawn images."""
+def masks_for(
+    recipe: Recipe, catalog: Catalog, size: int, train: Catalog, extra: Catalog
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lesion masks uint8 [N, size, size] of the training images and of what an arm adds; unknown for drawn images.
 
-    def read(catalog: Catalog) -> np.ndarray:
-        return lesion_masks.read_known(catalog, size, recipe.data.fit, steps=prepare.steps_of(recipe))
-
-    real = extra.take(np.unique(extra.images, return_index=True)[1]).only(origin=REAL)
-    held_back = real.take(~np.isin(real.images, train.images))
-    every = np.concatenate([read(train), read(held_back), lesion_masks.unknown(1, size)])
-    row = {name: number for number, name in enumerate([*train.images, *held_back.images])}
-    return every[: len(train)], every[[row.get(name, -1) for name in extra.images]]
+    ``catalog``: all of the study, whose masks ``prepare`` has decoded.
+    """
+    steps = prepare.steps_of(recipe)
+    kept = lesion_masks.build(lesion_masks.with_masks(catalog), size, recipe.data.fit, steps=steps)
+    real = np.where(extra.table["origin"] == REAL, extra.images, "")
+    return lesion_masks.read_known(kept, size, train.images), lesion_masks.read_known(kept, size, real)
 
 
 def encode(encoder: Encoder | None, catalog: Catalog) -> dict[str, np.ndarray]:

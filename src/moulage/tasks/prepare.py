@@ -125,9 +125,13 @@ def sizes(recipe: Recipe) -> tuple[int, ...]:
     """The sides in pixels that this recipe asks for: its generators, its classifier, its own list."""
     asked = {*recipe.data.sizes, *(generator.size for generator in recipe.generators.values())}
     if recipe.arms or not asked:
-        config = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options)
-        asked.add(config.size)
+        asked.add(classifier_size(recipe))
     return tuple(sorted(asked))
+
+
+def classifier_size(recipe: Recipe) -> int:
+    """Pixels a side of the images that the classifier is given."""
+    return plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options).size
 
 
 def prepare(
@@ -165,6 +169,9 @@ def prepare(
         path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:
         pixels.scan.to_parquet(temporary)
+    if learns_masks(recipe):
+        work = {"num_workers": num_workers, "progress": progress}
+        masks.build(masks.with_masks(catalog), classifier_size(recipe), recipe.data.fit, steps=steps_of(recipe), **work)
     about_masks = {"masks": masks.key(catalog, recipe.data.fit)} if wants_masks(recipe) else {}
     runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe), **about_masks})
     _write_recipe(recipe, run)
