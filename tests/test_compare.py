@@ -1,8 +1,5 @@
 """Comparisons: worked by hand, judged by scikit-learn and scipy, and by how often intervals cover in simulations."""
 
-import time
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -629,15 +626,3 @@ def test_wrong_names_are_refused(arm, reference, name, words):
 def test_a_class_without_images_is_refused():
     with pytest.raises(MoulageError, match="no image of DF"):
         compare(study(lesions=(20, 20, 20, 0), num_trials=3), "arm1", "none", "recall:DF")
-
-
-def test_speed():
-    """CPU seconds for 4,000 images and 3 arms x 5 fits, a tenth of the usual resamples; several times what it takes."""
-    arms = study(lesions=(1200, 600, 200, 100), num_trials=5)
-    times = []
-    for name in ("balanced_accuracy", "mean_average_precision"):
-        start = time.process_time()
-        compare_all(arms, pairwise(arms), name, ("AK", "DF"), num_resamples=1000)
-        times.append(time.process_time() - start)
-    assert times[0] < 0.5
-    assert times[1] < 3

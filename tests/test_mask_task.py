@@ -14,8 +14,8 @@ from moulage.classifiers import _augment, _network, finetune
 from moulage.data import masks
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
-from moulage.study import run_study
 from moulage.tasks import prepare
+from moulage.tasks.execute import execute
 from moulage.tasks.inputs import masks_for
 from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
@@ -274,13 +274,15 @@ def test_other_masks_are_another_fit(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_study_learns_masks_beside_classes(tmp_path, monkeypatch):
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    outcome = run_study(recipes.parse(RECIPE), tmp_path / "run")
-    folders = sorted((tmp_path / "run" / "classifiers").iterdir())
+    recipe, run = recipes.parse(RECIPE), tmp_path / "run"
+    tasks = plan(recipe, prepare.prepare(recipe, run))
+    for task in tasks:
+        execute(run, task, "cpu")
+    folders = [run / task.folder for task in tasks if task.kind == "classifier"]
     assert len(folders) == 2
     for folder in folders:
         assert runs.read_log(folder, "epoch")[0]["train_mask_loss"] > 0
         assert (folder / "test.parquet").exists()
-    assert outcome.run == tmp_path / "run"
 
 
 def test_data_without_masks_are_refused_before_the_work(tmp_path, monkeypatch):

@@ -190,6 +190,7 @@ def simple_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.concatenate([small.reshape(len(images), -1), *statistics], axis=1)
 
 
+@pytest.mark.slow
 def test_classes_can_be_told_apart_but_overlap(catalog: Catalog, images: NDArray) -> None:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, class_weight="balanced"))
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)

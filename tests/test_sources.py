@@ -3,7 +3,6 @@
 import io
 import re
 import shutil
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -625,9 +624,7 @@ def test_medmnist_reads_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.real_data
 def test_real_isic2019(real_data: Path) -> None:
-    start = time.process_time()
     catalog = read_isic(real_data / "isic2019-84px")
-    seconds = time.process_time() - start
     counts = {"MEL": 3682, "NV": 10611, "BCC": 2656, "AK": 663, "BKL": 2134, "DF": 191, "VASC": 201, "SCC": 496}
     assert catalog.counts == counts
     assert len(catalog) == 20634
@@ -636,7 +633,6 @@ def test_real_isic2019(real_data: Path) -> None:
     assert catalog.table["source"].value_counts().to_dict() == {"BCN": 9886, "HAM": 8009, "": 2084, "MSK": 655}
     assert catalog.unlabelled == ()
     assert not catalog.table["location"].str.startswith("missing").any()
-    assert seconds < 2
 
 
 @pytest.mark.real_data
