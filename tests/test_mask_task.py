@@ -19,19 +19,11 @@ from moulage.tasks.execute import execute
 from moulage.tasks.inputs import masks_for
 from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
+from test_classifiers import OPTIONS as DEFAULTS
+from test_classifiers import SIZE
 
-CLASSES, SIZE = ("dark", "light"), 32
-TINY = {"name": "test_efficientnet", "weights": "scratch"}
-OPTIONS = {
-    "size": SIZE,
-    "backbone": TINY,
-    "epochs": 3,
-    "batch_size": 8,
-    "backbone_learning_rate": 1e-2,
-    "head_learning_rate": 1e-2,
-    "precision": "fp32",
-    "ema_decay": 0.5,
-}
+CLASSES = ("dark", "light")
+OPTIONS = DEFAULTS["finetune"]
 
 
 def config(**options) -> finetune.Config:

@@ -257,7 +257,7 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: float [n, S, S]; taken as float32.
-        targets: float32 [n, S, S], 0 or 1.
+        targets: float32 [n, S, S] in 0..1.
     """
     logits = logits.float()
     inside = torch.sigmoid(logits)

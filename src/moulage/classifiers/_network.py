@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins
+from moulage import backbones, plugins, segmentation
 from moulage.errors import RecipeError
 
 FINEST = 4
@@ -131,7 +131,7 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the pixels and one minus the soft Dice coefficient of each image, a mean over those known.
+    """The loss of lesion masks (``segmentation.loss_of``), a mean over those known.
 
     Args:
         logits: float [n, 1, s, s].
@@ -140,10 +140,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
     """
     if not known.any():
         return logits.sum() * 0
-    logits, masks = logits[known, 0].float(), functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])
-    inside = logits.sigmoid()
-    dice = (2 * (inside * masks).sum((1, 2)) + 1) / (inside.sum((1, 2)) + masks.sum((1, 2)) + 1)
-    return functional.binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
+    return segmentation.loss_of(logits[known, 0], functional.adaptive_avg_pool2d(masks[known], logits.shape[-1]))
 
 
 class Network(nn.Module):

@@ -22,22 +22,17 @@ def needs_mask(config: LesionOptions) -> bool:
     return config.without_mask == "refuse"
 
 
-def inside(config: LesionOptions, mask: np.ndarray | None) -> np.ndarray | None:
-    """Where the lesion is, bool [H, W]; None for an image that is left as it is.
+def find(config: LesionOptions, mask: np.ndarray | None) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
+    """Where the lesion is, bool [H, W], and its box: left, top, right, bottom; None: the image is left as it is.
 
     Raises:
         DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
     """
     found = None if mask is None else mask > 127
     if found is not None and found.any():
-        return found
+        rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+        return found, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     if needs_mask(config):
         what = "has no lesion mask" if mask is None else "has an empty lesion mask"
         raise DataError(f"The image {what}.", 'Predict masks (docs/masks.md), or set without_mask = "keep".')
     return None
-
-
-def box(found: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the smallest box around what is true in bool [H, W]."""
-    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -32,10 +32,10 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     Raises:
         DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
     """
-    lesion = _lesion.inside(config, mask)
-    if lesion is None:
+    found = _lesion.find(config, mask)
+    if found is None:
         return Step(image)
-    left, top, right, bottom = _lesion.box(lesion)
+    lesion, (left, top, right, bottom) = found
     away = np.asarray(ndimage.distance_transform_edt(~lesion))
     around = away > config.margin * max(bottom - top, right - left)
     if not around.any():

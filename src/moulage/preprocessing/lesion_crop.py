@@ -22,10 +22,10 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     Raises:
         DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
     """
-    lesion = _lesion.inside(config, mask)
-    if lesion is None:
+    found = _lesion.find(config, mask)
+    if found is None:
         return Step(image)
-    left, top, right, bottom = _lesion.box(lesion)
+    _, (left, top, right, bottom) = found
     centre_y, centre_x = (top + bottom) / 2, (left + right) / 2
     half = max(bottom - top, right - left) * (0.5 + config.margin)
     height, width = image.shape[:2]
