@@ -22,7 +22,8 @@ from PIL import Image
 from fake_run import ARMS, lesions, make_run
 from moulage import report
 from moulage.errors import RunError
-from moulage.report import pictures, plot, reading, records, tables
+from moulage import results as records
+from moulage.report import pictures, plot, reading, tables
 from moulage.runs import write_json
 
 HOSTILE = ("<script>alert('x')</script>", 'é "ü" & 皮膚 $x_1$', "MEL]]><b>")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from moulage.evaluation.scores import is_lower_better
-from moulage.report.records import Registration, Results, SliceRow, Verdict
+from moulage.results import Registration, Results, SliceRow, Verdict
 from moulage.report.roles import MOST_SHOWN, with_role
 from moulage.report.tables import NONE, amount, bounds, estimate, p_value, scale, signed, word
 

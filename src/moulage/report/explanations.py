@@ -11,7 +11,7 @@ from PIL import Image
 from moulage.errors import RunError
 from moulage.report.pictures import thumbnail
 from moulage.report.reading import Run
-from moulage.report.records import Check, ExplainedBy, ExplainedImage, Explanation, Number
+from moulage.results import Check, ExplainedBy, ExplainedImage, Explanation, Number
 from moulage.report.tables import NONE
 
 MOST_IMAGES = 48

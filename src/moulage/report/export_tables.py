@@ -1,7 +1,7 @@
 """The tables of a run that are written as files. Numbers in CSV are those of ``results.json``: fractions, and nats."""
 
 from moulage.report.exports import Table
-from moulage.report.records import Comparison, Results, SliceRow
+from moulage.results import Comparison, Results, SliceRow
 from moulage.report.roles import by_importance, role_of
 from moulage.report.tables import MEASURES, NONE, Spread, bounds, estimate, p_value, scale, scored_part, signed, word
 

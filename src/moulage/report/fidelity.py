@@ -12,7 +12,7 @@ from moulage.report import plot
 from moulage.report.pictures import thumbnail
 from moulage.report.plot import BLUE, MUTED, VERMILLION, Plot, finish, short
 from moulage.report.reading import Closest, Run
-from moulage.report.records import FidelityRun
+from moulage.results import FidelityRun
 from moulage.report.tables import NONE
 
 SETS = {"generated": "generated", "floor": "other real images", "copies": "copies of training images"}

@@ -23,7 +23,7 @@ from moulage.report.plot import (
     short,
     slug,
 )
-from moulage.report.records import Comparison, Power, Results, SliceRow, Study
+from moulage.results import Comparison, Power, Results, SliceRow, Study
 from moulage.report.roles import MOST_SHOWN, TITLES, best_rival, plain_arm, role_of, with_role
 from moulage.report.tables import amount, scale, slices_of_primary, told, word
 

@@ -25,7 +25,7 @@ from moulage.report.plot import (
     slug,
 )
 from moulage.report.reading import Run
-from moulage.report.records import Reliability, Results
+from moulage.results import Reliability, Results
 from moulage.report.roles import MOST_SHOWN, by_importance
 from moulage.report.tables import estimate, scored_part, total_confusion
 

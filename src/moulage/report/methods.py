@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moulage.evaluation.scores import NUM_BINS
 from moulage.report.literature import BALANCE, GENERATORS, INTERVALS, REFERENCES
-from moulage.report.records import Arm, Count, Results
+from moulage.results import Arm, Count, Results
 from moulage.report.roles import plain_arm, role_of
 from moulage.report.tables import amount, word
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moulage.report.reading import Gallery, Run, first_of_each
-from moulage.report.records import GeneratorRun
+from moulage.results import GeneratorRun
 
 SIDE = 64
 """Pixels a side of a thumbnail."""

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from moulage.errors import RunError
-from moulage.report.records import Audit, Explanation, Explanations, GeneratorRun, Results, ShownPair
+from moulage.results import Audit, Explanation, Explanations, GeneratorRun, Results, ShownPair
 from moulage.runs import read_json, read_log
 
 Log = list[dict[str, Any]]

@@ -1,6 +1,6 @@
 """Which part each arm plays, and which arms the report shows first where there are many."""
 
-from moulage.report.records import Arm, Results
+from moulage.results import Arm, Results
 
 TITLES = {
     "synthetic": "generated images",

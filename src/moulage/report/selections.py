@@ -9,7 +9,7 @@ import numpy as np
 from moulage.report.evidence import typeset
 from moulage.report.pictures import thumbnail
 from moulage.report.reading import Dropped, Run
-from moulage.report.records import Rule, SelectionRun
+from moulage.results import Rule, SelectionRun
 from moulage.report.tables import NONE
 
 MOST_PICTURES = 96

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moulage.report.records import Comparison, Cost, Results, Slice, SliceRow
+from moulage.results import Comparison, Cost, Results, Slice, SliceRow
 from moulage.report.roles import by_importance
 
 MEASURES = {

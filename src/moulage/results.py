@@ -169,20 +169,25 @@ class Registration(Record):
 class Verdict(Record):
     """What is said of an arm. ``references`` maps none, duplicates and rival to arms, None where there is none.
 
-    ``detectable`` is the smallest difference that the study would have found in 80 % of cases; ``refused`` says why
-    "helps" is not said although the numbers would allow it.
+    Its sentences: ``statement`` (what was added, and the outcome), ``comparisons`` (one for each reference), ``refused``
+    (why "helps" is not said although the numbers would allow it), ``missing`` (references without which nothing can be
+    said to help), ``needed`` (what the study could see, and what it would take to see more), ``notes``.
+    ``detectable`` is the smallest difference that the study would have found in 80 % of cases.
     """
 
     arm: str
     change: str = ""
     outcome: str = "not enough data"
-    text: list[str] = []
+    statement: str = ""
+    comparisons: list[str] = []
+    refused: str = ""
+    missing: str = ""
+    needed: str = ""
+    notes: list[str] = []
     p_adjusted: Number = None
     equivalence_p_adjusted: Number = None
     references: dict[str, str | None] = {}
     detectable: Number = None
-    needed: str = ""
-    refused: str = ""
 
 
 class Control(Record):
