@@ -9,23 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moulage import plugins, runs
+from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
-from moulage.data.metadata import Encoder
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
-from moulage.evaluation.adjust import adjust
 from moulage.evaluation.predictions import Predictions
-from moulage.recipe import Recipe
-from moulage.tasks import prepare
-from moulage.tasks.external import finished_results
-from moulage.tasks.inputs import Inputs, encode
-from moulage.tasks.plan import Task, plan, seed_of
-from moulage.tasks.prepare import Prepared
+from moulage.finished.run import Finished
+from moulage.runs import seed_of
+from moulage.stages import data
+from moulage.stages.classifier import Classifier
+from moulage.stages.trained import CHUNK, Trained, chunks
 
-CHUNK = 1024
-"""Images whose inputs are held at once."""
 SCORES = (*unknown.OF_LOGITS, *unknown.OF_FEATURES)
 
 
@@ -52,33 +47,30 @@ def score_unknown(
         RunError: the study is not finished.
         DataError: no unknown image is left.
     """
-    recipe, prepared = prepare.load(run)
+    recipe = data.recipe_of(run)
     if not recipe.data.unknown:
         raise RecipeError(
             f"The study in {run} left no class unknown.", 'Set data.unknown = ["VASC"] in its recipe, and run it anew.'
         )
-    results = finished_results(run, prepared)
-    size = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options).size
-    strange, pixels = _unknown_images(recipe, prepared, size, progress)
+    done = Finished.load(run)
+    strange, pixels = _unknown_images(done, progress)
     say(f"{len(strange):,} images of {', '.join(recipe.data.unknown)}, {len(set(strange.groups)):,} lesions")
-    tasks = {task.folder: task for task in plan(recipe, prepared)}
     folder = run / "unknown"
-    key = runs.digest(runs.FORMAT, pixels.folder.name, size, strange.digest())
+    key = runs.digest(runs.FORMAT, pixels.folder.name, done.size, strange.digest())
     fits = []
-    for number, fit in enumerate(results["fits"]):
-        path = folder / f"{Path(fit['folder']).name}-{key}.parquet"
+    for number, stage in enumerate(done.stages):
+        path = folder / f"{Path(stage.folder).name}-{key}.parquet"
         if not path.exists():
-            told = partial(_of_fit, progress, f"classifier {number + 1} of {len(results['fits'])}")
-            table = _scored(
-                recipe, prepared, run, tasks[fit["folder"]], strange, pixels.array(size), pixels, device, told
-            )
+            told = partial(_of_fit, progress, f"classifier {number + 1} of {len(done.stages)}")
+            table = _scored(done, stage, strange, pixels, told, device)
             with runs.atomic(path) as temporary:
                 table.to_parquet(temporary)
-        detections = _detections(pd.read_parquet(path), seed_of(recipe.study.seed, "unknown", fit["folder"]))
-        fits.append({"arm": fit["arm"], "trial": fit["trial"], "scores": path.name, "detections": detections})
+        seed = seed_of(recipe.study.seed, "unknown", stage.name, stage.trial)
+        detections = _detections(pd.read_parquet(path), seed)
+        fits.append({"arm": stage.name, "trial": stage.trial, "scores": path.name, "detections": detections})
     summary = {
         "classes": {name: count for name, count in strange.counts.items() if count},
-        "num_known": len(prepared.split(0).part(prepared.catalog, "test")),
+        "num_known": len(done.prepared.part(0, "test")),
         "num_unknown": len(strange),
         "num_lesions": len(set(strange.groups)),
         "fits": fits,
@@ -92,79 +84,58 @@ def _of_fit(progress: runs.Progress, fit: str, done: int, total: int, note: str)
     progress(done, total, f"{note}, {fit}")
 
 
-def _unknown_images(
-    recipe: Recipe, prepared: Prepared, size: int, progress: runs.Progress
-) -> tuple[Catalog, pixel_cache.Pixels]:
+def _unknown_images(done: Finished, progress: runs.Progress) -> tuple[Catalog, pixel_cache.Pixels]:
     """The usable images of unknown classes that share no lesion with what was trained or chosen on."""
-    _, found = prepare.parted(recipe)
+    _, found = data.parted(done.recipe)
+    prepared = done.prepared
     groups = dict(zip(prepared.catalog.images, prepared.catalog.groups, strict=True))
     tables = [split.table for split in prepared.splits]
     used = {groups[image] for table in tables for image in table.loc[table["part"] != "test", "image"]}
-    pixels = prepare.pixels_of(recipe, found, (size,), progress=progress)
+    pixels = data.pixels_of(done.recipe, found, (done.size,), progress=progress)
     usable = set(pixels.scan.loc[pixels.scan["status"] == "ok", "image"])
     kept = found.take(
         np.array([i in usable and g not in used for i, g in zip(found.images, found.groups, strict=True)])
     )
     if not len(kept):
-        raise DataError(f"No image of {', '.join(recipe.data.unknown)} is left that can be read and was never seen.")
+        names = ", ".join(done.recipe.data.unknown)
+        raise DataError(f"No image of {names} is left that can be read and was never seen.")
     return kept, pixels
 
 
 def _scored(
-    recipe: Recipe,
-    prepared: Prepared,
-    run: Path,
-    task: Task,
+    done: Finished,
+    stage: Classifier,
     strange: Catalog,
-    array: np.ndarray,
     pixels: pixel_cache.Pixels,
-    device: str,
     progress: runs.Progress,
+    device: str,
 ) -> pd.DataFrame:
     """All scores of the test part and of the unknown images by one classifier."""
-    from moulage.devices import pick_device
     from moulage.randomness import reproducible
 
-    where, folder = str(pick_device(device)), run / task.folder
-    module = plugins.load("classifiers", task.settings["plugin"])
-    config = plugins.configure("classifiers", task.settings["plugin"], task.settings["config"])
-    split, inputs = prepared.split(task.trial), Inputs(prepared, run, task, config.size)
-    train, test = (split.part(prepared.catalog, part) for part in ("train", "test"))
-    rows, encoder = pixels.rows(strange.images), Encoder.load(folder)
+    folder = done.run / stage.folder
+    train, test = (done.prepared.part(stage.trial, part) for part in ("train", "test"))
+    number, total = 0, len(strange) + len(test) + len(train)
+
+    def tell(more: int) -> None:
+        nonlocal number
+        number += more
+        progress(number, total, "images")
+
+    features: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
     with reproducible():
-        classifier = module.Classifier.load(folder, device=where)
-
-        done, total = 0, len(strange) + len(test) + len(train)
-
-        def own(catalog: Catalog) -> np.ndarray:
-            nonlocal done
-            found = []
-            for start in range(0, len(catalog), CHUNK):
-                part = catalog.take(_chunk(start, catalog))
-                found.append(classifier.features(inputs(part), **encode(encoder, part)))
-                done += len(part)
-                progress(done, total, "images")
-            return np.concatenate(found)
-
-        features, logits = [], []
-        for start in range(0, len(strange), CHUNK):
-            values = array[rows[start : start + CHUNK]]
-            values = module.embed(config, values, device=where) if hasattr(module, "embed") else values
-            known = encode(encoder, strange.take(_chunk(start, strange)))
-            features.append(classifier.features(values, **known))
-            logits.append(classifier.predict(values, **known))
-            done += len(values)
-            progress(done, total, "images")
-        of_test, of_train = own(test), own(train)
-    view = runs.read_json(folder / "view.json")
-    theirs = np.concatenate(logits)
-    if view["logit_adjustment"] is not None:
-        theirs = adjust(theirs, np.array(view["log_prior"]), view["logit_adjustment"])
+        trained, inputs = Trained.load(folder, device), stage.inputs(done.prepared, done.run)
+        for rows in chunks(strange, CHUNK):
+            values = trained.embed(pixels.array(trained.size)[pixels.rows(rows.images)])
+            features.append(trained.features(lambda _, values=values: values, rows, tell))
+            logits.append(trained.predict(values, rows))
+        of_test, of_train = trained.features(inputs, test, tell), trained.features(inputs, train, tell)
     known = Predictions.load(folder / "test.parquet")
     if not np.array_equal(known.images, test.images):
         raise DataError(f"{folder} predicted other images than the test part.", "Run the study again.")
-    both = np.concatenate([of_test, *features])
-    columns = {name: unknown.of_logits(np.concatenate([known.logits, theirs]), name) for name in unknown.OF_LOGITS}
+    both, said = np.concatenate([of_test, *features]), np.concatenate([known.logits, *logits])
+    columns = {name: unknown.of_logits(said, name) for name in unknown.OF_LOGITS}
     columns |= unknown.of_features(of_train, train.labels, both)
     about = {
         "image": np.concatenate([test.images, strange.images]),
@@ -173,10 +144,6 @@ def _scored(
         "unknown": np.arange(len(both)) >= len(test),
     }
     return pd.DataFrame({**about, **columns})
-
-
-def _chunk(start: int, catalog: Catalog) -> np.ndarray:
-    return np.arange(start, min(start + CHUNK, len(catalog)))
 
 
 def _detections(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:

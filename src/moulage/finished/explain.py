@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from moulage import plugins, runs
+from moulage import runs
+from moulage.contracts import explains
 from moulage.data import neighbours, png
 from moulage.data.catalog import REAL, Catalog
-from moulage.data.metadata import Encoder
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.evaluation.predictions import Predictions, log_softmax
-from moulage.tasks import prepare
-from moulage.tasks.execute import extra_of, with_metadata
-from moulage.tasks.external import finished_results
-from moulage.tasks.inputs import Inputs, encode, pixels_of, samples_folder
-from moulage.tasks.plan import Task, plan, seed_of
-from moulage.tasks.prepare import Prepared
+from moulage.finished.run import Finished
+from moulage.results import Results
+from moulage.runs import seed_of
+from moulage.stages.classifier import Classifier
+from moulage.stages.plan import plan
+from moulage.stages.stored import pixels_of
+from moulage.stages.trained import Trained
 
 VERSION = 1
 """Raise it when the same classifiers would give other pictures."""
@@ -28,7 +29,6 @@ FOLDER = "explanations"
 NUM_NEIGHBOURS = 3
 CHUNK = 32
 """Test images whose maps are made between two writes to disk."""
-FEATURES_CHUNK = 1024
 MOST = 24
 """Images of a kind at most."""
 SHUFFLED = ("head", "network")
@@ -89,26 +89,26 @@ def explain(
     """
     if not 1 <= num_images <= MOST:
         raise RecipeError(f"{num_images} images of a kind were asked for.", f"Ask for 1 to {MOST}.")
-    recipe, prepared = prepare.load(run)
-    results = finished_results(run, prepared)
+    done = Finished.load(run)
+    results, recipe = done.results, done.recipe
     arm, against = _arms(results, arm, against)
     names = [name for name in (arm, against) if name]
     _check_trial(results, names, trial)
     say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
-    folders = {(fit["arm"], fit["trial"]): fit["folder"] for fit in results["fits"]}
+    folders = {(fit.arm, fit.trial): fit.folder for fit in results.fits}
     table, change = _table(run, folders, names, trial)
     seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
     groups = _groups(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
-    tasks = {task.folder: task for task in plan(recipe, prepared)}
-    if any(folders[name, trial] not in tasks for name in names):
+    planned = {stage.folder for stage in plan(recipe, done.prepared)}
+    if any(folders[name, trial] not in planned for name in names):
         raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
-    fits = {name: tasks[folders[name, trial]] for name in names}
+    fits = {name: next(s for s in done.stages if (s.name, s.trial) == (name, trial)) for name in names}
     shown = table.loc[list(dict.fromkeys(image for group in groups for image in group.images))]
     beside = {image for group in groups if group.beside for image in group.images}
     key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], shown.to_json(), sorted(beside))
     folder = f"{FOLDER}/{arm}-{trial}-{key}"
     with runs.lock(run / FOLDER):
-        drawer = _Drawer(prepared, run, fits, run / folder, device)
+        drawer = _Drawer(done, fits, run / folder, device)
         records = drawer.draw(shown, beside, progress)
         record = {
             "arm": arm,
@@ -116,7 +116,7 @@ def explain(
             "trial": trial,
             "folder": folder,
             "fits": [fits[name].folder for name in names],
-            "size": drawer.size,
+            "size": done.size,
             "cells": {of["arm"]: of["cells"] for of in records[0]["arms"]},
             "no_maps": records[0]["no_maps"],
             "num_images": len(table),
@@ -130,25 +130,25 @@ def explain(
     return record
 
 
-def _arms(results: dict[str, Any], arm: str, against: str) -> tuple[str, str]:
+def _arms(results: Results, arm: str, against: str) -> tuple[str, str]:
     """The arm to explain and the one it is compared with, empty for none."""
-    known = {of["name"]: of for of in results["arms"]}
+    known = {of.name: of for of in results.arms}
     for name in filter(None, (arm, against)):
         if name not in known:
             raise RecipeError(f'The study has no arm "{name}".', nearest(name, known))
-    plain = [name for name, of in known.items() if of["role"] == "reference" and of["balance"] == "none"]
-    rival = (results.get("best_rival") or {}).get("arm", "")
+    plain = [name for name, of in known.items() if of.role == "reference" and of.balance == "none"]
+    rival = results.best_rival.arm if results.best_rival else ""
     reference = against or next(iter([*plain, *filter(None, [rival])]), "")
-    synthetic = [name for name, of in known.items() if of["role"] == "synthetic"]
+    synthetic = [name for name, of in known.items() if of.role == "synthetic"]
     chosen = arm or next(iter([*synthetic, *filter(None, [reference]), *known]))
     if against and chosen == against:
         raise RecipeError(f'The arm "{chosen}" would be compared with itself.', "Name another with --against.")
     return chosen, reference if reference != chosen else ""
 
 
-def _check_trial(results: dict[str, Any], names: Iterable[str], trial: int) -> None:
+def _check_trial(results: Results, names: Iterable[str], trial: int) -> None:
     for name in names:
-        trials = sorted(fit["trial"] for fit in results["fits"] if fit["arm"] == name)
+        trials = sorted(fit.trial for fit in results.fits if fit.arm == name)
         if trial not in trials:
             raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
 
@@ -225,20 +225,15 @@ class _Drawer:
     """Pictures of test images, of what classifiers looked at in them, and of the generated images most like them.
 
     Args:
-        prepared: the run's data.
-        run: its folder.
-        fits: arm -> classifier task; generated images are those of the first.
+        done: the finished run.
+        fits: arm -> its classifier; generated images are those of the first.
         folder: where pictures go.
         device: where the classifiers run.
     """
 
-    def __init__(self, prepared: Prepared, run: Path, fits: dict[str, Task], folder: Path, device: str) -> None:
-        self.prepared, self.run, self.fits, self.folder, self.device = prepared, run, fits, folder, device
-        first = next(iter(fits.values()))
-        self.module = plugins.load("classifiers", first.settings["plugin"])
-        config = plugins.configure("classifiers", first.settings["plugin"], first.settings["config"])
-        self.size = config.size
-        self.real, self.pixels = pixels_of(prepared, run, "real", self.size)
+    def __init__(self, done: Finished, fits: dict[str, Classifier], folder: Path, device: str) -> None:
+        self.done, self.fits, self.folder, self.device = done, fits, folder, device
+        self.real, self.pixels = pixels_of(done.prepared, done.run, "", done.size)
 
     def draw(self, shown: pd.DataFrame, beside: set[str], progress: runs.Progress) -> list[dict[str, Any]]:
         """The record of each image, in order; those that are on the disk are not drawn again.
@@ -248,34 +243,27 @@ class _Drawer:
             beside: images that are shown beside generated ones.
             progress: images done.
         """
-        from moulage.devices import pick_device
         from moulage.randomness import reproducible
 
         paths = {image: self.folder / f"{number:03d}.json" for number, image in enumerate(shown.index)}
         left = [image for image, path in paths.items() if not path.exists()]
         with reproducible():
-            where = str(pick_device(self.device)) if left else ""
             loaded = {
-                name: self.module.Classifier.load(self.run / task.folder, device=where)
-                for name, task in self.fits.items()
+                name: Trained.load(self.done.run / stage.folder, self.device)
+                for name, stage in self.fits.items()
                 if left
             }
             found: dict[str, list[dict[str, Any]]] = {}
             for start in range(0, len(left), CHUNK):
                 chunk = shown.loc[left[start : start + CHUNK]]
-                own = _taken(self.prepared.catalog, chunk.index.tolist())
-                metadata = {name: encode(self._encoder(task), own) for name, task in self.fits.items()}
-                maps = _Maps(loaded, self._rows(chunk.index), metadata, chunk, self.prepared.catalog.classes)
+                own = _taken(self.done.prepared.catalog, chunk.index.tolist())
+                maps = _Maps(loaded, self._rows(chunk.index), own, chunk)
                 found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
                 for row, image in enumerate(chunk.index):
                     record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
                     runs.write_json(paths[image], {**record, "neighbours": found.get(image, [])})
                 progress(start + len(chunk), len(left), "images explained")
         return [runs.read_json(path) for path in paths.values()]
-
-    def _encoder(self, task: Task) -> Encoder | None:
-        """How this fit's metadata become numbers; None where it reads none."""
-        return Encoder.load(self.run / task.folder)
 
     def _rows(self, images: Iterable[str]) -> np.ndarray:
         """Pixels uint8 [n, S, S, 3] of real images."""
@@ -318,20 +306,18 @@ class _Drawer:
         png.write(self.folder / name, pixels, {"Description": about, "Software": "moulage"})
         return name
 
-    def _neighbours(self, classifier: Any, images: list[str]) -> dict[str, list[dict[str, Any]]]:
+    def _neighbours(self, trained: Trained, images: list[str]) -> dict[str, list[dict[str, Any]]]:
         """For each image the first arm's generated training images that are nearest in its classifier's features."""
-        task = next(iter(self.fits.values()))
-        extra = extra_of(self.prepared, self.run, task)
+        prepared, run, stage = self.done.prepared, self.done.run, trained.stage
+        extra = stage.extra(prepared, run)
         extra = extra.take((extra.table["origin"] != REAL).to_numpy() & ~extra.table["image"].duplicated().to_numpy())
         if not images or not len(extra):
             return {}
-        inputs = Inputs(self.prepared, self.run, task, self.size)
-        own, encoder = _taken(self.prepared.catalog, images), self._encoder(task)
-        train = self.prepared.split(task.trial).part(self.prepared.catalog, "train")
-        lent = with_metadata(task.settings, extra, train)
-        queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in (own, lent))
+        inputs, own = stage.inputs(prepared, run), _taken(prepared.catalog, images)
+        lent = stage.with_metadata(extra, prepared.part(stage.trial, "train"))
+        queries, among = (trained.features(inputs, catalog) for catalog in (own, lent))
         distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
-        drawn, pixels = pixels_of(self.prepared, self.run, samples_folder(task), self.size)
+        drawn, pixels = pixels_of(prepared, run, stage.samples_folder, self.done.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
         found: dict[str, list[dict[str, Any]]] = {image: [] for image in images}
         for number in np.unique(rows):
@@ -347,11 +333,9 @@ class _Maps:
     """What classifiers looked at in some images.
 
     Args:
-        classifiers: arm -> classifier.
+        trained: arm -> classifier.
         pixels: uint8 [n, S, S, 3].
-        metadata: arm -> what its classifier reads beside them, as ``inputs.encode`` gives it.
-        shown: their rows of ``_table``.
-        classes: names in the order of the labels.
+        catalog, shown: their rows of the catalog and of ``_table``.
 
     Attributes:
         heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
@@ -359,38 +343,29 @@ class _Maps:
         missing: why there are none; empty where there are.
     """
 
-    def __init__(
-        self,
-        classifiers: dict[str, Any],
-        pixels: np.ndarray,
-        metadata: dict[str, dict[str, np.ndarray]],
-        shown: pd.DataFrame,
-        classes: tuple[str, ...],
-    ) -> None:
+    def __init__(self, trained: dict[str, Trained], pixels: np.ndarray, catalog: Catalog, shown: pd.DataFrame) -> None:
         self.pixels, self.missing = pixels, ""
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
         self.cells: dict[str, int] = {}
         self.shuffled: dict[tuple[str, str], list[np.ndarray]] = {}
-        for name, classifier in classifiers.items():
-            if not hasattr(classifier, "attention"):
-                self.missing = (
-                    f"The classifier {type(classifier).__module__.rpartition('.')[2]} tells of no places in an image."
-                )
+        for name, of in trained.items():
+            model = explains(of.model)
+            if model is None:
+                self.missing = f"The classifier {of.stage.plugin} tells of no places in an image."
                 return
-            true, predicted = (
-                pd.Index(classes).get_indexer(pd.Index(shown[c])) for c in ("label", f"predicted:{name}")
-            )
-            known = metadata[name]
+            classes = pd.Index(catalog.classes)
+            columns = ("label", f"predicted:{name}")
+            true, predicted = (classes.get_indexer(pd.Index(shown[column])) for column in columns)
+            attention, known = model.attention, of.encode(catalog)
             try:
-                self.heat[name, True], self.cells[name] = classifier.attention(pixels, true, **known)
+                self.heat[name, True], self.cells[name] = attention(pixels, true, **known)
             except RecipeError as error:
                 self.missing = f"{error.message} {error.hint}"
                 return
-            self.heat[name, False] = classifier.attention(pixels, predicted, **known)[0]
+            self.heat[name, False] = attention(pixels, predicted, **known)[0]
             for part in SHUFFLED:
                 self.shuffled[name, part] = [
-                    classifier.attention(pixels, predicted, shuffled=part, draw=draw, **known)[0]
-                    for draw in range(NUM_DRAWS)
+                    attention(pixels, predicted, shuffled=part, draw=draw, **known)[0] for draw in range(NUM_DRAWS)
                 ]
 
     def correlation(self, arm: str, part: str, row: int) -> float | None:
@@ -431,15 +406,6 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def _taken(catalog: Catalog, images: list[str]) -> Catalog:
     """These images of a catalog, in this order."""
     return catalog.take(pd.Index(catalog.images).get_indexer(pd.Index(images)))
-
-
-def _features(classifier: Any, inputs: Inputs, catalog: Catalog, encoder: Encoder | None) -> np.ndarray:
-    """The classifier's own features, float32 [n, D]."""
-    parts = [
-        np.arange(start, min(start + FEATURES_CHUNK, len(catalog))) for start in range(0, len(catalog), FEATURES_CHUNK)
-    ]
-    chunks = [catalog.take(part) for part in parts]
-    return np.concatenate([classifier.features(inputs(chunk), **encode(encoder, chunk)) for chunk in chunks])
 
 
 def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

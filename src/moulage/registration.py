@@ -5,6 +5,7 @@ run folder holds the declaration; one that is changed after ``results.json`` was
 """
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ ELSEWHERE: Any = {
 """What the digest of all other settings leaves out: it decides nothing, or is declared by name."""
 
 
-def declaration(recipe: Recipe, roles: dict[str, str]) -> dict[str, Any]:
+def declaration(recipe: Recipe, roles: Mapping[str, str]) -> dict[str, Any]:
     """What decides the verdict: measure, classes, margin, family, arms, generators, trials; a digest of the rest."""
     study, split = recipe.study, recipe.split
     return {
@@ -38,7 +39,7 @@ def declaration(recipe: Recipe, roles: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def register(recipe: Recipe, run: Path, roles: dict[str, str]) -> dict[str, Any]:
+def register(recipe: Recipe, run: Path, roles: Mapping[str, str]) -> dict[str, Any]:
     """Write the declaration of a study, or find it again.
 
     To be called before any task runs. A declaration that differs from the one that stands replaces it and keeps it
@@ -48,7 +49,7 @@ def register(recipe: Recipe, run: Path, roles: dict[str, str]) -> dict[str, Any]
     Args:
         recipe: of the study.
         run: the run folder.
-        roles: of each arm, from ``plan.roles``.
+        roles: of each arm, from ``arm.roles``.
 
     Returns:
         ``digest``, ``date``, ``before_test``, ``declared``, ``note`` and ``history`` (earlier ones, oldest first).

@@ -6,14 +6,14 @@ that no classifier was trained on: archives of dermoscopy share photographs, so 
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moulage import plugins, runs
+from moulage import contracts, runs
 from moulage.data import several
 from moulage.data.audit import audit
 from moulage.data.catalog import Catalog
@@ -22,18 +22,16 @@ from moulage.data.metadata import Encoder
 from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.samples import safe_names
-from moulage.errors import DataError, RunError
-from moulage.evaluation.adjust import adjust
+from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import OF_TARGETS, OVERALL, scores
-from moulage.recipe import Recipe
-from moulage.tasks import prepare
-from moulage.tasks.inputs import encode
-from moulage.tasks.prepare import Prepared
+from moulage.finished.run import Finished
+from moulage.stages import data
+from moulage.stages.classifier import Classifier
+from moulage.stages.data import Prepared
+from moulage.stages.trained import CHUNK, Trained, chunks
 
-CHUNK = 1024
-"""Images that are embedded or predicted at once; embeddings are kept chunk by chunk."""
 NUM_NAMED = 200
 """Overlapping images that the summary names."""
 
@@ -77,18 +75,17 @@ def evaluate_on(
         RecipeError: a class of ``class_map``, the source or one of its options does not exist.
         DataError: no class of the other data is one of ours, or no image is left to score.
     """
-    recipe, prepared = prepare.load(run)
-    results = finished_results(run, prepared)
-    found = plugins.load("sources", source).read(path, plugins.configure("sources", source, dict(options), "options"))
-    classes = map_classes(found, prepared.catalog.classes, class_map)
+    done = Finished.load(run)
+    ours, size, plug = done.prepared.catalog.classes, done.size, contracts.source(source)
+    found = plug.read(path, plug.configure(options, "options"))
+    classes = map_classes(found, ours, class_map)
     for line in (f"{found.name}: {len(found):,} images", *classes.notes):
         say(line)
-    size = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options).size
-    mapped = classes.apply(found, prepared.catalog.classes)
-    pixels = prepare.pixels_of(recipe, mapped, (size,), progress=progress)
+    mapped = classes.apply(found, ours)
+    pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
     clean = report.clean(mapped)
-    shared = _shared(prepared, clean, pixels, progress)
+    shared = _shared(done.prepared, clean, pixels, progress)
     for line in shared.notes:
         say(line)
     kept = clean.take(~np.isin(clean.images, list(shared.reasons)))
@@ -102,11 +99,11 @@ def evaluate_on(
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
         scorer = _Scorer(kept, pixels, size, folder, key, device)
-        fits = list(scorer.predict(run, results["fits"], progress))
-        unseen = _unseen(run, results["fits"], kept)
+        fits = list(scorer.predict(done, progress))
+        unseen = _unseen(done, kept)
         for line in unseen:
             say(line)
-        compared = _compare(recipe, results, fits, kept)
+        compared = _compare(done, fits, kept)
         summary = {
             "format": runs.FORMAT,
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -117,32 +114,12 @@ def evaluate_on(
             "num_images": len(kept),
             "num_lesions": len(set(kept.groups)),
             "counts": kept.counts,
-            "fits": [_fit(fit, scorer.path(known)) for known, fit in zip(results["fits"], fits, strict=True)],
+            "fits": [_fit(fit, scorer.path(stage)) for stage, fit in zip(done.stages, fits, strict=True)],
             **compared,
             "notes": [*classes.notes, *shared.notes, *unseen, *compared["notes"]],
         }
         runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
-
-
-def finished_results(run: Path, prepared: Prepared) -> dict[str, Any]:
-    """The results of a finished study, whose classifiers were trained on the splits that are in the run folder.
-
-    Raises:
-        RunError: it is not finished, or a classifier is gone or was trained on another split.
-    """
-    again = "Run `moulage study` with the same recipe and folder again."
-    if not (run / "results.json").exists():
-        raise RunError(f"The study in {run} is not finished: it has no results.json.", again)
-    results = runs.read_json(run / "results.json")
-    for fit in results["fits"]:
-        folder = run / fit["folder"]
-        if not runs.is_done(folder):
-            raise RunError(f"The classifier in {folder} is not finished.", again)
-        trained_on = Predictions.load(folder / "test.parquet").split_digest
-        if trained_on != prepared.split(fit["trial"]).digest:
-            raise RunError(f"The classifier in {folder} was trained on another split, {trained_on}.", again)
-    return results
 
 
 @dataclass(frozen=True)
@@ -199,67 +176,42 @@ class _Scorer:
     folder: Path
     digest: str
     device: str
-    keys: dict[str, str] = field(default_factory=dict)
 
-    def predict(self, run: Path, fits: list[dict[str, Any]], progress: runs.Progress) -> Iterator[Predictions]:
-        """Predictions of each fit, those that are on disk already from there."""
+    def predict(self, done: Finished, progress: runs.Progress) -> Iterator[Predictions]:
+        """Predictions of each classifier, those that are on disk already from there."""
         rows = self.catalog
-        for number, fit in enumerate(fits):
-            path = self.path(fit)
+        for number, stage in enumerate(done.stages):
+            path = self.path(stage)
             if not path.exists():
-                about = {"arm": fit["arm"], "trial": fit["trial"], "part": "test", "split_digest": self.digest}
-                logits = self._logits(run / fit["folder"])
+                about = {"arm": stage.name, "trial": stage.trial, "part": "test", "split_digest": self.digest}
+                logits = self._logits(done.run / stage.folder)
                 Predictions(rows.images, rows.groups, rows.labels, logits, rows.classes, **about).save(path)
-            progress(number + 1, len(fits), "classifiers")
+            progress(number + 1, len(done.stages), "classifiers")
             yield Predictions.load(path)
 
-    def path(self, fit: dict[str, Any]) -> Path:
-        """Where the predictions of a fit go: its folder's name is of this arm, trial and settings alone."""
-        return self.folder / f"{Path(fit['folder']).name}.parquet"
+    def path(self, stage: Classifier) -> Path:
+        """Where the predictions of a classifier go: its folder's name is of this arm, trial and settings alone."""
+        return self.folder / f"{Path(stage.folder).name}.parquet"
 
     def _logits(self, folder: Path) -> np.ndarray:
         """What one classifier says, adjusted as the study adjusted it, float32 [N, K]."""
-        from moulage.devices import pick_device
         from moulage.randomness import reproducible
 
-        settings, device = runs.read_json(folder / "task.json"), str(pick_device(self.device))
-        encoder = Encoder.load(folder)
-        module = plugins.load("classifiers", settings["plugin"])
-        config = plugins.configure("classifiers", settings["plugin"], settings["config"])
         with reproducible():
-            classifier = module.Classifier.load(folder, device=device)
-            chunks = [self.catalog.take(rows) for rows in self._chunks()]
-            pairs = zip(self._inputs(module, config, device), chunks, strict=True)
-            logits = np.concatenate([classifier.predict(inputs, **encode(encoder, rows)) for inputs, rows in pairs])
-        view = runs.read_json(folder / "view.json")
-        if view["logit_adjustment"] is None:
-            return logits
-        return adjust(logits, np.array(view["log_prior"]), view["logit_adjustment"])
+            trained = Trained.load(folder, self.device)
+            pieces = enumerate(chunks(self.catalog, CHUNK))
+            return np.concatenate([trained.predict(self._inputs(trained, n, rows), rows) for n, rows in pieces])
 
-    def _chunks(self) -> list[np.ndarray]:
-        return [np.arange(len(self.catalog))[start : start + CHUNK] for start in range(0, len(self.catalog), CHUNK)]
-
-    def _inputs(self, module: Any, config: Any, device: str) -> Iterator[np.ndarray]:
-        """Pixels or embeddings of the images, chunk by chunk."""
-        array, rows = self.pixels.array(self.size), self.pixels.rows(self.catalog.images)
-        for part in self._chunks():
-            chosen, start = rows[part], part[0]
-            if not hasattr(module, "embed"):
-                yield array[chosen]
-                continue
-            path = self.folder / f"inputs-{self._key(module, config)}-{start}.npy"
-            if not path.exists():
-                values = module.embed(config, array[chosen], device=device)
-                with runs.atomic(path) as temporary, temporary.open("wb") as stream:
-                    np.save(stream, values)
-            yield np.load(path)
-
-    def _key(self, module: Any, config: Any) -> str:
-        """Names the embedding; asked once for each configuration, since the answer needs the network's weights."""
-        asked = runs.digest(module.__name__, config.model_dump(mode="json"))
-        if asked not in self.keys:
-            self.keys[asked] = module.embed_key(config)
-        return self.keys[asked]
+    def _inputs(self, trained: Trained, number: int, rows: Catalog) -> np.ndarray:
+        """Pixels or embeddings of one chunk of the images; all classifiers of a study read the same embeddings."""
+        pixels = self.pixels.array(self.size)[self.pixels.rows(rows.images)]
+        if not trained.stage.embeddings:
+            return pixels
+        path = self.folder / f"inputs-{trained.stage.embeddings[0].key}-{number}.npy"
+        if not path.exists():
+            with runs.atomic(path) as temporary, temporary.open("wb") as stream:
+                np.save(stream, trained.embed(pixels))
+        return np.load(path)
 
 
 def _fit(fit: Predictions, path: Path) -> dict[str, Any]:
@@ -267,11 +219,11 @@ def _fit(fit: Predictions, path: Path) -> dict[str, Any]:
     return {"arm": fit.arm, "trial": fit.trial, "predictions": path.name, "scores": found}
 
 
-def _unseen(run: Path, fits: list[dict[str, Any]], kept: Catalog) -> list[str]:
+def _unseen(done: Finished, kept: Catalog) -> list[str]:
     """What the other data call otherwise than the data that the classifiers were trained on, a sentence a column."""
     found: dict[str, dict[str, int]] = {}
-    for folder in (run / fit["folder"] for fit in fits):
-        encoder = Encoder.load(folder)
+    for stage in done.stages:
+        encoder = Encoder.load(done.run / stage.folder)
         for column, words in (encoder.unseen(kept) if encoder else {}).items():
             found.setdefault(column, {}).update(words)
     return [
@@ -281,9 +233,10 @@ def _unseen(run: Path, fits: list[dict[str, Any]], kept: Catalog) -> list[str]:
     ]
 
 
-def _compare(recipe: Recipe, results: dict[str, Any], fits: list[Predictions], kept: Catalog) -> dict[str, Any]:
+def _compare(done: Finished, fits: list[Predictions], kept: Catalog) -> dict[str, Any]:
     """The pairs of arms that the study compared, under its primary measure, on the other data."""
-    primary, notes = recipe.study.primary, []
+    recipe, notes = done.recipe, list[str]()
+    primary = recipe.study.primary
     of = primary.partition(":")[2]
     missing = [name for name, count in kept.counts.items() if not count]
     targets = [name for name in recipe.study.target_classes if name not in missing]
@@ -302,6 +255,6 @@ def _compare(recipe: Recipe, results: dict[str, Any], fits: list[Predictions], k
     arms: dict[str, list[Predictions]] = {}
     for fit in fits:
         arms.setdefault(fit.arm, []).append(fit)
-    pairs = dict.fromkeys((c["arm"], c["reference"]) for c in results["comparisons"] if c["measure"] == primary)
+    pairs = dict.fromkeys((c.arm, c.reference) for c in done.results.comparisons if c.measure == primary)
     about["comparisons"] = [asdict(found) for found in compare_all(arms, pairs, primary, targets)]
     return about

@@ -4,12 +4,12 @@ Nothing here trains or reads pixels. The best rival is chosen on the validation 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
+from moulage.arm import Design
 from moulage.evaluation import power, slices, verdict
 from moulage.evaluation.compare import Comparison, compare_fits
 from moulage.evaluation.fits import Fits, align
@@ -22,6 +22,7 @@ from moulage.evaluation.scores import (
     measure,
 )
 from moulage.recipe import Recipe
+from moulage.results import BestRival, Power, Reliability, Verdict
 
 Predicted = Mapping[str, Sequence[Predictions]]
 CONTROLS = ("noise", "permuted", "oracle")
@@ -38,95 +39,7 @@ PICKED = (
 )
 
 
-@dataclass(frozen=True)
-class Design:
-    """Who is compared with whom.
-
-    Attributes:
-        recipe: the study.
-        roles: role of each arm (``tasks.plan.roles``).
-        counts: images of each class in the training part (of the first trial), for arms that add by ratio.
-        rival: the best rival on validation; empty where the study has none.
-        kept: arm -> class -> fewest and most images that it added over the trials, where a selection left too few.
-    """
-
-    recipe: Recipe
-    roles: Mapping[str, str]
-    counts: Mapping[str, int]
-    rival: str = ""
-    kept: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
-
-    @property
-    def none(self) -> str:
-        """The arm that adds nothing and treats nothing; empty where there is none."""
-        arms = self.recipe.arms
-        return next((n for n, arm in arms.items() if arm.balance == "none" and not arm.treatment), "")
-
-    @property
-    def family(self) -> tuple[str, ...]:
-        """The arms over which p-values are corrected."""
-        return self.recipe.study.family or self.of_role("synthetic")
-
-    def of_role(self, *roles: str) -> tuple[str, ...]:
-        """Arms of these roles, in the order of the recipe."""
-        return tuple(name for name in self.recipe.arms if self.roles[name] in roles)
-
-    def additions(self, arm: str) -> dict[str, int]:
-        """Images that an arm adds to each class (in the first trial)."""
-        return self.recipe.additions(arm, dict(self.counts))
-
-    def references(self, arm: str) -> dict[str, str]:
-        """Role -> arm that this one is judged against: ``none``, ``duplicates`` of the same counts, the best ``rival``.
-
-        Of several such duplicates that with the arm's own treatment is taken.
-        """
-        arms, found = self.recipe.arms, {}
-        copies = [
-            name
-            for name, other in arms.items()
-            if other.balance == "duplicates" and name != arm and self.additions(name) == self.additions(arm)
-        ]
-        copies.sort(key=lambda name: arms[name].treatment != arms[arm].treatment)
-        if self.none and self.none != arm:
-            found["none"] = self.none
-        if copies and arms[arm].balance != "duplicates":
-            found["duplicates"] = copies[0]
-        if self.rival and self.roles[arm] == "synthetic":
-            found["rival"] = self.rival
-        return found
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Every pair that the report shows: all arms with ``none``, those that add images with their copies, too."""
-        found = []
-        for arm in self.recipe.arms:
-            roles = self.references(arm)
-            if self.roles[arm] in ("rival", "reference"):
-                roles = {role: name for role, name in roles.items() if role == "none"}
-            found += [(arm, name) for name in roles.values()]
-        return list(dict.fromkeys(found))
-
-    def change(self, arm: str) -> str:
-        """What an arm did, in words."""
-        options = self.recipe.arms[arm]
-        counts, kind = self.additions(arm), "generated " * (self.roles[arm] == "synthetic")
-        numbers = {label: self.kept.get(arm, {}).get(label, (number, number)) for label, number in counts.items()}
-        if len(numbers) == 1:
-            [(label, ends)] = numbers.items()
-            added, each = f"{_from_to(*ends)} {kind}{label} images", []
-        else:
-            low, high = (sum(ends[side] for ends in numbers.values()) for side in (0, 1))
-            added = f"{_from_to(low, high)} {kind}images"
-            each = [", ".join(f"{_from_to(*ends)} {label}" for label, ends in numbers.items())]
-        drawn = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
-        treated = f"with {options.treatment}" if options.treatment else ""
-        return f"Adding {added} ({'; '.join(filter(None, [arm, *each, drawn, treated]))})"
-
-
-def _from_to(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> dict[str, Any] | None:
+def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> BestRival | None:
     """The rival with the best mean primary measure over the trials on the validation part; None without rivals."""
     names = [name for name in recipe.arms if roles[name] == "rival"]
     if not names:
@@ -137,7 +50,7 @@ def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) 
         for name in names
     }
     pick = min if is_lower_better(primary) else max
-    return {"arm": pick(names, key=found.__getitem__), "measure": primary, "validation": found}
+    return BestRival(arm=pick(names, key=found.__getitem__), measure=primary, validation=found)
 
 
 def measures(recipe: Recipe) -> list[str]:
@@ -149,8 +62,8 @@ def measures(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys([*usual, *means, *each]))
 
 
-def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, Any]:
-    """Everything about the test part that goes into ``results.json``.
+def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, Any]:
+    """Everything about the test part that goes into ``results.Results``, by its fields.
 
     Args:
         design: who is compared with whom.
@@ -169,8 +82,8 @@ def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         c for c in compared if (c.arm, c.reference) in kept and {c.measure, c.measure.partition(":")[0]} & warned
     ]
     return {
-        "comparisons": [asdict(c) for c in compared],
-        "controls": [asdict(c) for c in controls],
+        "comparisons": compared,
+        "controls": controls,
         "controls_missing": _missing_controls(design),
         "verdicts": _verdicts(design, primary, controls),
         "class_effects": _class_effects(design, fits),
@@ -181,15 +94,15 @@ def evidence(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
     }
 
 
-def headline(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def headline(verdicts: Sequence[Verdict]) -> str:
     """The study's answer in one line: what was added and its outcome; of several arms each outcome and its arms."""
     if not verdicts:
         return "No arm adds generated images, so nothing is answered."
     if len(verdicts) == 1:
-        return f"{verdicts[0]['change']}: {verdicts[0]['outcome']}."
+        return f"{verdicts[0].change}: {verdicts[0].outcome}."
     arms: dict[str, list[str]] = {}
     for found in verdicts:
-        arms.setdefault(found["outcome"], []).append(found["arm"])
+        arms.setdefault(found.outcome, []).append(found.arm)
     said = "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in arms.items())
     return f"{said[0].upper()}{said[1:]}."
 
@@ -216,43 +129,45 @@ def _missing_controls(design: Design) -> list[str]:
 
 def _verdicts(
     design: Design, primary: Mapping[tuple[str, str], Comparison], controls: Sequence[verdict.Control]
-) -> list[dict[str, Any]]:
-    study, recipe = design.recipe.study, design.recipe
+) -> list[Verdict]:
+    study = design.recipe.study
     family = {arm: _against(design, arm, primary) for arm in design.family}
     judged = verdict.judge(family, study.smallest_effect, controls)
-    rows = []
-    for arm, found in judged.items():
-        against = family[arm]
-        needed = _needed(against, study.smallest_effect)
-        text = verdict.explain(
-            found, against, study.smallest_effect, design.change(arm), num_arms=len(family), needed=needed
-        )
-        options = recipe.arms[arm]
-        if options.samples:
-            text.append(GIVEN)
-        elif options.generator and recipe.generators[options.generator].refit == "study":
-            text.append(ONE_FIT)
-        if "rival" in against:
-            text.append(PICKED)
+    found: list[Verdict] = []
+    for arm, of in judged.items():
+        against, change = family[arm], design.change(arm)
         detected = [_detectable(c) for c in against.values() if c.standard_error is not None]
-        rows.append(
-            {
-                "arm": arm,
-                "change": design.change(arm),
-                "outcome": found.outcome.value,
-                "text": text,
-                "p_adjusted": found.p_adjusted,
-                "equivalence_p_adjusted": found.equivalence_p_adjusted,
-                "references": {role: c.reference for role, c in against.items()},
-                "detectable": max(detected, default=None),
-                "needed": needed,
-                "refused": found.refused,
-            }
+        found.append(
+            Verdict(
+                arm=arm,
+                change=change,
+                outcome=of.outcome.value,
+                statement=verdict.statement(of, change, len(family)),
+                comparisons=verdict.sentences(against, study.smallest_effect, change),
+                refused=of.refused,
+                missing=verdict.lacking(of),
+                needed=_needed(against, study.smallest_effect),
+                notes=_notes(design, arm, against),
+                p_adjusted=of.p_adjusted,
+                equivalence_p_adjusted=of.equivalence_p_adjusted,
+                references={role: c.reference for role, c in against.items()},
+                detectable=max(detected, default=None),
+            )
         )
-    return rows
+    return found
 
 
-def _class_effects(design: Design, fits: Fits) -> list[dict[str, Any]]:
+def _notes(design: Design, arm: str, against: Mapping[str, Comparison]) -> list[str]:
+    """What limits a verdict beside its numbers."""
+    options, notes = design.recipe.arms[arm], list[str]()
+    if options.samples:
+        notes.append(GIVEN)
+    elif options.generator and design.recipe.generators[options.generator].refit == "study":
+        notes.append(ONE_FIT)
+    return [*notes, PICKED] if "rival" in against else notes
+
+
+def _class_effects(design: Design, fits: Fits) -> list[Comparison]:
     """Average precision and recall of every class that is tested, for the arms that add generated images."""
     pairs = [
         (arm, name)
@@ -262,38 +177,38 @@ def _class_effects(design: Design, fits: Fits) -> list[dict[str, Any]]:
     ]
     names = [name for name, size in zip(fits.classes, fits.sizes, strict=True) if size]
     kinds = ("average_precision", "recall")
-    return [asdict(c) for kind in kinds for name in names for c in compare_fits(fits, pairs, f"{kind}:{name}")]
+    return [c for kind in kinds for name in names for c in compare_fits(fits, pairs, f"{kind}:{name}")]
 
 
-def _reliability(arm: str, fits: Fits) -> dict[str, Any]:
+def _reliability(arm: str, fits: Fits) -> Reliability:
     """Confidence and accuracy in bins of the confidence, all fits of an arm together."""
     chance = np.concatenate([np.exp(log_softmax(logits)) for logits in fits.logits[arm]])
     labels = np.tile(fits.labels, fits.num_sets)
     bins, top = confidence_bins(chance), chance.max(axis=1)
     number = np.bincount(bins, minlength=NUM_BINS)
     sums = [np.bincount(bins, values, NUM_BINS) for values in (top, chance.argmax(axis=1) == labels)]
-    rows = [[float(sums[0][b] / n), float(sums[1][b] / n), int(n)] for b, n in enumerate(number) if n]
-    return {"arm": arm, "bins": rows, "error": expected_calibration_error(labels, chance)}
+    rows = [(float(sums[0][b] / n), float(sums[1][b] / n), int(n)) for b, n in enumerate(number) if n]
+    return Reliability(arm=arm, bins=rows, error=expected_calibration_error(labels, chance))
 
 
 def _detectable(comparison: Comparison) -> float:
     return power.Plan.of(comparison).detectable(comparison.num_trials)
 
 
-def _power(comparison: Comparison) -> dict[str, Any]:
+def _power(comparison: Comparison) -> Power:
     plan = power.Plan.of(comparison)
     shown = sorted({*TRIALS_SHOWN, comparison.num_trials})
     if comparison.scheme == "folds":
         shown = [comparison.num_folds * repeats for repeats in (1, 2, 3, 5, 10)]
-    return {
-        "arm": comparison.arm,
-        "reference": comparison.reference,
-        "measure": comparison.measure,
-        "standard_error": comparison.standard_error,
-        "detectable": _detectable(comparison),
-        "by_trials": [[n, plan.detectable(n)] for n in shown],
-        "by_size": [[factor, plan.detectable(comparison.num_trials, factor)] for factor in SIZES_SHOWN],
-    }
+    return Power(
+        arm=comparison.arm,
+        reference=comparison.reference,
+        measure=comparison.measure,
+        standard_error=comparison.standard_error or 0.0,
+        detectable=_detectable(comparison),
+        by_trials=[(n, plan.detectable(n)) for n in shown],
+        by_size=[(factor, plan.detectable(comparison.num_trials, factor)) for factor in SIZES_SHOWN],
+    )
 
 
 def _needed(against: Mapping[str, Comparison], smallest_effect: float) -> str:

@@ -10,7 +10,7 @@ from moulage.data import chunks, images
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Steps
 from moulage.recipe import Recipe
-from moulage.tasks.prepare import Prepared, steps_of
+from moulage.stages.data import Prepared, steps_of
 
 TILE = 150
 """Side in pixels of a picture on the sheet; what is not square keeps its shape inside."""

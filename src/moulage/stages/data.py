@@ -1,21 +1,22 @@
-"""Read, decode once, audit, split: what every other task starts from."""
+"""Read, decode once, audit, split: what every stage starts from."""
 
 import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from moulage import plugins, runs
-from moulage.data import masks, metadata
+from moulage import contracts, runs
+from moulage import recipe as recipes
+from moulage.data import data_sets, masks, metadata
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
@@ -25,12 +26,14 @@ from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
-from moulage.recipe import Recipe, parse, to_toml
-from moulage.tasks import data_sets
-from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
+from moulage.recipe import Recipe, to_toml
 from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
+RECIPE = "recipe.toml"
+SPLITS = "splits"
+PIXELS = "pixels.json"
+"""Where the decoded pixels lie, and how they were made."""
 MOST_PAIRS = 60
 """Pairs of near-duplicates that are shown; the audit has all."""
 
@@ -43,15 +46,47 @@ class Prepared:
         catalog: the images that passed the audit, with groups joined over duplicates.
         splits: which of them train, validate, test: one split for all trials, or one a trial.
         pixels: decoded pixels; look rows up by name with ``pixels.rows``.
-        only: the one trial that was loaded, where the others' splits were not read.
+        framing: how images that are not square became square: ``squash``, ``crop`` or ``pad``.
+        filters: the pre-processing that every image went through.
         masks: names the lesion masks where something of the study learns from them; else empty.
+        only: the one trial that was loaded, where the others' splits were not read.
+        parts: those that were asked for already.
     """
 
     catalog: Catalog
     splits: tuple[Split, ...]
     pixels: Pixels
-    only: int | None = None
+    framing: str
+    filters: Steps
     masks: str = ""
+    only: int | None = None
+    parts: dict[tuple[str, str], Catalog] = field(
+        default_factory=dict[tuple[str, str], Catalog], repr=False, compare=False
+    )
+
+    @classmethod
+    def load(cls, run: Path, trial: int | None = None) -> "Prepared":
+        """What ``prepare`` wrote; proves again that no group crosses.
+
+        Args:
+            run: the run folder.
+            trial: read the split of this trial alone; None: those of all.
+
+        Raises:
+            RunError: the run was not prepared, or its pixel cache is gone.
+            LeakError: the split on disk lets a group cross.
+        """
+        catalog, paths = Catalog.load(run / "catalog.parquet"), sorted((run / SPLITS).glob("*.parquet"))
+        several = len(paths) > 1
+        splits = tuple(
+            Split.load(path) for path in (paths if trial is None or not several else paths[trial : trial + 1])
+        )
+        for split in splits:
+            prove(split, catalog)
+        known: dict[str, Any] = runs.read_json(run / PIXELS)
+        pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
+        filters = Steps.of([(name, options) for name, options in known["filters"]])
+        return cls(catalog, splits, pixels, known["framing"], filters, known["masks"], trial if several else None)
 
     def split(self, trial: int) -> Split:
         """The split of a trial: with a hold-out always the same one."""
@@ -59,7 +94,18 @@ class Prepared:
             raise RunError(f"Only the split of trial {self.only} was loaded, not that of trial {trial}.")
         return self.splits[trial if len(self.splits) > 1 else 0]
 
-    @property
+    def part(self, trial: int, name: str) -> Catalog:
+        """A part of a trial's split; looked up once."""
+        split = self.split(trial)
+        if (key := (split.digest, name)) not in self.parts:
+            self.parts[key] = split.part(self.catalog, name)
+        return self.parts[key]
+
+    def images(self, catalog: Catalog, size: int) -> np.ndarray:
+        """Pixels uint8 [N, size, size, 3] of some of the real images."""
+        return self.pixels.array(size)[self.pixels.rows(catalog.images)]
+
+    @cached_property
     def digest(self) -> str:
         """Digest of everything in the data that can change a result, whatever the split: metadata and pixels."""
         return runs.digest(self.catalog.digest(), self.pixels.folder.name)
@@ -94,28 +140,6 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     return replace(found.only(label=known), classes=known), replace(found.only(label=unknown), classes=unknown)
 
 
-def check(recipe: Recipe) -> None:
-    """Check everything that needs no data: every plug-in exists and takes its options, weights can be loaded.
-
-    Raises:
-        RecipeError: naming the place and the nearest valid name.
-    """
-    data_sets.check(recipe)
-    steps_of(recipe)
-    chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
-    for name, generator in recipe.generators.items():
-        plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
-    check_metadata(recipe)
-    check_fidelity(recipe)
-    for name in recipe.selections:
-        check_selection(recipe, name)
-    for name in recipe.arms:
-        check_arm(recipe, name)
-    module = plugins.load("classifiers", recipe.classifier.plugin)
-    if recipe.arms and hasattr(module, "embed_key"):
-        module.embed_key(chosen)
-
-
 def steps_of(recipe: Recipe) -> Steps:
     """The pre-processing that every image of this recipe goes through, checked."""
     return Steps.of([(step.plugin, step.options) for step in recipe.data.steps])
@@ -131,7 +155,7 @@ def sizes(recipe: Recipe) -> tuple[int, ...]:
 
 def classifier_size(recipe: Recipe) -> int:
     """Pixels a side of the images that the classifier is given."""
-    return plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options).size
+    return contracts.classifier(recipe.classifier.plugin).configure(recipe.classifier.options).size
 
 
 def prepare(
@@ -161,25 +185,33 @@ def prepare(
     _check_masks(recipe, catalog, splits)
     for number, split in enumerate(splits):
         prove(split, catalog)
-        split.save(_split_path(run, number))
+        split.save(run / SPLITS / f"{number:03d}.parquet")
     data_sets.save(about := data_sets.summarise(recipe, found, catalog, splits), run)
     for row in about:
         say(f"{row['name']}: {row['num_read']:,} images read, {row['num_set_aside']:,} set aside")
-    for path in sorted((run / "splits").glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
+    for path in sorted((run / SPLITS).glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
         path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:
         pixels.scan.to_parquet(temporary)
     if learns_masks(recipe):
-        work = {"num_workers": num_workers, "progress": progress}
-        masks.build(masks.with_masks(catalog), classifier_size(recipe), recipe.data.fit, steps=steps_of(recipe), **work)
-    about_masks = {"masks": masks.key(catalog, recipe.data.fit)} if wants_masks(recipe) else {}
-    runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe), **about_masks})
+        masks.build(
+            masks.with_masks(catalog),
+            classifier_size(recipe),
+            recipe.data.fit,
+            steps=steps_of(recipe),
+            num_workers=num_workers,
+            progress=progress,
+        )
+    known_masks = masks.key(catalog, recipe.data.fit) if wants_masks(recipe) else ""
+    named = [[step.plugin, step.options] for step in recipe.data.steps]
+    made = {"framing": recipe.data.fit, "filters": named, "masks": known_masks}
+    runs.write_json(run / PIXELS, {"folder": str(pixels.folder), "sizes": sizes(recipe), **made})
     _write_recipe(recipe, run)
     runs.write_json(run / "environment.json", environment())
     if not (run / "prepare.json").exists():
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
-    return Prepared(catalog, splits, pixels, masks=about_masks.get("masks", ""))
+    return Prepared(catalog, splits, pixels, recipe.data.fit, steps_of(recipe), known_masks)
 
 
 def pixels_of(
@@ -223,34 +255,16 @@ def split_all(recipe: Recipe, catalog: Catalog) -> tuple[Split, ...]:
     return tuple(reserve(split, catalog, targets, chosen.reserve, chosen.seed) for split in splits)
 
 
-def _split_path(run: Path, number: int) -> Path:
-    return run / "splits" / f"{number:03d}.parquet"
+def recipe_of(run: Path) -> Recipe:
+    """The recipe of a run that ``prepare`` has written; ``RunError`` where there is none."""
+    if not (run / RECIPE).exists():
+        raise RunError(f"{run} is no run folder: it has no {RECIPE}.", "Name a folder that `moulage study` wrote.")
+    return recipes.load(run / RECIPE)
 
 
-def load(run: Path, trial: int | None = None) -> tuple[Recipe, Prepared]:
-    """Recipe and data of a run that ``prepare`` has written; proves again that no group crosses.
-
-    Args:
-        run: the run folder.
-        trial: read the split of this trial alone; None: those of all.
-
-    Raises:
-        RunError: the run was not prepared, or its pixel cache is gone.
-        LeakError: the split on disk lets a group cross.
-    """
-    import tomllib
-
-    if not (run / "recipe.toml").exists():
-        raise RunError(f"{run} is no run folder: it has no recipe.toml.", "Name a folder that `moulage study` wrote.")
-    recipe = parse(tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")), where=str(run / "recipe.toml"))
-    catalog, several = Catalog.load(run / "catalog.parquet"), recipe.split.scheme == "folds"
-    numbers = range(recipe.num_trials if several else 1) if trial is None or not several else [trial]
-    splits = tuple(Split.load(_split_path(run, number)) for number in numbers)
-    for split in splits:
-        prove(split, catalog)
-    known = runs.read_json(run / "pixels.json")
-    pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
-    return recipe, Prepared(catalog, splits, pixels, trial if several else None, known.get("masks", ""))
+def load(run: Path) -> tuple[Recipe, Prepared]:
+    """Recipe and data of such a run; see ``Prepared.load``."""
+    return recipe_of(run), Prepared.load(run)
 
 
 def environment() -> dict[str, Any]:
@@ -282,22 +296,16 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
         resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
-def needs_masks(generator: ModuleType) -> bool:
-    """Whether a generator plug-in draws from lesion masks."""
-    return getattr(generator, "NEEDS_MASKS", False)
-
-
 def learns_masks(recipe: Recipe) -> bool:
     """Whether the recipe's classifier learns lesion masks as a second task."""
-    module = plugins.load("classifiers", recipe.classifier.plugin)
-    config = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
-    return bool(recipe.arms) and hasattr(module, "learns_masks") and module.learns_masks(config)
+    plug = contracts.classifier(recipe.classifier.plugin)
+    return bool(recipe.arms) and plug.learns_masks(plug.configure(recipe.classifier.options, "classifier.options"))
 
 
 def wants_masks(recipe: Recipe) -> bool:
-    """Whether a generator or the classifier learns from lesion masks, beside steps that only look at them."""
-    generators = (plugins.load("generators", options.plugin) for options in recipe.generators.values())
-    return learns_masks(recipe) or any(map(needs_masks, generators))
+    """Whether a generator or the classifier learns from lesion masks, beside filters that only look at them."""
+    generators = (contracts.generator(options.plugin) for options in recipe.generators.values())
+    return learns_masks(recipe) or any(plug.needs_masks for plug in generators)
 
 
 def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) -> None:
@@ -309,7 +317,7 @@ def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) ->
                 WITHOUT_MASKS,
             )
     for name, options in recipe.generators.items():
-        for split in splits if needs_masks(plugins.load("generators", options.plugin)) else ():
+        for split in splits if contracts.generator(options.plugin).needs_masks else ():
             try:
                 masks.check(split.part(catalog, "train").only(label=options.classes))
             except DataError as error:
@@ -368,7 +376,7 @@ def pair_sheet(pairs: np.ndarray, tile: int = 72, num_columns: int = 6) -> Image
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
     """Keep the resolved recipe; an older, different one stays beside it under its digest."""
-    path, text = run / "recipe.toml", to_toml(recipe.model_dump(mode="json"))
+    path, text = run / RECIPE, to_toml(recipe.model_dump(mode="json"))
     if path.exists() and (old := path.read_text(encoding="utf-8")) != text:
         runs.write_text(run / f"recipe-{runs.digest(old)}.toml", old)
     runs.write_text(path, text)

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from moulage import recipe
-from moulage.tasks.evidence import Design, headline
-from moulage.tasks.plan import roles
+from moulage.arm import Design
+from moulage.conclusions import headline
+from moulage.results import Verdict
 
 RECIPE = {
     "study": {"name": "words", "target_classes": ["AK", "DF"]},
@@ -19,7 +20,7 @@ RECIPE = {
     },
 }
 PARSED = recipe.parse(RECIPE)
-DESIGN = Design(PARSED, roles(PARSED), {"AK": 600, "DF": 10, "NV": 90}, "softmaxed")
+DESIGN = Design(PARSED, {"AK": 600, "DF": 10, "NV": 90}, "softmaxed")
 
 
 def test_what_an_arm_did_in_words():
@@ -40,8 +41,9 @@ def test_who_is_compared_with_whom():
 
 
 def test_the_answer_names_one_change_or_groups_several_arms():
-    found = [{"arm": arm, "change": f"Adding {arm}", "outcome": "not enough data"} for arm in ("a", "b", "c")]
+    asked = Verdict.model_construct
+    found = [asked(arm=arm, change=f"Adding {arm}", outcome="not enough data") for arm in ("a", "b", "c")]
     assert headline([]) == "No arm adds generated images, so nothing is answered."
     assert headline(found[:1]) == "Adding a: not enough data."
-    found[1]["outcome"] = "helps"
+    found[1] = asked(arm="b", change="", outcome="helps")
     assert headline(found) == "Not enough data: a, c; helps: b."
