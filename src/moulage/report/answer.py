@@ -1,6 +1,5 @@
 """What stands under the question: a card for each verdict, and whether the question was registered."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from moulage.report.tables import NONE, amount, p_value
@@ -10,43 +9,30 @@ SIGNS = {"helps": "▲", "hurts": "▼", "practically equal": "=", "not enough d
 """What stands beside the word of an outcome, so that it is not told by colour alone."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """One verdict: ``kind`` is the outcome as a style class, ``facts`` are (name, value)."""
-
-    verdict: Verdict
-    sign: str
-    kind: str
-    sentences: list[str]
-    facts: list[tuple[str, str]]
-
-
 def show(results: Results) -> dict[str, Any]:
     """What ``answer.html.j2`` shows."""
     cards = [_card(results, verdict) for verdict in results.verdicts]
     return {"cards": cards, "registered": registered(results.registration) if results.registration else ""}
 
 
-def _card(results: Results, verdict: Verdict) -> Card:
+def _card(results: Results, verdict: Verdict) -> dict[str, Any]:
+    """One verdict; ``facts`` are (name, value)."""
     study = results.study
     against = [f"{name} (best rival)" if role == "rival" else name for role, name in verdict.references.items()]
+    detectable = "effect that 80 % of such studies would find, whichever the reference"
     facts = [
         ("smallest effect that matters", amount(study.smallest_effect, study.primary)),
-        (
-            "effect that 80 % of such studies would find, whichever the reference",
-            amount(verdict.detectable, study.primary),
-        ),
+        (detectable, amount(verdict.detectable, study.primary)),
         ("p of a difference, corrected for the family", p_value(verdict.p_adjusted)),
         ("p of equality, corrected for the family", p_value(verdict.equivalence_p_adjusted)),
         ("compared with", ", ".join(against) or NONE),
     ]
-    return Card(
-        verdict=verdict,
-        sign=SIGNS[verdict.outcome],
-        kind=verdict.outcome.replace(" ", "-"),
-        sentences=[text for text in (*verdict.comparisons, verdict.missing, *verdict.notes) if text],
-        facts=[(name, value) for name, value in facts if not value.startswith(NONE)],
-    )
+    return {
+        "verdict": verdict,
+        "sign": SIGNS[verdict.outcome],
+        "sentences": [text for text in (*verdict.comparisons, verdict.missing, *verdict.notes) if text],
+        "facts": [(name, value) for name, value in facts if not value.startswith(NONE)],
+    }
 
 
 def registered(registration: Registration) -> str:

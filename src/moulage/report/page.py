@@ -10,22 +10,22 @@ from markupsafe import Markup
 from moulage.evaluation.scores import is_lower_better
 from moulage.report import answer, plot, roles, tables
 from moulage.report.run_files import Run
-from moulage.report.sections import SECTIONS, Section
+from moulage.report.sections import SECTIONS, load
 
 
-def render(run: Run, sections: Sequence[Section] = SECTIONS) -> str:
+def render(run: Run, names: Sequence[str] = SECTIONS) -> str:
     """The whole page as one HTML text; figures and tables are written into the run folder.
 
     Args:
         run: what is shown.
-        sections: which of them, in order; those without anything to show are left out.
+        names: which sections, in order; those without anything to show are left out.
     """
     templates, shown = _environment(), []
     common = {"results": run.results, "study": run.results.study}
     with plot.style():
-        for section in sections:
-            name, values = section.__name__.rpartition(".")[2], section.show(run)
-            if values is not None:
+        for name in names:
+            section = load(name)
+            if (values := section.show(run)) is not None:
                 body = templates.get_template(f"sections/{name}.html.j2").render(**common, **values)
                 shown.append({"name": name, "title": section.TITLE, "body": Markup(body)})
     style = resources.files("moulage.report").joinpath("style.css").read_text(encoding="utf-8")

@@ -1,47 +1,46 @@
-"""The sections of the page, in its order. A section is a module here and the template of the same name beside it."""
+"""The sections of the page: each is a module here and the template of the same name beside it."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from moulage.report.run_files import Run
-from moulage.report.sections import (
-    arms,
-    audit,
-    calibration,
-    classes,
-    comparison,
-    confusion,
-    controls,
-    cost,
-    curves,
-    data,
-    effects,
-    explanations,
-    fidelity,
-    generators,
-    images,
-    methods,
-    power,
-    repeat,
-    selection,
-    slices,
-    split,
-    tables,
+
+SECTIONS = (
+    "comparison",
+    "controls",
+    "effects",
+    "slices",
+    "power",
+    "arms",
+    "curves",
+    "classes",
+    "calibration",
+    "confusion",
+    "explanations",
+    "images",
+    "generators",
+    "fidelity",
+    "selection",
+    "audit",
+    "split",
+    "methods",
+    "tables",
+    "cost",
+    "repeat",
+    "data",
 )
+"""Their names, which are their ids on the page, in its order."""
 
 
 class Section(Protocol):
-    """A module; the last part of its ``__name__`` is the section's id and names its template."""
+    """What a section's module has."""
 
-    __name__: str
-
-    @property
-    def TITLE(self) -> str:
-        """Its heading."""
-        ...
+    TITLE: str
+    """Its heading."""
 
     @staticmethod
-    def show(run: Run, /) -> Mapping[str, Any] | None:
+    def show(run: Run) -> Mapping[str, Any] | None:
         """What its template shows, by name; None where the run has nothing to show. It draws the section's figures.
 
         The template knows ``results`` and ``study`` too, and the filters and globals of ``page``.
@@ -49,27 +48,6 @@ class Section(Protocol):
         ...
 
 
-SECTIONS: tuple[Section, ...] = (
-    comparison,
-    controls,
-    effects,
-    slices,
-    power,
-    arms,
-    curves,
-    classes,
-    calibration,
-    confusion,
-    explanations,
-    images,
-    generators,
-    fidelity,
-    selection,
-    audit,
-    split,
-    methods,
-    tables,
-    cost,
-    repeat,
-    data,
-)
+def load(name: str) -> Section:
+    """The module of a section."""
+    return cast(Section, import_module(f"{__name__}.{name}"))

@@ -1,13 +1,12 @@
 """Test images that ``moulage explain`` drew: bare, under each classifier's map, and beside generated images."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from moulage.report.pictures import SIDE, shrunk
 from moulage.report.run_files import Run
 from moulage.report.tables import NONE
-from moulage.results.explanations import Check, ExplainedBy, ExplainedImage, Explanation, load
+from moulage.results.explanations import ExplainedBy, ExplainedImage, Explanation, load
 from moulage.results.record import Number
 
 TITLE = "What the classifiers looked at"
@@ -16,57 +15,8 @@ MOST_IMAGES = 48
 FINE = 7
 """Cells a side, of ImageNet networks at 224 px; with fewer a lesion and the skin around it share a cell."""
 TINY = (SIDE, SIDE)
-PARTS = {"head": "head shuffled", "network": "head and backbone shuffled"}
-
-
-class Picture(NamedTuple):
-    """A picture as data URI, what is said below it, and what it shows."""
-
-    uri: str
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class ImageShown:
-    """One test image: ``said`` has a sentence for each arm, ``checks`` those of its maps."""
-
-    image: str
-    label: str
-    change: str
-    said: list[str]
-    checks: str
-    pictures: list[Picture]
-    generated: list[Picture]
-
-
-@dataclass(frozen=True)
-class GroupShown:
-    """Test images that were chosen for one reason."""
-
-    title: str
-    how: str
-    images: list[ImageShown]
-
-
-@dataclass(frozen=True)
-class CheckShown:
-    """Mean rank correlations of an arm's maps with those of shuffled weights, in the order of ``PARTS``."""
-
-    arm: str
-    means: list[str]
-    num_maps: int
-
-
-@dataclass(frozen=True)
-class ExplanationShown:
-    """One arm in one trial. ``cells``: how fine its maps are; ``coarse``: too coarse to point at a lesion."""
-
-    made: Explanation
-    cells: str
-    coarse: bool
-    checks: list[CheckShown]
-    groups: list[GroupShown]
+PARTS = ("head", "network")
+"""What is shuffled in the networks whose maps are beside."""
 
 
 def show(run: Run) -> dict[str, Any] | None:
@@ -76,31 +26,29 @@ def show(run: Run) -> dict[str, Any] | None:
     return {"explanations": [_explanation(made, run.folder / made.folder, limit) for made in found]} if found else None
 
 
-def _explanation(made: Explanation, folder: Path, limit: int) -> ExplanationShown:
-    known = {each.image: each for each in made.images}
-    groups = [
-        GroupShown(
-            group.title,
-            group.how,
-            [_image(known[name], folder, beside=group.beside) for name in group.images[:limit] if name in known],
-        )
-        for group in made.groups
-    ]
-    sides = sorted(set(made.cells.values()))
-    cells = " or ".join(f"{side} × {side}" for side in sides)
-    coarse = bool(sides) and sides[0] < FINE
-    return ExplanationShown(made, cells, coarse, [_check(arm, parts) for arm, parts in made.checks.items()], groups)
+def _explanation(made: Explanation, folder: Path, limit: int) -> dict[str, Any]:
+    """One arm in one trial; ``cells`` is how fine its maps are, ``coarse``: too coarse to point at a lesion."""
+    known, sides = {each.image: each for each in made.images}, sorted(set(made.cells.values()))
+    return {
+        "made": made,
+        "cells": " or ".join(f"{side} × {side}" for side in sides),
+        "coarse": bool(sides) and sides[0] < FINE,
+        "checks": [
+            (arm, [correlation(parts[part].mean) for part in PARTS], min(check.num_maps for check in parts.values()))
+            for arm, parts in made.checks.items()
+        ],
+        "groups": [
+            (group, [_image(known[name], folder, beside=group.beside) for name in group.images[:limit]])
+            for group in made.groups
+        ],
+    }
 
 
-def _check(arm: str, parts: dict[str, Check]) -> CheckShown:
-    found = [parts[part] for part in PARTS]
-    return CheckShown(arm, [correlation(check.mean) for check in found], min(check.num_maps for check in found))
-
-
-def _image(of: ExplainedImage, folder: Path, *, beside: bool) -> ImageShown:
-    pictures = [Picture(shrunk(folder / of.file, TINY), "as it is", f"test image {of.image} of {of.label}")]
+def _image(of: ExplainedImage, folder: Path, *, beside: bool) -> dict[str, Any]:
+    """One test image: what each arm ``said`` of it, and pictures as (data URI, what stands below it, what it shows)."""
+    pictures = [(shrunk(folder / of.file, TINY), "as it is", f"test image {of.image} of {of.label}")]
     pictures += [
-        Picture(
+        (
             shrunk(folder / drawn.file, TINY),
             f"{by.arm}: {drawn.label}" + (" (empty)" if drawn.is_empty else ""),
             f"map of {by.arm} for {drawn.label} over {of.image}",
@@ -109,14 +57,18 @@ def _image(of: ExplainedImage, folder: Path, *, beside: bool) -> ImageShown:
         for drawn in by.maps
     ]
     generated = [
-        Picture(shrunk(folder / near.file, TINY), f"{near.label}, {near.distance:.1f}", f"generated image {near.image}")
+        (shrunk(folder / near.file, TINY), f"{near.label}, {near.distance:.1f}", f"generated image {near.image}")
         for near in (of.neighbours if beside else [])
     ]
-    change = "" if of.change is None else f"{of.change:+.2f}".replace("-", "−")
-    checks = "; ".join(
-        f"{by.arm} {' and '.join(correlation(by.checks[part]) for part in PARTS)}" for by in of.arms if by.maps
-    )
-    return ImageShown(of.image, of.label, change, [_said(by, of.label) for by in of.arms], checks, pictures, generated)
+    checks = [f"{by.arm} {' and '.join(correlation(by.checks[part]) for part in PARTS)}" for by in of.arms if by.maps]
+    return {
+        "of": of,
+        "change": "" if of.change is None else f"{of.change:+.2f}".replace("-", "−"),
+        "said": [_said(by, of.label) for by in of.arms],
+        "checks": "; ".join(checks),
+        "pictures": pictures,
+        "generated": generated,
+    }
 
 
 def _said(by: ExplainedBy, label: str) -> str:
@@ -125,8 +77,8 @@ def _said(by: ExplainedBy, label: str) -> str:
     return text if by.predicted == label else f"{text} ({label} {_probability(by.probability_true)})"
 
 
-def _probability(value: Number) -> str:
-    return NONE if value is None else f"{value:.2f}" if value >= 0.005 else "<\u00a00.01"
+def _probability(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 else "<\u00a00.01"
 
 
 def correlation(value: Number) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -48,67 +48,24 @@ class Closest:
     is_copy: np.ndarray
 
 
-class Row(NamedTuple):
-    """One set of one class: its name, whether it is the generated one, and its scores as text."""
-
-    name: str
-    is_generated: bool
-    cells: list[str]
-
-
-class Pair(NamedTuple):
-    """A generated image and its nearest training image, as data URIs."""
-
-    generated: str
-    nearest: str
-    distance: str
-    is_copy: bool
-
-
-@dataclass(frozen=True)
-class ClassShown:
-    """One class of one generator: a row for each set, and the closest pairs of the first fit."""
-
-    label: str
-    num_generated: int
-    num_held_out: int
-    num_lesions: int
-    rows: list[Row]
-    expected_false_alarms: str
-    pairs: list[Pair]
-
-
-@dataclass(frozen=True)
-class GeneratorShown:
-    """One generator over its fits; ``too_few``: what the classes lack that are not judged."""
-
-    name: str
-    num_fits: int
-    features: str
-    num_drawn: int
-    size: int
-    small_sample: bool
-    classes: list[ClassShown]
-    too_few: dict[str, str]
-
-
 def show(run: Run) -> dict[str, Any] | None:
-    generators = shown(run)
-    if not generators:
+    if not run.results.fidelity:
         return None
+    generators = []
+    for fits in _by_generator(run.results.fidelity).values():
+        closest = run.arrays(Closest, fits[0].closest)
+        classes = {
+            label: {
+                "of": of,
+                "rows": [
+                    (key, title, [_cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()
+                ],
+                "pairs": _pairs(closest, label) if closest else [],
+            }
+            for label, of in fits[0].classes.items()
+        }
+        generators.append({"first": fits[0], "num_fits": len(fits), "classes": classes})
     return {"generators": generators, "columns": COLUMNS, "figure": kid_plot(run.results.fidelity, run.folder)}
-
-
-def shown(run: Run) -> list[GeneratorShown]:
-    """The generators of a run whose images were scored."""
-    found = []
-    for name, fits in _by_generator(run.results.fidelity).items():
-        first = fits[0]
-        pairs = run.arrays(Closest, first.closest)
-        classes = [_class(label, fits, pairs) for label in first.classes]
-        facts = (first.features, first.num_drawn, first.size, first.small_sample)
-        found.append(GeneratorShown(name, len(fits), *facts, classes, first.too_few))
-    return found
 
 
 def kid_plot(fidelity: Sequence[FidelityRun], folder: Path) -> Plot | None:
@@ -150,17 +107,6 @@ def _by_generator(fidelity: Iterable[FidelityRun]) -> dict[str, list[FidelityRun
     return found
 
 
-def _class(label: str, fits: list[FidelityRun], closest: Closest | None) -> ClassShown:
-    of = fits[0].classes[label]
-    rows = [
-        Row(title, key == "generated", [_cell(fits, label, key, column) for column in COLUMNS])
-        for key, title in SETS.items()
-    ]
-    counts = (of.num_generated, of.num_held_out, of.num_held_out_lesions)
-    alarms = NONE if of.expected_false_alarms is None else f"{100 * of.expected_false_alarms:.1f}\u00a0%"
-    return ClassShown(label, *counts, rows, alarms, _pairs(closest, label) if closest else [])
-
-
 def _mean(fits: list[FidelityRun], label: str, key: str, column: str) -> float | None:
     """Mean over the fits that have the score."""
     scores = [getattr(of, key) for fit in fits if (of := fit.classes.get(label))]
@@ -181,13 +127,14 @@ def _cell(fits: list[FidelityRun], label: str, key: str, column: str) -> str:
     return text.replace("-", "−")
 
 
-def _pairs(closest: Closest, label: str) -> list[Pair]:
+def _pairs(closest: Closest, label: str) -> list[dict[str, Any]]:
+    """Pictures as data URIs."""
     return [
-        Pair(
-            thumbnail(closest.generated[row]),
-            thumbnail(closest.nearest[row]),
-            f"{closest.distance[row]:.2f}",
-            bool(closest.is_copy[row]),
-        )
+        {
+            "generated": thumbnail(closest.generated[row]),
+            "nearest": thumbnail(closest.nearest[row]),
+            "distance": closest.distance[row],
+            "is_copy": closest.is_copy[row],
+        }
         for row in np.flatnonzero(closest.label == label)
     ]

@@ -41,42 +41,6 @@ class Gallery:
         return list(dict.fromkeys(self.generated_labels.tolist()))
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A generated image beside the training image that is nearest to it; ``distance`` in grey levels."""
-
-    generated: str
-    nearest: str
-    seed: int
-    nearest_image: str
-    distance: float
-
-
-@dataclass(frozen=True)
-class ClassShown:
-    """Pictures of one class from one generator, as data URIs. ``num_nearer`` generated images lie nearer to a training
-    image than 95 % of the real images do."""
-
-    label: str
-    real: list[str]
-    generated: list[str]
-    pairs: list[Pair]
-    num_generated: int
-    num_nearer: int
-    median_distance: float
-
-
-@dataclass(frozen=True)
-class GeneratorShown:
-    """What is shown of one generator. ``near`` is the 5th percentile of the distances of real images, if known."""
-
-    made: GeneratorRun
-    classes: list[ClassShown]
-    near: float | None
-    median_real: float | None
-    distances: Plot | None
-
-
 def show(run: Run) -> dict[str, Any] | None:
     shown = first_of_each(
         run.results.generators, lambda made: bool(made.gallery and (run.folder / made.gallery).exists())
@@ -88,36 +52,41 @@ def show(run: Run) -> dict[str, Any] | None:
     return {"generators": generators} if generators else None
 
 
-def _generator(run: Run, made: GeneratorRun, gallery: Gallery, limit: int) -> GeneratorShown:
-    """At most ``limit`` pictures of a kind."""
+def _generator(run: Run, made: GeneratorRun, gallery: Gallery, limit: int) -> dict[str, Any]:
+    """At most ``limit`` pictures of a kind; ``near`` is the 5th percentile of the distances of real images, if known."""
     real = gallery.real_distance
     near = float(np.quantile(real, 0.05)) if len(real) else None
-    classes = [_class(gallery, label, near, limit) for label in gallery.classes]
-    median = float(np.median(real)) if len(real) else None
-    return GeneratorShown(made, classes, near, median, distances(run, made, gallery) if classes else None)
+    return {
+        "made": made,
+        "near": near,
+        "median_real": float(np.median(real)) if len(real) else None,
+        "distances": distances(run, made, gallery) if len(gallery.distance) else None,
+        "classes": [_class(gallery, label, near, limit) for label in gallery.classes],
+    }
 
 
-def _class(gallery: Gallery, label: str, near: float | None, limit: int) -> ClassShown:
+def _class(gallery: Gallery, label: str, near: float | None, limit: int) -> dict[str, Any]:
+    """Pictures as data URIs; ``num_nearer`` generated images lie nearer than 95 % of the real images do."""
     rows = np.flatnonzero(gallery.generated_labels == label)
     closest = rows[np.argsort(gallery.distance[rows], kind="stable")][:limit]
-    return ClassShown(
-        label=label,
-        real=[thumbnail(image) for image in gallery.real[gallery.real_labels == label][:limit]],
-        generated=[thumbnail(image) for image in gallery.generated[rows][:limit]],
-        pairs=[
-            Pair(
-                thumbnail(gallery.generated[row]),
-                thumbnail(gallery.nearest[row]),
-                int(gallery.generated_seeds[row]),
-                str(gallery.nearest_images[row]),
-                float(gallery.distance[row]),
-            )
+    return {
+        "label": label,
+        "real": [thumbnail(image) for image in gallery.real[gallery.real_labels == label][:limit]],
+        "generated": [thumbnail(image) for image in gallery.generated[rows][:limit]],
+        "pairs": [
+            {
+                "generated": thumbnail(gallery.generated[row]),
+                "nearest": thumbnail(gallery.nearest[row]),
+                "seed": gallery.generated_seeds[row],
+                "nearest_image": gallery.nearest_images[row],
+                "distance": gallery.distance[row],
+            }
             for row in closest
         ],
-        num_generated=len(rows),
-        num_nearer=int((gallery.distance[rows] < near).sum()) if near is not None else 0,
-        median_distance=float(np.median(gallery.distance[rows])),
-    )
+        "num_generated": len(rows),
+        "num_nearer": 0 if near is None else int((gallery.distance[rows] < near).sum()),
+        "median_distance": float(np.median(gallery.distance[rows])),
+    }
 
 
 def distances(run: Run, made: GeneratorRun, gallery: Gallery) -> Plot:

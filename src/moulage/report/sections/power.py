@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,32 +10,18 @@ from matplotlib.lines import Line2D
 from moulage.report.plot import COLOURS, INK, MARKERS, Plot, finish, left_out, legend, short
 from moulage.report.roles import MOST_SHOWN
 from moulage.report.run_files import Run
-from moulage.report.tables import NONE, amount, estimate, scale, word
+from moulage.report.tables import NONE, amount, scale, word
 from moulage.results import Power, Results
 
 TITLE = "Power"
 
 
-class Row(NamedTuple):
-    """What one comparison could detect, and with how many trials or test lesions it would see the smallest effect."""
-
-    arm: str
-    reference: str
-    standard_error: str
-    detectable: str
-    trials: str
-    size: str
-
-
 def show(run: Run) -> dict[str, Any] | None:
-    rows = [_row(power, run.results.study.smallest_effect) for power in run.results.power]
-    return {"rows": rows, "figure": figure(run.results, run.folder)} if rows else None
-
-
-def _row(of: Power, effect: float) -> Row:
-    error, detectable = estimate(of.standard_error, of.measure), estimate(of.detectable, of.measure)
-    trials, size = enough(of.by_trials, effect), enough(of.by_size, effect)
-    return Row(of.arm, of.reference, error, detectable, trials, size if size == NONE else f"{size} ×")
+    found, effect = run.results.power, run.results.study.smallest_effect
+    if not found:
+        return None
+    rows = [(power, enough(power.by_trials, effect), enough(power.by_size, effect)) for power in found]
+    return {"rows": rows, "figure": figure(run.results, run.folder)}
 
 
 def enough(points: Sequence[tuple[float, float | None]], effect: float) -> str:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moulage.report.pictures import thumbnail
 from moulage.report.run_files import Run
-from moulage.report.tables import NONE
 from moulage.results.generated import Rule, SelectionRun
 
 TITLE = "Selection of generated images"
@@ -33,106 +32,60 @@ class Dropped:
     score: np.ndarray
 
 
-class Tally(NamedTuple):
-    """Images that came in, and those of them that were dropped."""
-
-    came_in: int
-    dropped: int
-
-    @property
-    def share(self) -> str:
-        """Dropped ones in percent."""
-        return f"{100 * self.dropped / self.came_in:.1f}\u00a0%" if self.came_in else NONE
-
-
-class Picture(NamedTuple):
-    """A dropped image and the real image that the reason speaks of (empty for none), as data URIs."""
-
-    image: str
-    nearest: str
-    label: str
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class RuleShown:
-    """One rule: its tallies over all trials, and what the first trial says and shows of it."""
-
-    name: str
-    options: str
-    total: Tally
-    by_class: list[Tally]
-    notes: list[str]
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class SelectionShown:
-    """One selection over its trials. ``kept`` holds what was kept and what was wanted of each class, all trials summed.
-
-    ``is_short``: in some trial fewer were kept than wanted.
-    """
-
-    first: SelectionRun
-    num_trials: int
-    classes: list[str]
-    rules: list[RuleShown]
-    kept: list[tuple[int, int]]
-    is_short: bool
-
-
 def show(run: Run) -> dict[str, Any] | None:
-    selections = shown(run)
-    return {"selections": selections} if selections else None
-
-
-def shown(run: Run) -> list[SelectionShown]:
-    """The selections of a run; the same selection under other counts or arms is another one."""
-    found: dict[tuple[str, tuple[str, ...]], list[SelectionRun]] = {}
+    found: dict[tuple[str, tuple[str, ...]], list[SelectionRun]] = {}  # under other counts or arms it is another one
     for made in sorted(run.results.selections, key=lambda made: made.trial):
         found.setdefault((made.name, tuple(made.arms)), []).append(made)
-    num_rules = sum(len(trials[0].rules) for trials in found.values())
-    limit = min(24, max(1, MOST_PICTURES // max(1, num_rules)))
-    return [_selection(trials, run.arrays(Dropped, trials[0].pictures), limit) for trials in found.values()]
+    if not found:
+        return None
+    limit = min(24, max(1, MOST_PICTURES // sum(len(trials[0].rules) for trials in found.values())))
+    return {"selections": [_selection(run, trials, limit) for trials in found.values()]}
 
 
-def _selection(trials: list[SelectionRun], dropped: Dropped | None, limit: int) -> SelectionShown:
+def _selection(run: Run, trials: list[SelectionRun], limit: int) -> dict[str, Any]:
+    """One selection: tallies over all its trials, and what the first trial says and shows of each rule.
+
+    A tally is (images that came in, those of them that were dropped); ``kept`` are (kept, wanted) of each class.
+    """
     first, classes = trials[0], list(trials[0].want)
+    dropped = run.arrays(Dropped, first.pictures)
     rules = [
-        RuleShown(
-            name=rule.plugin,
-            options=", ".join(f"{key} = {value}" for key, value in rule.config.items() if value is not None),
-            total=_tally((made.rules[number] for made in trials), classes),
-            by_class=[_tally((made.rules[number] for made in trials), [label]) for label in classes],
-            notes=rule.notes,
-            pictures=_pictures(dropped, number, limit) if dropped else [],
-        )
+        {
+            "rule": rule,
+            "options": ", ".join(f"{key} = {value}" for key, value in rule.config.items() if value is not None),
+            "total": _tally((made.rules[number] for made in trials), classes),
+            "by_class": [_tally((made.rules[number] for made in trials), [label]) for label in classes],
+            "pictures": _pictures(dropped, number, limit) if dropped else [],
+        }
         for number, rule in enumerate(first.rules)
     ]
-    kept = [(sum(made.kept[label] for made in trials), sum(made.want[label] for made in trials)) for label in classes]
-    is_short = any(made.kept[label] < wanted for made in trials for label, wanted in made.want.items())
-    return SelectionShown(first, len(trials), classes, rules, kept, is_short)
+    return {
+        "first": first,
+        "num_trials": len(trials),
+        "rules": rules,
+        "kept": [
+            (sum(made.kept[name] for made in trials), sum(made.want[name] for made in trials)) for name in classes
+        ],
+        "is_short": any(made.kept[label] < wanted for made in trials for label, wanted in made.want.items()),
+    }
 
 
-def _tally(rules: Iterable[Rule], classes: list[str]) -> Tally:
-    rules = list(rules)
-    return Tally(*(sum(getattr(r, what)[c] for r in rules for c in classes) for what in ("came_in", "dropped")))
+def _tally(rules: Iterable[Rule], classes: list[str]) -> tuple[int, int]:
+    pairs = [(rule.came_in[label], rule.dropped[label]) for rule in rules for label in classes]
+    return sum(came_in for came_in, _ in pairs), sum(dropped for _, dropped in pairs)
 
 
-def _pictures(dropped: Dropped, number: int, limit: int) -> list[Picture]:
-    """Of the pictures of one rule ``limit`` at even distances, so that each class keeps its share."""
+def _pictures(dropped: Dropped, number: int, limit: int) -> list[dict[str, str]]:
+    """Of the pictures of one rule ``limit`` at even distances, so that each class keeps its share; as data URIs."""
     rows = np.flatnonzero(dropped.rule == number)
-    rows = (
-        rows[np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))] if len(rows) else rows
-    )
+    shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))]
     return [
-        Picture(
-            thumbnail(dropped.images[row]),
-            thumbnail(dropped.nearest[row]) if dropped.has_nearest[row] else "",
-            str(dropped.labels[row]),
-            str(dropped.names[row]),
-            str(dropped.reasons[row]),
-        )
-        for row in rows
+        {
+            "image": thumbnail(dropped.images[row]),
+            "nearest": thumbnail(dropped.nearest[row]) if dropped.has_nearest[row] else "",
+            "label": dropped.labels[row],
+            "name": dropped.names[row],
+            "reason": dropped.reasons[row],
+        }
+        for row in shown
     ]

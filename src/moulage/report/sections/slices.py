@@ -1,7 +1,7 @@
 """The comparisons on parts of the test images, and what they warn of."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -10,19 +10,11 @@ from moulage.report.plot import Plot, finish, short, slug
 from moulage.report.roles import MOST_SHOWN, with_role
 from moulage.report.run_files import Run
 from moulage.report.tables import NONE, bounds, estimate, scale, signed, slices_of_primary, told, word
-from moulage.results import Results, SliceRow
+from moulage.results import Results, Slice, SliceRow
 
 TITLE = "Slices"
-
-
-class Line(NamedTuple):
-    """One slice: ``cells`` are scores and differences as ``compared`` has them; ``note`` is why there is none."""
-
-    value: str
-    num_images: int
-    num_lesions: int
-    cells: list[str]
-    note: str
+Line = tuple[Slice, list[str]]
+"""One slice; scores and differences as ``compared`` has them."""
 
 
 def show(run: Run) -> dict[str, Any] | None:
@@ -37,7 +29,7 @@ def show(run: Run) -> dict[str, Any] | None:
         "plots": list(filter(None, (figure(results, arm, run.folder) for arm in with_role(results, "synthetic")))),
         "columns": columns,
         "num_columns": 3 + sum(1 + len(references) for _, references in columns),
-        "tables": lines(results, columns) if columns else [],
+        "tables": lines(results, columns) if columns else {},
     }
 
 
@@ -50,19 +42,12 @@ def compared(results: Results) -> list[tuple[str, list[str]]]:
     return [(arm, references) for arm, references in found.items() if references]
 
 
-def lines(results: Results, columns: list[tuple[str, list[str]]]) -> list[tuple[str, list[tuple[str, list[Line]]]]]:
-    """For each measure, the primary one first, each column of attributes with its slices."""
-    measures = sorted(dict.fromkeys(part.measure for part in results.slices), key=lambda m: m != results.study.primary)
-    tables = []
-    for measure in measures:
-        groups: dict[str, list[Line]] = {}
-        for part in results.slices:
-            if part.measure == measure:
-                cells = _cells(part.rows, columns, measure)
-                note = "" if part.rows else part.note
-                line = Line(part.value, part.num_images, part.num_lesions, cells, note)
-                groups.setdefault(part.column, []).append(line)
-        tables.append((measure, list(groups.items())))
+def lines(results: Results, columns: list[tuple[str, list[str]]]) -> dict[str, dict[str, list[Line]]]:
+    """Measure, the primary one first -> column of attributes -> its slices."""
+    tables: dict[str, dict[str, list[Line]]] = {}
+    for part in sorted(results.slices, key=lambda part: part.measure != results.study.primary):
+        line = (part, _cells(part.rows, columns, part.measure))
+        tables.setdefault(part.measure, {}).setdefault(part.column, []).append(line)
     return tables
 
 
