@@ -40,7 +40,7 @@ ABOUT = {
 """Arm -> role, balance, treatment, generator."""
 
 
-def filled(kind: type[Kind], **given: Any) -> Kind:
+def filled(kind: type[Kind], /, **given: Any) -> Kind:
     """A record with these values, and with nothing in all other fields that must be given."""
     hints = get_type_hints(kind)
     if is_dataclass(kind):
@@ -85,13 +85,10 @@ def make_run(
         make_generator(folder, made, image_name, num_generated, rng)
     for fit in results.fits:
         make_log(folder / fit.folder, num_epochs, rng)
-    two = f"{image_name} ends before the image does."
-    cut = Finding("truncated image", "error", 2, (image_name, "ISIC_2"), two, "Download it again.")
-    unknown = Finding("no lesion ids", "note", 2084, (), "No lesion id.")
+    cut = Finding("truncated image", "error", 2, (image_name, "ISIC_2"), "The file ends before the image does.")
     bad = {image_name: "truncated", **{f"bad_{k:03}": "unreadable" for k in range(100)}}
-    names = ((image_name, "ISIC_2", True), ("ISIC_3", "ISIC_4", False))
-    pairs = tuple(filled(Pair, first=first, second=second, accepted=accepted) for first, second, accepted in names)
-    Audit((cut, unknown), bad, pairs).save(folder / "audit.json")
+    pairs = tuple(filled(Pair, first=image_name, second=name, accepted=name == "a") for name in "ab")
+    Audit((cut,), bad, pairs).save(folder / "audit.json")
     write_json(folder / "environment.json", {"moulage": "0.1.0", "python": "3.11.9", "torch": "2.15", "cpu": "2 cores"})
     (folder / "recipe.toml").write_text('name = "thesis2020"\n[arms.dcgan]\nadd = { AK = 80 }\n', encoding="utf-8")
     return results
@@ -100,14 +97,8 @@ def make_run(
 def make_log(folder: Path, num_epochs: int, rng: np.random.Generator) -> None:
     for epoch in range(1, num_epochs + 1):
         loss = 0.75 + 1.1 * np.exp(-epoch / 4) + 0.03 * rng.normal()
-        log(
-            folder,
-            epoch=epoch,
-            train_loss=loss - 0.02 * epoch,
-            train_accuracy=0.78 - 0.3 * np.exp(-epoch / 4),
-            validation_loss=loss + 0.1,
-            validation_accuracy=0.7 - 0.3 * np.exp(-epoch / 4) + 0.01 * rng.normal(),
-        )
+        accuracy = 0.78 - 0.3 * np.exp(-epoch / 4)
+        log(folder, epoch=epoch, train_loss=loss - 0.02 * epoch, train_accuracy=accuracy, validation_loss=loss + 0.1)
 
 
 def make_generator(folder: Path, made: GeneratorRun, image_name: str, number: int, rng: np.random.Generator) -> None:
@@ -146,41 +137,32 @@ def make_results(
 ) -> Results:
     """What a study found; ``folds`` (folds, repeats) makes it one in repeated folds, of as many trials."""
     cautious, num_trials = folds != (1, 1), num_trials if folds == (1, 1) else folds[0] * folds[1]
-    scheme, rng = "folds" if cautious else "holdout", np.random.default_rng(7)
-    judged, rivals = of_role(arms, "synthetic"), of_role(arms, "rival")
+    judged, rivals, rng = of_role(arms, "synthetic"), of_role(arms, "rival"), np.random.default_rng(7)
     references = [name for name in ("none", "duplicates") if name in arms]
     others = [name for name in ("duplicates", "balanced-softmax") if name in arms]
     pairs = [*((arm, arms[0]) for arm in arms[1:]), *((arm, other) for arm in judged for other in others)]
-    measures = (f"recall:{target}", "average_precision", "balanced_accuracy", "log_loss")
-
-    def compared(arm: str, reference: str, measure: str, shift: float = 0) -> Comparison:
-        return comparison(arm, reference, measure, num_trials, shift, cautious=cautious)
-
+    primary, scheme = "average_precision", "folds" if cautious else "holdout"
+    effects = [
+        (arm, reference, f"{kind}:{name}", 0.02 * np.sin(3 * k + len(kind)))
+        for arm in judged
+        for reference in references
+        for kind in (primary, "recall")
+        for k, name in enumerate(classes)
+    ]
+    measures = (f"recall:{target}", primary, "balanced_accuracy", "log_loss")
     return filled(
         Results,
         study=filled(
             found.Study,
             name="thesis2020",
             question=f"Do 80 generated images of {target} help a classifier find {target}?",
-            seed=1,
-            num_trials=num_trials,
             target_classes=(target,),
-            primary="average_precision",
-            smallest_effect=0.02,
+            primary=primary,
             classes=classes,
-            budget="cpu",
-            data=filled(
-                found.Data,
-                name="ISIC-2019 at 84 px",
-                source="isic2019",
-                num_images=20634,
-                note="BCN20000, HAM10000 and MSK; CC BY-NC 4.0. See https://challenge.isic-archive.com/data.",
-            ),
+            data=filled(found.Data, name="ISIC-2019 at 84 px", note="BCN20000, HAM10000 and MSK; CC BY-NC 4.0."),
         ),
         command="moulage study studies/thesis2020.toml --data data/isic2019-84px --budget cpu",
-        date="2026-11-23 09:00 UTC",
-        answer="Not enough data: adding 80 generated images changed average precision of AK by +0.6 points "
-        "(−3.1 to +4.3), and the smallest effect that matters is ±2 points.",
+        answer="Not enough data: adding 80 generated images changed average precision of AK by +0.6 points.",
         details=["dcgan: 80 images of AK were wanted, and the selection best kept 71."],
         registration=filled(
             found.Registration,
@@ -189,31 +171,15 @@ def make_results(
             before_test=True,
             declared=filled(
                 found.Declared,
-                primary="average_precision",
-                target_classes=[target],
-                smallest_effect=0.02,
+                primary=primary,
                 family=judged,
                 arms={arm: about(arm)[0] for arm in arms},
-                num_trials=num_trials,
                 scheme=scheme,
             ),
             note="Two arms were added on 2026-11-21, before the test part was opened.",
         ),
-        best_rival=filled(
-            found.BestRival,
-            arm=rivals[0],
-            measure="average_precision",
-            validation={arm: 0.5 + GAIN.get(arm, 0.01) for arm in rivals},
-        )
-        if rivals
-        else None,
-        trials=found.Trials(
-            scheme=scheme,
-            num_folds=folds[0],
-            num_repeats=folds[1],
-            num_trials=num_trials,
-            random="Initial weights, order, augmentation and generated images differ between trials.",
-        ),
+        best_rival=filled(found.BestRival, arm=rivals[0], measure=primary) if rivals else None,
+        trials=filled(found.Trials, scheme=scheme, num_folds=folds[0], num_repeats=folds[1], num_trials=num_trials),
         arms=[make_arm(arm, target, num_trials) for arm in arms],
         fits=[
             filled(
@@ -221,31 +187,18 @@ def make_results(
                 arm=arm,
                 trial=trial,
                 folder=f"classifiers/arm{a}-{trial}-ab12cd34ef56",
-                scores={part: scores_of(arm, classes, support, rng) for part in ("validation", "test")},
+                scores={"test": scores_of(arm, classes, support, rng)},
             )
             for a, arm in enumerate(arms)
             for trial in range(num_trials)
         ],
-        comparisons=[compared(arm, reference, measure) for measure in measures for arm, reference in pairs],
+        comparisons=[comparison(*pair, name, num_trials, cautious=cautious) for name in measures for pair in pairs],
         controls=[control(arm) for arm in of_role(arms, "null", "positive")],
         controls_missing=[name for name in ("noise", "permuted", "oracle") if name not in arms],
         verdicts=[verdict(arm, arms, target) for arm in judged],
-        class_effects=[
-            compared(arm, reference, f"{kind}:{name}", 0.02 * np.sin(3 * k + len(kind)))
-            for arm in judged
-            for reference in references
-            for kind in ("average_precision", "recall")
-            for k, name in enumerate(classes)
-        ],
+        class_effects=[comparison(*effect[:3], num_trials, effect[3], cautious=cautious) for effect in effects],
         power=[power(arm, reference) for arm in judged for reference in references],
-        reliability=[
-            found.Reliability(
-                arm=arm,
-                bins=[(0.1 * k + 0.05, 0.1 * k + 0.01 * (k % 3), 40 * k * k) for k in range(2, 10)],
-                error=0.062 + 0.01 * a,
-            )
-            for a, arm in enumerate(arms)
-        ],
+        reliability=[reliability(arm, 0.062 + 0.01 * a) for a, arm in enumerate(arms)],
         slices=slices(judged, references),
         slice_warnings=[f"{arm} improves the average precision on the source HAM only." for arm in judged[-1:]],
         split={
@@ -256,26 +209,14 @@ def make_results(
             for part in ("train", "validation", "test")
         },
         split_digest="0f3a9c1b77de",
-        generators=[
-            filled(
-                GeneratorRun,
-                name="ak",
-                plugin="dcgan",
-                trial=trial,
-                folder=f"generators/ak-{trial}-ab12cd34ef56",
-                classes=[target],
-                num_images=40,
-                gallery=f"galleries/ak-{trial}.npz",
-            )
-            for trial in range(num_trials)
-        ],
+        generators=[make_fit("ak", trial, target) for trial in range(num_trials)],
         cost=[
-            found.Cost(kind=kind, name=name, device=device, wall_seconds=wall, cpu_seconds=cpu)
-            for kind, name, device, wall, cpu in (
-                ("prepare", "data", "cpu", 41, 75),
-                ("generator", "ak-0", "cuda", 612, 630),
-                ("classifier", "none-0", "cpu", 310, 305),
-                ("classifier", "none-1", "cpu", 290, 295),
+            found.Cost(kind=kind, name="", device=device, wall_seconds=wall, cpu_seconds=cpu)
+            for kind, device, wall, cpu in (
+                ("prepare", "cpu", 41, 75),
+                ("generator", "cuda", 612, 630),
+                ("classifier", "cpu", 310, 305),
+                ("classifier", "cpu", 290, 295),
             )
         ],
     )
@@ -289,6 +230,11 @@ def of_role(arms: tuple[str, ...], *roles: str) -> list[str]:
     return [arm for arm in arms if about(arm)[0] in roles]
 
 
+def make_fit(name: str, trial: int, target: str) -> GeneratorRun:
+    places = {"folder": f"generators/{name}-{trial}-ab12cd34ef56", "gallery": f"galleries/{name}-{trial}.npz"}
+    return filled(GeneratorRun, name=name, plugin="dcgan", trial=trial, classes=[target], **places)
+
+
 def make_arm(arm: str, target: str, num_trials: int) -> found.Arm:
     role, balance, treatment, generator = about(arm)
     return filled(
@@ -298,37 +244,29 @@ def make_arm(arm: str, target: str, num_trials: int) -> found.Arm:
         balance=balance,
         treatment=treatment,
         generator=generator,
-        num_real=14440,
-        num_slots=80,
         extra={} if role == "rival" or arm == "none" else {target: 80},
         num_distinct=80,
-        images_seen=174240,
         logit_adjustment=[0.5 + 0.25 * k for k in range(num_trials)] if arm == "balanced-softmax" else None,
     )
 
 
 def scores_of(arm: str, classes: tuple[str, ...], support: tuple[int, ...], rng: np.random.Generator) -> found.Scores:
     """Scores with a confusion matrix that agrees with them; there is no calibration error."""
-    size, gain, sizes = len(classes), GAIN.get(arm, 0.0), np.array(support)
-    chances = 0.3 * sizes / sizes.sum() + (0.5 + gain) * np.eye(size) + 0.02
+    gain, sizes = GAIN.get(arm, 0.0), np.array(support)
+    chances = 0.3 * sizes / sizes.sum() + (0.5 + gain) * np.eye(len(classes)) + 0.02
     confusion = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip(support, chances, strict=True)])
     right, predicted = np.diag(confusion), np.maximum(confusion.sum(axis=0), 1)
-    of_class = zip(right / predicted, right / sizes, 2 * right / (sizes + predicted), support, strict=True)
-    keys = ("precision", "recall", "f1", "support")
-    rows = {
-        name: filled(found.ClassScores, **dict(zip(keys, row, strict=True)), auc=0.9, average_precision=0.6 + gain)
-        for name, row in zip(classes, of_class, strict=True)
-    }
+    of_class = zip(classes, right / predicted, right / sizes, 2 * right / (sizes + predicted), support, strict=True)
     return filled(
         found.Scores,
-        num_images=sum(support),
         accuracy=right.sum() / sizes.sum(),
         balanced_accuracy=(right / sizes).mean(),
-        auc=0.87 + 0.1 * gain,
-        average_precision=0.5 + gain,
         expected_calibration_error=float("nan"),
         log_loss=1.1 - gain,
-        classes=rows,
+        classes={
+            name: filled(found.ClassScores, precision=precision, recall=recall, f1=f1, support=number)
+            for name, precision, recall, f1, number in of_class
+        },
         confusion=confusion.tolist(),
     )
 
@@ -347,8 +285,6 @@ def comparison(
         estimate_arm=0.5 + difference,
         estimate_reference=0.5,
         difference=difference,
-        standard_error=0.018,
-        degrees_of_freedom=11.2,
         low=difference - 0.037 if known else None,
         high=difference + 0.037 if known else None,
         cautious_low=difference - 0.055 if cautious else None,
@@ -364,15 +300,13 @@ def comparison(
 
 def verdict(arm: str, arms: tuple[str, ...], target: str) -> found.Verdict:
     """``r3gan`` would help, if the controls allowed it."""
-    change = f"Adding 80 generated {target} images ({arm})"
     roles = (("none", "none"), ("duplicates", "duplicates"), ("rival", "balanced-softmax"))
     return filled(
         found.Verdict,
         arm=arm,
-        change=change,
+        change=f"Adding 80 generated {target} images ({arm})",
         outcome="not enough data",
-        statement=f"{change}: not enough data (p = 0.840 after Holm over 2 arms).",
-        comparisons=[f"{change} changed it by +0.2 points against duplicates (95 % interval -3.5 to +3.9)."],
+        comparisons=["It changed the measure by +0.2 points against duplicates (95 % interval -3.5 to +3.9)."],
         refused="The null control noise helps: +9.9 points. It must not." if arm == "r3gan" else "",
         needed="About 14 trials, or 2.3 times as many test lesions, would settle it.",
         p_adjusted=0.84,
@@ -382,60 +316,38 @@ def verdict(arm: str, arms: tuple[str, ...], target: str) -> found.Verdict:
 
 
 def control(arm: str) -> Control:
-    role = about(arm)[0]
-    state = "misbehaves" if arm == "noise" else "behaves"
-    text = f"The {role} control {arm} {state}: {100 * GAIN.get(arm, 0.01):+.1f} points of average precision."
-    return filled(Control, arm=arm, role=role, state=state, text=text)
+    role, state = about(arm)[0], "misbehaves" if arm == "noise" else "behaves"
+    return filled(Control, arm=arm, role=role, state=state, text=f"The {role} control {arm} {state}.")
 
 
 def power(arm: str, reference: str) -> found.Power:
     more = 0.01 * (reference != "none")
-    return filled(
-        found.Power,
-        arm=arm,
-        reference=reference,
-        measure="average_precision",
-        standard_error=0.018,
-        detectable=0.054 + more,
-        by_trials=[(n, 0.045 + 0.027 / n + more) for n in (3, 5, 10, 20, 50)],
-        by_size=[(f, 0.054 / f**0.5 + more) for f in (1, 2, 4, 8, 16)],
-    )
+    by_trials = [(n, 0.045 + 0.027 / n + more) for n in (3, 5, 10, 20, 50)]
+    by_size = [(factor, 0.054 / factor**0.5 + more) for factor in (1, 2, 4, 8, 16)]
+    known = {"measure": "average_precision", "standard_error": 0.018, "detectable": 0.054 + more}
+    return filled(found.Power, arm=arm, reference=reference, by_trials=by_trials, by_size=by_size, **known)
+
+
+def reliability(arm: str, error: float) -> found.Reliability:
+    bins = [(0.1 * k + 0.05, 0.1 * k + 0.01 * (k % 3), 40 * k * k) for k in range(2, 10)]
+    return found.Reliability(arm=arm, bins=bins, error=error)
 
 
 def slices(judged: list[str], references: list[str]) -> list[found.Slice]:
-    """By four columns, under two measures; the youngest are too few, and those of unknown sex have no interval."""
+    """By three columns, under two measures; the youngest are too few, and those of unknown sex have no interval."""
     columns = {
         "source": ("HAM", "BCN", "MSK"),
         "sex": ("female", "male", "unknown"),
         "age": ("0-30", "30-45", "45-60", "60-75", "75+"),
-        "lesion seen": ("once", "several times"),
     }
-    return [
-        filled(
-            found.Slice,
-            column=column,
-            value=value,
-            num_images=900 - 100 * k,
-            num_lesions=500 - 90 * k,
-            measure=measure,
-            rows=[
-                filled(
-                    found.SliceRow,
-                    arm=arm,
-                    score=0.48 + 0.02 * k,
-                    reference=reference,
-                    reference_score=0.47,
-                    difference=0.01 + 0.02 * k,
-                    low=-0.05 + 0.02 * k if value != "unknown" else None,
-                    high=0.07 + 0.02 * k if value != "unknown" else None,
-                )
-                for arm in judged
-                for reference in references
-                if value != "0-30"
-            ],
-            note="Too small: 4 lesions of AK, fewer than 10." if value == "0-30" else "",
-        )
-        for measure in ("average_precision", "balanced_accuracy")
-        for column, values in columns.items()
-        for k, value in enumerate(values)
-    ]
+    blocks = []
+    for measure in ("balanced_accuracy", "average_precision"):
+        for column, k, value in ((column, *pair) for column, of in columns.items() for pair in enumerate(of)):
+            few, difference = value == "0-30", 0.01 + 0.02 * k
+            ends = {"low": None, "high": None} if value == "unknown" else {"low": k / 50 - 0.05, "high": k / 50 + 0.07}
+            values = {"score": 0.48 + 0.02 * k, "difference": difference, **ends}
+            rows = [filled(found.SliceRow, arm=arm, reference=name, **values) for arm in judged for name in references]
+            sizes = {"num_images": 900 - 100 * k, "num_lesions": 500 - 90 * k, "rows": [] if few else rows}
+            note = "Too small: 4 lesions of AK, fewer than 10." if few else ""
+            blocks.append(filled(found.Slice, column=column, value=value, measure=measure, note=note, **sizes))
+    return blocks
