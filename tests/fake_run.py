@@ -1,4 +1,4 @@
-"""A run folder as a study leaves it, with made-up numbers and drawn spots, for tests of what comes after a study."""
+"""A run folder as a study leaves it, with made-up numbers and images, for tests of what comes after a study."""
 
 import types
 from dataclasses import MISSING, fields, is_dataclass
@@ -60,19 +60,9 @@ def _nothing(hint: Any) -> Any:
     return filled(kind) if is_dataclass(kind) or issubclass(kind, BaseModel) else kind()
 
 
-def lesions(number: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Brown spots on skin, uint8 [n, size, size, 3]."""
-    y, x = np.mgrid[0:size, 0:size] / size - 0.5
-    skin, spot = np.array([224, 178, 158.0]), np.array([120, 78, 62.0])
-    images = []
-    for _ in range(number):
-        angle = np.arctan2(y, x)
-        edge = 0.24 + 0.08 * rng.random() + 0.05 * np.sin(angle * rng.integers(2, 6) + 6 * rng.random())
-        inside = 1 / (1 + np.exp(60 * (np.hypot(x - 0.1 * rng.normal(), y - 0.1 * rng.normal()) - edge)))[..., None]
-        shade = 1 + 0.12 * rng.normal(size=3)
-        image = skin * (1 - inside) + spot * shade * inside + 5 * rng.normal(size=(size, size, 1))
-        images.append(np.clip(image, 0, 255).astype(np.uint8))
-    return np.array(images).reshape(-1, size, size, 3)
+def noise(number: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Images uint8 [n, size, size, 3] that PNG cannot make smaller."""
+    return rng.integers(0, 255, (number, size, size, 3), np.uint8)
 
 
 def make_run(
@@ -82,9 +72,9 @@ def make_run(
     results, rng = make_results(**design), np.random.default_rng(7)
     results.save(folder)
     for made in results.generators:
-        make_generator(folder, made, image_name, num_generated, rng)
+        write_generator(folder, made, image_name, num_generated, rng)
     for fit in results.fits:
-        make_log(folder / fit.folder, num_epochs, rng)
+        write_log(folder / fit.folder, num_epochs, rng)
     cut = Finding("truncated image", "error", 2, (image_name, "ISIC_2"), "The file ends before the image does.")
     bad = {image_name: "truncated", **{f"bad_{k:03}": "unreadable" for k in range(100)}}
     pairs = tuple(filled(Pair, first=image_name, second=name, accepted=name == "a") for name in "ab")
@@ -94,32 +84,31 @@ def make_run(
     return results
 
 
-def make_log(folder: Path, num_epochs: int, rng: np.random.Generator) -> None:
+def write_log(folder: Path, num_epochs: int, rng: np.random.Generator) -> None:
     for epoch in range(1, num_epochs + 1):
         loss = 0.75 + 1.1 * np.exp(-epoch / 4) + 0.03 * rng.normal()
         accuracy = 0.78 - 0.3 * np.exp(-epoch / 4)
         log(folder, epoch=epoch, train_loss=loss - 0.02 * epoch, train_accuracy=accuracy, validation_loss=loss + 0.1)
 
 
-def make_generator(folder: Path, made: GeneratorRun, image_name: str, number: int, rng: np.random.Generator) -> None:
+def write_generator(folder: Path, made: GeneratorRun, image_name: str, number: int, rng: np.random.Generator) -> None:
     """The log, previews and gallery of one fit."""
     for step in range(0, 2000, 5):
         log(folder / made.folder, step=step, loss_d=0.6 + 0.1 * rng.normal(), loss_g=1.5 + 0.2 * rng.normal())
     for step in (0, 500, 1000, 2000):
-        grid = lesions(16, 32, rng).reshape(4, 4, 32, 32, 3).swapaxes(1, 2).reshape(128, 128, 3)
         (folder / made.folder / "previews").mkdir(exist_ok=True)
-        Image.fromarray(grid).save(folder / made.folder / "previews" / f"step-{step}.png")
+        Image.fromarray(noise(1, 128, rng)[0]).save(folder / made.folder / "previews" / f"step-{step}.png")
     assert made.gallery is not None
     (folder / made.gallery).parent.mkdir(exist_ok=True)
     labels = np.array(made.classes)
     np.savez(
         folder / made.gallery,
-        real=lesions(30, 64, rng),
+        real=noise(30, 64, rng),
         real_labels=labels.repeat(30),
-        generated=lesions(number, 64, rng),
+        generated=noise(number, 64, rng),
         generated_labels=labels.repeat(number),
         generated_seeds=np.arange(number),
-        nearest=lesions(number, 64, rng),
+        nearest=noise(number, 64, rng),
         nearest_images=np.array([f"{image_name}_{k}" for k in range(number)]),
         distance=rng.normal(24, 5, number),
         real_distance=rng.normal(27, 5, 60),
@@ -150,6 +139,8 @@ def make_results(
         for k, name in enumerate(classes)
     ]
     measures = (f"recall:{target}", primary, "balanced_accuracy", "log_loss")
+    planned = {"family": judged, "arms": {arm: about(arm)[0] for arm in arms}, "scheme": scheme}
+    parts = {name: found.Count(images=n, lesions=n // 2 + 2) for name, n in zip(classes, support, strict=True)}
     return filled(
         Results,
         study=filled(
@@ -169,29 +160,13 @@ def make_results(
             digest="5be1c0ffee42",
             date="2026-11-20 08:15 UTC",
             before_test=True,
-            declared=filled(
-                found.Declared,
-                primary=primary,
-                family=judged,
-                arms={arm: about(arm)[0] for arm in arms},
-                scheme=scheme,
-            ),
+            declared=filled(found.Declared, primary=primary, **planned),
             note="Two arms were added on 2026-11-21, before the test part was opened.",
         ),
         best_rival=filled(found.BestRival, arm=rivals[0], measure=primary) if rivals else None,
         trials=filled(found.Trials, scheme=scheme, num_folds=folds[0], num_repeats=folds[1], num_trials=num_trials),
         arms=[make_arm(arm, target, num_trials) for arm in arms],
-        fits=[
-            filled(
-                found.Fit,
-                arm=arm,
-                trial=trial,
-                folder=f"classifiers/arm{a}-{trial}-ab12cd34ef56",
-                scores={"test": scores_of(arm, classes, support, rng)},
-            )
-            for a, arm in enumerate(arms)
-            for trial in range(num_trials)
-        ],
+        fits=[make_fit(a, arm, t, scores_of(arm, parts, rng)) for a, arm in enumerate(arms) for t in range(num_trials)],
         comparisons=[comparison(*pair, name, num_trials, cautious=cautious) for name in measures for pair in pairs],
         controls=[control(arm) for arm in of_role(arms, "null", "positive")],
         controls_missing=[name for name in ("noise", "permuted", "oracle") if name not in arms],
@@ -201,15 +176,9 @@ def make_results(
         reliability=[reliability(arm, 0.062 + 0.01 * a) for a, arm in enumerate(arms)],
         slices=slices(judged, references),
         slice_warnings=[f"{arm} improves the average precision on the source HAM only." for arm in judged[-1:]],
-        split={
-            part: {
-                name: found.Count(images=n * 7 // 10 + 3, lesions=n // 2 + 2)
-                for name, n in zip(classes, support, strict=True)
-            }
-            for part in ("train", "validation", "test")
-        },
+        split=dict.fromkeys(("train", "validation", "test"), parts),
         split_digest="0f3a9c1b77de",
-        generators=[make_fit("ak", trial, target) for trial in range(num_trials)],
+        generators=[make_generator("ak", trial, target) for trial in range(num_trials)],
         cost=[
             found.Cost(kind=kind, name="", device=device, wall_seconds=wall, cpu_seconds=cpu)
             for kind, device, wall, cpu in (
@@ -230,8 +199,12 @@ def of_role(arms: tuple[str, ...], *roles: str) -> list[str]:
     return [arm for arm in arms if about(arm)[0] in roles]
 
 
-def make_fit(name: str, trial: int, target: str) -> GeneratorRun:
-    places = {"folder": f"generators/{name}-{trial}-ab12cd34ef56", "gallery": f"galleries/{name}-{trial}.npz"}
+def make_fit(number: int, arm: str, trial: int, scores: found.Scores) -> found.Fit:
+    return found.Fit(arm=arm, trial=trial, folder=f"classifiers/arm{number}-{trial}", scores={"test": scores})
+
+
+def make_generator(name: str, trial: int, target: str) -> GeneratorRun:
+    places = {"folder": f"generators/{name}-{trial}", "gallery": f"galleries/{name}-{trial}.npz"}
     return filled(GeneratorRun, name=name, plugin="dcgan", trial=trial, classes=[target], **places)
 
 
@@ -250,13 +223,13 @@ def make_arm(arm: str, target: str, num_trials: int) -> found.Arm:
     )
 
 
-def scores_of(arm: str, classes: tuple[str, ...], support: tuple[int, ...], rng: np.random.Generator) -> found.Scores:
+def scores_of(arm: str, part: dict[str, found.Count], rng: np.random.Generator) -> found.Scores:
     """Scores with a confusion matrix that agrees with them; there is no calibration error."""
-    gain, sizes = GAIN.get(arm, 0.0), np.array(support)
-    chances = 0.3 * sizes / sizes.sum() + (0.5 + gain) * np.eye(len(classes)) + 0.02
-    confusion = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip(support, chances, strict=True)])
+    gain, sizes = GAIN.get(arm, 0.0), np.array([count.images for count in part.values()])
+    chances = 0.3 * sizes / sizes.sum() + (0.5 + gain) * np.eye(len(part)) + 0.02
+    confusion = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip(sizes, chances, strict=True)])
     right, predicted = np.diag(confusion), np.maximum(confusion.sum(axis=0), 1)
-    of_class = zip(classes, right / predicted, right / sizes, 2 * right / (sizes + predicted), support, strict=True)
+    of_class = zip(part, right / predicted, right / sizes, 2 * right / (sizes + predicted), sizes.tolist(), strict=True)
     return filled(
         found.Scores,
         accuracy=right.sum() / sizes.sum(),

@@ -20,7 +20,7 @@ from moulage import report
 from moulage.evaluation.verdict import Control
 from moulage.report import answer, export_tables, exports, figures_scores, literature, page, plot, roles, run_files
 from moulage.report.sections import SECTIONS, controls, methods, power, slices
-from moulage.results import Registration, Results, Verdict
+from moulage.results import Results, Verdict
 
 STRANGE = "A_b & 50%"
 """A class whose name means something in LaTeX, in HTML and in a CSV."""
@@ -99,8 +99,8 @@ class Panel:
                 panel._axis(part)
             for use in part.iter(f"{SVG}use"):
                 if name.startswith("line2d"):
-                    filled = "fill-opacity: 0" not in use.attrib["style"] and "fill: none" not in use.attrib["style"]
-                    panel.marks.append((float(use.attrib["x"]), float(use.attrib["y"]), filled))
+                    solid = "fill-opacity: 0" not in use.attrib["style"] and "fill: none" not in use.attrib["style"]
+                    panel.marks.append((float(use.attrib["x"]), float(use.attrib["y"]), solid))
             for path in part.findall("{*}path"):
                 points = [(float(x), float(y)) for x, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", path.attrib["d"])]
                 if name.startswith("line2d"):
@@ -192,12 +192,6 @@ def test_recorded_sentences_get_a_minus_sign_and_keep_their_hyphens(text: str, t
     assert page.typeset(text) == typeset
 
 
-@pytest.mark.parametrize(("before", "says"), [(True, "Registered"), (False, "Exploratory")])
-def test_registration_in_words(before: bool, says: str) -> None:
-    facts = {"digest": "5be1", "date": "2026-11-20", "before_test": before}
-    assert answer.registered(filled(Registration, **facts)).startswith(f"{says} (2026-11-20, digest 5be1): measure")
-
-
 def test_registration_stands_under_the_verdicts(source: str, results: Results, tmp_path: Path) -> None:
     said = words(source)
     assert "Registered (2026-11-20 08:15 UTC, digest 5be1c0ffee42): measure" in said
@@ -229,10 +223,10 @@ def test_the_forest_has_a_mark_where_each_difference_is(run: Path, results: Resu
     pairs = [(first.label_at(y).removesuffix(" (best rival)"), "none") for _, y, _ in first.marks]
     pairs += [(arm, other) for arm in ("dcgan", "r3gan") for other in ("duplicates", "balanced-softmax")]
     assert [second.label_at(y).removesuffix(" (best rival)") for _, y, _ in second.marks] == [b for _, b in pairs[9:]]
-    for (x, y, filled), pair in zip([*first.marks, *second.marks], pairs, strict=True):
+    for (x, y, solid), pair in zip([*first.marks, *second.marks], pairs, strict=True):
         row = compared[pair]
         assert value_at(second.xticks, x) == pytest.approx(100 * number(row.difference), abs=1e-3)
-        assert filled
+        assert solid
         ends = [
             [value_at(second.xticks, end) for end, _ in line]
             for line in (first if pair in pairs[:9] else second).lines
@@ -369,10 +363,10 @@ def test_slices_are_drawn_where_they_are(run: Path, results: Results) -> None:
     parts = [part for part in results.slices if part.measure == "average_precision" and part.rows]
     assert [name for name, _ in panel.yticks if name not in {part.column for part in parts}] == [p.value for p in parts]
     wanted = [(part.value, row) for part in parts for row in part.rows if row.arm == "dcgan"]
-    for (x, y, filled), (label, row) in zip(panel.marks, wanted, strict=True):
+    for (x, y, solid), (label, row) in zip(panel.marks, wanted, strict=True):
         assert panel.label_at(y) == label
         assert value_at(panel.xticks, x) == pytest.approx(100 * number(row.difference), abs=1e-3)
-        assert filled is (row.low is not None)  # hollow: no interval
+        assert solid is (row.low is not None)  # hollow: no interval
     [(x, width, _, _)] = panel.bands
     assert [value_at(panel.xticks, place) for place in (x, x + width)] == pytest.approx([-2, 2], abs=1e-3)
 
@@ -429,6 +423,7 @@ def test_methods_name_what_was_done_and_cite_what_they_name(results: Results) ->
         assert said in body, said
     for author in ("Radford", "Ren", "Owen", "Nadeau", "Efron", "Satterthwaite", "Berger", "Schuirmann", "Holm"):
         assert any(author in line for line in listing), author
+    assert not any(said in body for found in results.verdicts for said in (*found.comparisons, found.needed))  # outcome
 
 
 def test_methods_of_other_designs(results: Results) -> None:
@@ -454,12 +449,6 @@ def test_methods_of_other_designs(results: Results) -> None:
     for absent in ("fold", "cautious", "Holm"):
         assert absent not in body
         assert not any(absent in line for line in listing)
-
-
-def test_methods_say_nothing_of_the_outcome(results: Results) -> None:
-    text = methods.text(results)
-    assert "not enough data (p" not in text
-    assert "+0.2 points" not in text
 
 
 def test_methods_stand_on_the_page_and_in_a_file(run: Path, source: str) -> None:
@@ -556,8 +545,6 @@ def test_latex_is_whole_and_escaped() -> None:
         [r"\textasciitilde{}\textasciicircum{}\textbackslash{}\{\}\#\$", "nan"],
     ]
     assert r"\caption{A\_b \& 50\%}" in text
-    for name in ("table", "tabular"):
-        assert text.count(f"\\begin{{{name}}}") == 1
     assert list(csv.reader(io.StringIO(exports.to_csv(table))))[1] == [STRANGE, "-0.5"]
 
 
@@ -574,11 +561,6 @@ def test_every_latex_table_is_whole(results: Results) -> None:
     assert row[3:] == ["56.1", "50.0", "+6.1", "+2.4 to +9.8", "0.420"]
     assert "\\begin{longtable}" in tables["comparisons"][1]
     assert "\\begin{tabular}" in tables["verdicts"][1]
-
-
-def test_a_strange_class_is_written_as_it_is(source: str) -> None:
-    assert "A_b &amp; 50%" in source
-    assert "A_b & 50%" not in source
 
 
 def test_folds_have_a_cautious_interval_on_the_page(results: Results, source: str, tmp_path: Path) -> None:
