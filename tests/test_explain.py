@@ -15,8 +15,7 @@ from moulage import runs
 from moulage.classifiers import probe
 from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.report import page, reading
-from moulage.report.figures import Plots
+from moulage.report import page, run_files
 from moulage.tasks import prepare
 from moulage.tasks.execute import execute
 from moulage.tasks.explain import NUM_NEIGHBOURS, _groups, explain, overlay
@@ -71,8 +70,8 @@ def found(run: Path) -> dict[str, Any]:
 
 
 def page_of(run: Path) -> str:
-    """The report without figures, which take long to draw."""
-    return page.render(reading.read(run), Plots(None, [], None, [], None, None, [], [], [], {}), [], "")
+    """The section alone: figures take long to draw."""
+    return page.render(run_files.read(run), ["explanations"])
 
 
 def predictions(run: Path, arm: str, trial: int) -> Predictions:

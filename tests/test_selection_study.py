@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from moulage import runs
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import LeakError, RecipeError
 from moulage.recipe import merge
-from moulage.report import reading
-from moulage.report.figures import Plots
+from moulage.report import run_files
 from moulage.report.page import render
 from moulage.study import time_steps
 from moulage.tasks import guards, prepare, witness
@@ -39,7 +37,6 @@ PLAIN = {
         "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
     },
 }
-NO_PLOTS = Plots(*([] for _ in fields(Plots)))
 FEATURES = {"backbone": SCRATCH}
 RECIPE = merge(
     PLAIN,
@@ -328,7 +325,7 @@ def test_too_few_is_said_once_for_all_trials():
 
 
 def test_the_report_shows_what_was_dropped_and_why(finished):
-    page = render(reading.read(finished.run), NO_PLOTS, [], "")
+    page = render(run_files.read(finished.run), ["selection"])
     results = json.loads((finished.run / "results.json").read_text())
     harsh = [made for made in results["selections"] if made["name"] == "harsh"]
     assert len(harsh) == 2

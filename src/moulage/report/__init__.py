@@ -20,9 +20,7 @@ def write(run: Path) -> Path:
         RunError: there is no ``results.json`` yet, or a file is broken.
     """
     # here, so that importing the report does not load matplotlib
-    from moulage import results
-    from moulage.report import page
-    from moulage.report.run_files import Run
+    from moulage.report import page, run_files
 
-    write_text(run / "report.html", page.render(Run(run, results.load(run))))
+    write_text(run / "report.html", page.render(run_files.read(run)))
     return run / "report.html"

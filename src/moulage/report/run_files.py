@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from moulage import results
 from moulage.errors import RunError
 from moulage.results import Results
 from moulage.results.generated import GeneratorRun
@@ -48,6 +49,11 @@ class Run:
             raise RunError(
                 f"{path} is no {kind.__name__.lower()}: {error}.", "Delete that file and run the study again."
             ) from None
+
+
+def read(folder: Path) -> Run:
+    """A run folder; errors are those of ``results.load``."""
+    return Run(folder, results.load(folder))
 
 
 def first_of_each(generators: Iterable[GeneratorRun], is_shown: Callable[[GeneratorRun], bool]) -> list[GeneratorRun]:

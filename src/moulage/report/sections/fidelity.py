@@ -58,7 +58,7 @@ def show(run: Run) -> dict[str, Any] | None:
             label: {
                 "of": of,
                 "rows": [
-                    (key, title, [_cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()
+                    (key, title, [cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()
                 ],
                 "pairs": _pairs(closest, label) if closest else [],
             }
@@ -114,7 +114,7 @@ def _mean(fits: list[FidelityRun], label: str, key: str, column: str) -> float |
     return float(np.mean(known)) if known else None
 
 
-def _cell(fits: list[FidelityRun], label: str, key: str, column: str) -> str:
+def cell(fits: list[FidelityRun], label: str, key: str, column: str) -> str:
     value = _mean(fits, label, key, column)
     if value is None:
         return NONE

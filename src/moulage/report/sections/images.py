@@ -53,7 +53,7 @@ def show(run: Run) -> dict[str, Any] | None:
 
 
 def _generator(run: Run, made: GeneratorRun, gallery: Gallery, limit: int) -> dict[str, Any]:
-    """At most ``limit`` pictures of a kind; ``near`` is the 5th percentile of the distances of real images, if known."""
+    """At most ``limit`` pictures of a kind; ``near``: the 5th percentile of the distances of real images, if known."""
     real = gallery.real_distance
     near = float(np.quantile(real, 0.05)) if len(real) else None
     return {
