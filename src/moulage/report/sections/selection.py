@@ -75,7 +75,7 @@ def _tally(rules: Iterable[Rule], classes: list[str]) -> tuple[int, int]:
     return sum(came_in for came_in, _ in pairs), sum(dropped for _, dropped in pairs)
 
 
-def _pictures(dropped: Dropped, number: int, limit: int) -> list[dict[str, str]]:
+def _pictures(dropped: Dropped, number: int, limit: int) -> list[dict[str, Any]]:
     """Of the pictures of one rule ``limit`` at even distances, so that each class keeps its share; as data URIs."""
     rows = np.flatnonzero(dropped.rule == number)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))]
