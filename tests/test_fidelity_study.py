@@ -1,6 +1,7 @@
 """Fidelity in a study: generators are chosen on the validation part, scored on the test part, and shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from moulage import runs
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.image_folders import score_folders
 from moulage.recipe import merge
-from moulage.report import fidelity, methods, reading
-from moulage.report.figures import all_plots
+from moulage.report import run_files
 from moulage.report.page import render
+from moulage.report.sections import fidelity, methods
 from moulage.stages import witness
 from moulage.stages.fidelity import FIRST_SEED, SHOWN_PAIRS
 from moulage.stages.plan import plan
@@ -131,31 +132,32 @@ def test_scoring_twice_gives_the_same(finished: Small):
 
 
 def test_the_report_shows_scores_and_closest_pairs(finished: Small):
-    run = reading.read(finished.run)
-    [shown] = fidelity.shown(run)
-    assert shown.name == "gan"
-    [of] = shown.classes
-    assert [row.name for row in of.rows] == list(fidelity.SETS.values())
-    kid = run.results.fidelity[0].classes["NV"].generated.kid
-    assert of.rows[0].cells[0].startswith(f"{kid:.4f} [")
-    assert len(of.pairs) == SHOWN_PAIRS
-    distances = [float(pair.distance) for pair in of.pairs]
-    assert distances == sorted(distances)
-    page = render(run, all_plots(run, finished.run / "figures"), [], "")
+    run = run_files.read(finished.run)
+    page = render(run, ["fidelity"])  # draws its figure
     assert "How true the generated images are" in page
     assert "AK is not judged: " in page
     assert "40 held-out images are needed" in page
     assert (finished.run / "figures" / "fidelity.svg").exists()
+    shown = fidelity.show(run)
+    assert shown is not None
+    [made] = shown["generators"]
+    assert made["first"].name == "gan"
+    [of] = made["classes"].values()
+    assert [title for _, title, _ in of["rows"]] == list(fidelity.SETS.values())
+    kid = run.results.fidelity[0].classes["NV"].generated.kid
+    assert of["rows"][0][2][0].startswith(f"{kid:.4f} [")
+    assert len(of["pairs"]) == SHOWN_PAIRS
+    distances = [pair["distance"] for pair in of["pairs"]]
+    assert distances == sorted(distances)
 
 
 def test_numbers_without_any_are_not_made_up(finished: Small):
-    results = json.loads((finished.run / "results.json").read_text())
-    [made] = results["fidelity"]
-    made["classes"]["NV"]["generated"]["data_copying"] = None
-    record = reading.Results.model_validate(results).fidelity
-    [shown] = fidelity.shown(reading.Run(reading.Results.model_validate(results), None, {}, "", {}, {}, {}))
-    assert record[0].classes["NV"].generated.data_copying is None
-    assert shown.classes[0].rows[0].cells[-1] == "–"
+    [made] = run_files.read(finished.run).results.fidelity
+    of = made.classes["NV"]
+    assert of.generated is not None
+    nothing = of.model_copy(update={"generated": replace(of.generated, data_copying=None)})
+    without = made.model_copy(update={"classes": {"NV": nothing}})
+    assert fidelity.cell([without], "NV", "generated", "data_copying") == "–"
 
 
 def test_fidelity_can_be_left_out(finished: Small):
@@ -205,7 +207,7 @@ def test_folders_without_a_common_class_or_with_few_images_say_so(tmp_path: Path
 
 
 def test_the_methods_say_how_images_were_scored_and_chosen(finished: Small):
-    text = methods.text(reading.read(finished.run).results)
+    text = methods.text(run_files.read(finished.run).results)
     assert "48 further images of each class were scored against the real images of the test part" in text
     assert "test_resnet" in text
     assert "Demystifying MMD GANs" in text

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,7 @@ from moulage.collect import kept_of_arms, too_few
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import LeakError, RecipeError
 from moulage.recipe import merge
-from moulage.report import reading
-from moulage.report.figures import Plots
+from moulage.report import run_files
 from moulage.report.page import render
 from moulage.results import SelectionRun
 from moulage.stages import plan as plans
@@ -40,7 +38,6 @@ PLAIN = {
         "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
     },
 }
-NO_PLOTS = Plots(*([] for _ in fields(Plots)))
 FEATURES = {"backbone": SCRATCH}
 RECIPE = merge(
     PLAIN,
@@ -290,7 +287,7 @@ def test_too_few_is_said_once_for_all_trials():
 
 
 def test_the_report_shows_what_was_dropped_and_why(finished):
-    page = render(reading.read(finished.run), NO_PLOTS, [], "")
+    page = render(run_files.read(finished.run), ["selection"])
     results = json.loads((finished.run / "results.json").read_text())
     harsh = [made for made in results["selections"] if made["name"] == "harsh"]
     assert len(harsh) == 2
