@@ -21,8 +21,8 @@ from PIL import Image
 
 from fake_run import ARMS, lesions, make_run
 from moulage import report
-from moulage import results as records
 from moulage.errors import RunError
+from moulage import results as records
 from moulage.report import pictures, plot, reading, tables
 from moulage.runs import write_json
 
