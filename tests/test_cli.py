@@ -101,6 +101,29 @@ def test_list_names_every_kind(run):
     assert (wrong.code, 'Did you mean "generators"' in wrong.err) == (1, True)
 
 
+WRONG_RECIPES = [
+    (b"[study\n", "(at line 1, column 7)"),
+    (b'[study]\nname = "x"\nname = "y"\n', "(at line 3, column 11)"),
+    (b"\xef\xbb\xbf[study]\n", "byte order mark"),
+    ("[study]\n".encode("utf-16"), "not UTF-8 text: invalid start byte at byte 0"),
+    (b"[study]\nseed = 1" + b"0" * 5000, "digits"),
+    (b"budget = 5\n", "x.toml.budget: Input should be a valid dictionary (got 5)"),
+    (b"[budget]\ncpu = 5\n", "x.toml.budget.cpu: Input should be a valid dictionary (got 5)"),
+    (b"study = 5\n", "x.toml.study"),
+]
+
+
+@pytest.mark.parametrize("verb", ["study", "prepare", "explain"])
+@pytest.mark.parametrize(("content", "words"), WRONG_RECIPES)
+def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, run, verb, content, words):
+    path = tmp_path / ("recipe.toml" if verb == "explain" else "x.toml")  # ``explain`` reads that of a run folder
+    path.write_bytes(content)
+    found = run(verb, str(tmp_path if verb == "explain" else path))
+    assert found.code == 1
+    assert words.replace("x.toml", path.name) in found.err.replace("\n", " ")
+    assert path.name in found.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,5 +1,6 @@
 """Steps of the pre-processing, and how they reach images, masks, caches and the command line."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -169,10 +170,13 @@ def test_a_missing_mask_is_refused_or_the_image_kept(name, mask):
     assert np.array_equal(kept.image, np.asarray(skin()))
 
 
-def test_steps_follow_each_other():
-    both = Steps.of([("lesion_crop", {"margin": 0.25}), ("colour_constancy", {})]).apply(
-        np.asarray(skin()), lesion_mask()
-    )
+def test_steps_follow_each_other_and_their_options_are_read_once(monkeypatch):
+    steps = pickle.loads(pickle.dumps(Steps.of([("lesion_crop", {"margin": 0.25}), ("colour_constancy", {})])))
+    asked = []
+    monkeypatch.setattr(plugins, "validate", lambda model, *rest: asked.append(model) or model(**rest[0]))
+    both = [steps.apply(np.asarray(skin()), lesion_mask()) for _ in range(3)][-1]
+    assert len(asked) == 2
+    assert pickle.loads(pickle.dumps(steps)) == steps  # what is kept of the options goes to no other process
     assert [step.image.shape for step, _ in both] == [(60, 60, 3)] * 2
     alone = through("colour_constancy", both[0][0].image)
     assert np.array_equal(both[1][0].image, alone.image)
@@ -265,13 +269,6 @@ def test_predicted_masks_of_a_recipe_take_the_place_of_the_datas_own(data, catal
     assert found.table["mask"][0] == ""
     assert [Path(place).name for place in found.table["mask"][1:]] == names[1:]
     assert masks.read(found.take(np.arange(1, 12)), 30, "squash", tmp_path / "cache", CROP).any(axis=(1, 2)).all()
-
-
-def test_a_recipe_without_steps_keeps_its_digest():
-    values = {"study": {"name": "x"}, "data": {"source": "phantom"}}
-    plain, stepped = (recipe.parse(values, changes=c) for c in ({}, {"data.steps": [{"plugin": "vignette"}]}))
-    assert "steps" not in plain.model_dump()["data"]
-    assert plain.digest() != stepped.digest()
 
 
 def test_predicted_masks_want_squashed_images():

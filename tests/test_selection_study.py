@@ -1,7 +1,6 @@
 """Selections in a study: planned, computed, guarded, told; recipes without any stay what they were."""
 
 import json
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -133,17 +132,6 @@ def test_wrong_rules_and_features_are_refused_before_any_work(selection, words):
         prepare.check(recipes.parse(merge(RECIPE, {"selections": {"lots": selection}})))
     for word in words:
         assert word in str(caught.value)
-
-
-def test_a_recipe_with_selections_survives_toml():
-    found = recipes.parse(RECIPE)
-    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
-
-
-def test_a_recipe_without_selections_is_written_and_hashed_as_before():
-    found = recipes.parse(PLAIN).model_dump(mode="json")
-    assert "selections" not in found
-    assert not any("selection" in arm for arm in found["arms"].values())
 
 
 # The plan

@@ -12,11 +12,10 @@ from PIL import Image
 
 from moulage import recipe as recipes
 from moulage import report as reports
-from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data import several
 from moulage.data.audit import Audit, audit
-from moulage.data.catalog import COLUMNS, Catalog
+from moulage.data.catalog import Catalog
 from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.split import dealable, folds, holdout, prove, reserve
@@ -155,19 +154,6 @@ def test_names_and_groups_of_two_data_sets_never_meet_by_accident(main, cache):
 
 def test_one_data_set_stays_what_it_was(main):
     assert several.join(main, {}) is main
-    without = main.table.drop(columns=["data_set", "only_part", "location", "mask"])
-    assert main.digest() == runs.digest(list(main.classes), without.to_csv(index=False).encode())
-    assert main.with_columns(data_set="x").digest() != main.digest()
-
-
-def test_catalogs_of_earlier_versions_are_read(main, tmp_path, monkeypatch):
-    older = main.take(np.arange(3))
-    older = Catalog(older.table.drop(columns=["data_set", "only_part"]), older.classes, root=older.root)
-    older.save(tmp_path / "catalog.parquet")
-    found = Catalog.load(tmp_path / "catalog.parquet")
-    assert list(found.table) == list(COLUMNS)
-    assert set(found.table["data_set"]) == {""}
-    assert found.table["data_set"].dtype == object
 
 
 def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main, copies, folder, cache):
@@ -283,13 +269,8 @@ def test_what_may_only_be_trained_on_is_in_every_training_part_and_counts_for_no
         prove(wrong, joined)
 
 
-def test_recipes_without_further_data_are_hashed_as_before(folder):
-    found = parsed(folder)
-    assert "also" not in recipes.parse({"study": {"name": "x"}}).model_dump(mode="json")["data"]
-    assert parsed(Path("/elsewhere")).digest() == found.digest()
-    assert parsed(folder, weight=2).digest() != found.digest()
-    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
-    assert found.data.weights == {}
+def test_weights_are_those_that_are_not_1(folder):
+    assert parsed(folder).data.weights == {}
     assert parsed(folder, weight=2).data.weights == {"more": 2}
 
 

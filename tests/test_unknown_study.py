@@ -106,12 +106,6 @@ def test_wrong_classes_are_refused():
             prepare.parted(recipes.parse(merge(RECIPE, {"data": {"unknown": classes}})))
 
 
-def test_a_recipe_without_unknown_classes_is_written_as_before():
-    plain = {**RECIPE, "data": {k: v for k, v in RECIPE["data"].items() if k != "unknown"}}
-    assert "unknown" not in recipes.parse(plain).model_dump(mode="json")["data"]
-    assert recipes.parse(plain).digest() != recipes.parse(RECIPE).digest()
-
-
 def test_a_study_that_left_none_unknown_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plain = {**RECIPE, "data": {k: v for k, v in RECIPE["data"].items() if k != "unknown"}}
     plain["classifier"] = {"plugin": "probe", "options": CLASSIFIERS["probe"]}

@@ -20,7 +20,7 @@ from typing import Any
 
 from moulage.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
 
 Progress = Callable[[int, int, str], None]
@@ -112,13 +112,17 @@ def is_done(folder: Path) -> bool:
     marker = folder / "done.json"
     if not marker.exists():
         return False
-    version = read_json(marker).get("format")
-    if version != FORMAT:
+    check_format(read_json(marker).get("format"), folder)
+    return True
+
+
+def check_format(found: object, where: Path) -> None:
+    """Refuse what was written in another format than ``FORMAT``; ``found`` is the one that it states."""
+    if found != FORMAT:
         raise RunError(
-            f"{folder} was written in format {version}; this moulage reads format {FORMAT}.",
+            f"{where} was written in format {found}; this moulage reads format {FORMAT}.",
             "Use the moulage version that wrote it, or name another run folder with --out.",
         )
-    return True
 
 
 def finish(folder: Path, **facts: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from moulage import runs
 from moulage.errors import RunError
 from moulage.recipe import Recipe, differences, parse
+from moulage.recipe import read as read_recipe
 from moulage.tasks import prepare
 from moulage.tasks.plan import Task, plan, roles
 from moulage.tasks.prepare import Prepared
@@ -119,12 +120,10 @@ def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
 
 def changed(recipe: Recipe, run: Path) -> list[str]:
     """The settings that differ from those of the last run in this folder."""
-    import tomllib
-
     path = run / "recipe.toml"
     if not path.exists():
         return []
-    old = parse(tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
+    old = parse(read_recipe(path), where=str(path))
     return list(differences(old.model_dump(mode="json"), recipe.model_dump(mode="json")))
 
 

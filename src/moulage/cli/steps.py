@@ -82,7 +82,7 @@ def prepare(
     prepared = _prepare_only(chosen, run, workers)
     split = prepared.split(0)
     report = Audit.load(run / "audit.json")
-    counts, several = split.counts(), data_sets.load(run)
+    counts, several = split.counts, data_sets.load(run)
     changed = previews.changes(chosen, prepared)
     sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
     if as_json:

@@ -6,6 +6,7 @@ mask is cut alike, so that both go on fitting each other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -59,8 +60,12 @@ class Steps:
             found.append((name, config.model_dump(mode="json")))
         return cls(tuple(found))
 
+    def __reduce__(self) -> tuple[type["Steps"], tuple[Any]]:
+        return Steps, (self.chosen,)  # modules, which `_loaded` keeps, do not travel to other processes
+
+    @cached_property
     def _loaded(self) -> list[tuple[str, ModuleType, Any]]:
-        """Name, module and ``Config`` of each step."""
+        """Name, module and ``Config`` of each step; made once, not for every image."""
         return [
             (name, plugins.load("preprocessing", name), plugins.configure("preprocessing", name, options))
             for name, options in self.chosen
@@ -69,19 +74,19 @@ class Steps:
     @property
     def use_masks(self) -> bool:
         """Whether a step looks at lesion masks; the others never cause one to be read."""
-        return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded())
+        return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded)
 
     @property
     def need_masks(self) -> bool:
         """Whether a step refuses images without a lesion mask."""
-        return any(module.needs_mask(config) for _, module, config in self._loaded() if hasattr(module, "needs_mask"))
+        return any(module.needs_mask(config) for _, module, config in self._loaded if hasattr(module, "needs_mask"))
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names everything that the result depends on beside the image; empty for no steps."""
         return tuple(
             runs.digest(name, config.model_dump(mode="json"), getattr(module, "VERSION", 1))
-            for name, module, config in self._loaded()
+            for name, module, config in self._loaded
         )
 
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Step, np.ndarray | None]]:
@@ -95,7 +100,7 @@ class Steps:
             size = (image.shape[1], image.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         found = []
-        for name, module, config in self._loaded():
+        for name, module, config in self._loaded:
             step: Step = module.apply(config, image, mask)
             if step.image.shape != image.shape or step.image.dtype != np.uint8:
                 raise DataError(f"The step {name} made {step.image.dtype} {list(step.image.shape)} of {image.shape}.")

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from moulage import plugins
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import METADATA, Recipe
+from moulage.recipe import Recipe
+from moulage.recipe_tables import METADATA
 from moulage.treatment import PLAIN, Treatment, combined, drawn
 
 NO_CLASSES = ("one", "two")

@@ -98,7 +98,7 @@ def evaluate_on(
             f"{len(shared.reasons)} are, or show a lesion, that the run's classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
-    key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest())
+    key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
         scorer = _Scorer(kept, pixels, size, folder, key, device)

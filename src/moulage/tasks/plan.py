@@ -9,7 +9,8 @@ from moulage import plugins, runs
 from moulage.data.catalog import Catalog
 from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import Recipe, SelectionOptions
+from moulage.recipe import Recipe
+from moulage.recipe_tables import SelectionOptions
 from moulage.tasks.arms import adjusts, feature_network, role_of
 from moulage.tasks.prepare import Prepared, learns_masks, needs_masks
 
@@ -267,7 +268,7 @@ class _Planner:
             return ""
         samples = Catalog.load(folder / "catalog.parquet")
         check_provenance(samples, self.prepared.split(0).digest)
-        return samples.digest()
+        return samples.digest
 
 
 def seed_of(*parts: Any) -> int:

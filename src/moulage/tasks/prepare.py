@@ -26,6 +26,7 @@ from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
+from moulage.recipe import read as read_recipe
 from moulage.tasks import data_sets
 from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
 from moulage.tasks.masks import with_predicted
@@ -62,7 +63,7 @@ class Prepared:
     @property
     def digest(self) -> str:
         """Digest of everything in the data that can change a result, whatever the split: metadata and pixels."""
-        return runs.digest(self.catalog.digest(), self.pixels.folder.name)
+        return runs.digest(self.catalog.digest, self.pixels.folder.name)
 
 
 WITHOUT_MASKS = "Predict masks with `moulage masks predict` and set data.masks to their folder (docs/masks.md)."
@@ -144,6 +145,8 @@ def prepare(
 ) -> Prepared:
     """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
     started = (time.perf_counter(), time.process_time())
+    if (run / "pixels.json").exists():
+        runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
     data_sets.check(recipe)
     steps_of(recipe)
     found = read(recipe)
@@ -173,7 +176,8 @@ def prepare(
         work = {"num_workers": num_workers, "progress": progress}
         masks.build(masks.with_masks(catalog), classifier_size(recipe), recipe.data.fit, steps=steps_of(recipe), **work)
     about_masks = {"masks": masks.key(catalog, recipe.data.fit)} if wants_masks(recipe) else {}
-    runs.write_json(run / "pixels.json", {"folder": str(pixels.folder), "sizes": sizes(recipe), **about_masks})
+    facts = {"format": runs.FORMAT, "folder": str(pixels.folder), "sizes": sizes(recipe)}
+    runs.write_json(run / "pixels.json", facts | about_masks)
     _write_recipe(recipe, run)
     runs.write_json(run / "environment.json", environment())
     if not (run / "prepare.json").exists():
@@ -238,11 +242,9 @@ def load(run: Path, trial: int | None = None) -> tuple[Recipe, Prepared]:
         RunError: the run was not prepared, or its pixel cache is gone.
         LeakError: the split on disk lets a group cross.
     """
-    import tomllib
-
     if not (run / "recipe.toml").exists():
         raise RunError(f"{run} is no run folder: it has no recipe.toml.", "Name a folder that `moulage study` wrote.")
-    recipe = parse(tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8")), where=str(run / "recipe.toml"))
+    recipe = parse(read_recipe(run / "recipe.toml"), where=str(run / "recipe.toml"))
     catalog, several = Catalog.load(run / "catalog.parquet"), recipe.split.scheme == "folds"
     numbers = range(recipe.num_trials if several else 1) if trial is None or not several else [trial]
     splits = tuple(Split.load(_split_path(run, number)) for number in numbers)
@@ -321,7 +323,7 @@ def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) ->
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:
     """The audit of these pixels and labels, from the run folder where it was made before."""
-    key = runs.digest(AUDIT_VERSION, catalog.digest(), pixels.folder.name)
+    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name)
     marker, path = run / "audit.key", run / "audit.json"
     if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
         return Audit.load(path)
@@ -368,7 +370,7 @@ def pair_sheet(pairs: np.ndarray, tile: int = 72, num_columns: int = 6) -> Image
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
     """Keep the resolved recipe; an older, different one stays beside it under its digest."""
-    path, text = run / "recipe.toml", to_toml(recipe.model_dump(mode="json"))
+    path, text = run / "recipe.toml", to_toml(recipe)
     if path.exists() and (old := path.read_text(encoding="utf-8")) != text:
         runs.write_text(run / f"recipe-{runs.digest(old)}.toml", old)
     runs.write_text(path, text)

@@ -70,7 +70,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, tasks: Iterable[Task]
         "arms": [_arm(run, trained, name, recipe, known[name]) for name in recipe.arms],
         "fits": fits,
         **found,
-        "split": split.counts(),
+        "split": split.counts,
         "split_digest": split.digest,
         "generators": [_generator(run, tasks, task) for task in tasks if task.kind == "generator"],
         "selections": selections,

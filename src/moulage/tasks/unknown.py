@@ -63,7 +63,7 @@ def score_unknown(
     say(f"{len(strange):,} images of {', '.join(recipe.data.unknown)}, {len(set(strange.groups)):,} lesions")
     tasks = {task.folder: task for task in plan(recipe, prepared)}
     folder = run / "unknown"
-    key = runs.digest(runs.FORMAT, pixels.folder.name, size, strange.digest())
+    key = runs.digest(runs.FORMAT, pixels.folder.name, size, strange.digest)
     fits = []
     for number, fit in enumerate(results["fits"]):
         path = folder / f"{Path(fit['folder']).name}-{key}.parquet"
