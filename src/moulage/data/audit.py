@@ -23,6 +23,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.chunks import OK
 from moulage.data.duplicates import Pair
 from moulage.data.pixels import Pixels
+from moulage.data.thumbnails import inside
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
@@ -324,7 +325,7 @@ def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, find
         say = f"Class and acquisition source are associated (Cramer's V {association:.2f}): one hints at the other."
         advice = "Look at scores by source before believing a gain."
         findings.append(_finding("source hints at class", "note", table["image"], say, advice))
-    shown = duplicates.inside(thumbnails[rows][table.index.to_numpy()])
+    shown = inside(thumbnails[rows][table.index.to_numpy()])
     vignette = pd.Series(~shown[:, 0, 0] & ~shown[:, 0, -1] & ~shown[:, -1, 0] & ~shown[:, -1, -1])
     sources = table["source"].to_numpy(object)
     counts = pd.crosstab(sources, vignette.to_numpy()).to_numpy()
