@@ -12,10 +12,11 @@ from scipy import ndimage
 
 from moulage import plugins
 from moulage.data.catalog import REAL, Catalog
+from moulage.data.neighbours import distance_to_others
 from moulage.errors import DataError, LeakError
 from moulage.selection import Images
 from moulage.selection._probability import probabilities
-from moulage.selection._space import highest, how_many, radii, support
+from moulage.selection._space import highest, how_many, support
 from moulage.selection.diversity import quotas
 from moulage.tasks.select import chain, decisions, first_seeds, pictures, summary, survivors
 
@@ -143,9 +144,9 @@ def test_images_whose_arrays_do_not_fit_are_refused(real):
 
 def test_radii_reach_to_other_lesions():
     line = np.array([[0.0], [1.0], [3.0], [7.0]])
-    assert radii(line, np.array(list("abcd")), 1).tolist() == [1, 1, 2, 4]
-    assert radii(line, np.array(list("aacd")), 1).tolist() == [3, 2, 2, 4]
-    assert radii(line, np.array(list("aacd")), 3).tolist() == [np.inf, np.inf, 4, 7]
+    assert distance_to_others(line, np.array(list("abcd")), 1).tolist() == [1, 1, 2, 4]
+    assert distance_to_others(line, np.array(list("aacd")), 1).tolist() == [3, 2, 2, 4]
+    assert distance_to_others(line, np.array(list("aacd")), 3).tolist() == [np.inf, np.inf, 4, 7]
 
 
 def test_support_by_hand():
@@ -162,7 +163,7 @@ def test_support_is_improved_precision():
     """Against the definition, written out: is any real image nearer than its own k-th nearest?"""
     rng = np.random.default_rng(3)
     real, fake = rng.standard_normal((70, 5)), 1.3 * rng.standard_normal((50, 5))
-    radius = radii(real, np.arange(70).astype(str), 3)
+    radius = distance_to_others(real, np.arange(70).astype(str), 3)
     gaps = np.linalg.norm(real[:, None] - real, axis=2)
     np.testing.assert_allclose(radius, np.sort(gaps, axis=1)[:, 3])
     expected = (np.linalg.norm(fake[:, None] - real, axis=2) <= radius).any(axis=1)

@@ -15,13 +15,13 @@ import pytest
 from moulage import recipe as recipes
 from moulage import runs
 from moulage.data.catalog import Catalog
+from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.study import Watch, run_study
 from moulage.tasks import execute as execution
 from moulage.tasks import prepare
 from moulage.tasks.execute import adjust_logits, check_extra, predict_parts, samples_of, treatment_of
-from moulage.tasks.gallery import nearest_images
 from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
 

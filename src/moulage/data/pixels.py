@@ -13,10 +13,9 @@ map, so that a full disk is an error and not a signal that ends the process.
 
 import errno
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +107,8 @@ def build(
     whole = Pass(folder, fit, sizes, True, steps, of_masks)
     try:
         if _next_pass(whole):
-            with _turn(folder, len(catalog), progress):
+            waits = partial(progress, 0, len(catalog), "images: another process is at it, waiting")
+            with lock(folder, waits):
                 task = _next_pass(whole)  # whoever held the folder may have done it
                 if task:
                     _run(task, items, num_workers, progress)
@@ -220,20 +220,6 @@ def _create_arrays(task: Pass, num_images: int) -> None:
         with atomic(task.folder / name) as temporary:
             shape = (num_images, side, side, 3)
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-
-
-@contextmanager
-def _turn(folder: Path, num_images: int, progress: Progress) -> Iterator[None]:
-    """Hold the folder; while another process builds the same cache, wait for it."""
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock(folder))
-                break
-            except RunError:
-                progress(0, num_images, "images: another process is at it, waiting")
-                time.sleep(0.2)
-        yield
 
 
 def _cannot_write(folder: Path, error: OSError) -> RunError:

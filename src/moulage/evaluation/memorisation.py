@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from moulage.data.near_copies import NearCopies, near_copies
-from moulage.data.neighbours import nearest, squared_blocks
+from moulage.data.neighbours import distance_to_others, nearest
 from moulage.errors import DataError
 
 __all__ = ["DataCopying", "NearCopies", "authenticity", "data_copying", "near_copies"]
@@ -102,13 +102,7 @@ def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | 
             photographs of one lesion are near each other.
     """
     away, row = nearest(generated, train)
-    if groups is None:
-        own = nearest(train, train, exclude_self=True)[0][:, 0]
-    else:
-        own = np.empty(len(train))
-        for part, squared in squared_blocks(train, train):
-            squared[groups[part, None] == groups] = np.inf
-            own[part] = np.sqrt(squared.min(axis=1))
+    own = nearest(train, train, exclude_self=True)[0][:, 0] if groups is None else distance_to_others(train, groups)
     return away[:, 0] > own[row[:, 0]]
 
 

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from moulage.data.neighbours import distance_to_others
 from moulage.plugins import Options
 from moulage.selection import Images, Judgement
 from moulage.selection._probability import probabilities
-from moulage.selection._space import highest, how_many, radii, support
+from moulage.selection._space import highest, how_many, support
 
 
 class Config(Options):
@@ -66,7 +67,7 @@ def _depth(config: Config, candidates: Images, reference: Images, rng: np.random
     scores = np.full(len(candidates), np.nan)
     for label, rows in candidates.by_class():
         known = reference.rows_of(label)
-        radius = radii(reference.features[known], reference.groups[known], config.k)
+        radius = distance_to_others(reference.features[known], reference.groups[known], config.k)
         if len(known) and np.isfinite(radius).all():
             scores[rows] = np.minimum(support(candidates.features[rows], reference.features[known], radius).ratio, 1e12)
     return scores
