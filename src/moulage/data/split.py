@@ -230,9 +230,8 @@ def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float
     rng = np.random.default_rng([RESERVE_STREAM, seed])
     for k in np.argsort(there, kind="stable"):
         for group in rng.permutation(np.flatnonzero(has[:, k])):
-            spares = (there - gone)[
-                has[group]
-            ].min() > 1  # a group of two classes must not be the last of the other one
+            # A group of two classes must not be the last of the other one.
+            spares = (there - gone)[has[group]].min() > 1
             if gone[k] < wanted[k] and not taken[group] and spares:
                 taken[group], gone = True, gone + has[group]
     for name, number, went in zip(names, there, gone, strict=True):
