@@ -1,7 +1,6 @@
 """Several data sets in one study: what two of them share is found, what may only be trained on stays in training."""
 
 import io
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -28,53 +27,22 @@ from moulage.tasks.guards import check_run
 from moulage.tasks.plan import plan, roles
 from moulage.tasks.registration import register
 from moulage.tasks.results import collect
+from recipes import phantom_recipe
 
 MAIN = phantom.Config(num_images=160, size=48, min_lesions=8)
 OTHER = phantom.Config(num_images=160, size=48, min_lesions=8, seed=7)
-RECIPE = """
-[study]
-name = "two"
-num_trials = 1
-target_classes = ["AK"]
-primary = "balanced_accuracy"
-
-[data]
-source = "phantom"
-options = { num_images = 160, size = 48, min_lesions = 8 }
-
-[data.also.more]
-source = "folder"
-classes = { keratosis = "AK", other = "" }
-
-[split]
-validation = 0.2
-test = 0.3
-
-[classifier]
-plugin = "probe"
-
-[classifier.options]
-size = 32
-epochs = 2
-backbone = { name = "test_resnet", weights = "scratch" }
-
-[arms.none]
-balance = "none"
-
-[arms.duplicates]
-balance = "duplicates"
-add = { AK = 9 }
-
-[arms.noise]
-balance = "synthesize"
-generator = "noise"
-add = { AK = 9 }
-
-[generators.noise]
-plugin = "noise"
-classes = ["AK"]
-size = 48
-"""
+RECIPE = phantom_recipe(
+    study={"name": "two", "primary": "balanced_accuracy"},
+    data={
+        "options": {"num_images": 160, "size": 48, "min_lesions": 8},
+        "also": {"more": {"source": "folder", "classes": {"keratosis": "AK", "other": ""}}},
+    },
+    generators={"noise": {"plugin": "noise", "classes": ["AK"], "size": 48}},
+    arms={
+        "duplicates": {"balance": "duplicates", "add": {"AK": 9}},
+        "noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 9}},
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +93,7 @@ def folder(main, copies, cache, tmp_path_factory) -> Path:
 
 def parsed(folder: Path, **more: object) -> recipes.Recipe:
     changes = {"data.also.more.path": str(folder), **{f"data.also.more.{key}": value for key, value in more.items()}}
-    return recipes.parse(tomllib.loads(RECIPE), changes=changes)
+    return recipes.parse(RECIPE, changes=changes)
 
 
 def audited(catalog: Catalog, cache: Path) -> tuple[Audit, Pixels]:
@@ -340,7 +308,7 @@ def test_prepare_takes_a_recipe_and_says_what_became_of_each_data_set(folder, tm
     from moulage.cli import steps
 
     path = tmp_path / "two.toml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(recipes.to_toml(recipes.parse(RECIPE)), encoding="utf-8")
     setting = [f"data.also.more.path={folder}"]
     steps.prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1, as_json=True)
     assert '"num_set_aside": 7' in capsys.readouterr().out
