@@ -1,18 +1,15 @@
 """The pixel cache: what it holds, when it is made again, and that a crash at any point changes nothing."""
 
 import errno
-import io
 import multiprocessing
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
 import time
 import zipfile
-import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,30 +22,12 @@ from moulage import runs
 from moulage.data import chunks, images, pixels
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError, RecipeError, RunError
+from pictures import encoded, png_header
 
 
 def picture(seed: int, width: int = 24, height: int = 20, mode: str = "RGB") -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The first bytes of a PNG that claims this size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + head
-        + struct.pack(">I", zlib.crc32(head))
-        + b"\0\0\0\x14IDAT"
-        + bytes(24)
-    )
 
 
 def catalog_of(files: dict[str, bytes], root: Path) -> Catalog:
@@ -273,11 +252,6 @@ def test_two_workers_give_what_one_gives(tmp_path: Path) -> None:
     assert sorted(x.name for x in two.folder.iterdir()) == [
         *(".lock", "done.json", "scan.parquet", "size-16.npy", "size-20.npy", "thumbnails.npy")
     ]
-
-
-def test_modules_of_the_workers_need_no_torch() -> None:
-    code = "import sys, moulage.data.chunks; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -96,10 +94,8 @@ def test_contract_of_every_rule(name, real, candidates, plain):
     assert (one.score == two.score).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"random", "diversity"}))  # these draw lots in that order
 def test_no_rule_minds_the_order_of_candidates(name, real, candidates, plain):
-    if name in ("random", "diversity"):
-        pytest.skip("lots are drawn in the order of the candidates")
     order = np.random.default_rng(5).permutation(len(candidates))
     shuffled = judge(name, candidates.take(order), real)
     np.testing.assert_array_equal(shuffled.keep, plain(name).keep[order])
@@ -115,23 +111,6 @@ def test_no_rule_minds_having_little_to_go_by(name, real, candidates):
     assert np.isfinite(found.score).all()
     if name not in ("random", "truncation", "near_copies"):
         assert found.keep.all(), "what cannot be judged is kept, and said"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_rule_is_described(name):
-    module = plugins.load("selection", name)
-    assert module.Config() == plugins.configure("selection", name, {})
-    assert all(field.description for field in module.Config.model_fields.values())
-    assert 10 < len(plugins.summary("selection", name)) < 120
-
-
-def test_listing_them_loads_neither_torch_nor_scikit_learn():
-    code = (
-        "import sys; from moulage import plugins\n"
-        "for n in plugins.names('selection'): plugins.summary('selection', n)\n"
-        "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_images_whose_arrays_do_not_fit_are_refused(real):
