@@ -24,6 +24,11 @@ def library() -> Any:
     return cv2
 
 
+def check_installed() -> None:
+    """Raise ``RecipeError`` where OpenCV is not installed; what ``Steps.of`` asks a plug-in that needs it."""
+    library()
+
+
 def painted_over(image: np.ndarray, where: np.ndarray, radius: float) -> np.ndarray:
     """The image uint8 [H, W, 3] with the pixels of ``where`` bool [H, W] filled in from around them.
 

@@ -6,7 +6,9 @@ from scipy import ndimage
 
 from moulage import plugins
 from moulage.data.steps import Step
-from moulage.preprocessing._tools import library, painted_over, pieces
+from moulage.preprocessing._tools import check_installed, library, painted_over, pieces
+
+__all__ = ["Config", "apply", "check_installed"]
 
 
 class Config(plugins.Options):
@@ -22,11 +24,6 @@ class Config(plugins.Options):
 
 MOST_TURNS = 2.5
 """Length of a hair at most, in diagonals of the box around it; of hairs that cross, of all together."""
-
-
-def check_installed() -> None:
-    """Raise ``RecipeError`` where OpenCV is not installed."""
-    library()
 
 
 def hairs(image: np.ndarray, config: Config) -> np.ndarray:

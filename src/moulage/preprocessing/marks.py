@@ -9,7 +9,9 @@ from scipy import ndimage
 from moulage import plugins
 from moulage.data.steps import Step
 from moulage.preprocessing._ruler import ticks_of_rulers
-from moulage.preprocessing._tools import library, painted_over, pieces
+from moulage.preprocessing._tools import check_installed, library, painted_over, pieces
+
+__all__ = ["Config", "apply", "check_installed"]
 
 
 class Config(plugins.Options):
@@ -29,11 +31,6 @@ class Config(plugins.Options):
 
 DARK = 60
 """Lightness, of 255, below which colours are not told apart."""
-
-
-def check_installed() -> None:
-    """Raise ``RecipeError`` where OpenCV is not installed."""
-    library()
 
 
 def marks(image: np.ndarray, config: Config) -> np.ndarray:
