@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from moulage import runs
-from moulage.data import chunks, images, pixels
+from moulage.data import images, pixel_writer, pixels
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError, RecipeError, RunError
 from pictures import encoded, png_header
@@ -295,8 +295,8 @@ def test_after_a_crash_at_any_write_the_result_is_the_same(
         with pytest.raises(Crash):
             pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     done_before = len(list((tmp_path / "cache").glob("*/pass-*/*.json")))
-    counted = Counted(chunks.write_chunk)
-    monkeypatch.setattr(chunks, "write_chunk", counted)
+    counted = Counted(pixel_writer.write_chunk)
+    monkeypatch.setattr(pixel_writer, "write_chunk", counted)
     found = pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     assert contents(found, 16, 20) == whole
     assert counted.calls == 4 - done_before
@@ -387,7 +387,7 @@ def test_a_disk_that_is_too_small_is_found_out_before_the_work(tmp_path: Path, m
 @pytest.mark.usefixtures("small_chunks")
 def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = catalog_of(many(12), tmp_path / "in")
-    real, calls = chunks.write_json, iter(range(100))
+    real, calls = pixel_writer.write_json, iter(range(100))
 
     def full(path: Path, value: object) -> None:
         if next(calls) == 2:
@@ -395,7 +395,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: py
         real(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "write_json", full)
+        patch.setattr(pixel_writer, "write_json", full)
         with pytest.raises(RunError, match="No space left on device") as caught:
             pixels.build(catalog, [16], "squash", tmp_path / "cache")
     assert "What is done is kept" in caught.value.hint

@@ -72,7 +72,7 @@ LIBRARY = "moulage, moulage.recipe, moulage.data.split, moulage.report, moulage.
     [
         (LIBRARY, {"torch"}),
         (SUMMARIES, {"torch", "sklearn"}),
-        ("moulage.data.chunks", {"torch", "pandas"}),  # what worker processes import
+        ("moulage.data.pixel_writer", {"torch", "pandas"}),  # what worker processes import
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(modules, heavy):

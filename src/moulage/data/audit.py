@@ -20,8 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from moulage import runs
 from moulage.data import duplicates, overlap, several
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK
 from moulage.data.duplicates import Pair
+from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
 from moulage.data.thumbnails import inside
 from moulage.errors import RunError

@@ -14,7 +14,7 @@ from scipy import ndimage
 from moulage import runs
 from moulage.data import pixels
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK
+from moulage.data.pixel_writer import OK
 from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError
 

@@ -24,7 +24,7 @@ import PIL
 
 from moulage.data import images
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK, THUMBNAILS, Item, Pass, Row, file_name, work
+from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name, work
 from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json

@@ -6,7 +6,7 @@ Thumbnails are uint8 [N, 32, 32, 3]. The dark vignette is masked, because round 
 import numpy as np
 from scipy import fft, ndimage
 
-from moulage.data.chunks import THUMBNAIL_SIDE as SIDE
+from moulage.data.pixel_writer import THUMBNAIL_SIDE as SIDE
 
 ORIENTATIONS = (
     "as is",

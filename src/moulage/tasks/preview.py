@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from moulage import runs
-from moulage.data import chunks, images
+from moulage.data import images, pixel_writer
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Steps
 from moulage.recipe import Recipe
@@ -85,14 +85,14 @@ def _sheet(catalog: Catalog, steps: Steps, groups: dict[str, np.ndarray]) -> Ima
 def _stages(reader: images.Reader, catalog: Catalog, row: int, steps: Steps) -> list[tuple[str, Image.Image]]:
     """The image and what each step makes of it, enlarged to a tile where smaller, with a word and a number each."""
     place, mask = (str(catalog.table[column][row]) for column in ("location", "mask"))
-    item = chunks.Item(catalog.resolve(place), catalog.resolve(mask) if mask else "")
+    item = pixel_writer.Item(catalog.resolve(place), catalog.resolve(mask) if mask else "")
     if images.is_array(item.image):
         picture = Image.fromarray(reader.array(item.image)).convert("RGB")
     else:
         data = reader.bytes(item.image)
         picture = images.pictures(data, images.header(data), [2 * TILE])[0]
     stages = [(str(catalog.table["label"][row]), picture)]
-    outcome = steps.apply(np.asarray(picture), chunks.read_mask(reader, item.mask) if item.mask else None)
+    outcome = steps.apply(np.asarray(picture), pixel_writer.read_mask(reader, item.mask) if item.mask else None)
     for (name, _), (step, _) in zip(steps.chosen, outcome, strict=True):
         stages.append((f"{name} {step.share:.2f}", Image.fromarray(step.image)))
     return [(words[: TILE // 6], _at_least(picture, TILE)) for words, picture in stages]
