@@ -3,7 +3,7 @@
 Images that cannot be used are quarantined by name and reason, never dropped in silence. Groups that a split must keep
 together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
 
-Where several data sets are joined (``data.several``), an image that an earlier one has too is set aside, and so is one
+Where several data sets are joined (``data.joined_sets``), an image that an earlier one has too is set aside, and so is one
 that may only be trained on but shows a lesion which may be tested on.
 """
 
@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from moulage import runs
-from moulage.data import duplicates, overlap, several
+from moulage.data import duplicates, joined_sets, overlap
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.pixel_writer import OK
@@ -203,9 +203,9 @@ def _check_data_sets(
     catalog: Catalog, pixels: Pixels, quarantined: dict[str, str], findings: list[Finding], progress: Progress
 ) -> np.ndarray:
     """Set images aside that an earlier data set has too; the groups [N], joined over what two data sets share."""
-    if len(several.names(catalog)) < 2:
+    if len(joined_sets.names(catalog)) < 2:
         return catalog.groups
-    found, notes = several.shared(catalog, pixels, progress)
+    found, notes = joined_sets.shared(catalog, pixels, progress)
     findings += [_finding("chance names", "note", (), note) for note in notes]
     doubles = found[found["why"] != overlap.SAME_LESION].drop_duplicates("image")
     label = catalog.table.set_index("image")["label"]
