@@ -16,7 +16,7 @@ from moulage.data import overlap
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
 from moulage.data.overlap import Shown
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.predictions import Predictions

@@ -15,7 +15,7 @@ from moulage.classifiers import _fitting, _state, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, RecipeError
 from moulage.recipe import merge
 from moulage.recipe_tables import METADATA, NO_METADATA

@@ -13,7 +13,7 @@ from moulage.data import masks
 from moulage.data import samples as sampling
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.view import TrainingView
+from moulage.data.training_view import TrainingView
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.adjust import adjust, choose_tau, log_prior
 from moulage.evaluation.predictions import Predictions

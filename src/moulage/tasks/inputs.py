@@ -11,7 +11,7 @@ from moulage.data import masks as lesion_masks
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder
-from moulage.data.view import Examples
+from moulage.data.training_view import Examples
 from moulage.errors import DataError
 from moulage.recipe import Recipe
 from moulage.tasks import prepare
