@@ -3,8 +3,8 @@
 Images that cannot be used are quarantined by name and reason, never dropped in silence. Groups that a split must keep
 together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
 
-Where several data sets are joined (``data.joined_sets``), an image that an earlier one has too is set aside, and so is one
-that may only be trained on but shows a lesion which may be tested on.
+Where several data sets are joined (``data.joined_sets``), an image that an earlier one has too is set aside, and so is
+one that may only be trained on but shows a lesion which may be tested on.
 """
 
 from collections.abc import Iterable, Sequence
