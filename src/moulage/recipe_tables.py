@@ -63,8 +63,8 @@ class StudyOptions(Options):
     )
 
 
-class StepOptions(Options):
-    """One step of the pre-processing."""
+class FilterOptions(Options):
+    """One filter of the pre-processing."""
 
     plugin: str = Field(description="A preprocessing plug-in; `moulage list preprocessing` names them.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the preprocessing plug-in.")
@@ -99,7 +99,7 @@ class DataOptions(Options):
     fit: Literal["squash", "crop", "pad"] = Field("squash", description="How images that are not square become square.")
     sizes: tuple[int, ...] = Field((), description="Sides in pixels to keep beside those that the plug-ins ask for.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
-    steps: tuple[StepOptions, ...] = Field((), description="Pre-processing of every image, in this order.")
+    steps: tuple[FilterOptions, ...] = Field((), description="Pre-processing of every image, in this order.")
     masks: Path | None = Field(
         None, description="Folder that `moulage masks predict` wrote: lesion masks in place of the data's own."
     )

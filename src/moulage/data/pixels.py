@@ -24,8 +24,8 @@ import PIL
 
 from moulage.data import images
 from moulage.data.catalog import Catalog
+from moulage.data.filters import NO_FILTERS, Filters
 from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name, work
-from moulage.data.steps import NO_STEPS, Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
@@ -79,7 +79,7 @@ def build(
     fit: str,
     cache: Path,
     *,
-    steps: Steps = NO_STEPS,
+    filters: Filters = NO_FILTERS,
     of_masks: bool = False,
     num_workers: int = 1,
     progress: Progress = no_progress,
@@ -91,8 +91,8 @@ def build(
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
         fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
-        steps: pre-processing between decoding and resizing; other steps are another cache.
-        of_masks: keep the lesion masks, cut as the steps cut their images, in place of the images; needs steps.
+        filters: pre-processing between decoding and resizing; other filters are another cache.
+        of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
         num_workers: processes that decode; the result does not depend on it.
         progress: called with the number of images done.
 
@@ -102,9 +102,9 @@ def build(
     """
     sizes = tuple(sorted(set(sizes)))
     _check_request(catalog, sizes, fit)
-    items = _items(catalog, steps, of_masks)
-    folder = cache / f"pixels-{_key(items, fit, steps, of_masks)}"
-    whole = Pass(folder, fit, sizes, True, steps, of_masks)
+    items = _items(catalog, filters, of_masks)
+    folder = cache / f"pixels-{_key(items, fit, filters, of_masks)}"
+    whole = Pass(folder, fit, sizes, True, filters, of_masks)
     try:
         if _next_pass(whole):
             waits = partial(progress, 0, len(catalog), "images: another process is at it, waiting")
@@ -119,12 +119,12 @@ def build(
     return Pixels(folder, scan)
 
 
-def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
-    """Where each image is, and its mask where a step looks at it or masks are what is kept."""
+def _items(catalog: Catalog, filters: Filters, of_masks: bool) -> list[Item]:
+    """Where each image is, and its mask where a filter looks at it or masks are what is kept."""
     places = [catalog.resolve(location) for location in catalog.table["location"]]
-    if not (of_masks or steps.use_masks):
+    if not (of_masks or filters.use_masks):
         return [Item(place) for place in places]
-    if of_masks or steps.need_masks:
+    if of_masks or filters.need_masks:
         missing = (catalog.table["mask"] == "").to_numpy()
         if missing.any():
             raise DataError(
@@ -138,13 +138,13 @@ def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
 
 def key(locations: Sequence[str], fit: str) -> str:
     """Digest of the images behind absolute locations, in their order, and of ``fit``; no image is read."""
-    return _key([Item(location) for location in locations], fit, NO_STEPS, of_masks=False)
+    return _key([Item(location) for location in locations], fit, NO_FILTERS, of_masks=False)
 
 
-def _key(items: Sequence[Item], fit: str, steps: Steps, of_masks: bool) -> str:
+def _key(items: Sequence[Item], fit: str, filters: Filters, of_masks: bool) -> str:
     with images.Reader() as reader:
         of_images = [reader.fingerprint(item.image) for item in items]
-        more = (steps.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if steps else ()
+        more = (filters.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if filters else ()
         return digest(FORMAT, VERSION, fit, of_images, *more, length=16)
 
 
@@ -192,7 +192,7 @@ def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress
     if task.first:
         rows = [row for start in starts for row in read_json(task.part(start))]
         with atomic(task.folder / SCAN) as temporary:
-            columns = [name for name in Row.__dataclass_fields__ if task.steps or name != "changed"]
+            columns = [name for name in Row.__dataclass_fields__ if task.filters or name != "changed"]
             pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
     kept = [] if task.first else _finished_sizes(task.folder)
     finish(task.folder, sizes=sorted({*kept, *task.sizes}), fit=task.fit, num_images=done, pillow=PIL.__version__)

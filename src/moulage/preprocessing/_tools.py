@@ -1,4 +1,4 @@
-"""What several steps use: OpenCV, painting over, pieces that hang together."""
+"""What several filters use: OpenCV, painting over, pieces that hang together."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def library() -> Any:
 
 
 def check_installed() -> None:
-    """Raise ``RecipeError`` where OpenCV is not installed; what ``Steps.of`` asks a plug-in that needs it."""
+    """Raise ``RecipeError`` where OpenCV is not installed; what ``Filters.of`` asks a plug-in that needs it."""
     library()
 
 

@@ -112,8 +112,10 @@ def fit_generator(
     images = prepared.pixels.array(settings["size"])[prepared.pixels.rows(train.images)]
     labels = labels_of(train, classes)
     generator, judge = module.Generator(config, classes, settings["size"]), judge_of(prepared, task, device)
-    steps = prepare.steps_of(recipe)
-    more = {"masks": masks.read(train, settings["size"], recipe.data.fit, steps=steps)} if needs_masks(module) else {}
+    filters = prepare.filters_of(recipe)
+    more = (
+        {"masks": masks.read(train, settings["size"], recipe.data.fit, filters=filters)} if needs_masks(module) else {}
+    )
     generator.fit(
         images, labels, seed=settings["seed"], folder=folder, device=device, progress=progress, judge=judge, **more
     )

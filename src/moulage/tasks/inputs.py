@@ -74,8 +74,8 @@ def masks_for(
 
     ``catalog``: all of the study, whose masks ``prepare`` has decoded.
     """
-    steps = prepare.steps_of(recipe)
-    kept = lesion_masks.build(lesion_masks.with_masks(catalog), size, recipe.data.fit, steps=steps)
+    filters = prepare.filters_of(recipe)
+    kept = lesion_masks.build(lesion_masks.with_masks(catalog), size, recipe.data.fit, filters=filters)
     real = np.where(extra.table["origin"] == REAL, extra.images, "")
     return lesion_masks.read_known(kept, size, train.images), lesion_masks.read_known(kept, size, real)
 

@@ -20,9 +20,9 @@ from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
+from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
-from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
@@ -102,7 +102,7 @@ def check(recipe: Recipe) -> None:
         RecipeError: naming the place and the nearest valid name.
     """
     data_sets.check(recipe)
-    steps_of(recipe)
+    filters_of(recipe)
     chosen = plugins.configure("classifiers", recipe.classifier.plugin, recipe.classifier.options, "classifier.options")
     for name, generator in recipe.generators.items():
         plugins.configure("generators", generator.plugin, generator.options, f"generators.{name}.options")
@@ -117,9 +117,9 @@ def check(recipe: Recipe) -> None:
         module.embed_key(chosen)
 
 
-def steps_of(recipe: Recipe) -> Steps:
+def filters_of(recipe: Recipe) -> Filters:
     """The pre-processing that every image of this recipe goes through, checked."""
-    return Steps.of([(step.plugin, step.options) for step in recipe.data.steps])
+    return Filters.of([(chosen.plugin, chosen.options) for chosen in recipe.data.steps])
 
 
 def sizes(recipe: Recipe) -> tuple[int, ...]:
@@ -148,9 +148,9 @@ def prepare(
     if (run / "pixels.json").exists():
         runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
     data_sets.check(recipe)
-    steps_of(recipe)
+    filters_of(recipe)
     found = read(recipe)
-    if steps_of(recipe).use_masks and (found.table["mask"] == "").all():
+    if filters_of(recipe).use_masks and (found.table["mask"] == "").all():
         raise RecipeError(f"A step of data.steps goes by the lesion mask, and {found.name} has none.", WITHOUT_MASKS)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
@@ -174,7 +174,9 @@ def prepare(
         pixels.scan.to_parquet(temporary)
     if learns_masks(recipe):
         work = {"num_workers": num_workers, "progress": progress}
-        masks.build(masks.with_masks(catalog), classifier_size(recipe), recipe.data.fit, steps=steps_of(recipe), **work)
+        masks.build(
+            masks.with_masks(catalog), classifier_size(recipe), recipe.data.fit, filters=filters_of(recipe), **work
+        )
     about_masks = {"masks": masks.key(catalog, recipe.data.fit)} if wants_masks(recipe) else {}
     facts = {"format": runs.FORMAT, "folder": str(pixels.folder), "sizes": sizes(recipe)}
     runs.write_json(run / "pixels.json", facts | about_masks)
@@ -200,7 +202,7 @@ def pixels_of(
         sides,
         recipe.data.fit,
         runs.cache_folder(),
-        steps=steps_of(recipe),
+        filters=filters_of(recipe),
         num_workers=num_workers,
         progress=progress,
     )

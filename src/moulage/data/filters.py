@@ -1,7 +1,7 @@
-"""Pre-processing: steps that an image goes through after it is decoded and before it becomes a square.
+"""Pre-processing: filters that an image goes through after it is decoded and before it becomes a square.
 
-A step is a plug-in (``preprocessing/<name>.py``) that sees one image and its lesion mask. Where it cuts the image, the
-mask is cut alike, so that both go on fitting each other.
+A filter is a plug-in (``preprocessing/<name>.py``) that sees one image and its lesion mask. Where it cuts the image,
+the mask is cut alike, so that both go on fitting each other. Recipes and the command line call a filter a *step*.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from moulage import plugins, runs
 from moulage.errors import DataError
 
 MIN_SIDE = 8
-"""A step that would leave fewer pixels a side leaves the image as it was."""
+"""A filter that would leave fewer pixels a side leaves the image as it was."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a step has made of an image.
+class Filtered:
+    """What a filter has made of an image.
 
     Attributes:
         image: uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this.
@@ -36,8 +36,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Steps in their order: (plug-in, options) each; plain values, so that a worker process can be told.
+class Filters:
+    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told.
 
     Raises:
         RecipeError: an unknown plug-in or option.
@@ -49,8 +49,8 @@ class Steps:
         return bool(self.chosen)
 
     @classmethod
-    def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Steps":
-        """Checked steps with all their options; a missing library is said at once."""
+    def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Filters":
+        """Checked filters with all their options; a missing library is said at once."""
         found = []
         for number, (name, options) in enumerate(chosen):
             config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
@@ -60,12 +60,12 @@ class Steps:
             found.append((name, config.model_dump(mode="json")))
         return cls(tuple(found))
 
-    def __reduce__(self) -> tuple[type["Steps"], tuple[Any]]:
-        return Steps, (self.chosen,)  # modules, which `_loaded` keeps, do not travel to other processes
+    def __reduce__(self) -> tuple[type["Filters"], tuple[Any]]:
+        return Filters, (self.chosen,)  # modules, which `_loaded` keeps, do not travel to other processes
 
     @cached_property
     def _loaded(self) -> list[tuple[str, ModuleType, Any]]:
-        """Name, module and ``Config`` of each step; made once, not for every image."""
+        """Name, module and ``Config`` of each filter; made once, not for every image."""
         return [
             (name, plugins.load("preprocessing", name), plugins.configure("preprocessing", name, options))
             for name, options in self.chosen
@@ -73,24 +73,24 @@ class Steps:
 
     @property
     def use_masks(self) -> bool:
-        """Whether a step looks at lesion masks; the others never cause one to be read."""
+        """Whether a filter looks at lesion masks; the others never cause one to be read."""
         return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded)
 
     @property
     def need_masks(self) -> bool:
-        """Whether a step refuses images without a lesion mask."""
+        """Whether a filter refuses images without a lesion mask."""
         return any(module.needs_mask(config) for _, module, config in self._loaded if hasattr(module, "needs_mask"))
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Names everything that the result depends on beside the image; empty for no steps."""
+        """Names everything that the result depends on beside the image; empty for no filters."""
         return tuple(
             runs.digest(name, config.model_dump(mode="json"), getattr(module, "VERSION", 1))
             for name, module, config in self._loaded
         )
 
-    def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Step, np.ndarray | None]]:
-        """Each step's image, already cut, and the mask that fits it, in order.
+    def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Filtered, np.ndarray | None]]:
+        """Each filter's image, already cut, and the mask that fits it, in order.
 
         Args:
             image: uint8 [H, W, 3].
@@ -101,23 +101,23 @@ class Steps:
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         found = []
         for name, module, config in self._loaded:
-            step: Step = module.apply(config, image, mask)
-            if step.image.shape != image.shape or step.image.dtype != np.uint8:
-                raise DataError(f"The step {name} made {step.image.dtype} {list(step.image.shape)} of {image.shape}.")
-            step, mask = _cut(step, mask)
-            image = step.image
-            found.append((step, mask))
+            after: Filtered = module.apply(config, image, mask)
+            if after.image.shape != image.shape or after.image.dtype != np.uint8:
+                raise DataError(f"The step {name} made {after.image.dtype} {list(after.image.shape)} of {image.shape}.")
+            after, mask = _cut(after, mask)
+            image = after.image
+            found.append((after, mask))
         return found
 
 
-NO_STEPS = Steps()
+NO_FILTERS = Filters()
 
 
-def _cut(step: Step, mask: np.ndarray | None) -> tuple[Step, np.ndarray | None]:
-    if step.box is None:
-        return step, mask
-    left, top, right, bottom = step.box
+def _cut(after: Filtered, mask: np.ndarray | None) -> tuple[Filtered, np.ndarray | None]:
+    if after.box is None:
+        return after, mask
+    left, top, right, bottom = after.box
     if min(right - left, bottom - top) < MIN_SIDE:
-        return Step(step.image), mask
+        return Filtered(after.image), mask
     place = slice(top, bottom), slice(left, right)
-    return Step(step.image[place], step.share, step.box), None if mask is None else mask[place]
+    return Filtered(after.image[place], after.share, after.box), None if mask is None else mask[place]
