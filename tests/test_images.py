@@ -204,10 +204,10 @@ def test_pad_puts_black_above_and_below() -> None:
     assert square(np.full((4, 400, 3), 9, np.uint8), 16, "pad").sum() == 9 * 16 * 3  # never thinner than a pixel
 
 
-@pytest.mark.parametrize("fit", images.FITS)
-def test_a_square_of_the_right_size_is_untouched(fit: str) -> None:
+@pytest.mark.parametrize("framing", images.FRAMINGS)
+def test_a_square_of_the_right_size_is_untouched(framing: str) -> None:
     picture = np.asarray(photograph(64, 64))
-    np.testing.assert_array_equal(square(picture, 64, fit), picture)
+    np.testing.assert_array_equal(square(picture, 64, framing), picture)
 
 
 def test_an_unknown_fit_names_the_nearest() -> None:

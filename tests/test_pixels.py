@@ -143,10 +143,10 @@ def test_rows_refuses_an_unknown_name_and_array_an_unknown_size(tmp_path: Path) 
         found.array(16)
 
 
-@pytest.mark.parametrize(("sizes", "fit"), [([16], "squish"), ([0, 16], "squash")])
-def test_a_wrong_request_is_refused_before_any_work(tmp_path: Path, sizes: list[int], fit: str) -> None:
+@pytest.mark.parametrize(("sizes", "framing"), [([16], "squish"), ([0, 16], "squash")])
+def test_a_wrong_request_is_refused_before_any_work(tmp_path: Path, sizes: list[int], framing: str) -> None:
     with pytest.raises(RecipeError):
-        pixels.build(catalog_of(many(1), tmp_path / "in"), sizes, fit, tmp_path / "cache")
+        pixels.build(catalog_of(many(1), tmp_path / "in"), sizes, framing, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -214,8 +214,8 @@ def test_the_key_follows_content_order_and_fit_but_not_names_or_place(tmp_path: 
     shutil.copy(tmp_path / "a.zip", tmp_path / "moved.zip")
     catalog = listed([f"a.zip::{k}.png" for k in range(3)], tmp_path)
 
-    def folder(which: Catalog, fit: str = "squash") -> Path:
-        return pixels.build(which, [16], fit, tmp_path / "cache").folder
+    def folder(which: Catalog, framing: str = "squash") -> Path:
+        return pixels.build(which, [16], framing, tmp_path / "cache").folder
 
     base = folder(catalog)
     renamed = catalog.with_columns(image=["x", "y", "z"], location=[f"moved.zip::{k}.png" for k in range(3)])

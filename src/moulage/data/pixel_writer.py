@@ -70,12 +70,12 @@ class Item(NamedTuple):
 class Pass:
     """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan.
 
-    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images; without filters a mask is read
-    like an image.
+    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images; without filters a mask is
+    read like an image.
     """
 
     folder: Path
-    fit: str
+    framing: str
     sizes: tuple[int, ...]
     first: bool
     filters: Filters = NO_FILTERS
@@ -151,7 +151,7 @@ def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, 
         shown, changed = _filtered(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
     except images.ImageError as error:
         return replace(row, status=error.status, message=error.message), {}
-    squares = {name: images.square(shown[name], side, task.fit) for name, side in task.arrays.items()}
+    squares = {name: images.square(shown[name], side, task.framing) for name, side in task.arrays.items()}
     return replace(row, changed=changed), squares
 
 

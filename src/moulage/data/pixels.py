@@ -2,9 +2,9 @@
 
     cache/pixels-<key>/     scan.parquet   thumbnails.npy   size-64.npy   done.json
 
-The key is made of the images' fingerprints in their order and of ``fit``. Names, labels and the sizes asked for are not
-in it, so another table over the same images finds the same folder. ``array(size)`` depends on the images, the size and
-``fit`` alone, never on what else was asked for.
+The key is made of the images' fingerprints in their order and of the framing (squash, crop or pad; ``data.fit`` of a
+recipe). Names, labels and the sizes asked for are not in it, so another table over the same images finds the same
+folder. ``array(size)`` depends on the images, the size and the framing alone, never on what else was asked for.
 
 A pass writes chunks of rows into arrays of their final size; a file ``pass-.../<first row>.json`` says that a chunk is
 on the disk. After a crash the chunks without one are made again. Rows are written as a file is, not through a memory
@@ -76,7 +76,7 @@ class Pixels:
 def build(
     catalog: Catalog,
     sizes: Sequence[int],
-    fit: str,
+    framing: str,
     cache: Path,
     *,
     filters: Filters = NO_FILTERS,
@@ -89,7 +89,7 @@ def build(
     Args:
         catalog: images; each name once.
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
-        fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
         filters: pre-processing between decoding and resizing; other filters are another cache.
         of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
@@ -101,10 +101,10 @@ def build(
         RunError: the cache cannot be written, or the disk is too full.
     """
     sizes = tuple(sorted(set(sizes)))
-    _check_request(catalog, sizes, fit)
+    _check_request(catalog, sizes, framing)
     items = _items(catalog, filters, of_masks)
-    folder = cache / f"pixels-{_key(items, fit, filters, of_masks)}"
-    whole = Pass(folder, fit, sizes, True, filters, of_masks)
+    folder = cache / f"pixels-{_key(items, framing, filters, of_masks)}"
+    whole = Pass(folder, framing, sizes, True, filters, of_masks)
     try:
         if _next_pass(whole):
             waits = partial(progress, 0, len(catalog), "images: another process is at it, waiting")
@@ -136,21 +136,21 @@ def _items(catalog: Catalog, filters: Filters, of_masks: bool) -> list[Item]:
     return [Item(*pair) for pair in zip(places, masks, strict=True)]
 
 
-def key(locations: Sequence[str], fit: str) -> str:
-    """Digest of the images behind absolute locations, in their order, and of ``fit``; no image is read."""
-    return _key([Item(location) for location in locations], fit, NO_FILTERS, of_masks=False)
+def key(locations: Sequence[str], framing: str) -> str:
+    """Digest of the images behind absolute locations, in their order, and of ``framing``; no image is read."""
+    return _key([Item(location) for location in locations], framing, NO_FILTERS, of_masks=False)
 
 
-def _key(items: Sequence[Item], fit: str, filters: Filters, of_masks: bool) -> str:
+def _key(items: Sequence[Item], framing: str, filters: Filters, of_masks: bool) -> str:
     with images.Reader() as reader:
         of_images = [reader.fingerprint(item.image) for item in items]
         more = (filters.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if filters else ()
-        return digest(FORMAT, VERSION, fit, of_images, *more, length=16)
+        return digest(FORMAT, VERSION, framing, of_images, *more, length=16)
 
 
-def _check_request(catalog: Catalog, sizes: tuple[int, ...], fit: str) -> None:
-    if fit not in images.FITS:
-        raise RecipeError(f'There is no fit "{fit}".', nearest(fit, images.FITS))
+def _check_request(catalog: Catalog, sizes: tuple[int, ...], framing: str) -> None:
+    if framing not in images.FRAMINGS:
+        raise RecipeError(f'There is no fit "{framing}".', nearest(framing, images.FRAMINGS))
     if sizes and sizes[0] < 1:
         raise RecipeError(f"A size of {sizes[0]} pixels cannot be.")
     repeated = catalog.table["image"][catalog.table["image"].duplicated()]
@@ -195,7 +195,9 @@ def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress
             columns = [name for name in Row.__dataclass_fields__ if task.filters or name != "changed"]
             pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
     kept = [] if task.first else _finished_sizes(task.folder)
-    finish(task.folder, sizes=sorted({*kept, *task.sizes}), fit=task.fit, num_images=done, pillow=PIL.__version__)
+    finish(
+        task.folder, sizes=sorted({*kept, *task.sizes}), framing=task.framing, num_images=done, pillow=PIL.__version__
+    )
     for parts in task.folder.glob("pass-*"):
         shutil.rmtree(parts)
     for temporary in task.folder.glob(".*.tmp"):  # of a process that was killed
