@@ -12,7 +12,7 @@ from moulage import plugins
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.neighbours import distance_to_others
 from moulage.errors import DataError, LeakError
-from moulage.selection import Images
+from moulage.selection import ImageSet
 from moulage.selection._probability import probabilities
 from moulage.selection._space import highest, how_many, support
 from moulage.selection.diversity import quotas
@@ -23,7 +23,7 @@ NAMES = plugins.names("selection")
 DRAWN = "noise-0-abc"
 
 
-def images(features, labels, groups=None, origin=REAL, pixels=None) -> Images:
+def images(features, labels, groups=None, origin=REAL, pixels=None) -> ImageSet:
     """Images with these features [N, D]; each its own lesion, and random pixels, where nothing else is said."""
     features = np.asarray(features, np.float32)
     prefix = "r" if origin == REAL else "d"
@@ -36,10 +36,10 @@ def images(features, labels, groups=None, origin=REAL, pixels=None) -> Images:
         return images(
             [[0.0] * features.shape[1]], ["AK"], None, origin, pixels=np.zeros((1, 32, 32, 3), np.uint8)
         ).take(np.zeros(0, np.int64))
-    return Images(Catalog.build(table, CLASSES, prefix), pixels, features)
+    return ImageSet(Catalog.build(table, CLASSES, prefix), pixels, features)
 
 
-def drawn(features, labels, **options) -> Images:
+def drawn(features, labels, **options) -> ImageSet:
     return images(features, labels, origin=DRAWN, **options)
 
 
@@ -57,14 +57,14 @@ def clouds(rng, num_images, spread=1.0, gap=10.0, classes=CLASSES):
 
 
 @pytest.fixture(scope="module")
-def real() -> Images:
+def real() -> ImageSet:
     """24 images of each class, two of each lesion."""
     features, labels = clouds(np.random.default_rng(0), 24)
     return images(features, labels, [f"l{i // 2}" for i in range(len(labels))])
 
 
 @pytest.fixture(scope="module")
-def candidates() -> Images:
+def candidates() -> ImageSet:
     return drawn(*clouds(np.random.default_rng(1), 10, spread=0.9, classes=("NV", "AK")))
 
 
@@ -115,7 +115,7 @@ def test_no_rule_minds_having_little_to_go_by(name, real, candidates):
 
 def test_images_whose_arrays_do_not_fit_are_refused(real):
     with pytest.raises(DataError, match="72 images, and features of shape"):
-        Images(real.catalog, real.pixels, real.features[:-1])
+        ImageSet(real.catalog, real.pixels, real.features[:-1])
 
 
 # Geometry
@@ -206,11 +206,11 @@ def test_disagreement_drops_what_looks_like_another_class(real, candidates):
     wrong = candidates.catalog.with_columns(
         label=np.where(np.arange(20) % 10 == 0, "DF", candidates.catalog.table["label"])
     )
-    found = judge("disagreement", Images(wrong, candidates.pixels, candidates.features), real)
+    found = judge("disagreement", ImageSet(wrong, candidates.pixels, candidates.features), real)
     assert (found.keep == (np.arange(20) % 10 != 0)).all()
     assert found.reasons[0].startswith("DF with probability 0.")
     assert "NV with 0." in found.reasons[0]
-    surer = judge("disagreement", Images(wrong, candidates.pixels, candidates.features), real, strength=0.01)
+    surer = judge("disagreement", ImageSet(wrong, candidates.pixels, candidates.features), real, strength=0.01)
     assert surer.score[0] < found.score[0] < 0.5 < found.score[1] < surer.score[1]
     assert any("would be dropped in the same way" in note for note in found.notes)
 

@@ -207,8 +207,8 @@ def _similarities(queries: np.ndarray, described: list[np.ndarray]) -> np.ndarra
 
 def _candidates(similar: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(crop, row, orientation) of each query's most similar training images, [n] each."""
-    best, view = similar.max(axis=2), similar.argmax(axis=2)
+    best, place = similar.max(axis=2), similar.argmax(axis=2)
     num = min(NUM_CANDIDATES, best.shape[1])
     rows = np.argpartition(-best, num - 1, axis=1)[:, :num]
-    crops, turns = np.divmod(np.take_along_axis(view, rows, axis=1), len(thumbnails.ORIENTATIONS))
+    crops, turns = np.divmod(np.take_along_axis(place, rows, axis=1), len(thumbnails.ORIENTATIONS))
     return list(zip(crops.T, rows.T, turns.T, strict=True))

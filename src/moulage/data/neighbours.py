@@ -1,7 +1,7 @@
 """Exact nearest neighbours of rows of numbers: whole distance matrices, a block of rows at a time.
 
 Distances are Euclidean. They come from one matrix product a block, in float64 and from centred rows, because the
-difference of two large squares would otherwise eat the digits of a small distance; the distances that ``nearest``
+difference of two large squares would otherwise eat the digits of a small distance; the distances that ``nearest_rows``
 returns are computed once more from the differences themselves, so that a copy is at distance 0 exactly. Only
 ``nearest_images``, whose values are few and of one size, makes do with float32.
 """
@@ -16,7 +16,7 @@ BLOCK_BYTES = 2**25
 """Memory of one block of distances."""
 
 
-def nearest(
+def nearest_rows(
     queries: np.ndarray, among: np.ndarray, k: int = 1, *, exclude_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` rows of ``among`` that are nearest to each query, the nearest first.

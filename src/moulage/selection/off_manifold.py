@@ -12,7 +12,7 @@ from pydantic import Field
 
 from moulage.data.neighbours import distance_to_others
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.selection._space import support
 
 
@@ -29,7 +29,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep what lies in a ball; score: the largest radius / distance from the centre over all balls (1: rim)."""
     judged = Judgement.undecided(len(candidates))

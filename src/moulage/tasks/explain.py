@@ -330,7 +330,7 @@ class _Drawer:
         train = self.prepared.split(task.trial).part(self.prepared.catalog, "train")
         lent = with_metadata(task.settings, extra, train)
         queries, among = (_features(classifier, inputs, catalog, encoder) for catalog in (own, lent))
-        distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
+        distances, rows = neighbours.nearest_rows(queries, among, min(NUM_NEIGHBOURS, len(extra)))
         drawn, pixels = pixels_of(self.prepared, self.run, samples_folder(task), self.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
         found: dict[str, list[dict[str, Any]]] = {image: [] for image in images}

@@ -12,7 +12,7 @@ from moulage import plugins, runs
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError
 from moulage.recipe import Recipe
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.tasks import witness
 from moulage.tasks.gallery import some_of_each
 from moulage.tasks.inputs import embed_all, pixels_of
@@ -66,11 +66,11 @@ def select(recipe: Recipe, prepared: Prepared, run: Path, task: Task, device: st
     real_features, drawn_features = (_features_of(run / need) for need in feature_folders)
     train = split.part(prepared.catalog, "train")
     array = prepared.pixels.array(settings["size"])
-    reference = Images(train, array[prepared.pixels.rows(train.images)], real_features(train))
+    reference = ImageSet(train, array[prepared.pixels.rows(train.images)], real_features(train))
     samples, drawn = pixels_of(prepared, run, samples_folder, settings["size"])
     rows = first_seeds(samples, settings["drawn"])
     chosen = samples.take(rows)
-    candidates = Images(chosen, drawn[rows], drawn_features(chosen))
+    candidates = ImageSet(chosen, drawn[rows], drawn_features(chosen))
     steps = chain(settings["rules"], candidates, reference, settings["want"], settings["seed"], progress)
     kept = chosen.take(survivors(steps, len(chosen)))
     kept.save(folder / "catalog.parquet")
@@ -96,8 +96,8 @@ def first_seeds(samples: Catalog, counts: dict[str, int]) -> np.ndarray:
 
 def chain(
     rules: Sequence[dict[str, Any]],
-    candidates: Images,
-    reference: Images,
+    candidates: ImageSet,
+    reference: ImageSet,
     want: dict[str, int],
     seed: int,
     progress: runs.Progress = runs.no_progress,
@@ -138,7 +138,7 @@ def survivors(steps: Sequence[Step], num_candidates: int) -> np.ndarray:
     return np.setdiff1d(np.arange(num_candidates), np.concatenate([np.zeros(0, int), *(s.dropped for s in steps)]))
 
 
-def decisions(steps: Sequence[Step], candidates: Images) -> pd.DataFrame:
+def decisions(steps: Sequence[Step], candidates: ImageSet) -> pd.DataFrame:
     """A row for each candidate and each rule that judged it: image, label, rule, kept, score, reason."""
     tables = [
         candidates.catalog.table.iloc[step.rows][["image", "label"]].assign(
@@ -152,7 +152,7 @@ def decisions(steps: Sequence[Step], candidates: Images) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pictures(steps: Sequence[Step], candidates: Images, reference: Images) -> dict[str, Any]:
+def pictures(steps: Sequence[Step], candidates: ImageSet, reference: ImageSet) -> dict[str, Any]:
     """Some images that each rule dropped, as many of one class as of another, drawn at random.
 
     Returns:
@@ -186,7 +186,7 @@ def pictures(steps: Sequence[Step], candidates: Images, reference: Images) -> di
     }
 
 
-def summary(settings: dict[str, Any], steps: Sequence[Step], candidates: Images, kept: Catalog) -> dict[str, Any]:
+def summary(settings: dict[str, Any], steps: Sequence[Step], candidates: ImageSet, kept: Catalog) -> dict[str, Any]:
     """How many images came to each rule and how many it dropped, by class; what was wanted, and what is kept of it."""
     labels = candidates.catalog.table["label"]
 
