@@ -13,19 +13,9 @@ from typing import Any
 import tomli_w
 from pydantic import Field, model_validator
 
+from moulage import recipe_tables as tables
 from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
-from moulage.recipe_tables import (
-    ArmOptions,
-    ClassifierOptions,
-    DataOptions,
-    FidelityOptions,
-    GeneratorOptions,
-    SelectionOptions,
-    SplitOptions,
-    StudyOptions,
-    is_plain,
-)
 
 _SAVE = "Save it as UTF-8 text without a byte order mark."
 
@@ -33,14 +23,14 @@ _SAVE = "Save it as UTF-8 text without a byte order mark."
 class Recipe(Options):
     """A whole study."""
 
-    study: StudyOptions
-    data: DataOptions = DataOptions()  # pyright: ignore[reportCallIssue]
-    split: SplitOptions = SplitOptions()  # pyright: ignore[reportCallIssue]
-    generators: dict[str, GeneratorOptions] = Field(default_factory=dict)
-    fidelity: FidelityOptions = FidelityOptions()  # pyright: ignore[reportCallIssue]
-    selections: dict[str, SelectionOptions] = Field(default_factory=dict)
-    classifier: ClassifierOptions = ClassifierOptions()  # pyright: ignore[reportCallIssue]
-    arms: dict[str, ArmOptions] = Field(default_factory=dict)
+    study: tables.StudyOptions
+    data: tables.DataOptions = tables.DataOptions()  # pyright: ignore[reportCallIssue]
+    split: tables.SplitOptions = tables.SplitOptions()  # pyright: ignore[reportCallIssue]
+    generators: dict[str, tables.GeneratorOptions] = Field(default_factory=dict)
+    fidelity: tables.FidelityOptions = tables.FidelityOptions()  # pyright: ignore[reportCallIssue]
+    selections: dict[str, tables.SelectionOptions] = Field(default_factory=dict)
+    classifier: tables.ClassifierOptions = tables.ClassifierOptions()  # pyright: ignore[reportCallIssue]
+    arms: dict[str, tables.ArmOptions] = Field(default_factory=dict)
     budget_name: str = Field("", description="The budget that was applied; set by the loader.")
 
     @model_validator(mode="after")
@@ -59,7 +49,7 @@ class Recipe(Options):
             if name not in self.arms:
                 raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')
         for name in (*self.generators, *self.selections, *self.arms):
-            if not is_plain(name):
+            if not tables.is_plain(name):
                 raise ValueError(f'"{name}": names of arms, generators and selections are letters, digits, - and _')
         return self
 
@@ -69,7 +59,7 @@ class Recipe(Options):
             raise ValueError("split.reserve holds back images of study.target_classes, and there are none")
         if self.split.scheme != "folds":
             return self
-        if self.study.num_trials not in (self.num_trials, StudyOptions.model_fields["num_trials"].default):
+        if self.study.num_trials not in (self.num_trials, tables.StudyOptions.model_fields["num_trials"].default):
             raise ValueError(
                 f"study.num_trials is {self.study.num_trials}, but {self.split.num_folds} folds x "
                 f"{self.split.num_repeats} are {self.num_trials} trials: leave it out, or change split.num_repeats"

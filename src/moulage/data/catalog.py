@@ -12,22 +12,6 @@ from moulage.data import parquet
 from moulage.errors import DataError
 from moulage.runs import digest
 
-TEXT = (
-    "image",
-    "label",
-    "lesion",
-    "group",
-    "source",
-    "sex",
-    "site",
-    "location",
-    "mask",
-    "origin",
-    "split_digest",
-    "official_part",
-    "data_set",
-    "only_part",
-)
 MISSING = "missing::"
 """Prefix of the location of an image that a label names but that is not there."""
 COLUMNS = {
@@ -48,6 +32,7 @@ COLUMNS = {
     "age": "years, NaN where unknown",
     "seed": "the seed that drew a synthetic image, -1 for real ones",
 }
+TEXT = tuple(name for name in COLUMNS if name not in ("age", "seed"))
 REAL = "real"
 
 

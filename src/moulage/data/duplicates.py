@@ -35,17 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moulage.data.thumbnails import (
-    FREQUENCIES,
-    ORIENTATIONS,
-    centred,
-    compare,
-    descriptors,
-    inside,
-    luminance,
-    orient,
-    oriented,
-)
+from moulage.data.thumbnails import ORIENTATIONS, centred, compare, descriptors, inside, luminance, orient, oriented
 from moulage.runs import Progress, no_progress
 
 SIMILAR = 0.85
@@ -110,7 +100,7 @@ def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_p
 def _candidates(described: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Pairs with their best orientation, int64 [M, 3] (first < second), and their similarity, float32 [M]."""
     num, threshold = len(described), SIMILAR
-    flat = described.reshape(num, FREQUENCIES**2)
+    flat = described.reshape(num, np.prod(described.shape[1:]))
     found, similarity = np.empty((0, 3), np.int64), np.empty(0, np.float32)
     for start in range(0, num, _BLOCK):
         hits, values = [found], [similarity]

@@ -163,9 +163,7 @@ def _filtered(
     if not task.filters:
         return shown, ()
     mask = read_mask(reader, item.mask) if item.mask else None
-    known: dict[
-        int, list[tuple[Filtered, np.ndarray | None]]
-    ] = {}  # sizes that share a decode share the filters as well
+    known: dict[int, list[tuple[Filtered, np.ndarray | None]]] = {}  # sizes that share a decode are filtered once
     for name, picture in pictures.items():
         if name == THUMBNAILS:
             continue
@@ -185,8 +183,7 @@ def read_mask(reader: images.Reader, location: str) -> np.ndarray:
     if images.is_array(location):
         array = reader.array(location)
         return array if array.ndim == 2 else array[..., 0]
-    data = reader.bytes(location)
-    return np.asarray(images.pictures(data, images.header(data), [MASK_SIDE])[0])[..., 0]
+    return images.decode(reader.bytes(location), MASK_SIDE)[..., 0]
 
 
 def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:

@@ -22,11 +22,10 @@ ORIENTATIONS = (
 
 DARK = 40
 """Largest channel value (of 255) of a vignette's pixels."""
-FREQUENCIES = 9
-"""Of the descriptors, each way."""
 
+_FREQUENCIES = 9
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_SIGN = np.where(np.arange(FREQUENCIES) % 2, -1, 1).astype(np.float32)
+_SIGN = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
 _ROWS, _COLUMNS = np.mgrid[:SIDE, :SIDE].astype(np.float32) - (SIDE - 1) / 2
 
 
@@ -64,8 +63,8 @@ def descriptors(grey: np.ndarray, power: float) -> np.ndarray:
         grey: luminance float32 [N, 32, 32].
         power: coefficients are weighted with their frequency to this power, against the 1/f spectrum of photographs.
     """
-    basis = np.asarray(fft.dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[:FREQUENCIES]
-    frequency = np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES]).astype(np.float32)
+    basis = np.asarray(fft.dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
+    frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
     found = (basis @ grey @ basis.T) * frequency**power
     return found / np.maximum(np.sqrt((found**2).sum(axis=(1, 2), keepdims=True)), 1e-6)
 
