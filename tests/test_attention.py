@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from moulage import backbones, randomness
 from moulage.classifiers import _attention, _views, finetune, probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 
 SIZE, NUM_CLASSES = 64, 3

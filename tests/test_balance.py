@@ -11,7 +11,7 @@ import torch
 
 from moulage import plugins, runs
 from moulage.data.catalog import Catalog
-from moulage.data.view import TrainingView
+from moulage.data.training_view import TrainingView
 from moulage.errors import CheckpointError, DataError, LeakError, RecipeError
 from moulage.treatment import PLAIN, Treatment
 from test_classifiers import Case

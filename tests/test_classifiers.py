@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from moulage import backbones, plugins, runs
 from moulage.classifiers import _augment, _fitting, _state, finetune, probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
 
 CLASSES = ("AK", "BKL", "NV")

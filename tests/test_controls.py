@@ -9,7 +9,7 @@ import pytest
 from moulage import plugins
 from moulage.balance import oracle, permuted
 from moulage.data.catalog import Catalog, concatenate
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError
 from moulage.generators import noise
 

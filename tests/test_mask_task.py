@@ -13,7 +13,7 @@ from moulage import backbones, plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _augment, _network, finetune
 from moulage.data import masks
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
 from moulage.stages import data
 from moulage.stages.plan import plan

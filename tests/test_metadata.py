@@ -15,12 +15,13 @@ from moulage.classifiers import _fitting, _state, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, RecipeError
 from moulage.finished.explain import explain
 from moulage.finished.external import evaluate_on
 from moulage.finished.unknown import score_unknown
-from moulage.recipe import METADATA, NO_METADATA, merge
+from moulage.recipe import merge
+from moulage.recipe_tables import METADATA, NO_METADATA
 from moulage.runs import seed_of
 from moulage.stages import data
 from moulage.stages import plan as plans
@@ -175,12 +176,7 @@ def test_misspelled_and_repeated_columns_are_refused():
         recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["age", "age"]}}))
 
 
-def test_a_recipe_without_metadata_is_written_and_hashed_as_before(tmp_path, monkeypatch):
-    plain = merge(RECIPE, {"classifier": {"metadata": []}})
-    found = recipes.parse(plain)
-    assert "metadata" not in found.model_dump(mode="json")["classifier"]
-    assert found.digest() == recipes.parse({**plain, "classifier": {**RECIPE["classifier"], "metadata": ()}}).digest()
-    assert found.digest() != recipes.parse(RECIPE).digest()
+def test_options_of_the_metadata_network_survive_being_written():
     assert "metadata_network" not in finetune.Config().model_dump(mode="json")
     options = {"metadata_network": {"units": 4}}
     config = plugins.configure("classifiers", "finetune", options)

@@ -1,7 +1,6 @@
 """Selections in a study: planned, computed, guarded, told; recipes without any stay what they were."""
 
 import json
-import tomllib
 
 import numpy as np
 import pandas as pd
@@ -106,11 +105,6 @@ def test_wrong_rules_and_features_are_refused_before_any_work(selection, words):
         plans.check(recipes.parse(merge(RECIPE, {"selections": {"lots": selection}})))
     for word in words:
         assert word in str(caught.value)
-
-
-def test_a_recipe_with_selections_survives_toml():
-    found = recipes.parse(RECIPE)
-    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
 
 
 # The plan

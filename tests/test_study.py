@@ -17,13 +17,13 @@ from moulage import recipe as recipes
 from moulage import runs
 from moulage.arm import Ways
 from moulage.data.catalog import Catalog
+from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.stages import data, trained
 from moulage.stages import plan as plans
 from moulage.stages.classifier import check_extra
 from moulage.stages.data import Prepared
-from moulage.stages.gallery import nearest_images
 from moulage.stages.plan import plan
 from moulage.stages.trained import adjust_logits, predict_parts
 from moulage.study import Watch, run_study

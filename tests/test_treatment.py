@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from moulage import arm, contracts, plugins
 from moulage.classifiers import _fitting, probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
 from moulage.treatment import PLAIN, Treatment, check_counts
 

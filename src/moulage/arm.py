@@ -12,7 +12,8 @@ import numpy as np
 from moulage import contracts
 from moulage.contracts import BalancePlugin, Role
 from moulage.errors import RecipeError, nearest
-from moulage.recipe import ArmOptions, Recipe
+from moulage.recipe import Recipe
+from moulage.recipe_tables import ArmOptions
 from moulage.treatment import PLAIN, Treatment, combined, drawn
 
 NO_CLASSES = ("one", "two")

@@ -121,7 +121,7 @@ def _study(recipe: Recipe, prepared: Prepared, run: Path) -> results.Study:
 
 
 def _sizes(split: Split) -> dict[str, dict[str, results.Count]]:
-    counts = split.counts().items()
+    counts = split.counts.items()
     return {part: {label: results.Count(**size) for label, size in of.items()} for part, of in counts}
 
 

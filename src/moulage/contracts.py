@@ -20,9 +20,9 @@ from moulage import plugins, runs
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
-    from moulage.data.steps import Step
-    from moulage.data.view import Examples, TrainingView
-    from moulage.selection import Images, Judgement
+    from moulage.data.filters import Filtered
+    from moulage.data.training_view import Examples, TrainingView
+    from moulage.selection import ImageSet, Judgement
     from moulage.treatment import Treatment
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
@@ -161,7 +161,7 @@ class SelectionModule(Module, Protocol):
     """A rule of selection; see the package ``selection``."""
 
     def select(
-        self, config: Any, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator, /
+        self, config: Any, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator, /
     ) -> Judgement: ...
 
 
@@ -174,7 +174,7 @@ class SourceModule(Module, Protocol):
 class PreprocessingModule(Module, Protocol):
     """One operation of the pre-processing. Optional: ``needs_mask(config)``, ``check_installed()``, ``VERSION``."""
 
-    def apply(self, config: Any, image: np.ndarray, mask: np.ndarray | None, /) -> Step: ...
+    def apply(self, config: Any, image: np.ndarray, mask: np.ndarray | None, /) -> Filtered: ...
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class BalancePlugin(Plugin):
 class SelectionPlugin(Plugin):
     """A rule of selection; see the package ``selection``."""
 
-    select: Callable[[Any, Images, Images, dict[str, int], np.random.Generator], Judgement]
+    select: Callable[[Any, ImageSet, ImageSet, dict[str, int], np.random.Generator], Judgement]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moulage import runs
-from moulage.recipe import PATHS, Recipe, differences
+from moulage.recipe import Recipe, differences
+from moulage.recipe_tables import PATHS
 
 FILE = "registration.json"
 ELSEWHERE: Any = {

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch.nn import functional
 
 from moulage import devices, runs
-from moulage.data.view import Examples, TrainingView, require_classes
+from moulage.data.training_view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
 

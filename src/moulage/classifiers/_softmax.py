@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from moulage import checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _fitting
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
 

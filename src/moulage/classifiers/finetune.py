@@ -24,7 +24,7 @@ from moulage.classifiers._network import (
 )
 from moulage.classifiers._state import State
 from moulage.data.masks import UNKNOWN, unknown
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
 

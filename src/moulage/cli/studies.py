@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,8 +48,9 @@ def study(
         changes["study.num_trials"] = trials
     if data:
         changes["data.path"] = str(data.absolute())
-    chosen = _budget(budget, device, recipes.budgets(recipe) if recipe.is_file() else ())
-    found = recipes.load(recipe, chosen, changes)
+    values = recipes.read(recipe)
+    chosen = _budget(budget, device, recipes.budgets(values, recipe.name))
+    found = recipes.parse(values, chosen, changes, recipe.name)
     command = shlex.join(["moulage", *sys.argv[1:]])
     _study(found, out or Path("runs") / found.study.name, workers, device, as_json, command)
 
@@ -166,7 +168,7 @@ def run_stage(
     print(f"{found}: {run / found.folder}")
 
 
-def _budget(name: str, device: str, known: tuple[str, ...]) -> str:
+def _budget(name: str, device: str, known: Container[str]) -> str:
     """The budget to apply: ``auto`` is ``cpu`` where the recipe has one and there is no GPU to use."""
     if name == "full":
         return ""

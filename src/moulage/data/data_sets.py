@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from moulage import plugins, runs
-from moulage.data import several
+from moulage.data import joined_sets
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
 from moulage.data.split import Split
@@ -39,7 +39,7 @@ def join(recipe: Recipe, main: Catalog) -> Catalog:
     """
     further = {name: _mapped(name, recipe, main.classes) for name in recipe.data.also}
     train_only = [name for name, options in recipe.data.also.items() if options.parts == "train"]
-    return several.join(main, further, train_only)
+    return joined_sets.join(main, further, train_only)
 
 
 def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Split]) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Sp
         where = part.loc[own.images].value_counts() if len(own) else pd.Series(dtype=int)
         rows.append(
             {
-                "name": name or several.MAIN,
+                "name": name or joined_sets.MAIN,
                 "source": options.source,
                 "weight": recipe.data.weights.get(name, 1.0),
                 "num_read": read,

@@ -316,7 +316,7 @@ class _Drawer:
         inputs, own = stage.inputs(prepared, run), _taken(prepared.catalog, images)
         lent = stage.with_metadata(extra, prepared.part(stage.trial, "train"))
         queries, among = (trained.features(inputs, catalog) for catalog in (own, lent))
-        distances, rows = neighbours.nearest(queries, among, min(NUM_NEIGHBOURS, len(extra)))
+        distances, rows = neighbours.nearest_rows(queries, among, min(NUM_NEIGHBOURS, len(extra)))
         drawn, pixels = pixels_of(prepared, run, stage.samples_folder, self.done.size)
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
         found: dict[str, list[dict[str, Any]]] = {image: [] for image in images}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import contracts, runs
-from moulage.data import several
+from moulage.data import joined_sets
 from moulage.data.audit import audit
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
@@ -95,7 +95,7 @@ def evaluate_on(
             f"{len(shared.reasons)} are, or show a lesion, that the run's classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
-    key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest())
+    key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
         scorer = _Scorer(kept, pixels, size, folder, key, device)
@@ -146,7 +146,9 @@ def _shared(prepared: Prepared, clean: Catalog, pixels: Pixels, progress: runs.P
     """Compare the other data with all images of the run; what only its test part holds is counted, not left out."""
     tables = [split.table for split in prepared.splits]
     trained = {image for table in tables for image in table.loc[table["part"] != "test", "image"]}
-    table, notes = several.find(Shown.of(clean, pixels), several.members(prepared.catalog, prepared.pixels), progress)
+    table, notes = joined_sets.find(
+        Shown.of(clean, pixels), joined_sets.members(prepared.catalog, prepared.pixels), progress
+    )
     reasons: dict[str, tuple[str, str]] = {}
     for row in table[table["same_as"].isin(trained)].itertuples():
         reasons.setdefault(str(row.image), (str(row.why), str(row.same_as)))

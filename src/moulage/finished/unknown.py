@@ -56,7 +56,7 @@ def score_unknown(
     strange, pixels = _unknown_images(done, progress)
     say(f"{len(strange):,} images of {', '.join(recipe.data.unknown)}, {len(set(strange.groups)):,} lesions")
     folder = run / "unknown"
-    key = runs.digest(runs.FORMAT, pixels.folder.name, done.size, strange.digest())
+    key = runs.digest(runs.FORMAT, pixels.folder.name, done.size, strange.digest)
     fits = []
     for number, stage in enumerate(done.stages):
         path = folder / f"{Path(stage.folder).name}-{key}.parquet"

@@ -14,11 +14,12 @@ from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder, lend
 from moulage.data.samples import check_provenance
 from moulage.data.split import RESERVE
-from moulage.data.view import TrainingView
+from moulage.data.training_view import TrainingView
 from moulage.errors import LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.plugins import names
-from moulage.recipe import METADATA, Recipe
+from moulage.recipe import Recipe
+from moulage.recipe_tables import METADATA
 from moulage.runs import seed_of
 from moulage.stages.data import Prepared
 from moulage.stages.embedding import Embedding
@@ -172,8 +173,7 @@ class Classifier(Stage):
     def lesion_masks(self, prepared: Prepared, train: Catalog, extra: Catalog) -> tuple[np.ndarray, np.ndarray]:
         """Lesion masks uint8 [N, S, S] of the training images and of what the arm adds; unknown for drawn images."""
         size = self._model[1].size
-        steps = prepared.filters
-        kept = masks.build(masks.with_masks(prepared.catalog), size, prepared.framing, steps=steps)
+        kept = masks.build(masks.with_masks(prepared.catalog), size, prepared.framing, filters=prepared.filters)
         real = np.where(extra.table["origin"] == REAL, extra.images, "")
         return masks.read_known(kept, size, train.images), masks.read_known(kept, size, real)
 

@@ -21,9 +21,9 @@ from moulage.data import pixels as pixel_cache
 from moulage.data.audit import VERSION as AUDIT_VERSION
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
+from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
-from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, to_toml
@@ -57,7 +57,7 @@ class Prepared:
     splits: tuple[Split, ...]
     pixels: Pixels
     framing: str
-    filters: Steps
+    filters: Filters
     masks: str = ""
     only: int | None = None
     parts: dict[tuple[str, str], Catalog] = field(
@@ -85,7 +85,7 @@ class Prepared:
             prove(split, catalog)
         known: dict[str, Any] = runs.read_json(run / PIXELS)
         pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
-        filters = Steps.of([(name, options) for name, options in known["filters"]])
+        filters = Filters.of([(name, options) for name, options in known["filters"]])
         return cls(catalog, splits, pixels, known["framing"], filters, known["masks"], trial if several else None)
 
     def split(self, trial: int) -> Split:
@@ -108,7 +108,7 @@ class Prepared:
     @cached_property
     def digest(self) -> str:
         """Digest of everything in the data that can change a result, whatever the split: metadata and pixels."""
-        return runs.digest(self.catalog.digest(), self.pixels.folder.name)
+        return runs.digest(self.catalog.digest, self.pixels.folder.name)
 
 
 WITHOUT_MASKS = "Predict masks with `moulage masks predict` and set data.masks to their folder (docs/masks.md)."
@@ -140,9 +140,9 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     return replace(found.only(label=known), classes=known), replace(found.only(label=unknown), classes=unknown)
 
 
-def steps_of(recipe: Recipe) -> Steps:
+def filters_of(recipe: Recipe) -> Filters:
     """The pre-processing that every image of this recipe goes through, checked."""
-    return Steps.of([(step.plugin, step.options) for step in recipe.data.steps])
+    return Filters.of([(chosen.plugin, chosen.options) for chosen in recipe.data.steps])
 
 
 def sizes(recipe: Recipe) -> tuple[int, ...]:
@@ -168,10 +168,12 @@ def prepare(
 ) -> Prepared:
     """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
     started = (time.perf_counter(), time.process_time())
+    if (run / "pixels.json").exists():
+        runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
     data_sets.check(recipe)
-    steps_of(recipe)
+    filters_of(recipe)
     found = read(recipe)
-    if steps_of(recipe).use_masks and (found.table["mask"] == "").all():
+    if filters_of(recipe).use_masks and (found.table["mask"] == "").all():
         raise RecipeError(f"A step of data.steps goes by the lesion mask, and {found.name} has none.", WITHOUT_MASKS)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
@@ -198,20 +200,20 @@ def prepare(
             masks.with_masks(catalog),
             classifier_size(recipe),
             recipe.data.fit,
-            steps=steps_of(recipe),
+            filters=filters_of(recipe),
             num_workers=num_workers,
             progress=progress,
         )
     known_masks = masks.key(catalog, recipe.data.fit) if wants_masks(recipe) else ""
     named = [[step.plugin, step.options] for step in recipe.data.steps]
-    made = {"framing": recipe.data.fit, "filters": named, "masks": known_masks}
+    made = {"format": runs.FORMAT, "framing": recipe.data.fit, "filters": named, "masks": known_masks}
     runs.write_json(run / PIXELS, {"folder": str(pixels.folder), "sizes": sizes(recipe), **made})
     _write_recipe(recipe, run)
     runs.write_json(run / "environment.json", environment())
     if not (run / "prepare.json").exists():
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
-    return Prepared(catalog, splits, pixels, recipe.data.fit, steps_of(recipe), known_masks)
+    return Prepared(catalog, splits, pixels, recipe.data.fit, filters_of(recipe), known_masks)
 
 
 def pixels_of(
@@ -228,7 +230,7 @@ def pixels_of(
         sides,
         recipe.data.fit,
         runs.cache_folder(),
-        steps=steps_of(recipe),
+        filters=filters_of(recipe),
         num_workers=num_workers,
         progress=progress,
     )
@@ -329,7 +331,7 @@ def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) ->
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:
     """The audit of these pixels and labels, from the run folder where it was made before."""
-    key = runs.digest(AUDIT_VERSION, catalog.digest(), pixels.folder.name)
+    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name)
     marker, path = run / "audit.key", run / "audit.json"
     if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
         return Audit.load(path)
@@ -376,7 +378,7 @@ def pair_sheet(pairs: np.ndarray, tile: int = 72, num_columns: int = 6) -> Image
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:
     """Keep the resolved recipe; an older, different one stays beside it under its digest."""
-    path, text = run / RECIPE, to_toml(recipe.model_dump(mode="json"))
+    path, text = run / RECIPE, to_toml(recipe)
     if path.exists() and (old := path.read_text(encoding="utf-8")) != text:
         runs.write_text(run / f"recipe-{runs.digest(old)}.toml", old)
     runs.write_text(path, text)

@@ -7,6 +7,7 @@ import numpy as np
 
 from moulage import runs
 from moulage.data.catalog import concatenate
+from moulage.data.neighbours import nearest_images
 from moulage.stages.samples import Samples
 from moulage.stages.stage import Context, Stage
 from moulage.stages.stored import pixels_of
@@ -57,38 +58,6 @@ class Gallery(Stage):
                 distance=distance,
                 real_distance=yardstick,
             )
-
-
-def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to, and row of, the nearest of ``among`` for each image, over the eight flips and quarter turns.
-
-    Args:
-        images: uint8 [N, S, S, 3].
-        among: uint8 [M, S, S, 3], M >= 1.
-        side: both are averaged down to about this many pixels a side first.
-
-    Returns:
-        Root mean square difference a value, float64 [N], in 0..255; rows of ``among``, int64 [N].
-    """
-    step = max(1, images.shape[1] // side)
-
-    def small(batch: np.ndarray) -> np.ndarray:
-        edge = batch.shape[1] // step * step
-        blocks = batch[:, :edge, :edge].reshape(len(batch), edge // step, step, edge // step, step, 3)
-        return blocks.mean((2, 4), dtype=np.float32) - 127.5  # centred: small norms lose less when they are subtracted
-
-    reference = small(among).reshape(len(among), -1)
-    norms = (reference**2).sum(1)
-    best, row = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
-    queries = small(images)
-    for turned in (np.rot90(q, k, (1, 2)) for q in (queries, queries[:, :, ::-1]) for k in range(4)):
-        flat = turned.reshape(len(images), -1)
-        squared = (flat**2).sum(1)[:, None] + norms - 2 * flat @ reference.T
-        found = squared.argmin(1)
-        value = squared[np.arange(len(images)), found]
-        row = np.where(value < best, found, row)
-        best = np.minimum(best, value)
-    return np.sqrt(np.maximum(best, 0) / reference.shape[1]).astype(np.float64), row
 
 
 def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:

@@ -88,7 +88,7 @@ class Generator(Stage):
         judge = ValidationJudge.of(self, prepared, at.device)
         more: dict[str, Any] = {}
         if plug.needs_masks:
-            more["masks"] = masks.read(train, self.size, prepared.framing, steps=prepared.filters)
+            more["masks"] = masks.read(train, self.size, prepared.framing, filters=prepared.filters)
         model = self._model()
         model.fit(
             prepared.images(train, self.size),

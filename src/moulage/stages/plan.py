@@ -18,7 +18,7 @@ from moulage.errors import RecipeError, RunError, nearest
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
 from moulage.stages.classifier import Classifier
-from moulage.stages.data import Prepared, learns_masks, steps_of
+from moulage.stages.data import Prepared, filters_of, learns_masks
 from moulage.stages.embedding import Embedding
 from moulage.stages.features import Features
 from moulage.stages.fidelity import Fidelity
@@ -46,7 +46,7 @@ def check(recipe: Recipe) -> None:
         RecipeError: naming the place and the nearest valid name.
     """
     data_sets.check(recipe)
-    steps_of(recipe)
+    filters_of(recipe)
     plug = contracts.classifier(recipe.classifier.plugin)
     plug.configure(recipe.classifier.options, "classifier.options")
     for kind in KINDS:
@@ -289,4 +289,4 @@ class _Planner:
             return ""
         samples = Catalog.load(folder / "catalog.parquet")
         check_provenance(samples, self.prepared.split(0).digest)
-        return samples.digest()
+        return samples.digest

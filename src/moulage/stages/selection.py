@@ -12,7 +12,7 @@ from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.stages.features import Features
 from moulage.stages.gallery import some_of_each
 from moulage.stages.network import Network
@@ -81,11 +81,11 @@ class Selection(Stage):
         folder, size = at.run / self.folder, self.samples.generator.size
         train = at.prepared.part(self.trial, "train")
         real, of_drawn = (ByName([embedded(at.run / stage.folder)]) for stage in (self.real, self.drawn))
-        reference = Images(train, at.prepared.images(train, size), real(train))
+        reference = ImageSet(train, at.prepared.images(train, size), real(train))
         samples, drawn = pixels_of(at.prepared, at.run, self.samples.folder, size)
         rows = first_seeds(samples, self.first)
         chosen = samples.take(rows)
-        candidates = Images(chosen, drawn[rows], of_drawn(chosen))
+        candidates = ImageSet(chosen, drawn[rows], of_drawn(chosen))
         applied = chain(self.rules, candidates, reference, self.want, self.seed, at.progress)
         kept = chosen.take(survivors(applied, len(chosen)))
         kept.save(folder / "catalog.parquet")
@@ -142,8 +142,8 @@ def first_seeds(samples: Catalog, counts: Mapping[str, int]) -> np.ndarray:
 
 def chain(
     rules: Sequence[Rule],
-    candidates: Images,
-    reference: Images,
+    candidates: ImageSet,
+    reference: ImageSet,
     want: dict[str, int],
     seed: int,
     progress: runs.Progress = runs.no_progress,
@@ -185,7 +185,7 @@ def survivors(applied: Sequence[Applied], num_candidates: int) -> np.ndarray:
     )
 
 
-def decisions(applied: Sequence[Applied], candidates: Images) -> pd.DataFrame:
+def decisions(applied: Sequence[Applied], candidates: ImageSet) -> pd.DataFrame:
     """A row for each candidate and each rule that judged it: image, label, rule, kept, score, reason."""
     tables = [
         candidates.catalog.table.iloc[one.rows][["image", "label"]].assign(
@@ -199,7 +199,7 @@ def decisions(applied: Sequence[Applied], candidates: Images) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pictures(applied: Sequence[Applied], candidates: Images, reference: Images) -> dict[str, Any]:
+def pictures(applied: Sequence[Applied], candidates: ImageSet, reference: ImageSet) -> dict[str, Any]:
     """Some images that each rule dropped, as many of one class as of another, drawn at random.
 
     Returns:
@@ -233,7 +233,7 @@ def pictures(applied: Sequence[Applied], candidates: Images, reference: Images) 
     }
 
 
-def summary(applied: Sequence[Applied], candidates: Images, kept: Catalog, want: Mapping[str, int]) -> dict[str, Any]:
+def summary(applied: Sequence[Applied], candidates: ImageSet, kept: Catalog, want: Mapping[str, int]) -> dict[str, Any]:
     """How many images came to each rule and how many it dropped, by class; and what is kept of what was wanted."""
     labels = candidates.catalog.table["label"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from moulage import contracts, runs
 from moulage.data.catalog import Catalog
 from moulage.data.metadata import Encoder
-from moulage.data.view import Examples
+from moulage.data.training_view import Examples
 from moulage.evaluation.adjust import adjust, choose_tau, log_prior
 from moulage.stages.stored import ByName
 from moulage.treatment import Treatment

@@ -19,7 +19,7 @@ from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data import png
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK
+from moulage.data.pixel_writer import OK
 from moulage.data.split import Split
 from moulage.errors import DataError, RunError
 from moulage.tasks.segmentation import FIT, Say, digest_of, read

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from moulage.data import images
-from moulage.data.steps import NO_STEPS, Step, Steps
+from moulage.data.filters import NO_FILTERS, Filtered, Filters
 from moulage.errors import DataError, RunError
 from moulage.runs import start_worker, write_json
 
@@ -47,7 +47,7 @@ class Row:
         mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
         status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
         message: what is wrong, for a person.
-        changed: how much each pre-processing step changed, see ``steps.Step.share``; empty without steps.
+        changed: how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters.
     """
 
     sha256: str = ""
@@ -60,7 +60,7 @@ class Row:
 
 
 class Item(NamedTuple):
-    """Where an image is, and its lesion mask (empty: it has none, or no step asks for it); absolute locations."""
+    """Where an image is, and its lesion mask (empty: it has none, or no filter asks for it); absolute locations."""
 
     image: str
     mask: str = ""
@@ -70,15 +70,15 @@ class Item(NamedTuple):
 class Pass:
     """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan.
 
-    With ``of_masks`` the arrays are of the lesion masks, cut as ``steps`` cut the images; without steps a mask is read
-    like an image.
+    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images; without filters a mask is
+    read like an image.
     """
 
     folder: Path
-    fit: str
+    framing: str
     sizes: tuple[int, ...]
     first: bool
-    steps: Steps = NO_STEPS
+    filters: Filters = NO_FILTERS
     of_masks: bool = False
 
     @property
@@ -124,16 +124,16 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[I
 
 
 def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
-    """Read, hash and check one image, take it through the steps, and resize it.
+    """Read, hash and check one image, take it through the filters, and resize it.
 
-    Thumbnails show the image as it is, so that duplicates are found alike whatever the steps.
+    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters.
 
     Returns:
         Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
     """
     row = Row()
-    # A step may cut much of the image away, so more of it is decoded.
-    sides = [2 * side if task.steps and name != THUMBNAILS else side for name, side in task.arrays.items()]
+    # A filter may cut much of the image away, so more of it is decoded.
+    sides = [2 * side if task.filters and name != THUMBNAILS else side for name, side in task.arrays.items()]
     try:
         if images.is_array(item.image):
             array = reader.array(item.image)
@@ -148,34 +148,34 @@ def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, 
             pictures = images.pictures(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
-        shown, changed = _through_steps(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
+        shown, changed = _filtered(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
     except images.ImageError as error:
         return replace(row, status=error.status, message=error.message), {}
-    squares = {name: images.square(shown[name], side, task.fit) for name, side in task.arrays.items()}
+    squares = {name: images.square(shown[name], side, task.framing) for name, side in task.arrays.items()}
     return replace(row, changed=changed), squares
 
 
-def _through_steps(
+def _filtered(
     reader: images.Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
 ) -> tuple[dict[str, Image.Image | np.ndarray], tuple[float, ...]]:
-    """The pictures, all but the thumbnail processed, and how much each step changed the largest of them."""
+    """The pictures, all but the thumbnail processed, and how much each filter changed the largest of them."""
     shown: dict[str, Image.Image | np.ndarray] = dict(pictures)
-    if not task.steps:
+    if not task.filters:
         return shown, ()
     mask = read_mask(reader, item.mask) if item.mask else None
-    known: dict[int, list[tuple[Step, np.ndarray | None]]] = {}  # sizes that share a decode share the steps as well
+    known: dict[int, list[tuple[Filtered, np.ndarray | None]]] = {}  # sizes that share a decode are filtered once
     for name, picture in pictures.items():
         if name == THUMBNAILS:
             continue
         if id(picture) not in known:
             try:
-                known[id(picture)] = task.steps.apply(np.asarray(picture), mask)
+                known[id(picture)] = task.filters.apply(np.asarray(picture), mask)
             except DataError as error:
                 raise DataError(f"{item.image}: {error.message}", error.hint) from None
-        step, cut = known[id(picture)][-1]
-        shown[name] = np.repeat(cut[..., None], 3, 2) if task.of_masks and cut is not None else step.image
+        after, cut = known[id(picture)][-1]
+        shown[name] = np.repeat(cut[..., None], 3, 2) if task.of_masks and cut is not None else after.image
     largest = max(known.values(), key=lambda found: found[0][0].image.size, default=[])
-    return shown, tuple(step.share for step, _ in largest)
+    return shown, tuple(after.share for after, _ in largest)
 
 
 def read_mask(reader: images.Reader, location: str) -> np.ndarray:
@@ -183,8 +183,7 @@ def read_mask(reader: images.Reader, location: str) -> np.ndarray:
     if images.is_array(location):
         array = reader.array(location)
         return array if array.ndim == 2 else array[..., 0]
-    data = reader.bytes(location)
-    return np.asarray(images.pictures(data, images.header(data), [MASK_SIDE])[0])[..., 0]
+    return images.decode(reader.bytes(location), MASK_SIDE)[..., 0]
 
 
 def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from moulage.data import overlap
 from moulage.data.catalog import Catalog, concatenate
-from moulage.data.chunks import OK
 from moulage.data.overlap import Shown
+from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
 from moulage.errors import DataError
 from moulage.runs import Progress, no_progress

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moulage.data.view import Examples, TrainingView, require_classes
+from moulage.data.training_view import Examples, TrainingView, require_classes
 from moulage.errors import DataError
 
 

@@ -9,7 +9,7 @@ With weights (of data sets) an epoch is as long, but an image of weight 2 is in 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -254,29 +254,15 @@ class TrainingView:
 
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
-        is_extra = indices >= self.num_real
-        inputs = np.asarray(self.real.inputs[np.where(is_extra, 0, indices)])
-        if self.extra is not None:
-            inputs[is_extra] = self.extra.inputs[indices[is_extra] - self.num_real]
-        return inputs
+        return _taken(self.real.inputs, None if self.extra is None else self.extra.inputs, indices)
 
     def metadata_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The metadata at these indices into real followed by extra: float32 [len(indices), M]; None without any."""
-        if self.real.metadata is None:
-            return None
-        extra = self.extra.metadata if self.extra is not None else None
-        every = self.real.metadata if extra is None else np.concatenate([self.real.metadata, extra])
-        return every[indices]
+        return _taken(self.real.metadata, None if self.extra is None else self.extra.metadata, indices)
 
     def masks_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The lesion masks at these indices into real followed by extra: uint8 [n, S, S], a copy; None without any."""
-        if self.real.masks is None:
-            return None
-        is_extra = indices >= self.num_real
-        found = np.asarray(self.real.masks[np.where(is_extra, 0, indices)])
-        if self.extra is not None and self.extra.masks is not None:
-            found[is_extra] = self.extra.masks[indices[is_extra] - self.num_real]
-        return found
+        return _taken(self.real.masks, None if self.extra is None else self.extra.masks, indices)
 
     def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
         """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
@@ -306,6 +292,21 @@ class TrainingView:
             known = None if metadata is None else metadata[place]
             yield Batch(self.inputs_at(indices), labels[indices], place, known, self.masks_at(indices))
             start += len(indices)
+
+
+@overload
+def _taken(real: np.ndarray, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray: ...
+@overload
+def _taken(real: None, extra: np.ndarray | None, indices: np.ndarray) -> None: ...
+def _taken(real: np.ndarray | None, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
+    """Rows of two arrays, numbered on from one to the other, without joining them: they may be memory-mapped."""
+    if real is None:
+        return None
+    is_extra = indices >= len(real)
+    found = np.asarray(real[np.where(is_extra, 0, indices)])
+    if extra is not None:
+        found[is_extra] = extra[indices[is_extra] - len(real)]
+    return found
 
 
 def _check_metadata(metadata: np.ndarray | None, number: int) -> None:
