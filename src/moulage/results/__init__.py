@@ -10,7 +10,7 @@ from moulage import runs
 from moulage.errors import RunError
 from moulage.evaluation.compare import Comparison
 from moulage.evaluation.verdict import Control
-from moulage.recipe import StudyOptions
+from moulage.recipe_tables import StudyOptions
 from moulage.results.generated import FidelityRun, GeneratorRun, SelectionRun
 from moulage.results.record import Number, Record, read
 
