@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, segmentation
+from moulage import backbones, plugins
 from moulage.errors import RecipeError
+from moulage.losses import cross_entropy_and_dice
 
 FINEST = 4
 """Maps of a backbone that are this many times smaller than the image are the finest that masks are made of."""
@@ -131,7 +132,7 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The loss of lesion masks (``segmentation.loss_of``), a mean over those known.
+    """The loss of lesion masks (``cross_entropy_and_dice``), a mean over those known.
 
     Args:
         logits: float [n, 1, s, s].
@@ -140,7 +141,8 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
     """
     if not known.any():
         return logits.sum() * 0
-    return segmentation.loss_of(logits[known, 0], functional.adaptive_avg_pool2d(masks[known], logits.shape[-1]))
+    small = functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])
+    return cross_entropy_and_dice(logits[known, 0], small)
 
 
 class Network(nn.Module):

@@ -28,7 +28,6 @@ from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, parse, to_toml
 from moulage.tasks import data_sets
 from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
-from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 MOST_PAIRS = 60
@@ -81,7 +80,7 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     """
     found = data_sets.read_main(recipe)
     if recipe.data.masks:
-        found = with_predicted(found, recipe.data.masks)
+        found = masks.with_predicted(found, recipe.data.masks)
     unknown = recipe.data.unknown
     for name in unknown:
         if name not in found.classes:

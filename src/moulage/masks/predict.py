@@ -1,4 +1,4 @@
-"""Predict the lesion masks of images that have none, with a segmenter that ``tasks.segmentation`` has trained.
+"""Predict the lesion masks of images that have none, with a segmenter that ``learn`` has trained.
 
     OUT     <image>_segmentation.png ...  masks.csv  predicted.json
 
@@ -18,16 +18,14 @@ from scipy import ndimage
 from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data import png
-from moulage.data.catalog import Catalog
 from moulage.data.chunks import OK
+from moulage.data.masks import PREDICTED, TABLE
 from moulage.data.split import Split
 from moulage.errors import DataError, RunError
-from moulage.tasks.segmentation import FIT, Say, digest_of, read
+from moulage.masks.learn import FIT, Say, digest_of, read
 
 CHUNK = 256
 """Images that are predicted at once; a resumed prediction makes the same chunks."""
-PREDICTED = "predicted.json"
-TABLE = "masks.csv"
 PREFIX = "moulage:"
 """Of the keywords of a mask's texts."""
 SUFFIX = "_segmentation.png"
@@ -73,7 +71,7 @@ def predict_masks(
         RunError: ``folder`` holds no segmenter; or ``out`` is in use, or holds a file that is in the way.
         DataError: the data cannot be read, no image can be used, or a name makes no file name.
     """
-    from moulage.segmentation import Segmenter
+    from moulage.masks.segmenter import Segmenter
     from moulage.training import pick_device, reproducible
 
     where = str(pick_device(device))
@@ -124,22 +122,6 @@ def predict_masks(
         "num_seen": int(table["image"].isin(_seen(folder)).sum()),
         "unusable": unusable,
     }
-
-
-def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
-    """The catalog with the masks that ``predict_masks`` wrote to ``folder`` in place of its own; others get none.
-
-    Read them with ``data.masks.read`` and ``fit="squash"``, as they were made.
-
-    Raises:
-        RunError: the folder holds no predicted masks.
-    """
-    if not (folder / PREDICTED).exists() or not (folder / TABLE).exists():
-        raise RunError(f"{folder} holds no predicted masks.", "Make them with `moulage masks predict`.")
-    table = pd.read_csv(folder / TABLE, dtype={"image": str, "path": str}, keep_default_na=False)
-    paths = dict(zip(table["image"], table["path"], strict=True))
-    base = folder.absolute()
-    return catalog.with_columns(mask=[str(base / paths[name]) if name in paths else "" for name in catalog.images])
 
 
 def file_names(images: np.ndarray) -> list[str]:

@@ -1,9 +1,7 @@
 """A U-Net that finds the lesion in a photograph, and the two measures of how well it does.
 
 The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) on the encoder of any timm network, built by
-segmentation-models-pytorch. What is minimised is cross-entropy plus one minus the soft Dice coefficient in the form of
-Drozdzal et al. 2016 (arXiv:1608.04117). ``tasks.segmentation`` trains it on a source, ``tasks.masks`` predicts for
-another.
+segmentation-models-pytorch. ``learn`` trains it on a source, ``predict`` makes masks for another.
 """
 
 import copy
@@ -16,11 +14,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn import functional
 
 from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.data.masks import LESION, binary
 from moulage.errors import DataError, RecipeError, RunError
+from moulage.losses import cross_entropy_and_dice
 
 KIND = "lesion segmenter"
 """Stands in ``config.json``, so that the folder of something else is refused."""
@@ -147,7 +145,7 @@ class Segmenter:
                 pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
                 with training.precision(self.device, config.precision):
                     logits = network(pixels)
-                loss = loss_of(logits, truth)
+                loss = cross_entropy_and_dice(logits, truth)
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * _share(step, config, num_steps)
                 optimizer.zero_grad()
@@ -250,20 +248,6 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
         raise DataError(f"Masks [N, S, S] are compared, not {list(predicted.shape)} with {list(true.shape)}.")
     ours, theirs = predicted > LESION // 2, true > LESION // 2
     return (ours & theirs).sum((1, 2)).astype(np.float64), (ours | theirs).sum((1, 2)).astype(np.float64)
-
-
-def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean binary cross-entropy of the pixels, plus the mean over images of one minus the soft Dice coefficient.
-
-    Args:
-        logits: float [n, S, S]; taken as float32.
-        targets: float32 [n, S, S] in 0..1.
-    """
-    logits = logits.float()
-    inside = torch.sigmoid(logits)
-    common, both = (inside * targets).sum((1, 2)), inside.sum((1, 2)) + targets.sum((1, 2))
-    overlap = (2 * common + 1) / (both + 1)  # the ones let an image without lesion count
-    return functional.binary_cross_entropy_with_logits(logits, targets) + (1 - overlap).mean()
 
 
 def augmented(

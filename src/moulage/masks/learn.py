@@ -58,7 +58,7 @@ def learn_masks(
         path: where its data are.
         options: its options.
         out: folder that gets the segmenter, ``segmentation.json`` and ``examples.png``.
-        settings: options of the segmenter, see ``segmentation.Config``.
+        settings: options of the segmenter, see ``segmenter.Config``.
         validation, test: shares of the images.
         seed: of the split, the training and the intervals.
         device: where the network runs.
@@ -76,11 +76,11 @@ def learn_masks(
         DataError: no image has a mask, or the data cannot be read or split.
         RunError: ``out`` holds a segmenter of other settings or data, or is in use.
     """
-    from moulage import segmentation
+    from moulage.masks import segmenter as segmenters
     from moulage.training import pick_device, reproducible
 
-    config = plugins.validate(segmentation.Config, dict(settings or {}), "segmenter")
-    segmentation.check_installed(config)
+    config = plugins.validate(segmenters.Config, dict(settings or {}), "segmenter")
+    segmenters.check_installed(config)
     found = read(source, path, options)
     masked = found.take((found.table["mask"] != "").to_numpy())
     if not len(masked):
@@ -93,7 +93,7 @@ def learn_masks(
         if known:
             return known
         say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
-        segmenter, where = segmentation.Segmenter(config), str(pick_device(device))
+        segmenter, where = segmenters.Segmenter(config), str(pick_device(device))
         best = segmenter.fit(
             *data.arrays["train"], *data.arrays["validation"], seed=seed, folder=out, device=where, progress=progress
         )
@@ -198,7 +198,7 @@ def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
 
 def _scores(predicted: np.ndarray, true: np.ndarray, part: Catalog, seed: int) -> dict[str, Any]:
     """Means with intervals over all images and of each class; arrays uint8 [N, S, S] in the order of ``part``."""
-    from moulage.segmentation import dice, jaccard
+    from moulage.masks.segmenter import dice, jaccard
 
     values = {"dice": dice(predicted, true), "jaccard": jaccard(predicted, true)}
     labels = part.labels
@@ -227,7 +227,7 @@ def _means(values: Mapping[str, np.ndarray], part: Catalog, rows: np.ndarray, se
 
 def _examples(images: np.ndarray, true: np.ndarray, predicted: np.ndarray, seed: int) -> Image.Image:
     """Rows of examples, drawn at random, worst and best by Dice: image, true outline, predicted outline."""
-    from moulage.segmentation import dice
+    from moulage.masks.segmenter import dice
 
     values = dice(predicted, true)
     order = np.argsort(values, kind="stable")
