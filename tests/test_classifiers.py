@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch.nn import functional
 
-from moulage import backbones, plugins, runs
-from moulage.classifiers import _augment, _fitting, _state, finetune, probe
+from moulage import backbones, epochs, plugins, runs
+from moulage.classifiers import _augment, _fitting, finetune, probe
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
 
@@ -114,7 +114,7 @@ def test_features_are_what_the_head_is_given(case, fit):
     assert features.dtype == torch.float32
     with torch.inference_mode():
         if isinstance(classifier, probe.Classifier):
-            logits = features @ classifier.head.weight.T + classifier.head.bias
+            logits = features @ classifier.network.weight.T + classifier.network.bias
         else:
             logits = classifier.network.head(features)
     assert logits.numpy() == pytest.approx(classifier.predict(inputs), abs=1e-4)
@@ -251,8 +251,6 @@ def test_progressive_sizes_are_what_the_network_sees(tmp_path, monkeypatch):
     seen.clear()
     assert case.new().steps_and_seconds(100)[0] == 4 * 13
     assert list(dict.fromkeys(side for _, side in seen)) == [16, 24, SIZE]
-    plain = Case("finetune", progressive=(), epochs=4).config
-    assert "progressive" not in plain.model_dump(), "a fit without it keeps its folder"
 
 
 @pytest.mark.parametrize(("sizes", "words"), [((8, 32), "16 to 1024"), ((16, 20, 24, 32), "as many epochs")])
@@ -584,7 +582,7 @@ def test_features_are_standardised_by_the_real_images_alone(tmp_path):
     case = Case("probe")
     far = Examples(case.extra.inputs + 100, case.extra.labels)
     heads = [
-        case.fitted(tmp_path / str(i), view=TrainingView(case.train, e, 8)).head for i, e in enumerate((None, far))
+        case.fitted(tmp_path / str(i), view=TrainingView(case.train, e, 8)).network for i, e in enumerate((None, far))
     ]
     assert torch.equal(heads[0].mean, heads[1].mean)
     assert np.allclose(heads[0].mean, case.train.inputs.mean(0), atol=1e-5)
@@ -598,7 +596,7 @@ def test_a_feature_that_does_not_vary_does_no_harm(tmp_path):
     classifier = case.new()
     view = TrainingView(Examples(inputs, case.train.labels), None, 0)
     classifier.fit(view, Examples(validation, case.validation.labels), seed=0, folder=tmp_path)
-    assert classifier.head.std[::2].eq(1).all()
+    assert classifier.network.std[::2].eq(1).all()
     assert np.abs(classifier.predict(validation)).max() < 100
 
 
@@ -624,15 +622,13 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):
 
 def test_two_learning_rates_and_no_decay_of_vectors():
     network = finetune.Network(backbones.build(backbones.Backbone(**TINY), SIZE), 3)
-    for name in ("adamw", "sgd"):
-        config = finetune.Config(optimizer=name, backbone_learning_rate=0.1, head_learning_rate=0.2, weight_decay=0.3)
-        groups = _state._optimizer(config, network).param_groups
-        assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.3), (0.1, 0), (0.2, 0.3), (0.2, 0)]
-        assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
-        assert all(p.ndim <= 1 for g in groups[1::2] for p in g["params"])
-        head = _state._optimizer(config, network, head_only=True).param_groups
-        assert [(g["lr"], g["weight_decay"]) for g in head] == [(0.2, 0.3), (0.2, 0)]
-        assert [p for g in head for p in g["params"]] == [network.head.weight, network.head.bias]
+    groups = network.groups(0.1, 0.2, 0.3)
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.3), (0.1, 0), (0.2, 0.3), (0.2, 0)]
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+    assert all(p.ndim <= 1 for g in groups[1::2] for p in g["params"])
+    head = network.groups(None, 0.2, 0.3)
+    assert [(g["lr"], g["weight_decay"]) for g in head] == [(0.2, 0.3), (0.2, 0)]
+    assert [p for g in head for p in g["params"]] == [network.head.weight, network.head.bias]
 
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path):
@@ -654,9 +650,7 @@ def test_a_batch_in_parts_gives_the_same_step(accumulate, tmp_path):
             assert runs.read_log(tmp_path / "1", "epoch")[0][key] == pytest.approx(value, rel=1e-4)
 
 
-def test_whole_batches_are_written_as_before_there_were_parts():
-    assert "accumulate" not in finetune.Config().model_dump(mode="json")
-    assert finetune.Config(accumulate=2).model_dump(mode="json")["accumulate"] == 2
+def test_a_part_of_one_image_is_refused():
     with pytest.raises(RecipeError, match="fewer than 2 images"):
         plugins.configure("classifiers", "finetune", {"batch_size": 8, "accumulate": 5})
 
@@ -701,12 +695,12 @@ def test_a_network_that_never_fits_is_told(short_of_memory):
 
 
 def test_the_schedule_rises_and_falls():
-    shares = [_state.schedule(step, 4, 24) for step in range(24)]
+    shares = [epochs.rise_then_fall(step, 4, 24) for step in range(24)]
     assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert shares[14] == pytest.approx(0.5)
     assert all(a > b > 0 for a, b in itertools.pairwise(shares[4:]))
-    assert _state.schedule(0, 0, 10) == 1
-    assert all(0 < _state.schedule(step, 10, 10) < 1 for step in range(10)), "warm-up alone"
+    assert epochs.rise_then_fall(0, 0, 10) == 1
+    assert all(0 < epochs.rise_then_fall(step, 10, 10) < 1 for step in range(10)), "warm-up alone"
 
 
 def test_the_loss_is_written_to_tensorboard(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from call_cli import caller
 from moulage import plugins, runs
 from moulage import recipe as recipes
-from moulage.classifiers import _fitting, _state, finetune, probe
+from moulage.classifiers import _fitting, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
@@ -181,10 +181,6 @@ def test_a_recipe_without_metadata_is_written_and_hashed_as_before(tmp_path, mon
     assert "metadata" not in found.model_dump(mode="json")["classifier"]
     assert found.digest() == recipes.parse({**plain, "classifier": {**RECIPE["classifier"], "metadata": ()}}).digest()
     assert found.digest() != recipes.parse(RECIPE).digest()
-    assert "metadata_network" not in finetune.Config().model_dump(mode="json")
-    options = {"metadata_network": {"units": 4}}
-    config = plugins.configure("classifiers", "finetune", options)
-    assert plugins.configure("classifiers", "finetune", config.model_dump(mode="json")) == config
 
 
 def test_a_classifier_that_reads_images_alone_refuses_metadata(monkeypatch):
@@ -320,7 +316,7 @@ def test_features_are_what_the_head_is_given(case, fit):
         if isinstance(classifier, finetune.Classifier):
             logits = classifier.network.head(features)
         else:
-            logits = features @ classifier.head.weight.T + classifier.head.bias
+            logits = features @ classifier.network.weight.T + classifier.network.bias
     assert logits.numpy() == pytest.approx(case.predict(classifier), abs=1e-4)
 
 
@@ -403,9 +399,8 @@ def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
     options = finetune.MetadataOptions(units=8, dropout=0.25)
     features = backbones.build(backbones.Backbone(**TINY), 32)
     network = finetune.Network(features, 3, 5, options)
-    config = finetune.Config(backbone_learning_rate=0.1, head_learning_rate=0.2)
     for head_only in (False, True):
-        groups = _state._optimizer(config, network, head_only=head_only).param_groups
+        groups = network.groups(None if head_only else 0.1, 0.2, 0.0)
         rates = {id(p): g["lr"] for g in groups for p in g["params"]}
         assert {rates[id(p)] for part in (network.head, network.metadata) for p in part.parameters()} == {0.2}
         assert (id(next(features.parameters())) in rates) != head_only

@@ -17,6 +17,34 @@ BATCH = 32
 SHUFFLED = ("", "head", "network")
 """Which weights a map is computed with: the learned ones, a shuffled head, or head and backbone shuffled."""
 INSTALL = "pip install 'moulage[explain]'"
+LookedAt = tuple[backbones.Features, nn.Module, np.ndarray | None, _views.Views | None]
+"""The first, second, sixth and seventh argument of ``grad_cam``."""
+
+
+class GradCam:
+    """Gives a classifier ``attention``; a subclass says in ``_looked_at`` what is looked at."""
+
+    def attention(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
+    ) -> tuple[np.ndarray, int]:
+        """Where in each image the evidence for a class lies (positive) and against it: see ``grad_cam``.
+
+        Through everything that ``predict`` does, and from pixels even where that reads embeddings.
+        """
+        backbone, head, beside, views = self._looked_at(pixels, metadata)
+        device = backbone.mean.device
+        return grad_cam(
+            backbone, head, pixels, labels, device, beside=beside, views=views, shuffled=shuffled, draw=draw
+        )
+
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> LookedAt:
+        raise NotImplementedError
 
 
 def grad_cam(
@@ -66,7 +94,7 @@ def grad_cam(
         raise DataError(f"The label {int(np.min(labels))} is none of the network's classes.")
     if shuffled not in SHUFFLED:
         raise RecipeError(f'shuffled is "{shuffled}".', f"Valid: {', '.join(SHUFFLED[1:])}, or nothing.")
-    views = views or _views.Views()  # pyright: ignore[reportCallIssue]
+    views = views or _views.Views()
     network = _Tail(backbone, head).eval()
     if shuffled:
         network = _shuffled(network, draw, whole=shuffled == "network")

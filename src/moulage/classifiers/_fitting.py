@@ -1,20 +1,21 @@
 """What the classifiers share: the call of a fit, its checks and stages, the loss, the choice of an epoch, files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel
+from torch import nn
 from torch.nn import functional
 
-from moulage import runs, training
+from moulage import checkpoints, plugins, runs, training
 from moulage.data.view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
 
+Net = TypeVar("Net", bound=nn.Module)
 Choice = Literal["balanced_accuracy", "loss", "last"]
 CHOICE = (
     "which epoch's weights are kept: the best by balanced accuracy or by loss on the validation part (the first of "
@@ -25,15 +26,19 @@ CALIBRATE = "divide the logits by the temperature that makes the validation part
 
 @dataclass(frozen=True)
 class Job:
-    """All that one fit is given; see ``Base.fit``."""
+    """What one fit is given; see ``Base.fit``."""
 
     view: TrainingView
     validation: Examples
     seed: int
     folder: Path
-    device: torch.device
     progress: runs.Progress
     treatment: Treatment
+
+    @classmethod
+    def timing(cls, view: TrainingView, progress: runs.Progress = runs.no_progress) -> Self:
+        """A plain one whose epochs are only timed: nothing is written."""
+        return cls(view, view.real, 0, Path(), progress, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,27 @@ class Stage:
     head_only: bool
 
 
-class Base:
-    """The call of every classifier: a subclass trains in ``_fit`` and refuses inputs in ``_check_inputs``.
+class Base(Generic[Net]):
+    """The contract of all classifiers. One fits in ``_fit``, refuses inputs in ``_check_inputs``, predicts.
+
+    Inputs are pixels uint8 [N, size, size, 3], or embeddings float32 [N, D] where the plug-in's module has ``embed``.
+    Metadata are float32 [N, M], or None where the classifier was trained without. What takes either raises
+    ``DataError`` where they are of another kind or size than in training, and ``RunError`` before ``fit`` or ``load``.
+    What a plug-in may have beside: ``attention`` (``_attention.GradCam``); its module ``embed``, ``embed_key`` and
+    ``embed_seconds`` (``probe``), ``learns_masks`` (``finetune``), and ``METADATA``, "optional" or "required".
 
     Args:
-        config: the options, with ``epochs``.
-        classes: class names in the order of their indices.
+        config: the options, with ``size`` and ``epochs``.
+        classes: names of the K classes in the order of their indices.
     """
 
     config: Any
+    CONFIG: ClassVar[type[BaseModel]]
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, tuple(classes)
+        self.device = torch.device("cpu")
+        self.network: Net | None = None
         self.num_metadata = 0
         """Columns of metadata that the classifier was trained with."""
 
@@ -95,8 +109,7 @@ class Base:
 
         Raises:
             RecipeError: this classifier cannot do what the treatment asks for.
-            DataError: inputs of the wrong kind or size, no validation image, a class without a training image, or
-                metadata on one side alone.
+            DataError: also no validation image, a class without a training image, or metadata on one side alone.
             DivergedError: the loss is not finite any more.
             CheckpointError: ``folder`` holds checkpoints of other options, data, treatment or seed.
         """
@@ -105,17 +118,77 @@ class Base:
         self._check_inputs(view, validation)
         self.num_metadata = view.num_metadata
         check_metadata(validation.metadata, len(validation), self.num_metadata)
-        self._fit(Job(view, validation, seed, folder, training.pick_device(device), progress, treatment))
+        self.device = training.pick_device(device)
+        self._fit(Job(view, validation, seed, folder, progress, treatment))
 
     def check_treatment(self, treatment: Treatment) -> None:
         """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""
         stages(self.config.epochs, treatment, len(self.classes))
+
+    def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+        """Logits float32 [N, K]."""
+        raise NotImplementedError
+
+    def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+        """What the last linear layer is given, float32 [N, D]: for scores of unknown images."""
+        raise NotImplementedError
+
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
+        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
+
+        Embeddings and validation are not in it; the latter takes about a third of the time of training, image by image.
+        """
+        self.device = training.pick_device(device)
+        steps = -(-num_images // self.config.batch_size)
+        return self.config.epochs * min(steps, self.config.steps_per_epoch or steps), self._seconds_a_step()
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors``, and ``config.json``: options, classes, and what else ``load`` needs."""
+        if self.network is None:
+            raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
+        checkpoints.save_weights(folder / "weights.safetensors", self.network)
+        known = {"config": self.config.model_dump(mode="json"), "classes": list(self.classes)}
+        runs.write_json(folder / "config.json", {**known, **self._facts(), "num_metadata": self.num_metadata})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
+
+        Raises:
+            RunError: a file is missing, damaged, or something else.
+        """
+        saved = runs.read_json(folder / "config.json")
+        if not {"config", "classes", "num_metadata"} <= set(saved):
+            raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
+        classifier = cls(plugins.validate(cls.CONFIG, saved["config"], str(folder)), tuple(saved["classes"]))
+        classifier.device, classifier.num_metadata = training.pick_device(device), saved["num_metadata"]
+        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+            network = classifier._empty(saved)
+        checkpoints.load_weights(folder / "weights.safetensors", network)
+        classifier.network = network.to(classifier.device)
+        return classifier
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         raise NotImplementedError
 
     def _fit(self, job: Job) -> None:
         raise NotImplementedError
+
+    def _seconds_a_step(self) -> float:
+        raise NotImplementedError
+
+    def _facts(self) -> dict[str, Any]:
+        """What ``_empty`` needs beside options and classes."""
+        raise NotImplementedError
+
+    def _empty(self, saved: dict[str, Any]) -> Net:
+        """The network of these facts, with any weights."""
+        raise NotImplementedError
+
+    def _trained(self) -> Net:
+        if self.network is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        return self.network
 
 
 def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, ...]:
@@ -283,24 +356,6 @@ def merit(choose: Choice, epoch: int, scored: dict[str, float]) -> float:
         "last": float(epoch),
     }
     return merits[choose]
-
-
-def write_config(folder: Path, config: BaseModel, classes: tuple[str, ...], **facts: Any) -> None:
-    """Write ``config.json``: the resolved options, the classes, and what else ``load`` needs."""
-    options = json.loads(config.model_dump_json())
-    runs.write_json(folder / "config.json", {"config": options, "classes": list(classes), **facts})
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read what ``write_config`` wrote.
-
-    Raises:
-        RunError: the file is missing, damaged, or something else.
-    """
-    saved = runs.read_json(folder / "config.json")
-    if not {"config", "classes"} <= set(saved):
-        raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
-    return saved
 
 
 def check_pixels(inputs: np.ndarray, size: int) -> None:

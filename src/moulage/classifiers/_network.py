@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins
+from moulage import backbones, plugins, training
 from moulage.errors import RecipeError
 from moulage.losses import cross_entropy_and_dice
 
@@ -20,21 +20,27 @@ FINEST = 4
 class MetadataOptions(plugins.Options):
     """The small network that reads metadata; it learns at the head's rate, and whenever the head does."""
 
-    units: int = Field(32, ge=1, le=4096, description="units of its two layers")
+    units: int = Field(default=32, ge=1, le=4096, description="units of its two layers")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of the training images whose metadata are hidden: their features are 0"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the training images whose metadata are hidden: their features are 0",
     )
+
+
+DEFAULT = MetadataOptions()
 
 
 class MaskOptions(plugins.Options):
     """Lesion masks as a second task, learned from the training images that have one; nothing is predicted from them."""
 
-    weight: float = Field(0.0, ge=0, le=10, description="weight of the masks' loss beside the classes'; 0: not learned")
-    units: int = Field(32, ge=1, le=1024, description="filters of the layers that make masks of the backbone's maps")
-
-
-NO_CHANGE = MetadataOptions()  # pyright: ignore[reportCallIssue]
-NO_MASKS = MaskOptions()  # pyright: ignore[reportCallIssue]
+    weight: float = Field(
+        default=0.0, ge=0, le=10, description="weight of the masks' loss beside the classes'; 0: not learned"
+    )
+    units: int = Field(
+        default=32, ge=1, le=1024, description="filters of the layers that make masks of the backbone's maps"
+    )
 
 
 class MetadataNetwork(nn.Module):
@@ -162,7 +168,7 @@ class Network(nn.Module):
         backbone: backbones.Features,
         num_classes: int,
         num_metadata: int = 0,
-        options: MetadataOptions = NO_CHANGE,
+        options: MetadataOptions = DEFAULT,
         decoder: Callable[[], MaskDecoder] | None = None,
     ) -> None:
         super().__init__()
@@ -171,8 +177,17 @@ class Network(nn.Module):
         self.metadata = MetadataNetwork(num_metadata, options) if num_metadata else None
         self.decoder = decoder() if decoder else None
 
+    def groups(self, backbone_rate: float | None, head_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of an optimiser: the backbone (None: frozen), and all else at the head's learning rate."""
+        parts: list[tuple[nn.Module, float]] = [(part, head_rate) for part in self.top]
+        if backbone_rate is not None:
+            parts.insert(0, (self.backbone, backbone_rate))
+            if self.decoder is not None:
+                parts.append((self.decoder, head_rate))
+        return [group for part, rate in parts for group in training.decay_groups(part, rate, weight_decay)]
+
     @property
-    def top(self) -> "tuple[nn.Linear | MetadataNetwork, ...]":
+    def top(self) -> tuple[nn.Linear | MetadataNetwork, ...]:
         """What learns at the head's rate."""
         return (self.head,) if self.metadata is None else (self.head, self.metadata)
 

@@ -20,16 +20,21 @@ class Views(plugins.Options):
     """Which views of each image are predicted; by default the image as it is. All combinations are taken."""
 
     symmetries: Number = Field(
-        1, description="1: as it is; 2: also mirrored; 4: the quarter turns; 8: all symmetries of the square"
+        default=1, description="1: as it is; 2: also mirrored; 4: the quarter turns; 8: all symmetries of the square"
     )
     crops: int = Field(
-        1, ge=1, le=8, description="side of a grid of crops, evenly placed from corner to corner, in place of the whole"
+        default=1,
+        ge=1,
+        le=8,
+        description="side of a grid of crops, evenly placed from corner to corner, in place of the whole",
     )
-    crop_share: float = Field(0.8, gt=0.1, lt=1, description="side of a crop as a share of the image's")
+    crop_share: float = Field(default=0.8, gt=0.1, lt=1, description="side of a crop as a share of the image's")
     sizes: tuple[int, ...] = Field(
-        (), description="pixels a side at which the network sees each view; none: the backbone's input size"
+        default=(), description="pixels a side at which the network sees each view; none: the backbone's input size"
     )
-    average: Literal["probabilities", "logits"] = Field("probabilities", description="what is averaged over the views")
+    average: Literal["probabilities", "logits"] = Field(
+        default="probabilities", description="what is averaged over the views"
+    )
 
     @model_validator(mode="after")
     def _sizes_are_sides(self) -> Self:

@@ -71,7 +71,7 @@ def _features(config: Config) -> backbones.Features:
         return backbones.build(config.backbone, config.size)
 
 
-class Classifier(_softmax.Classifier):
+class Classifier(_attention.GradCam, _softmax.Classifier):
     """Softmax regression on embeddings, and on metadata beside them."""
 
     config: Config
@@ -81,27 +81,13 @@ class Classifier(_softmax.Classifier):
         super().__init__(config, classes)
         self.backbone: backbones.Features | None = None
 
-    def attention(
-        self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        metadata: np.ndarray | None = None,
-        *,
-        shuffled: str = "",
-        draw: int = 0,
-    ) -> tuple[np.ndarray, int]:
-        """Grad-CAM through backbone and head, float32 [N, S, S] in -1..1, and the cells a side, of pixels uint8
-        [N, S, S, 3]; see ``_attention.grad_cam``.
-        """
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
         head = self._trained()
         _fitting.check_pixels(pixels, self.config.size)
         _fitting.check_metadata(metadata, len(pixels), self.num_metadata)
-        device = head.mean.device
         if self.backbone is None:
-            self.backbone = _features(self.config).to(device)
-        return _attention.grad_cam(
-            self.backbone, head, pixels, labels, device, beside=metadata, shuffled=shuffled, draw=draw
-        )
+            self.backbone = _features(self.config).to(self.device)
+        return self.backbone, head, metadata, None
 
     def _num_features(self) -> int:
         return _features(self.config).num_features

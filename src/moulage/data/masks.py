@@ -93,9 +93,9 @@ def with_masks(catalog: Catalog) -> Catalog:
 
 
 def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
-    """The catalog with the masks that ``moulage masks predict`` wrote to ``folder`` in place of its own; others get none.
+    """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
 
-    Read them with ``fit="squash"``, as they were made.
+    Images that have none there get none. Read them with ``fit="squash"``, as they were made.
 
     Raises:
         RunError: the folder holds no predicted masks.

@@ -4,8 +4,6 @@ The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) on the encoder of any ti
 segmentation-models-pytorch. ``learn`` trains it on a source, ``predict`` makes masks for another.
 """
 
-import copy
-import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from torch import nn
 
 from moulage import backbones, checkpoints, plugins, runs, training
 from moulage.data.masks import LESION, binary
+from moulage.epochs import State, fall, rise
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.losses import cross_entropy_and_dice
 
@@ -101,20 +100,15 @@ class Segmenter:
         ``log.jsonl`` after every epoch.
 
         Args:
-            images: uint8 [N, S, S, 3], N at least 2; may be memory-mapped.
-            masks: uint8 [N, S, S].
-            validation_images: uint8 [M, S, S, 3].
-            validation_masks: uint8 [M, S, S].
+            images, validation_images: uint8 [N, S, S, 3], 2 or more to train on; may be memory-mapped.
+            masks, validation_masks: uint8 [N, S, S].
             seed: of initial weights, order and augmentation.
-            folder: where log and checkpoints go.
-            device: "cpu", "cuda:0" ...
-            progress: called after each step.
 
         Returns:
             ``epoch`` (from 1) and ``validation_dice`` of what is kept.
 
         Raises:
-            RecipeError: segmentation-models-pytorch or the weights are not there, or the network makes no encoder.
+            RecipeError: something is not installed, or the network makes no encoder.
             DataError: arrays of the wrong kind or size, or too few images.
             DivergedError: the loss is not finite any more.
             CheckpointError: ``folder`` holds checkpoints of other options, images or seed.
@@ -130,48 +124,41 @@ class Segmenter:
             self.network = network = _build(config).to(self.device)
             data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
-            groups = training.decay_groups(network, config.learning_rate, config.weight_decay)
-            optimizer, done = torch.optim.AdamW(groups, fused=True), 0
-            best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
-            resumed = checkpoints.load(folder, settings)
-            if resumed:
-                done, state = resumed
-                network.load_state_dict(state["network"])
-                optimizer.load_state_dict(state["optimizer"])
-                best = state["best"]
-
-            def one_step(step: int) -> torch.Tensor:
-                rows, rng = batches[step], training.numpy_rng("augment", seed, step)
-                pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
-                with training.precision(self.device, config.precision):
-                    logits = network(pixels)
-                loss = cross_entropy_and_dice(logits, truth)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * _share(step, config, num_steps)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                return loss.detach()
-
+            done, saved = checkpoints.load(folder, settings) or (0, None)
+            state = _begin(network, config, num_steps)
+            if saved:
+                state.load(saved)
             for epoch in range(done + 1, config.epochs + 1):
                 start = time.perf_counter()
                 torch.manual_seed(training.seed_from("segmentation", seed, epoch))
                 network.train()
                 total = torch.zeros((), device=self.device)
+                so_far = f", best Dice {state.best_merit:.3f}" if state.best else ""
                 for step in range((epoch - 1) * num_steps, epoch * num_steps):
-                    total += one_step(step)
-                    progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}, best Dice {best['dice']:.3f}")
-                found = self.predict(validation_images)
-                train_loss, mean_dice = float(total) / num_steps, float(dice(found, validation_masks).mean())
+                    rows = batches[step]
+                    total += self._step(state, step, images[rows], masks[rows], seed)
+                    progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}{so_far}")
+                found, train_loss = self.predict(validation_images), float(total) / num_steps
                 training.check_finite(epoch * num_steps, train_loss=train_loss)
-                if mean_dice > best["dice"]:
-                    best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(network.state_dict())}
+                mean_dice = float(dice(found, validation_masks).mean())
+                state.keep_best(epoch, mean_dice)
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
                 runs.log(folder, epoch=epoch, train_loss=train_loss, **scored, seconds=time.perf_counter() - start)
-                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-                checkpoints.save(folder, epoch, state, settings)
-            network.load_state_dict(best["network"])
-        return {"epoch": best["epoch"], "validation_dice": best["dice"]}
+                checkpoints.save(folder, epoch, state.dump(), settings)
+            network.load_state_dict(state.best)
+        return {"epoch": state.best_epoch, "validation_dice": state.best_merit}
+
+    def _step(self, state: State[Network], step: int, images: np.ndarray, masks: np.ndarray, seed: int) -> torch.Tensor:
+        """One step on a batch, uint8 [n, S, S, 3] and [n, S, S]; the loss before it."""
+        rng = training.numpy_rng("augment", seed, step)
+        pixels, truth = augmented(images, masks, rng, self.config, self.device)
+        with training.precision(self.device, self.config.precision):
+            logits = state.network(pixels)
+        loss = cross_entropy_and_dice(logits, truth)
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.step(step)
+        return loss.detach()
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
@@ -328,10 +315,12 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
     encoder.load_state_dict({key: known[keys[key]] for key in wanted})
 
 
-def _share(step: int, config: Config, num_steps: int) -> float:
-    """Share of the highest learning rate at a step (from 0); ``num_steps``: steps an epoch."""
-    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return rise * 0.5 * (1 + math.cos(math.pi * step / (config.epochs * num_steps)))
+def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
+    """A network before its first step; ``num_steps``: steps an epoch."""
+    optimizer = torch.optim.AdamW(training.decay_groups(network, config.learning_rate, config.weight_decay), fused=True)
+    total = config.epochs * num_steps
+    # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
+    return State(network, optimizer, lambda step: rise(step, config.warmup_steps) * fall(step, total))
 
 
 def _digest(array: np.ndarray) -> str:
