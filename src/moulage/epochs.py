@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from moulage import training
+from moulage import optimisers
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -31,7 +31,7 @@ class State(Generic[Model]):
     ) -> None:
         self.network, self.optimizer, self.rate_at = network, optimizer, rate_at
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        self.ema = training.EMA(network, ema_decay) if ema_decay else None
+        self.ema = optimisers.EMA(network, ema_decay) if ema_decay else None
         self.best_epoch, self.best_merit = 0, -math.inf
         self.best: dict[str, Any] = {}
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional
 
-from moulage import checkpoints, plugins, runs, training
+from moulage import checkpoints, devices, plugins, randomness, runs
 from moulage.data.view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
@@ -118,7 +118,7 @@ class Base(Generic[Net]):
         self._check_inputs(view, validation)
         self.num_metadata = view.num_metadata
         check_metadata(validation.metadata, len(validation), self.num_metadata)
-        self.device = training.pick_device(device)
+        self.device = devices.pick_device(device)
         self._fit(Job(view, validation, seed, folder, progress, treatment))
 
     def check_treatment(self, treatment: Treatment) -> None:
@@ -138,7 +138,7 @@ class Base(Generic[Net]):
 
         Embeddings and validation are not in it; the latter takes about a third of the time of training, image by image.
         """
-        self.device = training.pick_device(device)
+        self.device = devices.pick_device(device)
         steps = -(-num_images // self.config.batch_size)
         return self.config.epochs * min(steps, self.config.steps_per_epoch or steps), self._seconds_a_step()
 
@@ -161,8 +161,8 @@ class Base(Generic[Net]):
         if not {"config", "classes", "num_metadata"} <= set(saved):
             raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
         classifier = cls(plugins.validate(cls.CONFIG, saved["config"], str(folder)), tuple(saved["classes"]))
-        classifier.device, classifier.num_metadata = training.pick_device(device), saved["num_metadata"]
-        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+        classifier.device, classifier.num_metadata = devices.pick_device(device), saved["num_metadata"]
+        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             network = classifier._empty(saved)
         checkpoints.load_weights(folder / "weights.safetensors", network)
         classifier.network = network.to(classifier.device)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, training
+from moulage import backbones, optimisers, plugins
 from moulage.errors import RecipeError
 from moulage.losses import cross_entropy_and_dice
 
@@ -184,7 +184,7 @@ class Network(nn.Module):
             parts.insert(0, (self.backbone, backbone_rate))
             if self.decoder is not None:
                 parts.append((self.decoder, head_rate))
-        return [group for part, rate in parts for group in training.decay_groups(part, rate, weight_decay)]
+        return [group for part, rate in parts for group in optimisers.decay_groups(part, rate, weight_decay)]
 
     @property
     def top(self) -> tuple[nn.Linear | MetadataNetwork, ...]:

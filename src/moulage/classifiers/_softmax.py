@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import plugins, runs, training
+from moulage import monitoring, plugins, randomness, runs
 from moulage.classifiers import _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.epochs import State
@@ -106,7 +106,7 @@ class Classifier(_fitting.Base[Head]):
         job = replace(job, view=_joined_view(job.view), validation=_joined(job.validation))
         config, validation = self.config, job.validation
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        with training.reproducible("probe", job.seed, device=self.device):
+        with randomness.reproducible("probe", job.seed, device=self.device):
             head = Head(job.view.real.inputs.shape[1], len(self.classes))
             if config.standardize:
                 head.standardize(job.view.real.inputs)
@@ -118,10 +118,10 @@ class Classifier(_fitting.Base[Head]):
                 if epoch == stage.first > 1:  # a fresh head, and none of the first stage can be kept
                     head.reset()
                     state = self._begin(head)
-                torch.manual_seed(training.seed_from("probe", job.seed, epoch))
+                torch.manual_seed(randomness.seed_from("probe", job.seed, epoch))
                 trained = self._train(state, job, epoch, stage)
                 scored = _fitting.scores(self._predict(validation.inputs), validation.labels)
-                training.check_finite(epoch, train_loss=trained["train_loss"], **scored)
+                monitoring.check_finite(epoch, train_loss=trained["train_loss"], **scored)
                 runs.log(job.folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                 state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
                 job.progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")

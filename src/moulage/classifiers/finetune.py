@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from moulage import backbones, checkpoints, plugins, runs, training
+from moulage import backbones, checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _attention, _augment, _fitting, _views
 from moulage.classifiers._network import (
     MaskDecoder,
@@ -134,8 +134,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         config, folder = self.config, job.folder
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        reproducible = training.reproducible("finetune", job.seed, device=self.device)
-        with reproducible, training.enough_memory(config.batch_size, accumulate=config.accumulate):
+        reproducible = randomness.reproducible("finetune", job.seed, device=self.device)
+        with reproducible, devices.enough_memory(config.batch_size, accumulate=config.accumulate):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
             done, saved = checkpoints.load(folder, settings) or (0, None)
@@ -143,7 +143,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             state = self._begin(network, num_steps, stage)
             if saved:
                 state.load(saved)
-            with training.Board(folder, done + 1) as board:
+            with monitoring.Board(folder, done + 1) as board:
                 for epoch in range(done + 1, config.epochs + 1):
                     start = time.perf_counter()
                     if epoch > stage.last:
@@ -151,11 +151,11 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                         self._fresh_head(state, job.seed)
                         state = self._begin(network, num_steps, stage)
                     self.network = state.evaluated
-                    torch.manual_seed(training.seed_from("finetune", job.seed, epoch))
+                    torch.manual_seed(randomness.seed_from("finetune", job.seed, epoch))
                     trained = self._train(state, job, epoch, stage)
                     plain = self._predict(job.validation.inputs, job.validation.metadata, AS_IT_IS)
                     scored = _fitting.scores(plain, job.validation.labels)
-                    training.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
+                    monitoring.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
@@ -186,7 +186,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
     def _fresh_head(state: State[Network], seed: int) -> None:
         """The weights that the first stage kept, with a head of fresh random ones."""
         state.network.load_state_dict(state.best)
-        torch.manual_seed(training.seed_from("head", seed))
+        torch.manual_seed(randomness.seed_from("head", seed))
         for part in state.network.top:
             part.reset_parameters()
 
@@ -217,7 +217,9 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         config, view, treatment = self.config, job.view, job.treatment
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
-        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=training.generator_for("augment", job.seed, epoch))
+        draws = torch.rand(
+            len(view), _augment.NUM_DRAWS, generator=randomness.generator_for("augment", job.seed, epoch)
+        )
         tally = _fitting.Tally(self.device)
         state.network.train()
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
@@ -235,7 +237,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             for rows in torch.arange(len(images)).tensor_split(num_parts):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 given = images[part, :3], side, None if known is None else known[part]
-                with training.precision(self.device, config.precision):
+                with devices.precision(self.device, config.precision):
                     if has_mask is None or stage.head_only:
                         logits, of_masks = state.network(*given), None
                     else:
@@ -301,7 +303,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             batch = slice(start, start + size)
             images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
             known = None if metadata is None else torch.from_numpy(metadata[batch]).to(self.device)
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 of_views = [network(view, side, known).float() for view, side in _views.each(images, views)]
             logits[batch] = _views.averaged(of_views, views.average).cpu().numpy()
         return logits
@@ -322,7 +324,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def _seconds_a_step(self) -> float:
         config = self.config
-        with training.enough_memory(config.batch_size, self._seconds_in_parts, config.accumulate):
+        with devices.enough_memory(config.batch_size, self._seconds_in_parts, config.accumulate):
             return self._seconds_in_parts(config.accumulate)
 
     def _seconds_in_parts(self, accumulate: int) -> float:
@@ -338,7 +340,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         job = _fitting.Job.timing(view, lambda *_: times.append(time.perf_counter()))
         timed = Classifier(config, self.classes)
         timed.device = self.device
-        with training.reproducible("timing", device=self.device):
+        with randomness.reproducible("timing", device=self.device):
             stage = _fitting.Stage(1, config.epochs, None, False)
             state = timed._begin(timed._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
             for side in dict.fromkeys(sides):

@@ -76,8 +76,9 @@ def learn_masks(
         DataError: no image has a mask, or the data cannot be read or split.
         RunError: ``out`` holds a segmenter of other settings or data, or is in use.
     """
+    from moulage.devices import pick_device
     from moulage.masks import segmenter as segmenters
-    from moulage.training import pick_device, reproducible
+    from moulage.randomness import reproducible
 
     config = plugins.validate(segmenters.Config, dict(settings or {}), "segmenter")
     segmenters.check_installed(config)

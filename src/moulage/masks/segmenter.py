@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from moulage import backbones, checkpoints, plugins, runs, training
+from moulage import backbones, checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
+from moulage.data import symmetries
 from moulage.data.masks import LESION, binary
 from moulage.epochs import State, fall, rise
 from moulage.errors import DataError, RecipeError, RunError
@@ -117,10 +118,10 @@ class Segmenter:
             _check(pixels, self.config.size, truth)
         if not len(validation_images):
             raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
-        config, self.device = self.config, training.pick_device(device)
-        batches = training.Shuffle(len(images), config.batch_size, "segmentation", seed)
+        config, self.device = self.config, devices.pick_device(device)
+        batches = randomness.Shuffle(len(images), config.batch_size, "segmentation", seed)
         num_steps = config.steps_per_epoch or batches.num_steps(1)
-        with training.reproducible("segmentation", seed, device=self.device):
+        with randomness.reproducible("segmentation", seed, device=self.device):
             self.network = network = _build(config).to(self.device)
             data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
@@ -130,7 +131,7 @@ class Segmenter:
                 state.load(saved)
             for epoch in range(done + 1, config.epochs + 1):
                 start = time.perf_counter()
-                torch.manual_seed(training.seed_from("segmentation", seed, epoch))
+                torch.manual_seed(randomness.seed_from("segmentation", seed, epoch))
                 network.train()
                 total = torch.zeros((), device=self.device)
                 so_far = f", best Dice {state.best_merit:.3f}" if state.best else ""
@@ -139,7 +140,7 @@ class Segmenter:
                     total += self._step(state, step, images[rows], masks[rows], seed)
                     progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}{so_far}")
                 found, train_loss = self.predict(validation_images), float(total) / num_steps
-                training.check_finite(epoch * num_steps, train_loss=train_loss)
+                monitoring.check_finite(epoch * num_steps, train_loss=train_loss)
                 mean_dice = float(dice(found, validation_masks).mean())
                 state.keep_best(epoch, mean_dice)
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
@@ -150,9 +151,9 @@ class Segmenter:
 
     def _step(self, state: State[Network], step: int, images: np.ndarray, masks: np.ndarray, seed: int) -> torch.Tensor:
         """One step on a batch, uint8 [n, S, S, 3] and [n, S, S]; the loss before it."""
-        rng = training.numpy_rng("augment", seed, step)
+        rng = randomness.numpy_rng("augment", seed, step)
         pixels, truth = augmented(images, masks, rng, self.config, self.device)
-        with training.precision(self.device, self.config.precision):
+        with devices.precision(self.device, self.config.precision):
             logits = state.network(pixels)
         loss = cross_entropy_and_dice(logits, truth)
         state.optimizer.zero_grad()
@@ -176,7 +177,7 @@ class Segmenter:
         for start in range(0, len(images), PREDICT_BATCH):
             batch = slice(start, start + PREDICT_BATCH)
             pixels = backbones.to_float(images[batch], self.device, channels_last=True)
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 logits = self.network(pixels)
             found[batch] = binary((logits.float() > 0).cpu().numpy())
             progress(min(batch.stop, len(images)), len(images), "masks")
@@ -201,8 +202,8 @@ class Segmenter:
         if not isinstance(saved, dict) or saved.get("kind") != KIND:
             raise RunError(f"{folder} holds no lesion segmenter.", "Name a folder that `moulage masks learn` wrote.")
         segmenter = cls(plugins.validate(Config, saved["config"], str(folder)))
-        segmenter.device, config = training.pick_device(device), segmenter.config
-        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+        segmenter.device, config = devices.pick_device(device), segmenter.config
+        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             backbone = config.backbone.model_copy(update={"weights": "scratch"})
             network = _build(config.model_copy(update={"backbone": backbone}))
         checkpoints.load_weights(folder / "weights.safetensors", network)
@@ -254,11 +255,11 @@ def augmented(
     """
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
-    pixels = backbones.to_float(training.in_symmetry(images, which), device, channels_last=True)
+    pixels = backbones.to_float(symmetries.in_symmetry(images, which), device, channels_last=True)
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = mean + (1 + config.contrast * light[:, :1]) * (pixels - mean)
     pixels = pixels * (1 + config.brightness * light[:, 1:2]) * (1 + config.colour * light[:, 2:])
-    truth = torch.from_numpy(training.in_symmetry(masks, which) > LESION // 2).to(device, torch.float32)
+    truth = torch.from_numpy(symmetries.in_symmetry(masks, which) > LESION // 2).to(device, torch.float32)
     return pixels.clamp(0, 1), truth
 
 
@@ -317,10 +318,14 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
 
 def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
     """A network before its first step; ``num_steps``: steps an epoch."""
-    optimizer = torch.optim.AdamW(training.decay_groups(network, config.learning_rate, config.weight_decay), fused=True)
+    groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
     total = config.epochs * num_steps
-    # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
-    return State(network, optimizer, lambda step: rise(step, config.warmup_steps) * fall(step, total))
+
+    def rate_at(step: int) -> float:
+        # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
+        return rise(step, config.warmup_steps) * fall(step, total)
+
+    return State(network, torch.optim.AdamW(groups, fused=True), rate_at)
 
 
 def _digest(array: np.ndarray) -> str:
