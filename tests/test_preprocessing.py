@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 from call_cli import caller
 from moulage import plugins, recipe
 from moulage.data import masks, pixels
+from moulage.data import masks as predicted
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Step, Steps
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
-from moulage.tasks import masks as predicted
 from moulage.tasks import prepare
 
 OF_THE_MASK = ("background", "lesion_crop")

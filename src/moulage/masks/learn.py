@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy.sparse import csr_array
 
-from moulage import plugins, runs
+from moulage import plugins, runs, sheets
 from moulage.data import masks as lesion_masks
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import audit
@@ -234,24 +234,22 @@ def _examples(images: np.ndarray, true: np.ndarray, predicted: np.ndarray, seed:
     order = np.argsort(values, kind="stable")
     drawn = np.random.default_rng(seed).permutation(len(values))[:NUM_OF_A_KIND]
     kinds = {"random": drawn, "worst": order[:NUM_OF_A_KIND], "best": order[::-1][:NUM_OF_A_KIND]}
-    side, line, gap = images.shape[1], 14, 4
-    width = NUM_OF_A_KIND * (3 * (side + 1) + gap)
-    canvas = Image.new("RGB", (width, len(kinds) * (side + line + gap) + line), "white")
-    pen = ImageDraw.Draw(canvas)
-    for i, (kind, rows) in enumerate(kinds.items()):
-        top = i * (side + line + gap)
-        for j, row in enumerate(rows):
-            left = j * (3 * (side + 1) + gap)
-            pen.text((left, top), f"{kind}: Dice {values[row]:.3f}", "black")
-            outlined = (_outlined(images[row], true[row], TRUE_COLOUR), _outlined(images[row], predicted[row]))
-            for k, picture in enumerate((images[row], *outlined)):
-                canvas.paste(Image.fromarray(picture), (left + k * (side + 1), top + line))
-    words = "Each: the image, the true outline (green), the predicted outline (pink)."
-    pen.text((0, canvas.height - line), words, "black")
-    return canvas
+    shown = {
+        kind: [
+            [
+                (f"Dice {values[row]:.3f}", images[row]),
+                ("", _outlined(images[row], true[row], TRUE_COLOUR)),
+                ("", _outlined(images[row], predicted[row], PREDICTED_COLOUR)),
+            ]
+            for row in rows
+        ]
+        for kind, rows in kinds.items()
+    }
+    note = "Each: the image, the true outline (green), the predicted outline (pink)."
+    return sheets.paint(shown, images.shape[1], NUM_OF_A_KIND, note=note)
 
 
-def _outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = PREDICTED_COLOUR) -> np.ndarray:
+def _outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The image with the lesion's outermost pixels in a colour, uint8 [S, S, 3]."""
     found = np.array(image)
     found[(lesion_masks.boundary(mask) > 0) & (mask > 0)] = colour

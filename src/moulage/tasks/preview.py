@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from moulage import runs
+from moulage import runs, sheets
 from moulage.data import chunks, images
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Steps
@@ -14,8 +14,8 @@ from moulage.tasks.prepare import Prepared, steps_of
 
 TILE = 150
 """Side in pixels of a picture on the sheet; what is not square keeps its shape inside."""
-LINE, GAP = 14, 4
 MOST_COLUMNS = 12
+"""Pictures side by side, where an image and its steps are fewer."""
 
 
 def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: int = 0) -> Path:
@@ -30,7 +30,6 @@ def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: in
 
     Returns:
         Path of the sheet.
-
     """
     steps = steps_of(recipe)
     catalog, scan = prepared.catalog, prepared.pixels.scan
@@ -40,7 +39,13 @@ def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: in
     for step, (name, _) in enumerate(steps.chosen):
         most = np.argsort(-changed[:, step], kind="stable")[:number]
         groups[f"most changed by {name}"] = most[changed[most, step] > 0]
-    sheet = _sheet(catalog, steps, groups)
+    with images.Reader() as reader:
+        shown = {
+            title if len(rows) else f"{title}: none": [_stages(reader, catalog, int(row), steps) for row in rows]
+            for title, rows in groups.items()
+        }
+    across = max(1, MOST_COLUMNS // (len(steps.chosen) + 1))
+    sheet = sheets.paint(shown, TILE, across, note="Each: the image as it is stored, then after each step.")
     path = run / "preview.png"
     with runs.atomic(path) as temporary:
         sheet.save(temporary, "PNG")
@@ -60,30 +65,8 @@ def changes(recipe: Recipe, prepared: Prepared) -> list[dict[str, object]]:
     return rows
 
 
-def _sheet(catalog: Catalog, steps: Steps, groups: dict[str, np.ndarray]) -> Image.Image:
-    width = len(steps.chosen) + 1
-    across = max(1, MOST_COLUMNS // width)
-    heights = {title: LINE + -(-len(rows) // across) * (TILE + LINE) for title, rows in groups.items()}
-    sheet = Image.new("RGB", (across * (width * (TILE + 1) + GAP), sum(heights.values()) + LINE), "white")
-    pen, top = ImageDraw.Draw(sheet), 0
-    with images.Reader() as reader:
-        for title, rows in groups.items():
-            pen.text((0, top), title if len(rows) else f"{title}: none", fill="black")
-            for place, row in enumerate(rows):
-                left = place % across * (width * (TILE + 1) + GAP)
-                y = top + LINE + place // across * (TILE + LINE)
-                for column, (words, picture) in enumerate(_stages(reader, catalog, int(row), steps)):
-                    x = left + column * (TILE + 1)
-                    pen.text((x, y), words, fill="black")
-                    picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-                    sheet.paste(picture, (x, y + LINE))
-            top += heights[title]
-    pen.text((0, top), "Each: the image as it is stored, then after each step.", fill="black")
-    return sheet
-
-
 def _stages(reader: images.Reader, catalog: Catalog, row: int, steps: Steps) -> list[tuple[str, Image.Image]]:
-    """The image and what each step makes of it, enlarged to a tile where smaller, with a word and a number each."""
+    """The image and what each step makes of it, with a word and a number each."""
     place, mask = (str(catalog.table[column][row]) for column in ("location", "mask"))
     item = chunks.Item(catalog.resolve(place), catalog.resolve(mask) if mask else "")
     if images.is_array(item.image):
@@ -95,9 +78,4 @@ def _stages(reader: images.Reader, catalog: Catalog, row: int, steps: Steps) -> 
     outcome = steps.apply(np.asarray(picture), chunks.read_mask(reader, item.mask) if item.mask else None)
     for (name, _), (step, _) in zip(steps.chosen, outcome, strict=True):
         stages.append((f"{name} {step.share:.2f}", Image.fromarray(step.image)))
-    return [(words[: TILE // 6], _at_least(picture, TILE)) for words, picture in stages]
-
-
-def _at_least(picture: Image.Image, side: int) -> Image.Image:
-    factor = max(1.0, side / max(picture.size))
-    return picture.resize((max(1, round(factor * picture.width)), max(1, round(factor * picture.height))))
+    return [(words[: TILE // 6], picture) for words, picture in stages]
