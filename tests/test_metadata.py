@@ -11,7 +11,7 @@ import torch
 from call_cli import caller
 from moulage import plugins, runs
 from moulage import recipe as recipes
-from moulage.classifiers import _fitting, finetune, probe
+from moulage.classifiers import _fitting, _views, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
@@ -423,7 +423,7 @@ def test_every_view_of_an_image_has_its_metadata(case, fit, tmp_path):
     pixels, known = case.validation.inputs, case.validation.metadata
     plain = classifier._predict
     turned = [np.rot90(pixels, k, (1, 2)).copy() for k in range(4)]
-    expected = np.mean([plain(view, known, finetune.AS_IT_IS) for view in turned], axis=0)
+    expected = np.mean([plain(view, known, _views.AS_IT_IS) for view in turned], axis=0)
     assert classifier.predict(pixels, known) == pytest.approx(expected, abs=1e-4)
 
 

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 from call_cli import caller
 from moulage import plugins, recipe
 from moulage.data import masks, pixels
-from moulage.data import masks as predicted
 from moulage.data.catalog import Catalog
 from moulage.data.steps import Step, Steps
 from moulage.errors import DataError, RecipeError
@@ -257,9 +256,9 @@ def test_masks_are_read_for_steps_that_look_at_them_alone(catalog, tmp_path):
 
 def test_predicted_masks_of_a_recipe_take_the_place_of_the_datas_own(data, catalog, tmp_path):
     folder = tmp_path / "masks"
-    (folder / predicted.PREDICTED).write_text("{}")
+    (folder / masks.PREDICTED).write_text("{}")
     names = [Path(place).name for place in catalog.table["mask"]]
-    pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / predicted.TABLE, index=False)
+    pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / masks.TABLE, index=False)
     values = {"study": {"name": "x"}, "data": {"source": "folder", "path": str(data), "masks": str(folder)}}
     found = prepare.read(recipe.parse(values))
     assert found.table["mask"][0] == ""

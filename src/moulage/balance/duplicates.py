@@ -26,7 +26,7 @@ def extend(
     Raises:
         DataError: a class of ``add`` has no training image.
     """
-    chosen = []
+    chosen: list[Catalog] = []
     for name, count in add.items():
         rows = np.flatnonzero((train.table["label"] == name).to_numpy())
         if count and not len(rows):

@@ -41,7 +41,7 @@ def extend(
         raise DataError("The oracle arm adds held-back real images, but none were held back.", HINT)
     if (samples.table["origin"] != REAL).any():
         raise DataError(f"{samples.name} holds generated images; the oracle adds real ones only.", HINT)
-    chosen = []
+    chosen: list[Catalog] = []
     for name, count in wanted.items():
         rows = np.flatnonzero((samples.table["label"] == name).to_numpy())
         if not len(rows):

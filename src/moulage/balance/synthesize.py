@@ -28,7 +28,7 @@ def extend(
         )
     if (samples.table["origin"] == REAL).any():
         raise LeakError(f"{samples.name} holds real images among its samples.", "Draw samples with `moulage sample`.")
-    chosen = []
+    chosen: list[Catalog] = []
     for name, count in add.items():
         drawn = samples.only(label=name)
         if len(drawn) < count:

@@ -1,7 +1,7 @@
 """The network that is fine-tuned: backbone and head, what reads metadata, what finds the lesion as a second task."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class MetadataNetwork(nn.Module):
 
 
 @contextlib.contextmanager
-def _made_by(backbone: backbones.Features, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+def _made_by(backbone: backbones.Features, names: list[str]) -> Generator[dict[str, torch.Tensor]]:
     """What these modules of the network give while the block forwards images, by name."""
     made: dict[str, torch.Tensor] = {}
     network: Any = backbone.network

@@ -48,6 +48,9 @@ class Views(plugins.Options):
         return self.symmetries * self.crops**2 * max(1, len(self.sizes))
 
 
+AS_IT_IS = Views()
+
+
 def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, int | None]]:
     """The views of a batch in a fixed order, each with the size at which the network sees it (None: its own).
 

@@ -27,7 +27,6 @@ from moulage.treatment import Treatment
 METADATA = "optional"
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
-AS_IT_IS = _views.Views()
 
 
 class Config(plugins.Options):
@@ -64,7 +63,7 @@ class Config(plugins.Options):
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
     choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
     views: _views.Views = Field(
-        default=AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
+        default=_views.AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
     metadata_network: MetadataOptions = Field(
@@ -153,7 +152,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                     self.network = state.evaluated
                     torch.manual_seed(randomness.seed_from("finetune", job.seed, epoch))
                     trained = self._train(state, job, epoch, stage)
-                    plain = self._predict(job.validation.inputs, job.validation.metadata, AS_IT_IS)
+                    plain = self._predict(job.validation.inputs, job.validation.metadata, _views.AS_IT_IS)
                     scored = _fitting.scores(plain, job.validation.labels)
                     monitoring.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
@@ -291,7 +290,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         if metadata is not None and network.metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        return network.backbone, network.head, beside, self.config.views
+        return _attention.LookedAt(network.backbone, network.head, beside, self.config.views)
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:

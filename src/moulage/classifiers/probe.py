@@ -87,7 +87,7 @@ class Classifier(_attention.GradCam, _softmax.Classifier):
         _fitting.check_metadata(metadata, len(pixels), self.num_metadata)
         if self.backbone is None:
             self.backbone = _features(self.config).to(self.device)
-        return self.backbone, head, metadata, None
+        return _attention.LookedAt(self.backbone, head, metadata)
 
     def _num_features(self) -> int:
         return _features(self.config).num_features

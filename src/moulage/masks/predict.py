@@ -8,6 +8,7 @@ height it fits.
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,9 +21,11 @@ from moulage.data import pixels as pixel_cache
 from moulage.data import png
 from moulage.data.chunks import OK
 from moulage.data.masks import PREDICTED, TABLE
+from moulage.data.pixels import Pixels
 from moulage.data.split import Split
 from moulage.errors import DataError, RunError
 from moulage.masks.learn import FIT, Say, digest_of, read
+from moulage.masks.segmenter import Segmenter
 
 CHUNK = 256
 """Images that are predicted at once; a resumed prediction makes the same chunks."""
@@ -53,63 +56,32 @@ def predict_masks(
 
     Args:
         folder: a segmenter, written by ``learn_masks``.
-        source: source plug-in that reads the images; their masks, where they have any, are not looked at.
-        path: where its data are.
-        options: its options.
+        source, path, options, device, num_workers, progress, say: as of ``learn_masks``; no mask is looked at.
         out: folder for the masks; it may hold other files.
-        device: where the network runs.
-        num_workers: processes that decode.
-        progress: images read, then predicted.
-        say: told, line by line, what is done.
 
     Returns:
-        ``folder``, ``num_images`` (masks), ``num_new`` (predicted by this call), ``num_empty``, ``median_area_share``,
-        ``num_in_pieces`` (several components), ``num_seen`` (images that the segmenter was trained on or chosen by)
-        and ``unusable`` (image -> what is wrong with it).
+        Numbers of masks (``num_new``: predicted by this call; ``num_seen``: of images that the segmenter was trained on
+        or chosen by), ``folder``, ``median_area_share`` and ``unusable`` (image -> what is wrong with it).
 
     Raises:
         RunError: ``folder`` holds no segmenter; or ``out`` is in use, or holds a file that is in the way.
         DataError: the data cannot be read, no image can be used, or a name makes no file name.
     """
-    from moulage.devices import pick_device
-    from moulage.masks.segmenter import Segmenter
-    from moulage.randomness import reproducible
-
-    where = str(pick_device(device))
-    segmenter, digest = Segmenter.load(folder, where), digest_of(folder)
+    segmenter = Segmenter.load(folder, device)
     found, size = read(source, path, options), segmenter.config.size
+    masks = _Masks(out, digest_of(folder), size)
     names = file_names(found.images)
-    _check_free(out, digest)
+    masks.check_free()
     with runs.lock(out):
         pixels = pixel_cache.build(found, (size,), FIT, runs.cache_folder(), num_workers=num_workers, progress=progress)
-        good = np.flatnonzero(pixels.scan["status"] == OK)
-        scan, array = pixels.scan, pixels.array(size)
-        if not len(good):
-            raise DataError(f"No image of {found.name} can be used: {scan['message'][0]}.", "Check --data.")
-        runs.write_json(out / PREDICTED, {"format": runs.FORMAT, "segmenter": digest, "size": size, "fit": FIT})
-        listed: list[dict[str, Any]] = []
-        num_new = 0
-        for start in range(0, len(good), CHUNK):
-            chosen = good[start : start + CHUNK]
-            paths = [out / names[row] for row in chosen]
-            facts = [{"segmenter": digest, "image": str(scan["sha256"][row])} for row in chosen]
-            masks = {i: _finished(path, fact, size) for i, (path, fact) in enumerate(zip(paths, facts, strict=True))}
-            missing = [i for i, mask in masks.items() if mask is None]
-            if missing:
-                with reproducible("masks", device=where):
-                    new = segmenter.predict(array[chosen])
-                for i in missing:
-                    masks[i] = new[i]
-                    png.write(paths[i], new[i], {f"{PREFIX}{key}": value for key, value in facts[i].items()})
-            num_new += len(missing)
-            listed += [
-                {"image": found.images[row], "path": names[row], **_shape_of(masks[i])} for i, row in enumerate(chosen)
-            ]
-            progress(start + len(chosen), len(good), "masks")
-        table = pd.DataFrame(listed)
+        bad = pixels.scan[pixels.scan["status"] != OK]
+        if len(bad) == len(found):
+            raise DataError(f"No image of {found.name} can be used: {pixels.scan['message'][0]}.", "Check --data.")
+        about = {"format": runs.FORMAT, "segmenter": masks.segmenter, "size": size, "fit": FIT}
+        runs.write_json(out / PREDICTED, about)
+        table, num_new = _written(masks, segmenter, pixels, names, progress)
         with runs.atomic(out / TABLE) as temporary:
             table.to_csv(temporary, index=False)
-    bad = scan[scan["status"] != OK]
     unusable = {str(image): str(why) for image, why in zip(bad["image"], bad["message"], strict=True)}
     for image, message in unusable.items():
         say(f"{image}: no mask, {message}")
@@ -123,6 +95,69 @@ def predict_masks(
         "num_seen": int(table["image"].isin(_seen(folder)).sum()),
         "unusable": unusable,
     }
+
+
+def _written(
+    masks: "_Masks", segmenter: Segmenter, pixels: Pixels, names: list[str], progress: runs.Progress
+) -> tuple[pd.DataFrame, int]:
+    """Predict and write what is not there yet; the rows of ``masks.csv``, and how many masks are new."""
+    scan, array = pixels.scan, pixels.array(masks.size)
+    good = np.flatnonzero(scan["status"] == OK)
+    listed: list[dict[str, Any]] = []
+    num_new = 0
+    for start in range(0, len(good), CHUNK):
+        chosen = good[start : start + CHUNK]
+        known = [masks.finished(names[row], str(scan["sha256"][row])) for row in chosen]
+        new = segmenter.predict(array[chosen]) if any(mask is None for mask in known) else array[:0, ..., 0]
+        for i, row in enumerate(chosen):
+            mask = known[i]
+            if mask is None:
+                mask, num_new = new[i], num_new + 1
+                masks.write(names[row], str(scan["sha256"][row]), mask)
+            listed.append({"image": scan["image"][row], "path": names[row], **_shape_of(mask)})
+        progress(start + len(chosen), len(good), "masks")
+    return pd.DataFrame(listed), num_new
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """A folder of masks, uint8 [size, size], by one segmenter (its digest); files of others are left as they are."""
+
+    out: Path
+    segmenter: str
+    size: int
+
+    def check_free(self) -> None:
+        """Raise ``RunError`` where the folder holds files that are in the way: the user's, or of another segmenter."""
+        if (self.out / PREDICTED).exists():
+            about = runs.read_json(self.out / PREDICTED)
+            self._check_ours(self.out / PREDICTED, about.get("segmenter") if isinstance(about, dict) else None)
+        elif (self.out / TABLE).exists():
+            self._check_ours(self.out / TABLE, None)
+
+    def finished(self, name: str, image: str) -> np.ndarray | None:
+        """The mask of this very image (its digest), where it is there already; ``RunError`` where a user's file is."""
+        path = self.out / name
+        if not path.exists():
+            return None
+        try:
+            mask, text = png.read(path)
+        except DataError:
+            mask, text = np.empty(0), {}
+        self._check_ours(path, text.get(f"{PREFIX}segmenter"))
+        return mask if text.get(f"{PREFIX}image") == image and mask.shape == (self.size, self.size) else None
+
+    def write(self, name: str, image: str, mask: np.ndarray) -> None:
+        png.write(self.out / name, mask, {f"{PREFIX}segmenter": self.segmenter, f"{PREFIX}image": image})
+
+    def _check_ours(self, path: Path, segmenter: str | None) -> None:
+        if segmenter is None:
+            raise RunError(
+                f"{path} is in the way: `moulage masks predict` did not write it.",
+                "It is left as it is. Name another folder with --out, or move the file.",
+            )
+        if segmenter != self.segmenter:
+            raise RunError(f"{path} was predicted by another segmenter.", "Name another folder with --out.")
 
 
 def file_names(images: np.ndarray) -> list[str]:
@@ -154,50 +189,8 @@ def _seen(folder: Path) -> set[str]:
     return set(table.loc[table["part"] != "test", "image"])
 
 
-def _shape_of(mask: np.ndarray | None) -> dict[str, Any]:
+def _shape_of(mask: np.ndarray) -> dict[str, Any]:
     """Share of the area that is lesion, and the number of its pieces."""
-    lesion = np.asarray(mask) > 0
+    lesion = mask > 0
     labelled: Any = ndimage.label(lesion)
     return {"area_share": round(float(lesion.mean()), 6), "num_components": int(labelled[1])}
-
-
-def _check_free(out: Path, segmenter: str) -> None:
-    """Raise ``RunError`` where ``out`` holds files that are in the way: the user's, or of another segmenter."""
-    if (out / PREDICTED).exists():
-        about = runs.read_json(out / PREDICTED)
-        if not isinstance(about, dict) or "segmenter" not in about:
-            raise _in_the_way(out / PREDICTED)
-        if about["segmenter"] != segmenter:
-            raise _of_another(out)
-    elif (out / TABLE).exists():
-        raise _in_the_way(out / TABLE)
-
-
-def _in_the_way(path: Path) -> RunError:
-    return RunError(
-        f"{path} is in the way: `moulage masks predict` did not write it.",
-        "It is left as it is. Name another folder with --out, or move the file.",
-    )
-
-
-def _of_another(path: Path) -> RunError:
-    return RunError(f"{path} was predicted by another segmenter.", "Name another folder with --out.")
-
-
-def _finished(path: Path, facts: Mapping[str, str], size: int) -> np.ndarray | None:
-    """The mask of this very image by this segmenter, uint8 [size, size], where it is there already.
-
-    Raises:
-        RunError: another file is in its place.
-    """
-    if not path.exists():
-        return None
-    try:
-        mask, text = png.read(path)
-    except DataError:
-        raise _in_the_way(path) from None
-    if f"{PREFIX}segmenter" not in text:
-        raise _in_the_way(path)
-    if text[f"{PREFIX}segmenter"] != facts["segmenter"]:
-        raise _of_another(path)
-    return mask if text.get(f"{PREFIX}image") == facts["image"] and mask.shape == (size, size) else None

@@ -97,8 +97,7 @@ class Segmenter:
     ) -> dict[str, float]:
         """Train, and keep the epoch with the best mean Dice of the validation images (the first of equals).
 
-        The same call again gives the same network, also after a break: ``folder`` gets a checkpoint and a line of
-        ``log.jsonl`` after every epoch.
+        The same call again gives the same network, also after a break: ``folder`` gets checkpoints and ``log.jsonl``.
 
         Args:
             images, validation_images: uint8 [N, S, S, 3], 2 or more to train on; may be memory-mapped.
@@ -111,8 +110,7 @@ class Segmenter:
         Raises:
             RecipeError: something is not installed, or the network makes no encoder.
             DataError: arrays of the wrong kind or size, or too few images.
-            DivergedError: the loss is not finite any more.
-            CheckpointError: ``folder`` holds checkpoints of other options, images or seed.
+            DivergedError, CheckpointError: as of a classifier's ``fit``.
         """
         for pixels, truth in ((images, masks), (validation_images, validation_masks)):
             _check(pixels, self.config.size, truth)
@@ -123,8 +121,8 @@ class Segmenter:
         num_steps = config.steps_per_epoch or batches.num_steps(1)
         with randomness.reproducible("segmentation", seed, device=self.device):
             self.network = network = _build(config).to(self.device)
-            data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
-            settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
+            data = map(_digest, (images, masks, validation_images, validation_masks))
+            settings = runs.digest(config.model_dump(), backbones.digest(network), seed, list(data))
             done, saved = checkpoints.load(folder, settings) or (0, None)
             state = _begin(network, config, num_steps)
             if saved:
@@ -174,13 +172,14 @@ class Segmenter:
         _check(images, self.config.size)
         self.network.eval()
         found = np.empty(images.shape[:3], np.uint8)
-        for start in range(0, len(images), PREDICT_BATCH):
-            batch = slice(start, start + PREDICT_BATCH)
-            pixels = backbones.to_float(images[batch], self.device, channels_last=True)
-            with devices.precision(self.device, self.config.precision):
-                logits = self.network(pixels)
-            found[batch] = binary((logits.float() > 0).cpu().numpy())
-            progress(min(batch.stop, len(images)), len(images), "masks")
+        with randomness.reproducible("masks", device=self.device):
+            for start in range(0, len(images), PREDICT_BATCH):
+                batch = slice(start, start + PREDICT_BATCH)
+                pixels = backbones.to_float(images[batch], self.device, channels_last=True)
+                with devices.precision(self.device, self.config.precision):
+                    logits = self.network(pixels)
+                found[batch] = binary((logits.float() > 0).cpu().numpy())
+                progress(min(batch.stop, len(images)), len(images), "masks")
         return found
 
     def save(self, folder: Path) -> None:
