@@ -192,7 +192,7 @@ class Classifier(_fitting.Base[Head]):
 
     def _seconds_a_step(self) -> float:
         num_features = self._num_features()
-        labels = np.arange(NUM_TIMED_STEPS * self.config.batch_size) % len(self.classes)
+        labels: np.ndarray = np.arange(NUM_TIMED_STEPS * self.config.batch_size) % len(self.classes)
         view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
         state = self._begin(Head(num_features, len(self.classes)).to(self.device))
         start = time.perf_counter()

@@ -4,8 +4,6 @@ The features do not depend on the labels, the arm or the seed: the study compute
 ``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
 """
 
-import time
-
 import numpy as np
 from pydantic import Field
 
@@ -34,16 +32,7 @@ def embed_key(config: Config) -> str:
 def embed(
     config: Config, pixels: np.ndarray, *, device: str = "cpu", progress: runs.Progress = runs.no_progress
 ) -> np.ndarray:
-    """Features of the frozen backbone, each image forwarded once.
-
-    Args:
-        config: backbone and size.
-        pixels: uint8 [N, size, size, 3]; may be memory-mapped.
-        device: where the network runs.
-        progress: called after each batch with the number of images done.
-
-    Returns:
-        float32 [N, D].
+    """Features float32 [N, D] of pixels uint8 [N, size, size, 3], see ``backbones.embed``.
 
     Raises:
         RecipeError: the weights cannot be loaded.
@@ -56,14 +45,12 @@ def embed(
 
 
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
-    """Seconds that ``embed`` takes for this many images, from two batches: for the estimate before a run."""
-    times = []
+    """Seconds that ``embed`` takes for this many images."""
 
-    def tick(done: int, total: int, note: str) -> None:
-        times.append(time.perf_counter())
+    def embed_all(pixels: np.ndarray, progress: runs.Progress) -> np.ndarray:
+        return embed(config, pixels, device=device, progress=progress)
 
-    embed(config, np.zeros((3 * EMBED_BATCH, config.size, config.size, 3), np.uint8), device=device, progress=tick)
-    return (times[-1] - times[0]) / (2 * EMBED_BATCH) * num_images
+    return backbones.seconds_to_embed(embed_all, config.size, EMBED_BATCH, num_images)
 
 
 def _features(config: Config) -> backbones.Features:
