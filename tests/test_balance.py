@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from classifier_case import Case
 from moulage import plugins, runs
 from moulage.data.catalog import Catalog
 from moulage.data.view import TrainingView
 from moulage.errors import CheckpointError, DataError, LeakError, RecipeError
 from moulage.treatment import PLAIN, Treatment
-from test_classifiers import Case
 
 CLASSES = ("AK", "NV")
 

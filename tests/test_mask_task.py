@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from classifier_case import OPTIONS as DEFAULTS
+from classifier_case import SIZE
 from moulage import backbones, plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _augment, _network, finetune
@@ -19,8 +21,6 @@ from moulage.tasks.execute import execute
 from moulage.tasks.inputs import masks_for
 from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
-from test_classifiers import OPTIONS as DEFAULTS
-from test_classifiers import SIZE
 
 CLASSES = ("dark", "light")
 OPTIONS = DEFAULTS["finetune"]
