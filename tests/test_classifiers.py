@@ -339,10 +339,20 @@ def test_progressive_sizes_that_cannot_be_are_refused(sizes, words):
 
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path):
-    case = Case("finetune", epochs=1)
+    case = Case("finetune", metadata=True, epochs=1)
     case.fitted(tmp_path)
+    focal, real = plugins.load("balance", "focal"), case.train
+    others = Examples(real.inputs, real.labels, real.metadata + 1)
+    for change in (
+        {"seed": 1},
+        {"treatment": focal.treat(focal.Config(), np.array([3, 2, 1]))},
+        {"view": TrainingView(others, case.extra, 12)},
+        {"view": TrainingView(real, case.extra, 13)},
+    ):
+        with pytest.raises(CheckpointError, match="other settings"):
+            case.fitted(tmp_path, **change)
     with pytest.raises(CheckpointError, match="other settings"):
-        case.fitted(tmp_path, seed=1)
+        Case("finetune", metadata=True, epochs=2).fitted(tmp_path)
 
 
 def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):

@@ -16,7 +16,7 @@ from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
 from moulage.data.view import Examples, TrainingView
-from moulage.errors import CheckpointError, DataError, RecipeError
+from moulage.errors import DataError, RecipeError
 from moulage.recipe import METADATA, NO_METADATA, merge
 from moulage.tasks import prepare
 from moulage.tasks.execute import execute, with_metadata
@@ -200,22 +200,6 @@ def test_the_classifier_metadata_needs_some():
 # Examples and the view
 
 
-def test_metadata_stay_beside_their_images():
-    def examples(first: int, number: int) -> Examples:
-        numbers = np.arange(first, first + number)
-        return Examples(numbers[:, None].astype(np.float32), numbers % 2, np.float32(numbers[:, None] * [1, 10]))
-
-    view = TrainingView(examples(0, 9), examples(9, 3), 5)
-    for weights in (None, (1, 3)):
-        for batch in view.batches(3, 1, 4, class_weights=weights):
-            assert batch.metadata is not None
-            assert (batch.metadata == batch.inputs * [1, 10]).all()
-            assert (batch.labels == batch.metadata[:, 0] % 2).all()
-    assert [
-        b.metadata for b in TrainingView(Examples(view.real.inputs, view.real.labels), None, 0).batches(0, 1, 4)
-    ] == ([None] * 3)
-
-
 def test_metadata_that_do_not_fit_are_refused():
     inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3)
     for wrong in (np.zeros((2, 1), np.float32), np.zeros((3, 1)), np.zeros(3, np.float32)):
@@ -312,14 +296,6 @@ def test_mixed_metadata_reach_the_classifier(case, tmp_path):
 
 
 # Fine-tuning
-
-
-def test_checkpoints_of_other_metadata_are_refused(tmp_path):
-    case = blind("finetune", epochs=1)
-    case.fitted(tmp_path)
-    real = Examples(case.train.inputs, case.train.labels, case.train.metadata + 1)
-    with pytest.raises(CheckpointError, match="other settings"):
-        case.fitted(tmp_path, view=TrainingView(real, case.extra, 12))
 
 
 def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
