@@ -35,6 +35,7 @@ class PlainSynthesis(nn.Module):
 
     def __init__(self, config: stylegan2.Config) -> None:
         super().__init__()
+        self.num_inputs = config.latent_size
         first, *larger = [num_channels(config, side) for side in sides(SIZE)]
         self.dense = nn.Linear(config.latent_size, first * 16)
         self.first, self.to_rgb = nn.Conv2d(first, first, 3, 1, 1), nn.ModuleList([nn.Conv2d(first, 3, 1)])
@@ -84,8 +85,7 @@ class Plain(Adversary):
     """The peer's game: the logistic loss alone."""
 
     def __init__(self, config: stylegan2.Config) -> None:
-        networks = [PlainSynthesis(config), PlainDiscriminator(config)]
-        super().__init__(config, *[n.to(memory_format=torch.channels_last) for n in networks])
+        super().__init__(config, PlainSynthesis(config), PlainDiscriminator(config))
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator):
         on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
