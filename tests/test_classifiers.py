@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(case, fit, tmp_path):
     refused("validation image has the label 3", Examples(known.inputs, known.labels + 1))
     metadata = None if known.metadata is None else known.metadata[:2]
     for inputs in (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 7), np.float32)):
-        refused("", Examples(inputs, np.zeros(2), metadata))
+        refused(None, Examples(inputs, np.zeros(2), metadata))
         with pytest.raises(DataError):
             fit[0].predict(inputs, metadata)
 

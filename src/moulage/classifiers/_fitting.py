@@ -227,14 +227,7 @@ def soft_targets(
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
-    """What is minimised: the treatment's loss, or the mean cross-entropy.
-
-    Args:
-        logits: float [n, K]; taken as float32.
-        targets: float32 [n, K], rows sum to 1.
-        treatment: of this arm.
-        progress: share of the training that lies behind.
-    """
+    """What is minimised: the loss of the treatment (see there), or the mean cross-entropy; logits [n, K] as float32."""
     if treatment.loss is not None:
         return treatment.loss(logits.float(), targets, progress)
     return functional.cross_entropy(logits.float(), targets)
@@ -254,38 +247,30 @@ def mixed(
 
 
 class Tally:
-    """Mean loss and accuracy of an epoch's batches, each before its own step, and the number of images seen."""
+    """Means over an epoch's batches, each before its own step, and the number of images seen."""
 
     def __init__(self, device: torch.device) -> None:
-        self.loss, self.num_correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.num_images = 0
-        self.others: dict[str, tuple[torch.Tensor, int]] = {}
+        self.zero = torch.zeros((), device=device)
+        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count a batch: its mean loss, logits [n, K] and targets [n, K]; of a mixed one the larger part is right."""
-        self.loss += loss.detach() * len(targets)
-        self.num_correct += (logits.argmax(1) == targets.argmax(1)).sum()
-        self.num_images += len(targets)
+        self.add_sum("train_loss", loss.detach() * len(targets), len(targets))
+        self.add_sum("train_accuracy", (logits.argmax(1) == targets.argmax(1)).sum(), len(targets))
 
-    def add_other(self, name: str, loss: torch.Tensor, number: int) -> None:
-        """Count another loss, the mean over ``number`` images of a batch."""
-        sum_, counted = self.others.get(name, (torch.zeros_like(self.loss), 0))
-        self.others[name] = sum_ + loss.detach() * number, counted + number
+    def add_sum(self, name: str, value: torch.Tensor, number: int) -> None:
+        """Count something else, of which ``value`` is the sum over ``number`` images."""
+        sum_, counted = self.sums.get(name, (self.zero, 0))
+        self.sums[name] = sum_ + value.detach(), counted + number
 
     def means(self) -> dict[str, float]:
         """For the log."""
-        of_all = {"train_loss": self.loss, "train_accuracy": self.num_correct}
-        sums = {**{name: (sum_, self.num_images) for name, sum_ in of_all.items()}, **self.others}
-        means = {name: float(sum_) / max(1, number) for name, (sum_, number) in sums.items()}
-        return {**means, "num_images": self.num_images}
+        means = {name: float(sum_) / max(1, number) for name, (sum_, number) in self.sums.items()}
+        return {**means, "num_images": self.sums["train_loss"][1]}
 
 
 def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) -> None:
-    """Check labels before a fit: every class is trained on, and there is something to validate on.
-
-    Raises:
-        DataError: a class without a training image, no validation image, or labels beyond the classes.
-    """
+    """Raise ``DataError`` for a class without a training image, no validation image, or labels beyond the classes."""
     require_classes(view.labels, classes, "the training images")
     if not len(validation):
         raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
@@ -308,15 +293,9 @@ def check_metadata(metadata: np.ndarray | None, number: int, num_metadata: int) 
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy and balanced accuracy of the validation part, for the log and the choice of an epoch.
+    """For the log and the choice of an epoch, of logits float [N, K] and labels int64 [N] of the validation part.
 
-    Args:
-        logits: float [N, K].
-        labels: int64 [N] in range(K).
-
-    Returns:
-        ``validation_loss``: mean cross-entropy in nats. ``validation_accuracy``. ``validation_balanced_accuracy``:
-        mean recall of the classes that occur in ``labels``.
+    The mean cross-entropy in nats, the accuracy, and the mean recall of the classes that occur in ``labels``.
     """
     values = logits.astype(np.float64)
     values -= values.max(axis=1, keepdims=True)
@@ -330,14 +309,9 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The number that logits are divided by to make the labels most likely (Guo et al. 2017, section 4.2).
+    """The number that logits [N, K] are divided by to make labels [N] most likely (Guo et al. 2017, section 4.2).
 
-    Args:
-        logits: float [N, K] of the validation part.
-        labels: int64 [N].
-
-    Returns:
-        From 0.05 to 20; above 1 where the classifier was too sure.
+    From 0.05 to 20; above 1 where the classifier was too sure.
     """
     from scipy.optimize import minimize_scalar
 

@@ -54,12 +54,7 @@ AS_IT_IS = Views()
 def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, int | None]]:
     """The views of a batch in a fixed order, each with the size at which the network sees it (None: its own).
 
-    Args:
-        images: float [n, 3, S, S].
-        options: which.
-
-    Yields:
-        float [n, 3, S, S], crops enlarged to S; the first view of the default options is ``images`` itself.
+    All are float [n, 3, S, S], crops enlarged to S; the first view of the default options is ``images`` itself.
     """
     for crop in _crops(images, options):
         for view in _symmetries(crop, options.symmetries):
@@ -68,12 +63,7 @@ def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, i
 
 
 def averaged(logits: list[torch.Tensor], average: str) -> torch.Tensor:
-    """One row of logits for each image: of a single view as they are, else of the mean over views.
-
-    Args:
-        logits: of each view, float [n, K].
-        average: "logits", or "probabilities": then the logarithms of their means.
-    """
+    """Logits float [n, K] of those of each view: of a single one as they are, else means, or logarithms of means."""
     if len(logits) == 1:
         return logits[0]
     if average == "logits":

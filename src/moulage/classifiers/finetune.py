@@ -248,7 +248,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                     number = int(has_mask[part].sum())
                     second = mask_loss(of_masks, images[part, 3], has_mask[part].to(self.device))
                     whole = whole + config.mask_task.weight * second * (number / max(1, int(has_mask.sum())))
-                    tally.add_other("train_mask_loss", second, number)
+                    tally.add_sum("train_mask_loss", second * number, number)
                 whole.backward()
                 tally.add(loss, logits, targets[part])
             state.step(step)

@@ -213,11 +213,7 @@ class Segmenter:
 def dice(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Dice coefficient of each image, float64 [N] in 0..1: twice the common area over the sum of the areas.
 
-    Two empty masks agree: 1.
-
-    Args:
-        predicted: uint8 [N, S, S], 0 or 255.
-        true: the same.
+    Masks are uint8 [N, S, S], 0 or 255; two empty ones agree: 1.
     """
     common, either = _areas(predicted, true)
     return np.divide(2 * common, common + either, out=np.ones(len(common)), where=either > 0)
@@ -240,17 +236,9 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
 def augmented(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, config: Config, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch in random symmetries of the square and under slightly other light.
+    """A batch, uint8 [n, S, S, 3] and [n, S, S], in random symmetries of the square and under slightly other light.
 
-    Args:
-        images: uint8 [n, S, S, 3].
-        masks: uint8 [n, S, S].
-        rng: the only source of randomness.
-        config: strengths.
-        device: where the tensors go.
-
-    Returns:
-        Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1.
+    Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1; ``config`` has the strengths.
     """
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]

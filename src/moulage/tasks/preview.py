@@ -19,21 +19,8 @@ MOST_COLUMNS = 12
 
 
 def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: int = 0) -> Path:
-    """Write ``preview.png``: images drawn at random, then for each step those that it changes most.
-
-    Args:
-        recipe: with ``data.steps``.
-        prepared: its data.
-        run: folder that gets the sheet.
-        number: images drawn at random, and images a step.
-        seed: of the draw.
-
-    Returns:
-        Path of the sheet.
-    """
-    steps = steps_of(recipe)
-    catalog, scan = prepared.catalog, prepared.pixels.scan
-    changed = np.stack(scan["changed"][prepared.pixels.rows(catalog.images)].to_list())
+    """Write ``run/preview.png``: ``number`` images drawn at random, then for each step those that it changes most."""
+    steps, catalog, changed = steps_of(recipe), prepared.catalog, _changed(prepared)
     drawn = np.random.default_rng(seed).permutation(len(catalog))[:number]
     groups = {"at random": drawn}
     for step, (name, _) in enumerate(steps.chosen):
@@ -56,13 +43,17 @@ def changes(recipe: Recipe, prepared: Prepared) -> list[dict[str, object]]:
     """For each step of the recipe the share of images that it changed, and by how much in the mean of those."""
     if not recipe.data.steps:
         return []
-    values = np.stack(prepared.pixels.scan["changed"][prepared.pixels.rows(prepared.catalog.images)].to_list())
-    rows = []
-    for name, column in zip((name for name, _ in steps_of(recipe).chosen), values.T, strict=True):
+    rows: list[dict[str, object]] = []
+    for (name, _), column in zip(steps_of(recipe).chosen, _changed(prepared).T, strict=True):
         some = column > 0
         mean = f"{column[some].mean():.1%}" if some.any() else "-"
         rows.append({"step": name, "images changed": f"{some.mean():.1%}", "mean change of those": mean})
     return rows
+
+
+def _changed(prepared: Prepared) -> np.ndarray:
+    """How much each step changed each image of the catalog, float [N, steps]."""
+    return np.stack(prepared.pixels.scan["changed"][prepared.pixels.rows(prepared.catalog.images)].to_list())
 
 
 def _stages(reader: images.Reader, catalog: Catalog, row: int, steps: Steps) -> list[tuple[str, Image.Image]]:
