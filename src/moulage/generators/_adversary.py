@@ -73,28 +73,30 @@ class Options(_learner.Options):
 class Adversary(_learner.Game):
     """A generator and a discriminator, their optimisers, the generator's average.
 
-    Args:
-        config: options of the plug-in.
-        generator: rows of latents [B, ``num_inputs``], labels [B] -> images [B, 3, S, S].
-        discriminator: images, labels -> logits [B].
-        device: where they go.
+    A plug-in names the classes of its networks, which take its config, the number of classes and the size. The
+    generator makes images [B, 3, S, S] of rows of latents [B, ``num_inputs``] and labels [B], the discriminator logits
+    [B] of images and labels.
     """
+
+    GENERATOR: ClassVar[Any]
+    DISCRIMINATOR: ClassVar[Any]
 
     PARTS: ClassVar = ("generator", "discriminator", "ema", *OPTIMISERS, "adaptive")
     LAYOUT: ClassVar = torch.channels_last
     """Of the networks in memory; on a CPU convolutions are fastest so."""
 
-    def __init__(
-        self, config: Any, generator: nn.Module, discriminator: nn.Module, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, config: Any, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
-        layout: Any = {"memory_format": self.LAYOUT}
-        self.generator: Any = generator.to(self.device, **layout)
-        self.discriminator: Any = discriminator.to(self.device, **layout)
+        networks = self.networks(num_classes, size)
+        self.generator, self.discriminator = (each.to(self.device, memory_format=self.LAYOUT) for each in networks)
         self.ema = optimisers.EMA(self.generator, config.ema_decay)
         self.generator_optimiser = config.generator_optimiser.build(self.generator)
         self.discriminator_optimiser = config.discriminator_optimiser.build(self.discriminator)
         self.adaptive = _augment.Adaptive(config.ada_target, config.ada_images)
+
+    def networks(self, num_classes: int, size: int) -> tuple[Any, Any]:
+        """The two networks, with initial weights from PyTorch's own generator."""
+        return self.GENERATOR(self.config, num_classes, size), self.DISCRIMINATOR(self.config, num_classes, size)
 
     @abstractmethod
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
@@ -163,20 +165,15 @@ C = TypeVar("C", bound=Options)
 
 
 class Gan(_learner.Learner[C]):
-    """A generator that learns in a ``GAME`` and draws by one forward pass of a ``SYNTHESIS``.
-
-    Both are made from the plug-in's config, the number of classes and the size.
-    """
+    """A generator that learns in a ``GAME`` and draws by one forward pass of its generator."""
 
     GAME: ClassVar[type[Adversary]]
-    SYNTHESIS: ClassVar[type[nn.Module]]
 
     def game(self) -> Any:
-        game: Any = self.GAME
-        return game(self.config, len(self.classes), self.size, self.device)
+        return self.GAME(self.config, len(self.classes), self.size, self.device)
 
     def network_of(self) -> Any:
-        network: Any = self.SYNTHESIS(self.config, len(self.classes), self.size)
+        network = self.GAME.GENERATOR(self.config, len(self.classes), self.size)
         return network.to(memory_format=self.GAME.LAYOUT)
 
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from moulage.errors import RecipeError
 from moulage.generators import _adversary
 from moulage.generators._condition import LABEL_STD, LabelEmbedding
-from moulage.generators._upconv import UpConv
+from moulage.generators._upconv import UpConv, normal_weights
 
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 """Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
@@ -144,6 +144,7 @@ class Synthesis(nn.Module):
                 self.excitations[str(side)] = Excitation(widths[low], num_out, classes_at(side))
         self.ratio = config.excitation_ratio
         self.image = nn.Conv2d(widths[size], 3, 3, padding=1)
+        normal_weights(self)
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
         latents, *noise = rows.split(self.splits, 1)
@@ -170,7 +171,7 @@ C = TypeVar("C", bound=SynthesisOptions)
 class Drawer(_adversary.Gan[C]):
     """Draws from a ``Synthesis``, at a power of two from 16 to 1024 pixels; what learns it is up to the plug-in."""
 
-    SIZES, SYNTHESIS = (16, 32, 64, 128, 256, 512, 1024), Synthesis
+    SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)

@@ -100,7 +100,7 @@ class Options(plugins.Options):
 class Game(ABC):
     """Networks, optimisers and the average: all that a step changes."""
 
-    ema: optimisers.EMA
+    ema: optimisers.EMA[Any]
     device: torch.device
     PARTS: ClassVar[tuple[str, ...]]
     """Attributes that have a ``state_dict``; a checkpoint holds these."""

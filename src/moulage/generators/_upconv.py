@@ -4,8 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage.optimisers import Model
-
 
 class UpConv(nn.Module):
     """Doubles the size and convolves: [B, in, S, S] -> [B, out, 2S, 2S], without a bias (batch norm follows)."""
@@ -36,11 +34,10 @@ class UpConv(nn.Module):
         return torch.einsum("ak,oikl,bl->ioab", self.taps, self.weight, self.taps)
 
 
-def normal_weights(network: Model) -> Model:
+def normal_weights(network: nn.Module) -> None:
     """Normal weights of standard deviation 0.02 and zero biases of all convolutions (Radford et al. 2015)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | UpConv):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    return network

@@ -168,9 +168,11 @@ def initialise(network: Model) -> Model:
 class Game(_adversary.Adversary):
     """The two networks under binary cross-entropy."""
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator, discriminator = Synthesis(config, num_classes, size), Discriminator(config, num_classes, size)
-        super().__init__(config, initialise(generator), initialise(discriminator), device)
+    GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
+
+    def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+        generator, discriminator = super().networks(num_classes, size)
+        return initialise(generator), initialise(discriminator)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         on_real = self.discriminator(self.seen(real, rng), labels)
@@ -186,8 +188,7 @@ class Game(_adversary.Adversary):
 class Generator(_adversary.Gan[Config]):
     """At a multiple of 8 pixels from 16 to 256."""
 
-    NAME, CONFIG, SIZES = "dcgan", Config, range(16, 257, 8)
-    GAME, SYNTHESIS = Game, Synthesis
+    NAME, CONFIG, SIZES, GAME = "dcgan", Config, range(16, 257, 8), Game
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)

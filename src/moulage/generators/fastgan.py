@@ -100,6 +100,11 @@ class Discriminator(nn.Module):
         if config.reconstruction_weight:
             side = min(config.reconstruction_size, size)
             self.decode_whole, self.decode_part = decoder(widths[8], base, side), decoder(widths[16], base, side)
+        normal_weights(self)
+        if config.spectral_norm:  # of all but the decoders (Miyato et al. 2018, arXiv:1802.05957)
+            for part in (self.to_16, self.to_8, self.neck, self.head):
+                for conv in [module for module in part.modules() if isinstance(module, nn.Conv2d)]:
+                    spectral_norm(conv)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, ., 16, 16] and [B, ., 8, 8]."""
@@ -118,23 +123,10 @@ class Discriminator(nn.Module):
         return self.judge(self.encode(images)[1], labels)
 
 
-def normalise(discriminator: Discriminator) -> None:
-    """Spectral normalisation of all convolutions but the decoders' (Miyato et al. 2018, arXiv:1802.05957)."""
-    for part in (discriminator.to_16, discriminator.to_8, discriminator.neck, discriminator.head):
-        for module in list(part.modules()):
-            if isinstance(module, nn.Conv2d):
-                spectral_norm(module)
-
-
 class Game(_adversary.Adversary):
     """The two networks under the hinge loss (eq. 4 and 5), and the reconstruction of real images (eq. 3)."""
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator = normal_weights(Synthesis(config, num_classes, size))
-        discriminator = normal_weights(Discriminator(config, num_classes, size))
-        if config.spectral_norm:
-            normalise(discriminator)
-        super().__init__(config, generator, discriminator, device)
+    GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         real = self.seen(real, rng)

@@ -330,15 +330,12 @@ class Generator(_learner.Learner[Config]):
             )
 
     def game(self) -> Game:
-        return Game(self.config, self._adapter(), self.device)
+        return Game(self.config, self.network_of(), self.device)
 
-    def network_of(self) -> nn.Module:
-        return self._adapter()
-
-    def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return draw(self.config, network, labels, seeds, self.size)
-
-    def _adapter(self) -> Adapter:
+    def network_of(self) -> Adapter:
         config = self.config
         prompts = [config.prompts[name] for name in self.classes]
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
+
+    def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
+        return draw(self.config, network, labels, seeds, self.size)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from moulage import backbones, randomness, runs
 from moulage.data import masks as lesion_masks
@@ -71,12 +71,13 @@ class Game(_adversary.Adversary):
     ``real`` of a step is [B, 5, S, S]: image, mask, boundary.
     """
 
-    LAYOUT = torch.preserve_format
+    GENERATOR, LAYOUT = Synthesis, torch.preserve_format
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(config, Synthesis(config, num_classes, size), Discriminator(config, num_classes), device)
-        wanted = config.perceptual_weight > 0
-        self.perceptual: Any = Perceptual(config.perceptual, size).to(self.device).eval() if wanted else None
+    def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+        networks = Synthesis(self.config, num_classes, size), Discriminator(self.config, num_classes)
+        wanted = self.config.perceptual_weight > 0
+        self.perceptual: Any = Perceptual(self.config.perceptual, size).to(self.device).eval() if wanted else None
+        return networks
 
     def generate(self, real: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
         return self.generator(latents, labels, real[:, 3:])
@@ -122,7 +123,7 @@ class Generator(_adversary.Gan[Config]):
     """At a multiple of 8 pixels from 16 to 1024."""
 
     NAME, CONFIG, SIZES, NUM_PLANES = "pix2pixhd", Config, range(16, 1025, 8), 3 + NUM_MAPS
-    GAME, SYNTHESIS = Game, Synthesis
+    GAME = Game
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)

@@ -291,11 +291,8 @@ def deviation(x: Tensor) -> Tensor:
 class Game(_adversary.Adversary):
     """Wasserstein's distance with gradient penalty, or the logistic loss with R1; ``growth_at`` a step says how far."""
 
+    GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
     growth_at: Callable[[int], float]
-
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator, discriminator = Synthesis(config, num_classes, size), Discriminator(config, num_classes, size)
-        super().__init__(config, generator, discriminator, device)
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         growth = self.growth_at(step)
@@ -346,8 +343,7 @@ class Generator(_adversary.Gan[Config]):
     Previews before the last resolution are small images with repeated pixels.
     """
 
-    NAME, CONFIG, SIZES = "progressive", Config, (8, 16, 32, 64, 128, 256, 512, 1024)
-    GAME, SYNTHESIS = Game, Synthesis
+    NAME, CONFIG, SIZES, GAME = "progressive", Config, (8, 16, 32, 64, 128, 256, 512, 1024), Game
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)

@@ -20,7 +20,6 @@ from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._condition import Projection
 from moulage.generators._fastgan import Drawer, Synthesis, SynthesisOptions, batch_norm
-from moulage.generators._upconv import normal_weights
 
 ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
 """The paper's."""
@@ -171,13 +170,13 @@ class Game(_adversary.Adversary):
 
     PARTS = (*_adversary.Adversary.PARTS, "mixing")
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator = normal_weights(Synthesis(config, num_classes, size))
-        self.backbone: Any = Backbone(config.backbone, size, config.num_maps)
-        self.mixing: Any = Mixing(self.backbone.shapes, config.mixing)
-        super().__init__(config, generator, Discriminator(config, self.backbone.shapes, num_classes), device)
-        self.backbone.to(self.device)
-        self.mixing.to(self.device)
+    GENERATOR = Synthesis
+
+    def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
+        config, generator = self.config, Synthesis(self.config, num_classes, size)
+        self.backbone: Any = Backbone(config.backbone, size, config.num_maps).to(self.device)
+        self.mixing: Any = Mixing(self.backbone.shapes, config.mixing).to(self.device)
+        return generator, Discriminator(config, self.backbone.shapes, num_classes)
 
     def judged(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Logits of images as the discriminators see them."""

@@ -202,9 +202,7 @@ class Discriminator(nn.Module):
 class Game(_adversary.Adversary):
     """Relativistic pairing (eq. 2 of the paper) with R1 and R2 (eq. 3)."""
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator, discriminator = Synthesis(config, num_classes, size), Discriminator(config, num_classes, size)
-        super().__init__(config, generator, discriminator, device)
+    GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
 
     def falling(self, step: int, final: float) -> float:
         """From 1 at the first step to ``final`` at ``burn_in_steps``, along half a cosine."""
@@ -242,5 +240,4 @@ class Game(_adversary.Adversary):
 class Generator(_adversary.Gan[Config]):
     """At a power of 2 from 8 to 512 pixels."""
 
-    NAME, CONFIG, SIZES = "r3gan", Config, (8, 16, 32, 64, 128, 256, 512)
-    GAME, SYNTHESIS = Game, Synthesis
+    NAME, CONFIG, SIZES, GAME = "r3gan", Config, (8, 16, 32, 64, 128, 256, 512), Game

@@ -77,10 +77,12 @@ class Game(_adversary.Adversary):
 
     PARTS: ClassVar = (*_adversary.Adversary.PARTS, "path_length")
 
-    def __init__(self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator = Synthesis(config, num_classes, size)
-        super().__init__(config, generator, Discriminator(config, num_classes, size, config.deviation_group), device)
+    GENERATOR = Synthesis
+
+    def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         self.path_length = PathLength().to(self.device)
+        generator = Synthesis(self.config, num_classes, size)
+        return generator, Discriminator(self.config, num_classes, size, self.config.deviation_group)
 
     def latents(self, num: int, rng: torch.Generator) -> Tensor:
         """Rows that ``Synthesis`` draws from: two latents, the layer from which on the second counts, and noise."""
@@ -118,7 +120,7 @@ class Game(_adversary.Adversary):
 class Generator(_adversary.Gan[Config]):
     """At 16 to 256 pixels: 4, 5, 6 or 7 doubled."""
 
-    NAME, CONFIG, GAME, SYNTHESIS = "stylegan2", Config, Game, Synthesis
+    NAME, CONFIG, GAME = "stylegan2", Config, Game
     SIZES = tuple(sorted(side << i for side in (4, 5, 6, 7) for i in range(1, 7) if 16 <= side << i <= 256))
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
