@@ -20,7 +20,7 @@ from typing import Any
 
 from moulage.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
 
 Progress = Callable[[int, int, str], None]
@@ -61,6 +61,11 @@ def digest(*parts: Any, length: int = 12) -> str:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
         hasher.update(len(data).to_bytes(8, "little") + data)
     return hasher.hexdigest()[:length]
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed in 0..2**31 - 1 for one purpose, from the study's seed and the purpose's name."""
+    return int(digest(*parts), 16) % 2**31
 
 
 @contextlib.contextmanager

@@ -59,13 +59,11 @@ class Stage:
 
 
 class Base(Generic[Net]):
-    """The contract of all classifiers. One fits in ``_fit``, refuses inputs in ``_check_inputs``, predicts.
+    """What all classifiers do alike of ``contracts.Classifier``; one trains in ``_fit``, and predicts.
 
     Inputs are pixels uint8 [N, size, size, 3], or embeddings float32 [N, D] where the plug-in's module has ``embed``.
     Metadata are float32 [N, M], or None where the classifier was trained without. What takes either raises
     ``DataError`` where they are of another kind or size than in training, and ``RunError`` before ``fit`` or ``load``.
-    What a plug-in may have beside: ``attention`` (``_attention.GradCam``); its module ``embed``, ``embed_key`` and
-    ``embed_seconds`` (``probe``), ``learns_masks`` (``finetune``), and ``METADATA``, "optional" or "required".
 
     Args:
         config: the options, with ``size`` and ``epochs``.
@@ -96,22 +94,8 @@ class Base(Generic[Net]):
         """Train, and keep the epoch that validates best. The same call again gives the same, also after a break.
 
         Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them,
-        and all see equally many images, whatever the treatment.
-
-        Args:
-            view: what is trained on.
-            validation: what chooses the epoch.
-            seed: of everything random.
-            folder: where log and checkpoints go.
-            device: "cpu", "cuda:0" ...
-            progress: called while training.
-            treatment: loss, sampling, mixing and what is trained; plain by default.
-
-        Raises:
-            RecipeError: this classifier cannot do what the treatment asks for.
-            DataError: also no validation image, a class without a training image, or metadata on one side alone.
-            DivergedError: the loss is not finite any more.
-            CheckpointError: ``folder`` holds checkpoints of other options, data, treatment or seed.
+        and all see equally many images, whatever the treatment. ``DataError`` also where there is no validation image,
+        a class has no training image, or one side alone has metadata.
         """
         self.check_treatment(treatment)
         check(view, validation, self.classes)

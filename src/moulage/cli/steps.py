@@ -58,10 +58,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read, decode, audit and split data; print what the audit found."""
+    from moulage import preview as previews
     from moulage import recipe as recipes
+    from moulage.data import data_sets
     from moulage.data.audit import Audit
-    from moulage.tasks import data_sets
-    from moulage.tasks import preview as previews
 
     if (recipe is None) == (not source):
         raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
@@ -120,7 +120,7 @@ def fit(
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
     outcome = _run(values, on.folder(f"fit-{generator}-{'-'.join(names)}"), on.device)
-    folder = outcome.run / next(task.folder for task in outcome.tasks if task.kind == "generator")
+    folder = outcome.run / outcome.stages[0].folder  # what others need comes first
     if on.as_json:
         print_json({"generator": str(folder), "split": outcome.prepared.split(0).digest})
     else:
@@ -141,7 +141,7 @@ def sample(
     """Draw images: lossless PNG with their provenance inside, and a catalog of them."""
     from moulage import runs
     from moulage.devices import pick_device
-    from moulage.tasks.execute import draw
+    from moulage.stages.generator import draw
 
     about = runs.read_json(generator / "generator.json")
     folder = out or generator / f"samples-{first_seed}-{count}"
@@ -177,8 +177,9 @@ def train(
         arm = {"balance": "synthesize", "samples": str(samples.absolute()), "add": add}
     values["arms"] = {"with_samples" if samples else "plain": arm}
     outcome = _run(values, on.folder(f"train-{classifier}"), on.device)
-    [found] = outcome.results["fits"]
-    print_scores(found["scores"]["test"], str(outcome.run / found["folder"]), on.as_json)
+    assert outcome.results is not None
+    [found] = outcome.results.fits
+    print_scores(found.scores["test"].model_dump(), str(outcome.run / found.folder), on.as_json)
 
 
 def list_plugins(
@@ -217,8 +218,8 @@ def _data_set(row: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
 
 def _prepare_only(recipe: "Recipe", run: Path, workers: int) -> Any:
     from moulage import runs
-    from moulage.tasks import prepare as steps
+    from moulage.stages.data import prepare
 
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
-        return steps.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)
+        return prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)

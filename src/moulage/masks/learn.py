@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 
-from moulage import plugins, runs, sheets
+from moulage import contracts, plugins, runs, sheets
 from moulage.data import masks as lesion_masks
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import audit
@@ -163,7 +163,8 @@ def _learned(
 
 
 def read(source: str, path: Path | None, options: Mapping[str, Any]) -> Catalog:
-    return plugins.load("sources", source).read(path, plugins.configure("sources", source, dict(options), "options"))
+    plugin = contracts.source(source)
+    return plugin.read(path, plugin.configure(options, "options"))
 
 
 def digest_of(folder: Path) -> str:

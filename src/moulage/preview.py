@@ -1,0 +1,72 @@
+"""A sheet of what the pre-processing makes of images: before, and after each step."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from moulage import runs, sheets
+from moulage.data import chunks, images
+from moulage.data.catalog import Catalog
+from moulage.data.steps import Steps
+from moulage.recipe import Recipe
+from moulage.stages.data import Prepared, steps_of
+
+TILE = 150
+"""Side in pixels of a picture on the sheet; what is not square keeps its shape inside."""
+MOST_COLUMNS = 12
+"""Pictures side by side, where an image and its steps are fewer."""
+
+
+def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: int = 0) -> Path:
+    """Write ``run/preview.png``: ``number`` images drawn at random, then for each step those that it changes most."""
+    steps, catalog, changed = steps_of(recipe), prepared.catalog, _changed(prepared)
+    drawn = np.random.default_rng(seed).permutation(len(catalog))[:number]
+    groups = {"at random": drawn}
+    for step, (name, _) in enumerate(steps.chosen):
+        most = np.argsort(-changed[:, step], kind="stable")[:number]
+        groups[f"most changed by {name}"] = most[changed[most, step] > 0]
+    with images.Reader() as reader:
+        shown = {
+            title if len(rows) else f"{title}: none": [_stages(reader, catalog, int(row), steps) for row in rows]
+            for title, rows in groups.items()
+        }
+    across = max(1, MOST_COLUMNS // (len(steps.chosen) + 1))
+    sheet = sheets.paint(shown, TILE, across, note="Each: the image as it is stored, then after each step.")
+    path = run / "preview.png"
+    with runs.atomic(path) as temporary:
+        sheet.save(temporary, "PNG")
+    return path
+
+
+def changes(recipe: Recipe, prepared: Prepared) -> list[dict[str, object]]:
+    """For each step of the recipe the share of images that it changed, and by how much in the mean of those."""
+    if not recipe.data.steps:
+        return []
+    rows: list[dict[str, object]] = []
+    for (name, _), column in zip(steps_of(recipe).chosen, _changed(prepared).T, strict=True):
+        some = column > 0
+        mean = f"{column[some].mean():.1%}" if some.any() else "-"
+        rows.append({"step": name, "images changed": f"{some.mean():.1%}", "mean change of those": mean})
+    return rows
+
+
+def _changed(prepared: Prepared) -> np.ndarray:
+    """How much each step changed each image of the catalog, float [N, steps]."""
+    return np.stack(prepared.pixels.scan["changed"][prepared.pixels.rows(prepared.catalog.images)].to_list())
+
+
+def _stages(reader: images.Reader, catalog: Catalog, row: int, steps: Steps) -> list[tuple[str, Image.Image]]:
+    """The image and what each step makes of it, with a word and a number each."""
+    place, mask = (str(catalog.table[column][row]) for column in ("location", "mask"))
+    item = chunks.Item(catalog.resolve(place), catalog.resolve(mask) if mask else "")
+    if images.is_array(item.image):
+        picture = Image.fromarray(reader.array(item.image)).convert("RGB")
+    else:
+        data = reader.bytes(item.image)
+        picture = images.pictures(data, images.header(data), [2 * TILE])[0]
+    stages = [(str(catalog.table["label"][row]), picture)]
+    outcome = steps.apply(np.asarray(picture), chunks.read_mask(reader, item.mask) if item.mask else None)
+    for (name, _), (step, _) in zip(steps.chosen, outcome, strict=True):
+        stages.append((f"{name} {step.share:.2f}", Image.fromarray(step.image)))
+    return [(words[: TILE // 6], picture) for words, picture in stages]
