@@ -109,14 +109,6 @@ class Base(Generic[Net]):
         """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""
         stages(self.config.epochs, treatment, len(self.classes))
 
-    def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """Logits float32 [N, K]."""
-        raise NotImplementedError
-
-    def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """What the last linear layer is given, float32 [N, D]: for scores of unknown images."""
-        raise NotImplementedError
-
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
 
