@@ -82,10 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         timed("plan.json", lambda: plans.save(stages, Path(folder)))
         print(f"{'size of plan.json':28} {(Path(folder) / plans.FILE).stat().st_size / 1e6:6.2f} MB")
-    total = time.process_time() - start
-    print(
-        f"{'all':28} {total:6.2f} s: {len(stages):,} stages, {NUM_ARMS} arms x {NUM_TRIALS} trials, {num_images:,} images"
-    )
+    total, what = time.process_time() - start, f"{NUM_ARMS} arms x {NUM_TRIALS} trials"
+    print(f"{'all':28} {total:6.2f} s: {len(stages):,} stages, {what}, {num_images:,} images")
 
 
 if __name__ == "__main__":
