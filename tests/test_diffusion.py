@@ -9,7 +9,7 @@ import torch
 
 from moulage import plugins
 from moulage.errors import RecipeError
-from moulage.generators import _diffusion, diffusion
+from moulage.generators import diffusion
 
 pytestmark = pytest.mark.slow
 
@@ -48,11 +48,11 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def denoiser(num_classes: int = 2, **options: Any) -> _diffusion.Denoiser:
+def denoiser(num_classes: int = 2, **options: Any) -> diffusion.Denoiser:
     """One whose output layer is not zero, as it is at the start."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = _diffusion.Denoiser(configure(**options), num_classes, SIZE).eval()
+        network = diffusion.Denoiser(configure(**options), num_classes, SIZE).eval()
         for weight in network.parameters():
             torch.nn.init.normal_(weight, std=0.1)
     return network
@@ -71,15 +71,15 @@ def test_heun_solves_the_flow_of_gaussian_data_with_second_order():
     exact = mean + (noise * 80 - mean) * std / np.sqrt(std**2 + 80**2)
     errors = []
     for num_sampling_steps in (18, 36, 72):
-        sigmas = _diffusion.noise_levels(configure(num_sampling_steps=num_sampling_steps))
-        drawn = _diffusion.heun(gaussian_denoiser(mean, std), noise, sigmas)
+        sigmas = diffusion.noise_levels(configure(num_sampling_steps=num_sampling_steps))
+        drawn = diffusion.heun(gaussian_denoiser(mean, std), noise, sigmas)
         errors.append(float((drawn - exact).abs().max()))
     assert errors[0] < 0.08
     assert errors[0] > 3.2 * errors[1] > 3.2 * 3.2 * errors[2]
 
 
 def test_noise_levels_follow_the_schedule():
-    sigmas = _diffusion.noise_levels(configure(num_sampling_steps=3, sigma_min=0.01, sigma_max=10, rho=2))
+    sigmas = diffusion.noise_levels(configure(num_sampling_steps=3, sigma_min=0.01, sigma_max=10, rho=2))
     assert sigmas == pytest.approx([10, ((10**0.5 + 0.01**0.5) / 2) ** 2, 0.01, 0])
 
 
@@ -101,7 +101,7 @@ def test_the_network_sees_unit_variance_and_its_target_has_unit_variance():
 
 def test_the_loss_of_a_network_that_says_zero_is_one_at_every_noise_level():
     for noise_mean in (-4.0, 0.0, 4.0):
-        game = _diffusion.Game(configure(noise_mean=noise_mean, noise_std=0.1, augment_probability=0), 1, SIZE)
+        game = diffusion.Game(configure(noise_mean=noise_mean, noise_std=0.1, augment_probability=0), 1, SIZE)
         game.network.unet.forward = lambda x, *others: torch.zeros_like(x)
         images = 0.5 * normal(64, 3, SIZE, SIZE)
         loss = game.loss(images, torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0))
@@ -110,7 +110,7 @@ def test_the_loss_of_a_network_that_says_zero_is_one_at_every_noise_level():
 
 def test_augmentation_tells_what_it_did():
     images = normal(400, 3, 8, 8)
-    moved, told = _diffusion.augmented(images, 0.3, torch.Generator().manual_seed(0))
+    moved, told = diffusion.augmented(images, 0.3, torch.Generator().manual_seed(0))
     alone = told.eq(0).all(1)
     assert 5 < alone.sum() < 100  # 0.7^4 * 0.85^2 * ... of 400, and no other
     assert torch.equal(moved[alone], images[alone])
@@ -119,14 +119,14 @@ def test_augmentation_tells_what_it_did():
         only = told[:, column].eq(1) & told.ne(0).sum(1).eq(1)
         assert only.any()
         torch.testing.assert_close(moved[only], images[only].flip(axis), atol=1e-5, rtol=0)
-    same, none = _diffusion.augmented(images, 0.0, torch.Generator())
+    same, none = diffusion.augmented(images, 0.0, torch.Generator())
     assert same is images
     assert not none.any()
 
 
 def test_augmentation_turns_by_the_angle_it_tells():
     ramp = torch.linspace(-1, 1, 33)[None, None, None, :].expand(300, 3, 33, 33)
-    moved, told = _diffusion.augmented(ramp, 0.3, torch.Generator().manual_seed(1))
+    moved, told = diffusion.augmented(ramp, 0.3, torch.Generator().manual_seed(1))
     only = told[:, [0, 1, 2, 5, 6, 7, 8]].eq(0).all(1) & told[:, 3].ne(0)
     assert only.any()
     slope_x = (moved[only, 0, 16, 20] - moved[only, 0, 16, 12]) / 0.5

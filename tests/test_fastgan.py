@@ -77,7 +77,7 @@ def test_reaches_every_size(size: int, top: int):
         network = _fastgan.Synthesis(config, 1, size).eval()
         images = network(torch.randn(1, network.num_inputs), LABELS[:1])
         assert images.shape == (1, 3, size, size)
-        judge = _fastgan.Discriminator(config, 1, size)
+        judge = fastgan.Discriminator(config, 1, size)
         features_16, features_8 = judge.encode(images.expand(2, -1, -1, -1))
         assert (features_16.shape[2:], features_8.shape[2:]) == ((16, 16), (8, 8))
         assert judge.judge(features_8, LABELS[:2]).shape == (2, 25)

@@ -13,7 +13,7 @@ import torch
 import tiny_latent_diffusion
 from moulage import plugins
 from moulage.errors import RecipeError, RunError
-from moulage.generators import _finetuned_diffusion, finetuned_diffusion
+from moulage.generators import finetuned_diffusion
 
 pytestmark = pytest.mark.slow  # the packages take ten seconds to import
 
@@ -49,10 +49,8 @@ def fitted(folder: Path, **options: Any) -> finetuned_diffusion.Generator:
     return generator
 
 
-def open_base(weights: str, **options: Any) -> _finetuned_diffusion.Base:
-    return _finetuned_diffusion.open_base(
-        weights, ["a", "b c"], options.get("resolution"), 2, options.get("alpha", 2.0)
-    )
+def open_base(weights: str, **options: Any) -> finetuned_diffusion.Base:
+    return finetuned_diffusion.open_base(weights, ["a", "b c"], options.get("resolution"), 2, options.get("alpha", 2.0))
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -64,7 +62,7 @@ def normal(*shape: int) -> torch.Tensor:
 
 def test_an_adapter_starts_as_the_model_and_moves_it_by_alpha_over_rank():
     base = open_base(tiny_latent_diffusion.folder(), alpha=6.0)
-    adapter = _finetuned_diffusion.Adapter(base)
+    adapter = finetuned_diffusion.Adapter(base)
     latents, times, labels = normal(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 1])
     prompts = base.embeddings[labels]
 
@@ -86,7 +84,7 @@ def test_an_adapter_starts_as_the_model_and_moves_it_by_alpha_over_rank():
 
 
 def test_a_hidden_prompt_is_the_empty_one():
-    prompts = _finetuned_diffusion.Prompts(normal(3, 8, 8))
+    prompts = finetuned_diffusion.Prompts(normal(3, 8, 8))
     labels = torch.tensor([0, 1, 0])
     shown = prompts(labels, torch.tensor([1.0, 1.0, 0.0]))
     torch.testing.assert_close(shown, prompts.embeddings[[0, 1, 2]])
@@ -128,7 +126,7 @@ def test_the_loss_is_that_of_what_the_model_predicts(kind: str, monkeypatch: pyt
     generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), class_dropout=0.0, min_snr_gamma=1000.0)
     game = generator.game()
     clean, noise = torch.full((64, 4, 8, 8), 0.7), {}
-    monkeypatch.setattr(_finetuned_diffusion, "encode", lambda *args: clean)
+    monkeypatch.setattr(finetuned_diffusion, "encode", lambda *args: clean)
     off = 0.0
 
     def oracle(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -150,11 +148,11 @@ def test_the_loss_is_that_of_what_the_model_predicts(kind: str, monkeypatch: pyt
 
 def test_weights_are_the_limited_ratio_on_the_clean_image():
     snr = torch.tensor([0.1, 1.0, 5.0, 50.0])
-    assert _finetuned_diffusion.snr_weight(snr, "epsilon", 5).tolist() == pytest.approx([1, 1, 1, 0.1])
-    assert _finetuned_diffusion.snr_weight(snr, "v_prediction", 5).tolist() == pytest.approx(
+    assert finetuned_diffusion.snr_weight(snr, "epsilon", 5).tolist() == pytest.approx([1, 1, 1, 0.1])
+    assert finetuned_diffusion.snr_weight(snr, "v_prediction", 5).tolist() == pytest.approx(
         [0.1 / 1.1, 0.5, 5 / 6, 5 / 51]
     )
-    assert _finetuned_diffusion.snr_weight(snr, "v_prediction", None).tolist() == [1, 1, 1, 1]
+    assert finetuned_diffusion.snr_weight(snr, "v_prediction", None).tolist() == [1, 1, 1, 1]
 
 
 # Drawing
@@ -178,7 +176,7 @@ def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, m
     monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
     config = generator.config
     with torch.no_grad():
-        _finetuned_diffusion.draw(config, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
+        finetuned_diffusion.draw(config, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
     for latents in decoded:
         torch.testing.assert_close(latents * adapter.base.vae.config.scaling_factor, clean, atol=1e-3, rtol=0)
 
@@ -188,7 +186,7 @@ def test_the_model_works_at_its_own_size_and_images_come_out_at_theirs():
     adapter = generator.network_of()
     assert adapter.base.side == 12
     assert open_base(tiny_latent_diffusion.folder()).resolution == 16
-    latents = _finetuned_diffusion.encode(adapter.base, torch.zeros(2, 3, SIZE, SIZE), torch.Generator())
+    latents = finetuned_diffusion.encode(adapter.base, torch.zeros(2, 3, SIZE, SIZE), torch.Generator())
     assert latents.shape == (2, 4, 12, 12)
     with torch.no_grad():
         drawn = generator.draw(adapter, torch.zeros(2, dtype=torch.long), np.arange(2))
@@ -244,6 +242,6 @@ def test_finetuned_diffusion_refuses_what_it_cannot_do(tmp_path: Path, monkeypat
     (tmp_path / "model" / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(RecipeError, match="text_encoder"):
         broken.network_of()
-    monkeypatch.setattr(_finetuned_diffusion, "find_spec", lambda name: None if name == "peft" else sys)
+    monkeypatch.setattr(finetuned_diffusion, "find_spec", lambda name: None if name == "peft" else sys)
     with pytest.raises(RecipeError, match=r"needs peft.*\n.*moulage\[finetune\]"):
         make().network_of()

@@ -14,7 +14,7 @@ import tiny_latent_diffusion
 from moulage import plugins, runs
 from moulage import recipe as recipes
 from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
-from moulage.generators import _dcgan, _learner, dcgan
+from moulage.generators import _learner, _upconv, dcgan
 
 SIZE = 16
 TINY = {"base_channels": 8, "generator_channels": (8, 4), "latent_size": 6}
@@ -242,9 +242,9 @@ def test_dcgan_draws_each_class_in_its_own_colour(tmp_path: Path):
 
 def test_dcgan_defaults_are_the_thesis_at_8_49_gflop_an_image_and_step():
     config = dcgan.Config(augment="none")
-    game = _dcgan.Game(config, 1, 64)
+    game = dcgan.Game(config, 1, 64)
     for layer in game.generator.modules():
-        if isinstance(layer, _dcgan.UpConv):
+        if isinstance(layer, _upconv.UpConv):
             layer.fused = False
     with FlopCounterMode(display=False) as counter:
         game.step(torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.long), 1, torch.Generator())
@@ -255,7 +255,7 @@ def test_dcgan_defaults_are_the_thesis_at_8_49_gflop_an_image_and_step():
 
 @pytest.mark.parametrize("size", [1, 4, 7])
 def test_dcgan_fused_convolution_equals_upsampling_and_convolution(size: int):
-    layer = _dcgan.initialise(_dcgan.UpConv(5, 4, 3, "nearest"))
+    layer = dcgan.initialise(_upconv.UpConv(5, 4, 3, "nearest"))
     x = torch.randn(2, 5, size, size, generator=torch.Generator().manual_seed(size))
     plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, padding=1)
     assert layer.fused
@@ -266,20 +266,20 @@ def test_dcgan_fused_convolution_equals_upsampling_and_convolution(size: int):
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "transposed"])
 def test_dcgan_reaches_every_size(size: int, upsampling: str):
     config = dcgan.Config(upsampling=upsampling, **TINY)
-    network = _dcgan.Synthesis(config, 1, size)
+    network = dcgan.Synthesis(config, 1, size)
     assert network(torch.randn(2, 6), torch.zeros(2, dtype=torch.long)).shape == (2, 3, size, size)
-    assert _dcgan.Discriminator(config, 1, size)(torch.zeros(2, 3, size, size), torch.zeros(2)).shape == (2,)
+    assert dcgan.Discriminator(config, 1, size)(torch.zeros(2, 3, size, size), torch.zeros(2)).shape == (2,)
 
 
 def test_dcgan_can_be_that_of_bisla_layer_by_layer():
     recipe = recipes.load(Path(__file__).parents[1] / "studies" / "bisla2019.toml")
     config = plugins.configure("generators", "dcgan", recipe.generators["melanoma"].options)
-    generator, discriminator = _dcgan.Synthesis(config, 1, 256), _dcgan.Discriminator(config, 1, 256)
+    generator, discriminator = dcgan.Synthesis(config, 1, 256), dcgan.Discriminator(config, 1, 256)
     assert isinstance(generator.layers[0], nn.BatchNorm2d)
     assert generator.dense.out_features == 256 * 4 * 4  # a 4 x 4 transposed convolution of one pixel
     seen: dict[str, list[tuple[int, ...]]] = {"up": [], "down": []}
     for module in (*generator.layers, *discriminator.layers):
-        if isinstance(module, _dcgan.UpConv):
+        if isinstance(module, _upconv.UpConv):
             assert (module.kernel, module.upsampling) == (4, "transposed")
             module.register_forward_hook(lambda *args: seen["up"].append(tuple(args[2].shape[1:])))
         elif isinstance(module, nn.Conv2d):
@@ -368,8 +368,8 @@ def test_dcgan_refuses_impossible_sizes():
 
 
 def test_dcgan_stops_where_a_loss_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    step = _dcgan.Game.step
-    monkeypatch.setattr(_dcgan.Game, "step", lambda *args: step(*args) | {"loss_g": torch.tensor(float("nan"))})
+    step = dcgan.Game.step
+    monkeypatch.setattr(dcgan.Game, "step", lambda *args: step(*args) | {"loss_g": torch.tensor(float("nan"))})
     with pytest.raises(DivergedError, match="step 2"):
         make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
     assert not list(tmp_path.glob("checkpoint*"))

@@ -11,7 +11,8 @@ from PIL import Image
 
 from moulage import recipe as recipes
 from moulage import report as reports
-from moulage.data import joined_sets
+from moulage.arm import roles
+from moulage.data import data_sets, joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
@@ -20,14 +21,13 @@ from moulage.data.pixels import Pixels
 from moulage.data.split import dealable, folds, holdout, prove, reserve
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.evaluation.predictions import Predictions
+from moulage.registration import register
 from moulage.sources import phantom
-from moulage.tasks import data_sets, prepare
-from moulage.tasks.execute import execute, weights_of
-from moulage.tasks.guards import check_run
-from moulage.tasks.plan import plan, roles
-from moulage.tasks.registration import register
-from moulage.tasks.results import collect
+from moulage.stages import data
+from moulage.stages.classifier import weights_of
+from moulage.stages.plan import plan
 from recipes import phantom_recipe
+from small_study import Small
 
 MAIN = phantom.Config(num_images=160, size=48, min_lesions=8)
 OTHER = phantom.Config(num_images=160, size=48, min_lesions=8, seed=7)
@@ -125,7 +125,7 @@ def test_one_data_set_stays_what_it_was(main):
 
 
 def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main, copies, folder, cache):
-    found = prepare.read(parsed(folder))
+    found = data.read(parsed(folder))
     assert found.counts["AK"] == main.counts["AK"] + 36
     report, _ = audited(found, cache)
     doubles = {
@@ -148,7 +148,7 @@ def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main,
 def test_a_data_set_that_is_split_too_keeps_further_photographs_in_the_group_of_their_lesion(
     main, copies, folder, cache
 ):
-    found = prepare.read(parsed(folder, parts="all"))
+    found = data.read(parsed(folder, parts="all"))
     report, _ = audited(found, cache)
     clean = report.clean(found)
     assert len(report.quarantined) == 6
@@ -255,7 +255,7 @@ def test_weights_are_those_that_are_not_1(folder):
 )
 def test_wrong_data_sets_are_refused_before_any_image_is_read(folder, change, error, words):
     with pytest.raises(error, match=words):
-        prepare.read(parsed(folder, **change))
+        data.read(parsed(folder, **change))
 
 
 def test_bad_names_of_data_sets_are_refused():
@@ -265,34 +265,29 @@ def test_bad_names_of_data_sets_are_refused():
 
 @pytest.mark.slow
 def test_a_study_trains_on_both_and_tests_on_the_main_data(folder, tmp_path):
-    recipe, run = parsed(folder, weight=4), tmp_path
-    prepared = prepare.prepare(recipe, run)
-    tasks = plan(recipe, prepared)
-    register(recipe, run, roles(recipe))
-    for task in tasks:
-        execute(run, task, "cpu")
-    check_run(recipe, prepared, run, tasks)
-    results = collect(recipe, prepared, run, tasks, "moulage study two.toml")
-    assert len(prepared.split(0).part(prepared.catalog, "train").only(data_set="more")) == 29
-    for task in (task for task in tasks if task.kind == "classifier"):
-        tested = Predictions.load(run / task.folder / "test.parquet").images
+    small = Small(parsed(folder, weight=4).model_dump(mode="json"), tmp_path)
+    register(small.recipe, small.run, roles(small.recipe))
+    results = small.collect()
+    assert len(small.part("train").only(data_set="more")) == 29
+    for stage in small.of_kind("classifier"):
+        tested = Predictions.load(small.run / stage.folder / "test.parquet").images
         assert not any(name.startswith("more:") for name in tested)
-    [fitted] = results["generators"]
-    assert fitted["num_images"] == prepared.split(0).part(prepared.catalog, "train").counts["AK"] > 29
-    assert len({arm["images_seen"] for arm in results["arms"]}) == 1
-    main, more = results["study"]["data"]["data_sets"]
-    assert (main["name"], main["num_read"], main["num_set_aside"], main["weight"]) == ("main", 160, 0, 1)
-    assert (more["name"], more["num_read"], more["num_set_aside"], more["weight"]) == ("more", 36, 7, 4)
-    assert more["parts"] == {"train": 29}
-    assert more["counts"]["AK"] == 29
-    page = reports.write(run).read_text(encoding="utf-8")
+    [fitted] = results.generators
+    assert fitted.num_images == small.part("train").counts["AK"] > 29
+    assert len({arm.images_seen for arm in results.arms}) == 1
+    main, more = results.study.data.data_sets
+    assert (main.name, main.num_read, main.num_set_aside, main.weight) == ("main", 160, 0, 1)
+    assert (more.name, more.num_read, more.num_set_aside, more.weight) == ("more", 36, 7, 4)
+    assert more.parts == {"train": 29}
+    assert more.counts["AK"] == 29
+    page = reports.write(small.run).read_text(encoding="utf-8")
     assert "Of more (folder) 29 images were used in the training part alone, shown 4 times as often" in page
     assert "Images of each data set" in page
 
 
 def test_a_weight_makes_classifiers_anew_and_nothing_else(folder, tmp_path):
-    prepared = prepare.prepare(parsed(folder), tmp_path)
-    old, new = ({task.folder for task in plan(parsed(folder, weight=w), prepared)} for w in (4, 1))
+    prepared = data.prepare(parsed(folder), tmp_path)
+    old, new = ({stage.folder for stage in plan(parsed(folder, weight=w), prepared)} for w in (4, 1))
     assert {name.split("/")[0] for name in old - new} == {"classifiers"}
     assert old & new
 
@@ -300,7 +295,7 @@ def test_a_weight_makes_classifiers_anew_and_nothing_else(folder, tmp_path):
 def test_copies_weigh_what_their_image_does(main):
     joined = joined_sets.join(main, {"b": main.take(np.arange(5))}, ["b"])
     train, extra = joined.take([0, 161, 1]), joined.take([162, 2])
-    assert weights_of({"weights": {"b": 3.0}}, train, extra).tolist() == [1, 3, 1, 3, 1]
+    assert weights_of({"b": 3.0}, train, extra).tolist() == [1, 3, 1, 3, 1]
     assert weights_of({}, train, extra) is None
 
 

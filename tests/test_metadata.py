@@ -17,15 +17,17 @@ from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
 from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, RecipeError
+from moulage.finished.explain import explain
+from moulage.finished.external import evaluate_on
+from moulage.finished.unknown import score_unknown
 from moulage.recipe import merge
 from moulage.recipe_tables import METADATA, NO_METADATA
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute, with_metadata
-from moulage.tasks.explain import explain
-from moulage.tasks.external import evaluate_on
-from moulage.tasks.plan import plan, seed_of
-from moulage.tasks.results import collect
-from moulage.tasks.unknown import score_unknown
+from moulage.runs import seed_of
+from moulage.stages import data
+from moulage.stages import plan as plans
+from moulage.stages.classifier import with_metadata
+from moulage.stages.plan import plan
+from small_study import Small
 
 
 def catalog(rows: list[tuple[Any, ...]], name: str = "some") -> Catalog:
@@ -126,13 +128,11 @@ def test_generated_images_borrow_the_metadata_of_one_training_image_of_their_cla
 
 
 def test_what_is_borrowed_follows_the_arms_seed():
-    settings = {"metadata": ("age", "sex"), "seed": 5}
     rows = catalog([("AK", np.nan, "", "", "gan-0")] * 40)
-    once, again = (with_metadata(settings, rows, TRAIN).table for _ in range(2))
+    once, again = (with_metadata(rows, TRAIN, 5).table for _ in range(2))
     assert once.equals(again)
     assert once.equals(lend(rows, TRAIN, np.random.default_rng(seed_of(5, "metadata"))).table)
-    assert not once.equals(with_metadata({**settings, "seed": 6}, rows, TRAIN).table)
-    assert with_metadata({"seed": 5}, rows, TRAIN) is rows
+    assert not once.equals(with_metadata(rows, TRAIN, 6).table)
 
 
 def test_a_class_without_a_training_image_lends_nothing():
@@ -186,15 +186,15 @@ def test_options_of_the_metadata_network_survive_being_written():
 def test_a_classifier_that_reads_images_alone_refuses_metadata(monkeypatch):
     monkeypatch.delattr(probe, "METADATA")
     with pytest.raises(RecipeError, match='"probe" reads images alone') as caught:
-        prepare.check(recipes.parse(RECIPE))
+        plans.check(recipes.parse(RECIPE))
     assert "finetune, metadata" in caught.value.hint
 
 
 def test_the_classifier_metadata_needs_some():
     only = {**RECIPE, "classifier": {"plugin": "metadata"}}
     with pytest.raises(RecipeError, match='"metadata" reads nothing else'):
-        prepare.check(recipes.parse(only))
-    prepare.check(recipes.parse(merge(only, {"classifier": {"metadata": ["age"]}})))
+        plans.check(recipes.parse(only))
+    plans.check(recipes.parse(merge(only, {"classifier": {"metadata": ["age"]}})))
 
 
 # Examples and the view
@@ -437,25 +437,20 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     folder, given = tmp_path_factory.mktemp("study"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        recipe = recipes.parse(RECIPE)
-        prepare.check(recipe)
-        prepared = prepare.prepare(recipe, folder / "run")
-        fit, tasks = probe.Classifier.fit, plan(recipe, prepared)
+        fit = probe.Classifier.fit
 
         def watched(self, view, validation, **options):
             given[options["folder"].name.rpartition("-")[0]] = (view, validation)
             fit(self, view, validation, **options)
 
         patch.setattr(probe.Classifier, "fit", watched)
-        for task in tasks:
-            execute(folder / "run", task, "cpu")
-        collect(recipe, prepared, folder / "run", tasks, "moulage study")
+        Small(RECIPE, folder / "run").collect()
         yield folder / "run", given
 
 
 @pytest.mark.slow
 def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run):
-    recipe, prepared = prepare.load(run[0])
+    recipe, prepared = data.load(run[0])
     train = prepared.split(0).part(prepared.catalog, "train")
     encoder = Encoder.fit(train, METADATA)
     folders = list((run[0] / "classifiers").iterdir())
@@ -467,8 +462,8 @@ def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run)
     lenders = {tuple(row) for row in encoder.encode(train.only(label="AK"))}
     assert len(view.extra) == 12
     assert {tuple(row) for row in view.extra.metadata} <= lenders
-    without = {task.folder for task in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
-    with_them = {task.folder for task in plan(recipe, prepared)}
+    without = {stage.folder for stage in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
+    with_them = {stage.folder for stage in plan(recipe, prepared)}
     assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
 
 

@@ -15,8 +15,8 @@ from moulage.data.catalog import Catalog
 from moulage.data.filters import Filtered, Filters
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
+from moulage.stages.data import read as read_data
 from moulage.tasks import masks as predicted
-from moulage.tasks import prepare
 
 OF_THE_MASK = ("background", "lesion_crop")
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
@@ -267,7 +267,7 @@ def test_predicted_masks_of_a_recipe_take_the_place_of_the_datas_own(data, catal
     names = [Path(place).name for place in catalog.table["mask"]]
     pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / predicted.TABLE, index=False)
     values = {"study": {"name": "x"}, "data": {"source": "folder", "path": str(data), "masks": str(folder)}}
-    found = prepare.read(recipe.parse(values))
+    found = read_data(recipe.parse(values))
     assert found.table["mask"][0] == ""
     assert [Path(place).name for place in found.table["mask"][1:]] == names[1:]
     assert masks.read(found.take(np.arange(1, 12)), 30, "squash", tmp_path / "cache", CROP).any(axis=(1, 2)).all()

@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from moulage import plugins
 from moulage.errors import RecipeError
-from moulage.generators import _r3gan, r3gan
+from moulage.generators import r3gan
 from moulage.generators._condition import LabelEmbedding
 
 TINY: dict[str, Any] = {"channel_base": 64, "max_channels": 16, "num_blocks": 1, "latent_size": 6, "steps": 3}
 TINY |= {"batch_size": 4, "burn_in_steps": 2, "discriminator_augment": "none", "precision": "fp32"}
 
 
-def game(num_classes: int = 1, size: int = 16, **options: Any) -> _r3gan.Game:
+def game(num_classes: int = 1, size: int = 16, **options: Any) -> r3gan.Game:
     torch.manual_seed(0)
-    return _r3gan.Game(plugins.configure("generators", "r3gan", TINY | options), num_classes, size)
+    return r3gan.Game(plugins.configure("generators", "r3gan", TINY | options), num_classes, size)
 
 
 def batch(num: int = 4, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def batch(num: int = 4, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_blocks_start_as_the_identity():
-    block = _r3gan.Block(16, r3gan.Config(), 6)
+    block = r3gan.Block(16, r3gan.Config(), 6)
     x = torch.randn(2, 16, 5, 5)
     assert torch.equal(block(x), x)
 

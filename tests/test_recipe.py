@@ -165,14 +165,14 @@ def test_differences_are_named():
 
 def test_a_feature_network_that_is_not_installed_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch):
     from moulage import backbones
-    from moulage.tasks.arms import check_fidelity
+    from moulage.stages.generator import Generator
 
     values = {"study": {"name": "x"}, "generators": {"gan": {"plugin": "dcgan", "classes": ["AK"]}}}
-    check_fidelity(recipes.parse(values))
+    Generator.check_recipe(recipes.parse(values))
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="not installed") as raised:
-        check_fidelity(recipes.parse(values))
+        Generator.check_recipe(recipes.parse(values))
     assert "judge_images = 0" in raised.value.hint
-    check_fidelity(recipes.parse({**values, "fidelity": {"num_images": 0, "judge_images": 0}}))
+    Generator.check_recipe(recipes.parse({**values, "fidelity": {"num_images": 0, "judge_images": 0}}))
     with pytest.raises(RecipeError, match=r"fidelity\.features"):
-        check_fidelity(recipes.parse({**values, "fidelity": {"features": {"network": "vgg"}}}))
+        Generator.check_recipe(recipes.parse({**values, "fidelity": {"features": {"network": "vgg"}}}))

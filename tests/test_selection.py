@@ -16,7 +16,7 @@ from moulage.selection import ImageSet
 from moulage.selection._probability import probabilities
 from moulage.selection._space import highest, how_many, support
 from moulage.selection.diversity import quotas
-from moulage.tasks.select import chain, decisions, first_seeds, pictures, summary, survivors
+from moulage.stages.selection import Rule, chain, decisions, first_seeds, pictures, summary, survivors
 
 CLASSES = ("AK", "NV", "DF")
 NAMES = plugins.names("selection")
@@ -311,7 +311,7 @@ def test_best_keeps_the_surest(by, real):
 
 
 def rule(plugin, **config):
-    return {"plugin": plugin, "config": config}
+    return Rule(plugin, config)
 
 
 def test_each_rule_sees_what_those_before_it_kept(real, candidates):
@@ -328,8 +328,7 @@ def test_each_rule_sees_what_those_before_it_kept(real, candidates):
     table = decisions(steps, candidates)
     assert len(table) == sum(len(step.rows) for step in steps)
     assert set(table["image"][~table["kept"]]) == set(candidates.catalog.images) - set(candidates.catalog.images[kept])
-    settings = {"rules": rules, "want": {"AK": 1, "NV": 1}, "generator": "g", "network": "n"}
-    found = summary(settings, steps, candidates, candidates.catalog.take(kept))
+    found = summary(steps, candidates, candidates.catalog.take(kept), {"AK": 1, "NV": 1})
     assert [sum(each["came_in"].values()) for each in found["rules"]] == [len(step.rows) for step in steps]
     assert sum(found["kept"].values()) == len(kept)
     assert found["rules"][0]["dropped"] == {"AK": 5, "NV": 5}

@@ -17,7 +17,7 @@ from moulage.errors import RecipeError
 from moulage.generators import _stylegan2 as networks
 from moulage.generators import stylegan2
 from moulage.generators._adversary import gradient_penalty
-from moulage.generators._stylegan2_game import Game, PathLength
+from moulage.generators.stylegan2 import Game, PathLength
 from test_generators import SMALL, make
 
 TAPS = np.array([1.0, 3, 3, 1]) / 8

@@ -7,11 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from moulage import plugins
+from moulage import arm, contracts, plugins
 from moulage.classifiers import _fitting, probe
 from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
-from moulage.tasks import arms
 from moulage.treatment import PLAIN, Treatment, check_counts
 
 LN = math.log
@@ -251,8 +250,8 @@ def test_a_treatment_that_contradicts_itself_is_refused():
 
 def both(*named: str, **settings) -> Treatment:
     """Two plug-ins at once, as an arm's ``balance`` and ``treatment``."""
-    plugs = [(plugins.load("balance", n), plugins.configure("balance", n, settings.get(n, {}))) for n in named]
-    return arms.treat(plugs, np.array((1, 2, 4)))
+    plugs = [(plug := contracts.balance(name), plug.configure(settings.get(name, {}))) for name in named]
+    return arm.treat(plugs, np.array((1, 2, 4)))
 
 
 def test_a_loss_and_a_mixing_go_together_in_either_order():

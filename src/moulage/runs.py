@@ -63,6 +63,11 @@ def digest(*parts: Any, length: int = 12) -> str:
     return hasher.hexdigest()[:length]
 
 
+def seed_of(*parts: Any) -> int:
+    """A seed in 0..2**31 - 1 for one purpose, from the study's seed and the purpose's name."""
+    return int(digest(*parts), 16) % 2**31
+
+
 @contextlib.contextmanager
 def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.

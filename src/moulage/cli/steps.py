@@ -27,8 +27,8 @@ from moulage.errors import RecipeError, nearest
 from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
+    from moulage.stages.data import Prepared
     from moulage.study import Outcome
-    from moulage.tasks.prepare import Prepared
 
 
 def prepare(
@@ -58,10 +58,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read, decode, audit and split data; print what the audit found."""
+    from moulage import preview as previews
     from moulage import recipe as recipes
     from moulage import runs
-    from moulage.tasks import prepare as tasks
-    from moulage.tasks import preview as previews
+    from moulage.stages import data as stages
 
     if (recipe is None) == (not source):
         raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
@@ -81,7 +81,7 @@ def prepare(
     run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
-        prepared = tasks.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)
+        prepared = stages.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)
     sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
     _show_prepared(prepared, run, previews.changes(chosen, prepared), sheet, as_json)
 
@@ -90,8 +90,8 @@ def _show_prepared(
     prepared: "Prepared", run: Path, changed: list[dict[str, Any]], sheet: Path | None, as_json: bool
 ) -> None:
     """Audit, data sets, split and pre-processing of a prepared run, as JSON or tables."""
+    from moulage.data import data_sets
     from moulage.data.audit import Audit
-    from moulage.tasks import data_sets
 
     split, report, several = prepared.split(0), Audit.load(run / "audit.json"), data_sets.load(run)
     counts = split.counts
@@ -130,7 +130,7 @@ def fit(
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
     outcome = _run(values, on.folder(f"fit-{generator}-{'-'.join(names)}"), on.device)
-    folder = outcome.run / next(task.folder for task in outcome.tasks if task.kind == "generator")
+    folder = outcome.run / outcome.stages[0].folder  # what others need comes first
     if on.as_json:
         print_json({"generator": str(folder), "split": outcome.prepared.split(0).digest})
     else:
@@ -151,7 +151,7 @@ def sample(
     """Draw images: lossless PNG with their provenance inside, and a catalog of them."""
     from moulage import runs
     from moulage.devices import pick_device
-    from moulage.tasks.execute import draw
+    from moulage.stages.generator import draw
 
     about = runs.read_json(generator / "generator.json")
     folder = out or generator / f"samples-{first_seed}-{count}"
@@ -187,8 +187,9 @@ def train(
         arm = {"balance": "synthesize", "samples": str(samples.absolute()), "add": add}
     values["arms"] = {"with_samples" if samples else "plain": arm}
     outcome = _run(values, on.folder(f"train-{classifier}"), on.device)
-    [found] = outcome.results["fits"]
-    print_scores(found["scores"]["test"], str(outcome.run / found["folder"]), on.as_json)
+    assert outcome.results is not None
+    [found] = outcome.results.fits
+    print_scores(found.scores["test"].model_dump(), str(outcome.run / found.folder), on.as_json)
 
 
 def list_plugins(

@@ -221,6 +221,13 @@ class Verdict(Record):
     references: dict[str, str]
     detectable: Number
 
+    @property
+    def text(self) -> list[str]:
+        """All its sentences, in the order in which they are read."""
+        forbidden = f"The numbers would allow the word helps, but a control forbids it. {self.refused}"
+        refused = forbidden if self.refused else ""
+        return list(filter(None, [self.statement, *self.comparisons, refused, self.missing, self.needed, *self.notes]))
+
 
 class Power(Record):
     """What one comparison could detect: now, with other numbers of trials, and of test lesions.
