@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from classifier_case import OPTIONS as DEFAULTS
+from classifier_case import SIZE
 from moulage import backbones, plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _augment, _network, finetune
@@ -19,8 +21,6 @@ from moulage.stages import data
 from moulage.stages.plan import plan
 from moulage.treatment import PLAIN, Treatment
 from small_study import Small
-from test_classifiers import OPTIONS as DEFAULTS
-from test_classifiers import SIZE
 
 CLASSES = ("dark", "light")
 OPTIONS = DEFAULTS["finetune"]
@@ -115,7 +115,6 @@ def test_masks_that_are_all_unknown_change_nothing(tmp_path):
     known = fitted(tmp_path / "c", MASKS)
     np.testing.assert_array_equal(without.predict(PIXELS), unknown.predict(PIXELS))
     assert not np.allclose(without.predict(PIXELS), known.predict(PIXELS))
-    assert "mask_task" not in config().model_dump(), "a fit without the task keeps its folder"
 
 
 def test_a_break_changes_nothing(tmp_path):
@@ -180,7 +179,6 @@ def test_what_cannot_be_is_refused(tmp_path):
         transformer = finetune.Classifier(config(**other), CLASSES)
         with pytest.raises(RecipeError, match="several resolutions"):
             transformer.steps_and_seconds(10)
-    assert config(mask_task={"weight": 0, "units": 8}).model_dump() == config().model_dump()
     with pytest.raises(DataError, match="Masks are uint8"):
         Examples(PIXELS, LABELS, masks=MASKS[:, :8])
     with pytest.raises(DataError, match="Only the real"):

@@ -16,7 +16,6 @@ from moulage.data.filters import Filtered, Filters
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
 from moulage.stages.data import read as read_data
-from moulage.tasks import masks as predicted
 
 OF_THE_MASK = ("background", "lesion_crop")
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
@@ -263,9 +262,9 @@ def test_masks_are_read_for_steps_that_look_at_them_alone(catalog, tmp_path):
 
 def test_predicted_masks_of_a_recipe_take_the_place_of_the_datas_own(data, catalog, tmp_path):
     folder = tmp_path / "masks"
-    (folder / predicted.PREDICTED).write_text("{}")
+    (folder / masks.PREDICTED).write_text("{}")
     names = [Path(place).name for place in catalog.table["mask"]]
-    pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / predicted.TABLE, index=False)
+    pd.DataFrame({"image": catalog.images, "path": names}).iloc[1:].to_csv(folder / masks.TABLE, index=False)
     values = {"study": {"name": "x"}, "data": {"source": "folder", "path": str(data), "masks": str(folder)}}
     found = read_data(recipe.parse(values))
     assert found.table["mask"][0] == ""

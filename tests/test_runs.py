@@ -15,7 +15,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.split import Split
 from moulage.errors import RunError
 from moulage.recipe import parse, to_toml
-from moulage.stages import data
+from moulage.stages import data as prepare
 from recipes import phantom_recipe
 
 
@@ -61,8 +61,8 @@ def test_what_format_1_wrote_is_refused_with_what_to_do(tmp_path):
         lambda: Catalog.load(tmp_path / "catalog.parquet"),
         lambda: Split.load(tmp_path / "split.parquet"),
         lambda: checkpoints.load(tmp_path, "0"),
-        lambda: data.Prepared.load(tmp_path),
-        lambda: data.prepare(recipe, tmp_path),
+        lambda: prepare.load(tmp_path),
+        lambda: prepare.prepare(recipe, tmp_path),
     ):
         with pytest.raises(RunError, match="format 1; this moulage reads format 2") as caught:
             read()

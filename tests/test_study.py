@@ -319,15 +319,6 @@ def test_samples_carry_origin_seed_and_split(finished):
     assert samples.only(label="AK").table["seed"].min() == 2_000_000
 
 
-def test_pairs_are_laid_side_by_side():
-    pairs = np.zeros((7, 2, 32, 32, 3), np.uint8)
-    pairs[6, 1] = (200, 0, 0)
-    sheet = np.asarray(data.pair_sheet(pairs, tile=32, num_columns=6))
-    red = np.argwhere((sheet == (200, 0, 0)).all(axis=2))
-    assert len(red) == 32 * 32
-    assert red.min(axis=0).tolist() == [50 + 12, 33]
-
-
 FOLDS = {
     "study": {"name": "folds", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
     "data": {"source": "phantom", "options": {"num_images": 300, "size": 32, "min_lesions": 12}},

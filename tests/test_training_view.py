@@ -219,17 +219,21 @@ def test_batches_share_the_images_out_evenly(batch, limit, sizes):
     assert batches[-1].place.stop == sum(sizes)
 
 
-def test_masks_stay_beside_their_images():
+def test_metadata_and_masks_stay_beside_their_images():
     def pictures(first: int, number: int) -> Examples:
-        numbers = np.arange(first, first + number, dtype=np.uint8)[:, None, None, None]
-        pixels = np.broadcast_to(numbers, (number, 4, 4, 3)).copy()
-        return Examples(pixels, np.arange(number) % 2, masks=pixels[..., 0] * 2)
+        numbers = np.arange(first, first + number, dtype=np.uint8)
+        pixels = np.broadcast_to(numbers[:, None, None, None], (number, 4, 4, 3)).copy()
+        return Examples(pixels, numbers % 2, np.float32(numbers[:, None] * [1, 10]), pixels[..., 0] * 2)
 
     both = TrainingView(pictures(0, 9), pictures(9, 3), 5)
     for weights in (None, (1, 3)):
         for batch in both.batches(3, 1, 4, class_weights=weights):
+            numbers = batch.inputs[:, 0, 0, 0]
             assert batch.masks is not None
-            assert (batch.masks == batch.inputs[..., 0] * 2).all()
+            assert (batch.masks == numbers[:, None, None] * 2).all()
+            assert batch.metadata is not None
+            assert (batch.metadata == numbers[:, None] * [1, 10]).all()
+            assert (batch.labels == numbers % 2).all()
 
 
 def test_what_does_not_fit_is_refused():

@@ -61,7 +61,7 @@ def prepare(
     from moulage import preview as previews
     from moulage import recipe as recipes
     from moulage import runs
-    from moulage.stages import data as stages
+    from moulage.stages import data as stage
 
     if (recipe is None) == (not source):
         raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
@@ -81,7 +81,7 @@ def prepare(
     run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
-        prepared = stages.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)
+        prepared = stage.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)
     sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
     _show_prepared(prepared, run, previews.changes(chosen, prepared), sheet, as_json)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator
 from scipy import ndimage
 
@@ -16,7 +17,7 @@ from moulage.data import pixels
 from moulage.data.catalog import Catalog
 from moulage.data.filters import NO_FILTERS, Filters
 from moulage.data.pixel_writer import OK
-from moulage.errors import DataError
+from moulage.errors import DataError, RunError
 
 LESION = 255
 UNKNOWN = 128
@@ -25,6 +26,8 @@ BEND = 0.03
 """How far the lines of a grid move when a mask is warped: a standard deviation, as a share of the side."""
 NUM_KNOTS = 5
 """Points a side that are moved; a smooth surface runs through them."""
+PREDICTED, TABLE = "predicted.json", "masks.csv"
+"""In a folder of predicted masks: by what they were made, and which file is whose."""
 
 
 def check(catalog: Catalog) -> None:
@@ -89,6 +92,22 @@ def build(
 def with_masks(catalog: Catalog) -> Catalog:
     """The images that have a mask."""
     return catalog.take((catalog.table["mask"] != "").to_numpy())
+
+
+def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
+    """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
+
+    Images that have none there get none. Read them with ``fit="squash"``, as they were made.
+
+    Raises:
+        RunError: the folder holds no predicted masks.
+    """
+    if not (folder / PREDICTED).exists() or not (folder / TABLE).exists():
+        raise RunError(f"{folder} holds no predicted masks.", "Make them with `moulage masks predict`.")
+    table = pd.read_csv(folder / TABLE, dtype={"image": str, "path": str}, keep_default_na=False)
+    paths = dict(zip(table["image"], table["path"], strict=True))
+    base = folder.absolute()
+    return catalog.with_columns(mask=[str(base / paths[name]) if name in paths else "" for name in catalog.images])
 
 
 def unknown(number: int, size: int) -> np.ndarray:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
 
-from moulage import contracts, runs
+from moulage import contracts, runs, sheets
 from moulage import recipe as recipes
 from moulage.data import data_sets, masks, metadata
 from moulage.data import pixels as pixel_cache
@@ -27,7 +26,6 @@ from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.evaluation.scores import resolve
 from moulage.recipe import Recipe, to_toml
-from moulage.tasks.masks import with_predicted
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 RECIPE = "recipe.toml"
@@ -127,7 +125,7 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     """
     found = data_sets.read_main(recipe)
     if recipe.data.masks:
-        found = with_predicted(found, recipe.data.masks)
+        found = masks.with_predicted(found, recipe.data.masks)
     unknown = recipe.data.unknown
     for name in unknown:
         if name not in found.classes:
@@ -168,8 +166,8 @@ def prepare(
 ) -> Prepared:
     """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
     started = (time.perf_counter(), time.process_time())
-    if (run / PIXELS).exists():
-        runs.check_format(runs.read_json(run / PIXELS).get("format", 1), run)
+    if (run / "pixels.json").exists():
+        runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
     data_sets.check(recipe)
     filters_of(recipe)
     found = read(recipe)
@@ -205,9 +203,9 @@ def prepare(
             progress=progress,
         )
     known_masks = masks.key(catalog, recipe.data.fit) if wants_masks(recipe) else ""
-    named = [[chosen.plugin, chosen.options] for chosen in recipe.data.steps]
-    made = {"framing": recipe.data.fit, "filters": named, "masks": known_masks}
-    runs.write_json(run / PIXELS, {"format": runs.FORMAT, "folder": str(pixels.folder), "sizes": sizes(recipe), **made})
+    named = [[step.plugin, step.options] for step in recipe.data.steps]
+    made = {"format": runs.FORMAT, "framing": recipe.data.fit, "filters": named, "masks": known_masks}
+    runs.write_json(run / PIXELS, {"folder": str(pixels.folder), "sizes": sizes(recipe), **made})
     _write_recipe(recipe, run)
     runs.write_json(run / "environment.json", environment())
     if not (run / "prepare.json").exists():
@@ -359,21 +357,11 @@ def _show_pairs(report: Audit, catalog: Catalog, pixels: Pixels, sides: tuple[in
     if shown:
         rows = pixels.rows([name for pair in shown for name in (pair.first, pair.second)])
         array = pixels.array(min(sides, key=lambda side: abs(side - 64)))
+        pairs = [
+            [(str(i), array[first]), ("", array[second])] for i, (first, second) in enumerate(rows.reshape(-1, 2), 1)
+        ]
         with runs.atomic(run / "pairs.png") as temporary:
-            pair_sheet(array[rows].reshape(len(shown), 2, *array.shape[1:])).save(temporary, "PNG")
-
-
-def pair_sheet(pairs: np.ndarray, tile: int = 72, num_columns: int = 6) -> Image.Image:
-    """Numbered pairs of uint8 images [N, 2, S, S, 3], each pair side by side, ``num_columns`` pairs a row."""
-    gap, num_rows = 6, -(-len(pairs) // num_columns)
-    sheet = Image.new("RGB", (num_columns * (2 * tile + 2 * gap), num_rows * (tile + 3 * gap)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, pair in enumerate(pairs):
-        left, top = (number % num_columns) * (2 * tile + 2 * gap), (number // num_columns) * (tile + 3 * gap)
-        pen.text((left, top), str(number + 1), fill="black")
-        for side, image in enumerate(pair):
-            sheet.paste(Image.fromarray(image).resize((tile, tile)), (left + side * (tile + 1), top + 2 * gap))
-    return sheet
+            sheets.paint({"": pairs}, 72, 6).save(temporary, "PNG")
 
 
 def _write_recipe(recipe: Recipe, run: Path) -> None:

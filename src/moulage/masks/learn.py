@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy.sparse import csr_array
 
-from moulage import plugins, runs
+from moulage import contracts, plugins, runs, sheets
 from moulage.data import masks as lesion_masks
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import audit
@@ -21,6 +21,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.split import PARTS, Split, holdout, prove
 from moulage.errors import RunError
 from moulage.evaluation import resampling
+from moulage.masks.segmenter import Config, Segmenter, check_installed, dice, jaccard
 
 FIT = "squash"
 """Images are squashed to squares, so that a mask covers the whole photograph."""
@@ -55,76 +56,42 @@ def learn_masks(
 
     Args:
         source: source plug-in; images without a mask are left out.
-        path: where its data are.
-        options: its options.
+        path, options: where its data are, and its options.
         out: folder that gets the segmenter, ``segmentation.json`` and ``examples.png``.
-        settings: options of the segmenter, see ``segmentation.Config``.
+        settings: options of the segmenter, see ``segmenter.Config``.
         validation, test: shares of the images.
         seed: of the split, the training and the intervals.
-        device: where the network runs.
-        num_workers: processes that decode.
-        progress: images read and compared, steps trained.
-        say: told, line by line, what is done.
+        device, num_workers: where the network runs, and processes that decode.
+        progress, say: images read and compared, steps trained; told, line by line, what is done.
 
     Returns:
-        What ``segmentation.json`` holds: among others ``test``, which has ``all``, ``classes`` (by name) and
-        ``same_outline`` (the mean training mask, given to every image), each with ``dice``, ``jaccard``,
-        ``dice_interval`` and ``jaccard_interval`` (95 %, lesions resampled), ``num_images`` and ``num_lesions``.
+        What ``segmentation.json`` holds: among others ``test``, see ``_judged``.
 
     Raises:
         RecipeError: the source, an option, segmentation-models-pytorch or the weights are not there.
         DataError: no image has a mask, or the data cannot be read or split.
         RunError: ``out`` holds a segmenter of other settings or data, or is in use.
     """
-    from moulage import segmentation
-    from moulage.devices import pick_device
-    from moulage.randomness import reproducible
-
-    config = plugins.validate(segmentation.Config, dict(settings or {}), "segmenter")
-    segmentation.check_installed(config)
+    config = plugins.validate(Config, dict(settings or {}), "segmenter")
+    check_installed(config)
     found = read(source, path, options)
-    masked = found.take((found.table["mask"] != "").to_numpy())
+    masked = lesion_masks.with_masks(found)
     if not len(masked):
         lesion_masks.check(found)
     say(f"{found.name}: {len(found):,} images, {len(masked):,} with a mask")
+    about = {"name": found.name, "source": source, "note": found.note, "num_images": len(masked)}
     with runs.lock(out):
         data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)
         known = _finished_before(out, key)
-        if known:
-            return known
-        say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
-        segmenter, where = segmentation.Segmenter(config), str(pick_device(device))
-        best = segmenter.fit(
-            *data.arrays["train"], *data.arrays["validation"], seed=seed, folder=out, device=where, progress=progress
-        )
-        say(f"epoch {best['epoch']} is kept: validation Dice {best['validation_dice']:.3f}")
-        with reproducible("test", device=where):
-            predicted = segmenter.predict(data.arrays["test"][0], progress=progress)
-        _examples(*data.arrays["test"], predicted, seed).save(out / "examples.png")
-        data.split.save(out / "split.parquet")
-        segmenter.save(out)
-        summary = {
-            "format": runs.FORMAT,
-            "key": key,
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "data": {"name": found.name, "source": source, "note": found.note, "num_images": len(masked)},
-            "segmenter": digest_of(out),
-            "config": config.model_dump(mode="json"),
-            "fit": FIT,
-            "seed": seed,
-            "split": data.split.digest,
-            "num_images": {name: len(part) for name, part in data.parts.items()},
-            "training_seconds": sum(record["seconds"] for record in runs.read_log(out, "epoch")),
-            **best,
-            "level": LEVEL,
-            "num_resamples": NUM_RESAMPLES,
-            "test": _judged(data, predicted, seed),
-        }
-        runs.write_json(out / "segmentation.json", summary)
-        for checkpoint in out.glob("checkpoint-*.pt"):
-            checkpoint.unlink()
-    return summary
+        if known is None:
+            say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
+            known = {"format": runs.FORMAT, "key": key, "data": about}
+            known |= _learned(config, data, out, seed=seed, device=device, progress=progress, say=say)
+            runs.write_json(out / "segmentation.json", known)
+            for checkpoint in out.glob("checkpoint-*.pt"):
+                checkpoint.unlink()
+    return known
 
 
 @dataclass(frozen=True)
@@ -166,8 +133,38 @@ class _Data:
         return cls(parts, arrays, split, pixels.folder.name)
 
 
+def _learned(
+    config: Config, data: _Data, out: Path, *, seed: int, device: str, progress: runs.Progress, say: Say
+) -> dict[str, Any]:
+    """Train, test and save; what is known of it."""
+    segmenter = Segmenter(config)
+    best = segmenter.fit(
+        *data.arrays["train"], *data.arrays["validation"], seed=seed, folder=out, device=device, progress=progress
+    )
+    say(f"epoch {best['epoch']} is kept: validation Dice {best['validation_dice']:.3f}")
+    predicted = segmenter.predict(data.arrays["test"][0], progress=progress)
+    _examples(*data.arrays["test"], predicted, seed).save(out / "examples.png")
+    data.split.save(out / "split.parquet")
+    segmenter.save(out)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "segmenter": digest_of(out),
+        "config": config.model_dump(mode="json"),
+        "fit": FIT,
+        "seed": seed,
+        "split": data.split.digest,
+        "num_images": {name: len(part) for name, part in data.parts.items()},
+        "training_seconds": sum(record["seconds"] for record in runs.read_log(out, "epoch")),
+        **best,
+        "level": LEVEL,
+        "num_resamples": NUM_RESAMPLES,
+        "test": _judged(data, predicted, seed),
+    }
+
+
 def read(source: str, path: Path | None, options: Mapping[str, Any]) -> Catalog:
-    return plugins.load("sources", source).read(path, plugins.configure("sources", source, dict(options), "options"))
+    plugin = contracts.source(source)
+    return plugin.read(path, plugin.configure(options, "options"))
 
 
 def digest_of(folder: Path) -> str:
@@ -190,7 +187,11 @@ def _finished_before(out: Path, key: str) -> dict[str, Any] | None:
 
 
 def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
-    """Scores of the test part, and of the mean training mask given to every image (``same_outline``)."""
+    """Scores of the test part: ``all``, ``classes`` by name, ``same_outline`` (the mean training mask for every image).
+
+    Each has ``dice``, ``jaccard``, ``dice_interval`` and ``jaccard_interval`` (95 %, lesions resampled), ``num_images``
+    and ``num_lesions``.
+    """
     truth, part = data.arrays["test"][1], data.parts["test"]
     same = lesion_masks.binary(data.arrays["train"][1].mean(0) > lesion_masks.LESION / 2)
     outline = _scores(np.broadcast_to(same, truth.shape), truth, part, seed)["all"]
@@ -199,8 +200,6 @@ def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
 
 def _scores(predicted: np.ndarray, true: np.ndarray, part: Catalog, seed: int) -> dict[str, Any]:
     """Means with intervals over all images and of each class; arrays uint8 [N, S, S] in the order of ``part``."""
-    from moulage.segmentation import dice, jaccard
-
     values = {"dice": dice(predicted, true), "jaccard": jaccard(predicted, true)}
     labels = part.labels
     classes = {name: _means(values, part, labels == k, seed) for k, name in enumerate(part.classes)}
@@ -228,30 +227,26 @@ def _means(values: Mapping[str, np.ndarray], part: Catalog, rows: np.ndarray, se
 
 def _examples(images: np.ndarray, true: np.ndarray, predicted: np.ndarray, seed: int) -> Image.Image:
     """Rows of examples, drawn at random, worst and best by Dice: image, true outline, predicted outline."""
-    from moulage.segmentation import dice
-
     values = dice(predicted, true)
     order = np.argsort(values, kind="stable")
     drawn = np.random.default_rng(seed).permutation(len(values))[:NUM_OF_A_KIND]
     kinds = {"random": drawn, "worst": order[:NUM_OF_A_KIND], "best": order[::-1][:NUM_OF_A_KIND]}
-    side, line, gap = images.shape[1], 14, 4
-    width = NUM_OF_A_KIND * (3 * (side + 1) + gap)
-    canvas = Image.new("RGB", (width, len(kinds) * (side + line + gap) + line), "white")
-    pen = ImageDraw.Draw(canvas)
-    for i, (kind, rows) in enumerate(kinds.items()):
-        top = i * (side + line + gap)
-        for j, row in enumerate(rows):
-            left = j * (3 * (side + 1) + gap)
-            pen.text((left, top), f"{kind}: Dice {values[row]:.3f}", "black")
-            outlined = (_outlined(images[row], true[row], TRUE_COLOUR), _outlined(images[row], predicted[row]))
-            for k, picture in enumerate((images[row], *outlined)):
-                canvas.paste(Image.fromarray(picture), (left + k * (side + 1), top + line))
-    words = "Each: the image, the true outline (green), the predicted outline (pink)."
-    pen.text((0, canvas.height - line), words, "black")
-    return canvas
+    shown = {
+        kind: [
+            [
+                (f"Dice {values[row]:.3f}", images[row]),
+                ("", _outlined(images[row], true[row], TRUE_COLOUR)),
+                ("", _outlined(images[row], predicted[row], PREDICTED_COLOUR)),
+            ]
+            for row in rows
+        ]
+        for kind, rows in kinds.items()
+    }
+    note = "Each: the image, the true outline (green), the predicted outline (pink)."
+    return sheets.paint(shown, images.shape[1], NUM_OF_A_KIND, note=note)
 
 
-def _outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = PREDICTED_COLOUR) -> np.ndarray:
+def _outlined(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The image with the lesion's outermost pixels in a colour, uint8 [S, S, 3]."""
     found = np.array(image)
     found[(lesion_masks.boundary(mask) > 0) & (mask > 0)] = colour

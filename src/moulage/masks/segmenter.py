@@ -1,13 +1,9 @@
 """A U-Net that finds the lesion in a photograph, and the two measures of how well it does.
 
 The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) on the encoder of any timm network, built by
-segmentation-models-pytorch. What is minimised is cross-entropy plus one minus the soft Dice coefficient in the form of
-Drozdzal et al. 2016 (arXiv:1608.04117). ``tasks.segmentation`` trains it on a source, ``tasks.masks`` predicts for
-another.
+segmentation-models-pytorch. ``learn`` trains it on a source, ``predict`` makes masks for another.
 """
 
-import copy
-import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +12,13 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn import functional
 
 from moulage import backbones, checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
 from moulage.data import symmetries
 from moulage.data.masks import LESION, binary
+from moulage.epochs import State, fall, rise
 from moulage.errors import DataError, RecipeError, RunError
+from moulage.losses import cross_entropy_and_dice
 
 KIND = "lesion segmenter"
 """Stands in ``config.json``, so that the folder of something else is refused."""
@@ -100,27 +97,20 @@ class Segmenter:
     ) -> dict[str, float]:
         """Train, and keep the epoch with the best mean Dice of the validation images (the first of equals).
 
-        The same call again gives the same network, also after a break: ``folder`` gets a checkpoint and a line of
-        ``log.jsonl`` after every epoch.
+        The same call again gives the same network, also after a break: ``folder`` gets checkpoints and ``log.jsonl``.
 
         Args:
-            images: uint8 [N, S, S, 3], N at least 2; may be memory-mapped.
-            masks: uint8 [N, S, S].
-            validation_images: uint8 [M, S, S, 3].
-            validation_masks: uint8 [M, S, S].
+            images, validation_images: uint8 [N, S, S, 3], 2 or more to train on; may be memory-mapped.
+            masks, validation_masks: uint8 [N, S, S].
             seed: of initial weights, order and augmentation.
-            folder: where log and checkpoints go.
-            device: "cpu", "cuda:0" ...
-            progress: called after each step.
 
         Returns:
             ``epoch`` (from 1) and ``validation_dice`` of what is kept.
 
         Raises:
-            RecipeError: segmentation-models-pytorch or the weights are not there, or the network makes no encoder.
+            RecipeError: something is not installed, or the network makes no encoder.
             DataError: arrays of the wrong kind or size, or too few images.
-            DivergedError: the loss is not finite any more.
-            CheckpointError: ``folder`` holds checkpoints of other options, images or seed.
+            DivergedError, CheckpointError: as of a classifier's ``fit``.
         """
         for pixels, truth in ((images, masks), (validation_images, validation_masks)):
             _check(pixels, self.config.size, truth)
@@ -131,50 +121,43 @@ class Segmenter:
         num_steps = config.steps_per_epoch or batches.num_steps(1)
         with randomness.reproducible("segmentation", seed, device=self.device):
             self.network = network = _build(config).to(self.device)
-            data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
-            settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
-            groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
-            optimizer, done = torch.optim.AdamW(groups, fused=True), 0
-            best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
-            resumed = checkpoints.load(folder, settings)
-            if resumed:
-                done, state = resumed
-                network.load_state_dict(state["network"])
-                optimizer.load_state_dict(state["optimizer"])
-                best = state["best"]
-
-            def one_step(step: int) -> torch.Tensor:
-                rows, rng = batches[step], randomness.numpy_rng("augment", seed, step)
-                pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
-                with devices.precision(self.device, config.precision):
-                    logits = network(pixels)
-                loss = loss_of(logits, truth)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * _share(step, config, num_steps)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                return loss.detach()
-
+            data = map(_digest, (images, masks, validation_images, validation_masks))
+            settings = runs.digest(config.model_dump(), backbones.digest(network), seed, list(data))
+            done, saved = checkpoints.load(folder, settings) or (0, None)
+            state = _begin(network, config, num_steps)
+            if saved:
+                state.load(saved)
             for epoch in range(done + 1, config.epochs + 1):
                 start = time.perf_counter()
                 torch.manual_seed(randomness.seed_from("segmentation", seed, epoch))
                 network.train()
                 total = torch.zeros((), device=self.device)
+                so_far = f", best Dice {state.best_merit:.3f}" if state.best else ""
                 for step in range((epoch - 1) * num_steps, epoch * num_steps):
-                    total += one_step(step)
-                    progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}, best Dice {best['dice']:.3f}")
-                found = self.predict(validation_images)
-                train_loss, mean_dice = float(total) / num_steps, float(dice(found, validation_masks).mean())
+                    rows = batches[step]
+                    total += self._step(state, step, images[rows], masks[rows], seed)
+                    progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}{so_far}")
+                found, train_loss = self.predict(validation_images), float(total) / num_steps
                 monitoring.check_finite(epoch * num_steps, train_loss=train_loss)
-                if mean_dice > best["dice"]:
-                    best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(network.state_dict())}
+                mean_dice = float(dice(found, validation_masks).mean())
+                state.keep_best(epoch, mean_dice)
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
                 runs.log(folder, epoch=epoch, train_loss=train_loss, **scored, seconds=time.perf_counter() - start)
-                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-                checkpoints.save(folder, epoch, state, settings)
-            network.load_state_dict(best["network"])
-        return {"epoch": best["epoch"], "validation_dice": best["dice"]}
+                checkpoints.save(folder, epoch, state.dump(), settings)
+            network.load_state_dict(state.best)
+        return {"epoch": state.best_epoch, "validation_dice": state.best_merit}
+
+    def _step(self, state: State[Network], step: int, images: np.ndarray, masks: np.ndarray, seed: int) -> torch.Tensor:
+        """One step on a batch, uint8 [n, S, S, 3] and [n, S, S]; the loss before it."""
+        rng = randomness.numpy_rng("augment", seed, step)
+        pixels, truth = augmented(images, masks, rng, self.config, self.device)
+        with devices.precision(self.device, self.config.precision):
+            logits = state.network(pixels)
+        loss = cross_entropy_and_dice(logits, truth)
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.step(step)
+        return loss.detach()
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
@@ -189,13 +172,14 @@ class Segmenter:
         _check(images, self.config.size)
         self.network.eval()
         found = np.empty(images.shape[:3], np.uint8)
-        for start in range(0, len(images), PREDICT_BATCH):
-            batch = slice(start, start + PREDICT_BATCH)
-            pixels = backbones.to_float(images[batch], self.device, channels_last=True)
-            with devices.precision(self.device, self.config.precision):
-                logits = self.network(pixels)
-            found[batch] = binary((logits.float() > 0).cpu().numpy())
-            progress(min(batch.stop, len(images)), len(images), "masks")
+        with randomness.reproducible("masks", device=self.device):
+            for start in range(0, len(images), PREDICT_BATCH):
+                batch = slice(start, start + PREDICT_BATCH)
+                pixels = backbones.to_float(images[batch], self.device, channels_last=True)
+                with devices.precision(self.device, self.config.precision):
+                    logits = self.network(pixels)
+                found[batch] = binary((logits.float() > 0).cpu().numpy())
+                progress(min(batch.stop, len(images)), len(images), "masks")
         return found
 
     def save(self, folder: Path) -> None:
@@ -229,11 +213,7 @@ class Segmenter:
 def dice(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Dice coefficient of each image, float64 [N] in 0..1: twice the common area over the sum of the areas.
 
-    Two empty masks agree: 1.
-
-    Args:
-        predicted: uint8 [N, S, S], 0 or 255.
-        true: the same.
+    Masks are uint8 [N, S, S], 0 or 255; two empty ones agree: 1.
     """
     common, either = _areas(predicted, true)
     return np.divide(2 * common, common + either, out=np.ones(len(common)), where=either > 0)
@@ -253,34 +233,12 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
     return (ours & theirs).sum((1, 2)).astype(np.float64), (ours | theirs).sum((1, 2)).astype(np.float64)
 
 
-def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean binary cross-entropy of the pixels, plus the mean over images of one minus the soft Dice coefficient.
-
-    Args:
-        logits: float [n, S, S]; taken as float32.
-        targets: float32 [n, S, S] in 0..1.
-    """
-    logits = logits.float()
-    inside = torch.sigmoid(logits)
-    common, both = (inside * targets).sum((1, 2)), inside.sum((1, 2)) + targets.sum((1, 2))
-    overlap = (2 * common + 1) / (both + 1)  # the ones let an image without lesion count
-    return functional.binary_cross_entropy_with_logits(logits, targets) + (1 - overlap).mean()
-
-
 def augmented(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, config: Config, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch in random symmetries of the square and under slightly other light.
+    """A batch, uint8 [n, S, S, 3] and [n, S, S], in random symmetries of the square and under slightly other light.
 
-    Args:
-        images: uint8 [n, S, S, 3].
-        masks: uint8 [n, S, S].
-        rng: the only source of randomness.
-        config: strengths.
-        device: where the tensors go.
-
-    Returns:
-        Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1.
+    Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1; ``config`` has the strengths.
     """
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
@@ -345,10 +303,16 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
     encoder.load_state_dict({key: known[keys[key]] for key in wanted})
 
 
-def _share(step: int, config: Config, num_steps: int) -> float:
-    """Share of the highest learning rate at a step (from 0); ``num_steps``: steps an epoch."""
-    rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return rise * 0.5 * (1 + math.cos(math.pi * step / (config.epochs * num_steps)))
+def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
+    """A network before its first step; ``num_steps``: steps an epoch."""
+    groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
+    total = config.epochs * num_steps
+
+    def rate_at(step: int) -> float:
+        # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
+        return rise(step, config.warmup_steps) * fall(step, total)
+
+    return State(network, torch.optim.AdamW(groups, fused=True), rate_at)
 
 
 def _digest(array: np.ndarray) -> str:
