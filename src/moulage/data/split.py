@@ -12,7 +12,7 @@ of every split. The others are split as if those were not there; shares are shar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,16 @@ class Split:
         """
         if name not in (*PARTS, RESERVE):
             raise DataError(f'There is no part "{name}".', f"Parts: {', '.join((*PARTS, RESERVE))}.")
-        return _part(self, catalog, name)
+        chosen = (self.table["part"] == name).to_numpy()
+        if np.array_equal(self.table["image"].to_numpy(object), catalog.images):  # so it is but for a catalog of fewer
+            return catalog.take(chosen)
+        rows, number = catalog.table["image"].isin(self.table.loc[chosen, "image"]).to_numpy(), chosen.sum()
+        if rows.sum() != number:
+            raise LeakError(
+                f"{catalog.name} holds {rows.sum()} of the {number} images in part {name} of split {self.digest}.",
+                "Use the catalog that was split, or split this one.",
+            )
+        return catalog.take(rows)
 
     @cached_property
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -94,20 +103,6 @@ class Split:
                 "Restore the file, or delete it and run the command again.",
             )
         return split
-
-
-@lru_cache(maxsize=8)  # every stage of a trial asks for the same few
-def _part(split: Split, catalog: Catalog, name: str) -> Catalog:
-    chosen = (split.table["part"] == name).to_numpy()
-    if np.array_equal(split.table["image"].to_numpy(object), catalog.images):  # always so but for a catalog of fewer
-        return catalog.take(chosen)
-    rows = catalog.table["image"].isin(split.table.loc[chosen, "image"]).to_numpy()
-    if rows.sum() != chosen.sum():
-        raise LeakError(
-            f"{catalog.name} holds {rows.sum()} of the {chosen.sum()} images in part {name} of split {split.digest}.",
-            "Use the catalog that was split, or split this one.",
-        )
-    return catalog.take(rows)
 
 
 def holdout(catalog: Catalog, *, validation: float = 0.1, test: float = 0.2, seed: int) -> Split:
