@@ -52,39 +52,25 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong or worth knowing.
+    """One thing that is wrong or worth knowing."""
 
-    Attributes:
-        kind: what it is, such as ``truncated image``.
-        severity: ``error`` (images are quarantined or the split will fail), ``warning``, ``note``.
-        num_images: how many images it concerns.
-        images: the names of the first ``NUM_NAMED`` of them.
-        message: one sentence.
-        advice: what to do; may be empty.
-    """
-
-    kind: str
-    severity: Severity
-    num_images: int
-    images: tuple[str, ...]
-    message: str
-    advice: str = ""
+    kind: str  # what it is, such as ``truncated image``
+    severity: Severity  # ``error`` (images are quarantined or the split will fail), ``warning``, ``note``
+    num_images: int  # how many images it concerns
+    images: tuple[str, ...]  # the names of the first ``NUM_NAMED`` of them
+    message: str  # one sentence
+    advice: str = ""  # what to do; may be empty
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """What an audit found."""
 
-    Attributes:
-        findings: the most severe first.
-        quarantined: image -> why it cannot be used.
-        pairs: near-duplicates with their evidence; ``accepted`` ones are joined, the others only shown.
-        groups: image -> the group that a split must keep together, for all images that are not quarantined.
-    """
-
-    findings: tuple[Finding, ...] = ()
-    quarantined: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()  # the most severe first
+    quarantined: dict[str, str] = field(default_factory=dict)  # image -> why it cannot be used
+    # near-duplicates with their evidence; ``accepted`` ones are joined, the others only shown
     pairs: tuple[Pair, ...] = ()
+    # image -> the group that a split must keep together, for all images that are not quarantined
     groups: dict[str, str] = field(default_factory=dict)
 
     def clean(self, catalog: Catalog) -> Catalog:

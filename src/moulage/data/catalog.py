@@ -38,23 +38,14 @@ REAL = "real"
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Images, labels and what is known of them; no pixels. Never changed: what is derived from it is kept.
+    """Images, labels and what is known of them; no pixels. Never changed: what is derived from it is kept."""
 
-    Attributes:
-        table: one row an image, with the columns of ``COLUMNS``.
-        classes: class names in the order of their indices.
-        name: the data set's name, for reports.
-        root: folder that relative locations start from.
-        note: attribution, licence or remarks of the source, for the report.
-        unlabelled: files that look like images of the data set but that no label names; for the audit.
-    """
-
-    table: pd.DataFrame
-    classes: tuple[str, ...]
-    name: str = "data"
-    root: Path = field(default_factory=Path)
-    note: str = ""
-    unlabelled: tuple[str, ...] = ()
+    table: pd.DataFrame  # one row an image, with the columns of ``COLUMNS``
+    classes: tuple[str, ...]  # class names in the order of their indices
+    name: str = "data"  # the data set's name, for reports
+    root: Path = field(default_factory=Path)  # folder that relative locations start from
+    note: str = ""  # attribution, licence or remarks of the source, for the report
+    unlabelled: tuple[str, ...] = ()  # files that look like images but that no label names; for the audit
 
     @classmethod
     def build(

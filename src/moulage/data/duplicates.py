@@ -54,24 +54,15 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that look like the same photograph, with the evidence.
+    """Two images that look like the same photograph, with the evidence."""
 
-    Attributes:
-        first, second: image names.
-        orientation: one of ``ORIENTATIONS``.
-        similarity: cosine of the descriptors, -1 to 1.
-        detail: correlation of fine structure after alignment, -1 to 1.
-        overlap: share of the thumbnail that both images show, 0 to 1.
-        accepted: whether the pair is taken as one photograph and joined into one group.
-    """
-
-    first: str
+    first: str  # name of an image
     second: str
-    orientation: str
-    similarity: float
-    detail: float
-    overlap: float
-    accepted: bool
+    orientation: str  # one of ``ORIENTATIONS``
+    similarity: float  # cosine of the descriptors, -1 to 1
+    detail: float  # correlation of fine structure after alignment, -1 to 1
+    overlap: float  # share of the thumbnail that both images show, 0 to 1
+    accepted: bool  # whether the pair is taken as one photograph and joined into one group
 
 
 def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:

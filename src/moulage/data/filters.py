@@ -22,17 +22,11 @@ MIN_SIDE = 8
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter has made of an image.
+    """What a filter has made of an image."""
 
-    Attributes:
-        image: uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this.
-        share: of the pixels that were changed or cut away, 0..1; 0: the image is as it was.
-        box: left, top, right, bottom in pixels of what is kept; None: everything.
-    """
-
-    image: np.ndarray
-    share: float = 0.0
-    box: tuple[int, int, int, int] | None = None
+    image: np.ndarray  # uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this
+    share: float = 0.0  # of the pixels that were changed or cut away, 0..1; 0: the image is as it was
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in pixels of what is kept; None: everything
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,10 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Member:
-    """One data set of a joined catalog.
+    """One data set of a joined catalog."""
 
-    Attributes:
-        name: empty for the main one.
-        shown: its images, under the names and lesion ids that the data set itself gives.
-    """
-
-    name: str
-    shown: Shown
+    name: str  # empty for the main one
+    shown: Shown  # its images, under the names and lesion ids that the data set itself gives
 
     @property
     def called(self) -> str:

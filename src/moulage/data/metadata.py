@@ -25,19 +25,12 @@ OLDEST = 120.0
 
 @dataclass(frozen=True)
 class Encoder:
-    """How metadata become numbers; each column of the catalog is a block of columns, the last of them "missing".
+    """How metadata become numbers; each column of the catalog is a block of columns, the last of them "missing"."""
 
-    Attributes:
-        columns: of the catalog, each one of ``recipe_tables.METADATA``.
-        words: the values that the training part names, for each column but age, sorted.
-        mean: of the ages of the training part, in years.
-        std: their standard deviation; 1 where they do not vary.
-    """
-
-    columns: tuple[str, ...]
-    words: dict[str, tuple[str, ...]]
-    mean: float = 0.0
-    std: float = 1.0
+    columns: tuple[str, ...]  # of the catalog, each one of ``recipe_tables.METADATA``
+    words: dict[str, tuple[str, ...]]  # the values that the training part names, for each column but age, sorted
+    mean: float = 0.0  # of the ages of the training part, in years
+    std: float = 1.0  # their standard deviation; 1 where they do not vary
 
     @classmethod
     def fit(cls, train: Catalog, columns: Sequence[str]) -> "Encoder":

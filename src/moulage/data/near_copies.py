@@ -37,24 +37,16 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class NearCopies:
-    """Which images are near-copies of training images.
+    """Which images are near-copies of training images."""
 
-    Attributes:
-        threshold: an image whose distance is below it is a near-copy.
-        distance: float64 [N] in 0..2 (0: the same structure, 1: nothing in common) to the nearest training image.
-        nearest: row of that training image, int64 [N].
-        is_copy: bool [N].
-        expected_false_alarms: largest expected share of images as new as the calibration's that are called copies;
-            above what was asked for where there are too few calibration images to promise it.
-        calibration: distances of the real images that set the threshold, float64 [n].
-    """
-
-    threshold: float
-    distance: np.ndarray
-    nearest: np.ndarray
-    is_copy: np.ndarray
+    threshold: float  # an image whose distance is below it is a near-copy
+    distance: np.ndarray  # to the nearest training image, float64 [N] in 0..2; 0: the same structure, 1: none in common
+    nearest: np.ndarray  # row of that training image, int64 [N]
+    is_copy: np.ndarray  # bool [N]
+    # largest expected share of images as new as the calibration's that are called copies; above what was asked for
+    # where there are too few calibration images to promise it
     expected_false_alarms: float
-    calibration: np.ndarray
+    calibration: np.ndarray  # distances of the real images that set the threshold, float64 [n]
 
     def take(self, rows: np.ndarray) -> "NearCopies":
         """What was found of these images."""

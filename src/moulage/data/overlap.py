@@ -27,17 +27,11 @@ SAME_BYTES, SAME_NAME, SAME_LESION, NEAR = "same bytes", "same name", "same lesi
 
 @dataclass(frozen=True)
 class Shown:
-    """Images and what tells them apart.
+    """Images and what tells them apart."""
 
-    Attributes:
-        catalog: N images.
-        sha256: of their bytes, [N] of str.
-        thumbnails: uint8 [N, 32, 32, 3].
-    """
-
-    catalog: Catalog
-    sha256: np.ndarray
-    thumbnails: np.ndarray
+    catalog: Catalog  # N images
+    sha256: np.ndarray  # of their bytes, [N] of str
+    thumbnails: np.ndarray  # uint8 [N, 32, 32, 3]
 
     @classmethod
     def of(cls, catalog: Catalog, pixels: Pixels) -> "Shown":

@@ -39,23 +39,15 @@ def file_name(size: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the scan.
+    """One row of the scan."""
 
-    Attributes:
-        sha256: of the file's bytes (of the row's, for arrays); empty where there is none.
-        width, height: pixels, as stored; 0 where unknown.
-        mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
-        status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
-        message: what is wrong, for a person.
-        changed: how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters.
-    """
-
-    sha256: str = ""
-    width: int = 0
+    sha256: str = ""  # of the file's bytes (of the row's, for arrays); empty where there is none
+    width: int = 0  # pixels, as stored; 0 where unknown
     height: int = 0
-    mode: str = ""
-    status: str = OK
-    message: str = ""
+    mode: str = ""  # Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
+    status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
+    message: str = ""  # what is wrong, for a person
+    # how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters
     changed: tuple[float, ...] = ()
 
 

@@ -39,15 +39,10 @@ _SPARE_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels of a catalog's images.
+    """The pixels of a catalog's images."""
 
-    Attributes:
-        folder: where the cache is.
-        scan: one row an image, in catalog order: ``image`` and the fields of ``Row``.
-    """
-
-    folder: Path
-    scan: pd.DataFrame
+    folder: Path  # where the cache is
+    scan: pd.DataFrame  # one row an image, in catalog order: ``image`` and the fields of ``Row``
 
     def array(self, size: int) -> np.ndarray:
         """uint8 RGB [N, size, size, 3], memory-mapped, in catalog order; zeros where the status is not ok."""

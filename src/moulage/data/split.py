@@ -35,18 +35,11 @@ COLUMNS = ("image", "label", "group", "part")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One trial: the part of every image. Never changed: what is derived from it is kept.
+    """One trial: the part of every image. Never changed: what is derived from it is kept."""
 
-    Attributes:
-        table: columns ``image``, ``label``, ``group`` and ``part`` (one of ``PARTS``, or ``RESERVE``), all text, one
-            row an image.
-        digest: digest of what the table says, whatever the order of its rows.
-        scheme: how it was made: kind, fractions, seed, repeat and fold, and the class names in order.
-    """
-
-    table: pd.DataFrame
-    digest: str
-    scheme: dict[str, Any]
+    table: pd.DataFrame  # one row an image; ``COLUMNS``, all text; ``part`` is one of ``PARTS``, or ``RESERVE``
+    digest: str  # digest of what the table says, whatever the order of its rows
+    scheme: dict[str, Any]  # how it was made: kind, fractions, seed, repeat and fold, and the class names in order
 
     def part(self, catalog: Catalog, name: str) -> Catalog:
         """The rows of ``catalog`` that are in this part, in the catalog's order; none where there is no reserve.

@@ -25,20 +25,15 @@ WEIGHTED_STREAM = 0x0DE3
 class Examples:
     """Inputs and their labels.
 
-    Attributes:
-        inputs: uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped.
-        labels: class indices, int64 [N].
-        metadata: of the patients, float32 [N, M]; None where the classifier reads none.
-        masks: of the lesions, uint8 [N, S, S]: 255 inside, 0 outside, ``masks.UNKNOWN`` all over where there is none;
-            None where the classifier learns none.
-
     Raises:
         DataError: these do not match, or inputs are neither pixels nor embeddings.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
-    metadata: np.ndarray | None = None
+    inputs: np.ndarray  # uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped
+    labels: np.ndarray  # class indices, int64 [N]
+    metadata: np.ndarray | None = None  # of the patients, float32 [N, M]; None where the classifier reads none
+    # of the lesions, uint8 [N, S, S]: 255 inside, 0 outside, ``masks.UNKNOWN`` all over where there is none; None
+    # where the classifier learns none
     masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -72,42 +67,30 @@ class Examples:
 
 
 class Batch(NamedTuple):
-    """Some examples of an epoch.
+    """Some examples of an epoch."""
 
-    Attributes:
-        inputs: as in ``Examples``, [n, ...].
-        labels: int64 [n].
-        place: where they stand in the epoch's order.
-        metadata: float32 [n, M], or None.
-        masks: uint8 [n, S, S], or None.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-    place: slice
-    metadata: np.ndarray | None
-    masks: np.ndarray | None
+    inputs: np.ndarray  # as in ``Examples``, [n, ...]
+    labels: np.ndarray  # int64 [n]
+    place: slice  # where they stand in the epoch's order
+    metadata: np.ndarray | None  # float32 [n, M], or None
+    masks: np.ndarray | None  # uint8 [n, S, S], or None
 
 
 @dataclass(frozen=True)
 class TrainingView:
     """Real and extra examples, and the order of every epoch.
 
-    Attributes:
-        real: the training part of the split.
-        extra: what the arm adds; ``None`` or empty for an arm that adds nothing.
-        num_slots: how many more images than the real ones an epoch holds. The same for all arms of a study: the
-            largest number of extra examples that one of them has.
-        weights: how often an epoch holds each real and then each extra example, relative to one of weight 1, float64
-            [num_real + num_extra], above 0; None: all alike.
-
     Raises:
         DataError: no real examples, more extra examples than slots, inputs of different shapes, or such weights.
     """
 
-    real: Examples
-    extra: Examples | None
+    real: Examples  # the training part of the split
+    extra: Examples | None  # what the arm adds; ``None`` or empty for an arm that adds nothing
+    # how many more images than the real ones an epoch holds. The same for all arms of a study: the largest number of
+    # extra examples that one of them has
     num_slots: int
+    # how often an epoch holds each real and then each extra example, relative to one of weight 1, float64 [num_real +
+    # num_extra], above 0; None: all alike
     weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:

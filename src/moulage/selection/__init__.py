@@ -22,18 +22,13 @@ from moulage.errors import DataError
 class ImageSet:
     """Rows of a catalog with what is seen of them, all in one order.
 
-    Attributes:
-        catalog: one row an image, N in all.
-        pixels: uint8 [N, S, S, 3].
-        features: float32 [N, D], of one feature network.
-
     Raises:
         DataError: the three do not fit each other.
     """
 
-    catalog: Catalog
-    pixels: np.ndarray
-    features: np.ndarray
+    catalog: Catalog  # one row an image, N in all
+    pixels: np.ndarray  # uint8 [N, S, S, 3]
+    features: np.ndarray  # float32 [N, D], of one feature network
 
     def __post_init__(self) -> None:
         for name, shape, num_axes in (("pixels", self.pixels.shape, 4), ("features", self.features.shape, 2)):
@@ -65,20 +60,13 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule says of N candidates.
+    """What a rule says of N candidates."""
 
-    Attributes:
-        keep: bool [N].
-        score: float64 [N]; the higher, the sooner a candidate is kept. Each rule says what it measures.
-        reasons: N sentences, one a candidate: the number that decided, and what it was held against.
-        nearest: the row of the reference that the reason speaks of, int64 [N]; -1 for none.
-        notes: sentences about the rule on these data: what it could not judge, how many real images it would drop.
-    """
-
-    keep: np.ndarray
-    score: np.ndarray
-    reasons: list[str]
-    nearest: np.ndarray
+    keep: np.ndarray  # bool [N]
+    score: np.ndarray  # float64 [N]; the higher, the sooner a candidate is kept. Each rule says what it measures.
+    reasons: list[str]  # N sentences, one a candidate: the number that decided, and what it was held against
+    nearest: np.ndarray  # the row of the reference that the reason speaks of, int64 [N]; -1 for none
+    # sentences about the rule on these data: what it could not judge, how many real images it would drop
     notes: list[str] = field(default_factory=list)
 
     @classmethod

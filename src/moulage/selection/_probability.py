@@ -9,17 +9,11 @@ from moulage.selection import ImageSet
 
 
 class Probabilities(NamedTuple):
-    """Of K classes.
+    """Of K classes."""
 
-    Attributes:
-        candidates: float64 [N, K].
-        real: out of fold, float64 [M, K].
-        rows: the M real images, rows of the reference.
-    """
-
-    candidates: np.ndarray
-    real: np.ndarray
-    rows: np.ndarray
+    candidates: np.ndarray  # float64 [N, K]
+    real: np.ndarray  # out of fold, float64 [M, K]
+    rows: np.ndarray  # the M real images, rows of the reference
 
 
 def probabilities(

@@ -8,17 +8,11 @@ from moulage.data.neighbours import squared_blocks
 
 
 class Support(NamedTuple):
-    """Where N queries lie in the balls around M real images.
+    """Where N queries lie in the balls around M real images."""
 
-    Attributes:
-        ratio: the largest radius/distance over all balls, float64 [N]; 1 and more: in one of them.
-        ball: the real image of that ball, int64 [N].
-        rarity: the smallest radius of the balls that a query lies in, float64 [N]; inf: it lies in none.
-    """
-
-    ratio: np.ndarray
-    ball: np.ndarray
-    rarity: np.ndarray
+    ratio: np.ndarray  # the largest radius/distance over all balls, float64 [N]; 1 and more: in one of them
+    ball: np.ndarray  # the real image of that ball, int64 [N]
+    rarity: np.ndarray  # the smallest radius of the balls that a query lies in, float64 [N]; inf: it lies in none
 
 
 def support(
