@@ -98,11 +98,7 @@ class Audit:
 
     @classmethod
     def load(cls, path: Path) -> "Audit":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: the file is missing or no audit.
-        """
+        """Read what ``save`` wrote; ``RunError`` where the file is missing or no audit."""
         values = runs.read_json(path)
         try:
             found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])

@@ -59,11 +59,8 @@ class Catalog:
     ) -> "Catalog":
         """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
 
-        Args:
-            rows: at least ``image``, ``label`` and ``location``. ``group`` defaults to the lesion, else the image.
-
-        Raises:
-            DataError: no rows, an empty or repeated image name, a label that is not in ``classes``.
+        ``rows`` has at least ``image``, ``label`` and ``location``; ``group`` defaults to the lesion, else the image.
+        ``DataError``: no rows, an empty or repeated image name, a label that is not in ``classes``.
         """
         table, classes = rows.copy(), tuple(classes)
         for column in TEXT:
@@ -147,11 +144,7 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: see ``parquet.read``.
-        """
+        """Read what ``save`` wrote; errors are those of ``parquet.read``."""
         table, about = parquet.read(path, "catalog")
         classes, unlabelled = tuple(about["classes"]), tuple(about["unlabelled"])
         table = table.astype(dict.fromkeys(TEXT, object))

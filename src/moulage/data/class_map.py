@@ -28,14 +28,8 @@ class ClassMap:
 def map_classes(catalog: Catalog, classes: tuple[str, ...], wanted: Mapping[str, str]) -> ClassMap:
     """Map the classes of other data to ours: those of the same name, and as ``wanted`` says.
 
-    Args:
-        catalog: the other data.
-        classes: ours.
-        wanted: their class -> ours, or -> ``""`` to leave it out.
-
-    Raises:
-        RecipeError: one of these classes does not exist.
-        DataError: nothing is mapped.
+    ``wanted`` maps a class of theirs to one of ours, or to ``""`` to leave it out. ``RecipeError``: one of these does
+    not exist. ``DataError``: nothing is mapped.
     """
     for theirs, ours in wanted.items():
         if theirs not in catalog.classes:

@@ -33,9 +33,8 @@ def read_main(recipe: Recipe) -> Catalog:
 def join(recipe: Recipe, main: Catalog) -> Catalog:
     """The main data set with the further ones of the recipe, each with its classes mapped to the main one's.
 
-    Raises:
-        RecipeError: a class map names a class that does not exist.
-        DataError: a further data set cannot be read, or none of its classes is one of the main one's.
+    ``RecipeError``: a class map names a class that does not exist. ``DataError``: a further data set cannot be read, or
+    none of its classes is one of the main one's.
     """
     further = {name: _mapped(name, recipe, main.classes) for name in recipe.data.also}
     train_only = [name for name, options in recipe.data.also.items() if options.parts == "train"]
@@ -43,17 +42,9 @@ def join(recipe: Recipe, main: Catalog) -> Catalog:
 
 
 def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Split]) -> list[dict[str, Any]]:
-    """What became of each data set, the main one first; empty where there is one alone.
+    """What became of each data set, the main one first, as rows of ``results.DataSet``; empty where there is one alone.
 
-    Args:
-        recipe: of the run.
-        found: all that was read.
-        kept: what the audit kept.
-        splits: of the run; the first one counts.
-
-    Returns:
-        For each: ``name``, ``source``, ``weight``, ``num_read``, ``num_set_aside``, ``counts`` (kept images of each
-        class) and ``parts`` (kept images in each part).
+    ``found`` is all that was read, ``kept`` what the audit kept of it; of the run's splits the first one counts.
     """
     if not recipe.data.also:
         return []

@@ -68,9 +68,7 @@ class Pair:
 def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
     """All pairs whose ``detail`` is at least ``LISTED``, the strongest evidence first.
 
-    Args:
-        images: names, [N] of str.
-        thumbnails: uint8 [N, 32, 32, 3].
+    ``images`` are names, [N] of str; ``thumbnails`` uint8 [N, 32, 32, 3].
     """
     weight = inside(thumbnails).astype(np.float32)
     grey = centred(luminance(thumbnails), weight)

@@ -31,11 +31,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told.
-
-    Raises:
-        RecipeError: an unknown plug-in or option.
-    """
+    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told."""
 
     chosen: tuple[tuple[str, dict[str, Any]], ...] = ()
 
@@ -44,7 +40,10 @@ class Filters:
 
     @classmethod
     def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Filters":
-        """Checked filters with all their options; a missing library is said at once."""
+        """Checked filters with all their options; a missing library is said at once.
+
+        ``RecipeError``: an unknown plug-in or option.
+        """
         found = []
         for number, (name, options) in enumerate(chosen):
             config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
@@ -86,9 +85,7 @@ class Filters:
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Filtered, np.ndarray | None]]:
         """Each filter's image, already cut, and the mask that fits it, in order.
 
-        Args:
-            image: uint8 [H, W, 3].
-            mask: uint8 of any size, 255 on the lesion; stretched to the image.
+        ``image`` is uint8 [H, W, 3]; ``mask`` uint8 of any size, 255 on the lesion; it is stretched to the image.
         """
         if mask is not None and mask.shape != image.shape[:2]:
             size = (image.shape[1], image.shape[0])

@@ -62,11 +62,7 @@ class Header:
 
 
 def header(data: bytes) -> Header:
-    """Read the header of an encoded image; nothing is decoded.
-
-    Raises:
-        ImageError: unreadable; or a bomb, that is, more than ``MAX_PIXELS``.
-    """
+    """The header of an encoded image; nothing is decoded. ``ImageError``: unreadable, or over ``MAX_PIXELS`` (a bomb)."""
     image = _open(data)
     found = Header(*image.size, image.mode, image.format or "")
     if found.width * found.height > MAX_PIXELS:
@@ -78,15 +74,8 @@ def header(data: bytes) -> Header:
 def decode(data: bytes, smallest_side: int) -> np.ndarray:
     """Decode an image so that its shorter side has at least twice ``smallest_side`` pixels, or all that it has.
 
-    Args:
-        data: the encoded bytes.
-        smallest_side: side in pixels of the square that the image will be resized to.
-
-    Returns:
-        uint8 RGB [H, W, 3].
-
-    Raises:
-        ImageError: unreadable, truncated or a bomb.
+    ``smallest_side`` is that of the square that it will be resized to. The result is uint8 RGB [H, W, 3];
+    ``ImageError``: unreadable, truncated or a bomb.
     """
     return np.asarray(pictures(data, header(data), [smallest_side])[0])
 
@@ -102,15 +91,10 @@ def pictures(data: bytes, found: Header, sides: Sequence[int]) -> list[Image.Ima
 
 
 def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarray:
-    """Resize to a square with the LANCZOS filter (after a box reduction to three times the size, where larger).
+    """A picture, or uint8 [H, W, 3], as a square of ``size`` pixels a side: uint8 [size, size, 3].
 
-    Args:
-        image: RGB picture, or uint8 [H, W, 3].
-        size: pixels a side.
-        framing: ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
-
-    Returns:
-        uint8 [size, size, 3].
+    Resized with the LANCZOS filter (after a box reduction to three times the size, where larger). The framing
+    ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size

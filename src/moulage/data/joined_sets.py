@@ -41,13 +41,8 @@ class Member:
 def join(main: Catalog, further: Mapping[str, Catalog], train_only: Collection[str] = ()) -> Catalog:
     """One catalog of several; the main images first, then those that are split as well, then those of ``train_only``.
 
-    Args:
-        main: keeps its names.
-        further: by name; with the classes of ``main``.
-        train_only: names of those that are trained on and nothing else.
-
-    Raises:
-        DataError: other classes than those of ``main``, or two images of one name after all.
+    ``further`` are by name, with the classes of ``main``; ``train_only`` names those that are trained on and nothing
+    else. ``DataError``: other classes than those of ``main``, or two images of one name after all.
     """
     if not further:
         return main
@@ -89,12 +84,7 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
 
     Evidence is what ``overlap.find`` takes: the same bytes, near-duplicates, and the same name or lesion id where the
     two data sets mean the same by a name. Lesion ids count only where some image names are shared, and alike: numbers
-    from one say nothing.
-
-    Args:
-        catalog: of ``join``.
-        pixels: of the same catalog; unusable images are passed over.
-        progress: of the searches for near-duplicates.
+    from one say nothing. Images of ``catalog``, which is of ``join``, that cannot be used are passed over.
 
     Returns:
         A table of ``image``, ``same_as``, ``why``, ``data_set`` and ``of`` (the two data sets), a row a pair, names as

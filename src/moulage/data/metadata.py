@@ -34,11 +34,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, train: Catalog, columns: Sequence[str]) -> "Encoder":
-        """Take vocabulary and scale from the training part.
-
-        Raises:
-            DataError: no image has a value of one of the columns.
-        """
+        """Take vocabulary and scale from the training part; ``DataError`` where no image has a value of a column."""
         check(train, columns)
         words = {name: tuple(sorted(set(_words(train, name)) - {""})) for name in columns if name != "age"}
         ages = _ages(train)
@@ -88,11 +84,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path) -> "Encoder | None":
-        """Read what ``save`` wrote; None for a classifier that reads no metadata.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """Read what ``save`` wrote; None for a classifier that reads no metadata. ``RunError``: the file is damaged."""
         if not (folder / FILE).exists():
             return None
         saved: dict[str, Any] = runs.read_json(folder / FILE)
@@ -104,11 +96,7 @@ class Encoder:
 
 
 def check(catalog: Catalog, columns: Sequence[str]) -> None:
-    """Every column has a value for some image.
-
-    Raises:
-        DataError: naming the column.
-    """
+    """Raise ``DataError`` for the first column that has no value for any image."""
     for name in columns:
         if not (~missing(catalog, name)).any():
             has = [other for other in METADATA if (~missing(catalog, other)).any()]
@@ -130,14 +118,7 @@ def lend(rows: Catalog, train: Catalog, rng: np.random.Generator) -> Catalog:
 
     A synthetic image is of no patient. With its metadata missing, "missing" would say that an image is synthetic. All
     columns come from one training image, so that they go together as they do in patients. Real rows keep their own.
-
-    Args:
-        rows: real and synthetic rows.
-        train: the training part.
-        rng: draws the training images.
-
-    Raises:
-        DataError: a synthetic image is of a class without a training image.
+    ``DataError`` where a synthetic image is of a class without a training image.
     """
     labels = rows.table["label"].to_numpy(object)
     synthetic = (rows.table["origin"] != REAL).to_numpy()

@@ -111,10 +111,7 @@ def conformal_threshold(calibration: np.ndarray, false_alarms: float) -> float:
 def distances(images: np.ndarray, train: np.ndarray, progress: Progress = no_progress) -> tuple[np.ndarray, np.ndarray]:
     """Structural distance to, and row of, the nearest training image: float64 [N] in 0..2 and int64 [N].
 
-    Args:
-        images: uint8 [N, S, S, 3].
-        train: uint8 [M, S, S, 3], M >= 1.
-        progress: called with the number of images done.
+    ``images`` and ``train`` are uint8 [N, S, S, 3] and [M, S, S, 3], M >= 1.
     """
     return _nearest(_thumbnails(images), _cropped(train), None, progress)
 
@@ -163,8 +160,8 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Smallest distance of each query over its candidates, and the training image's row.
 
-    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images, and those of the same group are
-    left out.
+    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images; those of one group are left
+    out.
     """
     num = len(queries.luminance)
     described = np.split(thumbnails.descriptors(originals.luminance, POWER), len(CROPS))

@@ -55,17 +55,10 @@ def nearest_rows(
 
 
 def distance_to_others(features: np.ndarray, groups: np.ndarray, k: int = 1) -> np.ndarray:
-    """Distance of each image to its ``k``-th nearest of another lesion; infinite where there are fewer.
+    """Distance of each image to its ``k``-th nearest of another lesion, float64 [N]; infinite where there are fewer.
 
-    Photographs of one lesion lie near each other, and would hide how far apart lesions are.
-
-    Args:
-        features: [N, D], finite.
-        groups: the lesion of each, [N].
-        k: 1 or more.
-
-    Returns:
-        float64 [N].
+    Photographs of one lesion lie near each other, and would hide how far apart lesions are. ``features`` [N, D] are
+    finite, ``groups`` [N] are the lesions, ``k`` is 1 or more.
     """
     found, codes = np.full(len(features), np.inf), np.unique(groups, return_inverse=True)[1]
     if k >= len(features):
@@ -111,9 +104,7 @@ def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tup
 def squared_blocks(queries: np.ndarray, among: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances of a block of queries to all of ``among``: (which queries, float64 [n, M]), block by block.
 
-    Args:
-        queries: [N, D], finite.
-        among: [M, D], M >= 1, finite.
+    ``queries`` [N, D] and ``among`` [M, D], M >= 1, are finite.
     """
     centred, others, norms = _prepared(queries, among)
     step = max(1, BLOCK_BYTES // (8 * len(among)))

@@ -90,8 +90,7 @@ def draw(
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a drawn PNG says of itself: origin, class, seed, split_digest, software, description, digital_source_type.
 
-    Raises:
-        DataError: the file is no readable image, or carries no provenance of moulage.
+    ``DataError`` where the file is no readable image, or carries no provenance of moulage.
     """
     _, text = png.read(path)
     if "moulage:origin" not in text:

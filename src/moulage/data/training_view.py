@@ -202,10 +202,7 @@ class TrainingView:
     ) -> np.ndarray:
         """How often an epoch draws each example where examples have weights, int64; the sum is ``len(self)``.
 
-        Args:
-            content: the examples of an epoch without any weight, [len(self)].
-            class_weights: float64 [K], or None.
-            rng: for the rounding.
+        ``content`` [len(self)] are the examples of an epoch without any weight; ``class_weights`` float64 [K].
         """
         assert self.weights is not None
         labels = self.labels
@@ -319,15 +316,9 @@ def _keep_in_place(content: np.ndarray, times: np.ndarray, rng: np.random.Genera
 
 
 def require_classes(labels: np.ndarray, classes: Sequence[str], what: str) -> None:
-    """Check that each class has an example and that no label lies beyond the classes.
+    """Raise ``DataError`` where a class has no example among ``labels``, int64 [N], or a label lies beyond the classes.
 
-    Args:
-        labels: class indices, int64 [N].
-        classes: class names in the order of their indices.
-        what: whose labels these are, such as ``"the training images"``, for the message.
-
-    Raises:
-        DataError: a class without an example, or a label without a class.
+    ``what``: whose labels these are, such as ``"the training images"``, for the message.
     """
     counts = np.bincount(labels, minlength=len(classes))
     if len(counts) > len(classes):
