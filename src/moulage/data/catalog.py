@@ -176,11 +176,8 @@ def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
     for column in ("image", "location"):
         if (table[column] == "").any():
             raise DataError(f"{name}: row {int(np.argmax(table[column] == ''))} has no {column}.")
-    repeated = table["image"][table["image"].duplicated()]
-    if len(repeated):
-        raise DataError(
-            f'{name}: image "{repeated.iloc[0]}" is listed {1 + int((repeated == repeated.iloc[0]).sum())} times.'
-        )
+    for image in table["image"][table["image"].duplicated()]:
+        raise DataError(f'{name}: image "{image}" is listed {int((table["image"] == image).sum())} times.')
     strange = sorted(set(table["label"]) - set(classes))
     if strange:
         raise DataError(f'{name}: label "{strange[0]}" is none of the classes {", ".join(classes)}.')

@@ -62,7 +62,7 @@ class Header:
 
 
 def header(data: bytes) -> Header:
-    """The header of an encoded image; nothing is decoded. ``ImageError``: unreadable, or over ``MAX_PIXELS`` (a bomb)."""
+    """The header of an encoded image; nothing is decoded. ``ImageError``: unreadable, or a bomb: > ``MAX_PIXELS``."""
     image = _open(data)
     found = Header(*image.size, image.mode, image.format or "")
     if found.width * found.height > MAX_PIXELS:
@@ -99,18 +99,16 @@ def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarr
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
     if framing == "squash":
-        return _resize(picture, (size, size), (0, 0, width, height))
+        return _resize(picture, (size, size))
     if framing == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         return _resize(picture, (size, size), (left, top, left + side, top + side))
     if framing == "pad":
-        new_width, new_height = (max(1, round(size * side / max(width, height))) for side in (width, height))
-        left, top = (size - new_width) // 2, (size - new_height) // 2
+        inner = _resize(picture, [max(1, round(size * side / max(width, height))) for side in (width, height)])
+        top, left = ((size - side) // 2 for side in inner.shape[:2])
         canvas = np.zeros((size, size, 3), np.uint8)
-        canvas[top : top + new_height, left : left + new_width] = _resize(
-            picture, (new_width, new_height), (0, 0, width, height)
-        )
+        canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
         return canvas
     raise RecipeError(f'There is no fit "{framing}".', nearest(framing, FRAMINGS))
 
@@ -305,5 +303,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+def _resize(
+    picture: Image.Image, size: list[int] | tuple[int, int], box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP))

@@ -73,10 +73,8 @@ def members(catalog: Catalog, pixels: Pixels) -> Iterator[Member]:
     for name in names(catalog):
         shown = Shown.of(catalog.only(data_set=name), pixels)
         table, skip = shown.catalog.table, len(_prefix(name))
-        own = shown.catalog.with_columns(
-            image=table["image"].str[skip:].to_numpy(object), lesion=table["lesion"].str[skip:].to_numpy(object)
-        )
-        yield Member(name, replace(shown, catalog=own))
+        own = {column: table[column].str[skip:].to_numpy(object) for column in ("image", "lesion")}
+        yield Member(name, replace(shown, catalog=shown.catalog.with_columns(**own)))
 
 
 def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -131,11 +129,8 @@ def _without_chance(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _member(catalog: Catalog, name: str, only_part: str) -> Catalog:
     table = catalog.table
-    named = catalog.with_columns(
-        **{column: _prefixed(table[column], name).to_numpy(object) for column in ("image", "lesion", "group")},
-        data_set=name,
-        only_part=only_part,
-    )
+    own = {column: _prefixed(table[column], name).to_numpy(object) for column in ("image", "lesion", "group")}
+    named = catalog.with_columns(**own, data_set=name, only_part=only_part)
     return replace(named, unlabelled=tuple(f"{_prefix(name)}{image}" for image in catalog.unlabelled))
 
 

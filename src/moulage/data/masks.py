@@ -51,8 +51,7 @@ def key(catalog: Catalog, framing: str) -> str:
 def read(
     catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS
 ) -> np.ndarray:
-    """The masks of all images of a catalog, cut into squares as they are: uint8 [N, size, size], 0 or 255, in its
-    order.
+    """The masks of all images of a catalog, cut into squares as they are: uint8 [N, size, size] in its order, 0 or 255.
 
     ``cache`` is the folder of the pixel cache, where masks are kept as images are (None: ``runs.cache_folder()``). With
     the images' ``filters`` a mask is cut where its image is. ``DataError`` names an image whose mask is missing or

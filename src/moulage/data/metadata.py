@@ -37,10 +37,10 @@ class Encoder:
         """Take vocabulary and scale from the training part; ``DataError`` where no image has a value of a column."""
         check(train, columns)
         words = {name: tuple(sorted(set(_words(train, name)) - {""})) for name in columns if name != "age"}
-        ages = _ages(train)
-        ages = ages[~np.isnan(ages)]
         if "age" not in columns:
             return cls(tuple(columns), words)
+        ages = _ages(train)
+        ages = ages[~np.isnan(ages)]
         return cls(tuple(columns), words, float(ages.mean()), float(ages.std()) or 1.0)
 
     @property
@@ -99,13 +99,9 @@ def check(catalog: Catalog, columns: Sequence[str]) -> None:
     """Raise ``DataError`` for the first column that has no value for any image."""
     for name in columns:
         if not (~missing(catalog, name)).any():
-            has = [other for other in METADATA if (~missing(catalog, other)).any()]
-            raise DataError(
-                f'classifier.metadata: no image of {catalog.name} has a value of "{name}".',
-                f"The data have {', '.join(has)}."
-                if has
-                else "The data have no metadata: leave classifier.metadata out.",
-            )
+            has = ", ".join(other for other in METADATA if (~missing(catalog, other)).any())
+            hint = f"The data have {has}." if has else "The data have no metadata: leave classifier.metadata out."
+            raise DataError(f'classifier.metadata: no image of {catalog.name} has a value of "{name}".', hint)
 
 
 def missing(catalog: Catalog, name: str) -> np.ndarray:

@@ -185,9 +185,8 @@ def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: i
             for start, items in chunks.items():
                 yield write_chunk(task, reader, start, items)
         return
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_workers, len(chunks)), spawn, initializer=start_worker)
     try:
         futures = [pool.submit(_write_in_worker, task, start, chunk) for start, chunk in chunks.items()]
         for future in as_completed(futures):
@@ -201,10 +200,8 @@ def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: i
         pool.shutdown(cancel_futures=True)
 
 
-@functools.cache
-def _process_reader() -> images.Reader:
-    """One reader a worker process, so that archives are opened once."""
-    return images.Reader()
+_process_reader = functools.cache(images.Reader)
+"""One reader a worker process, so that archives are opened once."""
 
 
 def _write_in_worker(task: Pass, start: int, items: Sequence[Item | None]) -> int:

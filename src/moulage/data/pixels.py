@@ -189,10 +189,8 @@ def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress
         with atomic(task.folder / SCAN) as temporary:
             columns = [name for name in Row.__dataclass_fields__ if task.filters or name != "changed"]
             pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
-    kept = [] if task.first else _finished_sizes(task.folder)
-    finish(
-        task.folder, sizes=sorted({*kept, *task.sizes}), framing=task.framing, num_images=done, pillow=PIL.__version__
-    )
+    sizes = sorted({*task.sizes, *([] if task.first else _finished_sizes(task.folder))})
+    finish(task.folder, sizes=sizes, framing=task.framing, num_images=done, pillow=PIL.__version__)
     for parts in task.folder.glob("pass-*"):
         shutil.rmtree(parts)
     for temporary in task.folder.glob(".*.tmp"):  # of a process that was killed

@@ -9,7 +9,7 @@ With weights (of data sets) an epoch is as long, but an image of weight 2 is in 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,14 +108,13 @@ class TrainingView:
             shape = (self.num_real + self.num_extra,)
             if self.weights.shape != shape or not (np.isfinite(self.weights) & (self.weights > 0)).all():
                 raise DataError(f"Weights must be above 0, one for each of {shape[0]} images.")
-        if self.num_extra and self.extra is not None and self.extra.num_metadata != self.num_metadata:
-            raise DataError(
-                f"Real images have {self.num_metadata} columns of metadata, extra ones {self.extra.num_metadata}."
-            )
-        if self.num_extra and self.extra is not None and (self.extra.masks is None) != (self.real.masks is None):
-            raise DataError(
-                "Only the real or only the extra images have masks.", "masks.unknown stands for missing ones."
-            )
+        if not self.extra:  # none, or empty
+            return
+        columns, hint = self.extra.num_metadata, "masks.unknown stands for missing ones."
+        if columns != self.num_metadata:
+            raise DataError(f"Real images have {self.num_metadata} columns of metadata, extra ones {columns}.")
+        if (self.extra.masks is None) != (self.real.masks is None):
+            raise DataError("Only the real or only the extra images have masks.", hint)
 
     @property
     def num_real(self) -> int:
@@ -234,15 +233,23 @@ class TrainingView:
 
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
-        return _taken(self.real.inputs, None if self.extra is None else self.extra.inputs, indices)
+        return self._at("inputs", indices)
 
     def metadata_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The metadata at these indices into real followed by extra: float32 [len(indices), M]; None without any."""
-        return _taken(self.real.metadata, None if self.extra is None else self.extra.metadata, indices)
+        return None if self.real.metadata is None else self._at("metadata", indices)
 
     def masks_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The lesion masks at these indices into real followed by extra: uint8 [n, S, S], a copy; None without any."""
-        return _taken(self.real.masks, None if self.extra is None else self.extra.masks, indices)
+        return None if self.real.masks is None else self._at("masks", indices)
+
+    def _at(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Rows of these arrays of real and extra examples, which are not joined: they may be memory-mapped."""
+        is_extra = indices >= self.num_real
+        found = np.asarray(getattr(self.real, name)[np.where(is_extra, 0, indices)])
+        if self.num_extra:
+            found[is_extra] = getattr(self.extra, name)[indices[is_extra] - self.num_real]
+        return found
 
     def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
         """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
@@ -266,27 +273,11 @@ class TrainingView:
         order, labels = self.epoch(seed, epoch, class_weights), self.labels
         num_steps = self.num_steps(batch_size, steps_per_epoch)
         order, start = order[: num_steps * batch_size], 0
-        metadata = self.metadata_at(order)
         for indices in np.array_split(order, num_steps):
             place = slice(start, start + len(indices))
-            known = None if metadata is None else metadata[place]
-            yield Batch(self.inputs_at(indices), labels[indices], place, known, self.masks_at(indices))
+            metadata, masks = self.metadata_at(indices), self.masks_at(indices)
+            yield Batch(self.inputs_at(indices), labels[indices], place, metadata, masks)
             start += len(indices)
-
-
-@overload
-def _taken(real: np.ndarray, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray: ...
-@overload
-def _taken(real: None, extra: np.ndarray | None, indices: np.ndarray) -> None: ...
-def _taken(real: np.ndarray | None, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
-    """Rows of two arrays, numbered on from one to the other, without joining them: they may be memory-mapped."""
-    if real is None:
-        return None
-    is_extra = indices >= len(real)
-    found = np.asarray(real[np.where(is_extra, 0, indices)])
-    if extra is not None:
-        found[is_extra] = extra[indices[is_extra] - len(real)]
-    return found
 
 
 def _check_metadata(metadata: np.ndarray | None, number: int) -> None:

@@ -54,11 +54,7 @@ class Table:
 
 
 def write(tables: Iterable[Table], folder: Path) -> list[tuple[str, list[str]]]:
-    """Write ``folder/<table>.csv`` and ``.tex`` of each table.
-
-    Returns:
-        Of each table what it holds and the names of its files, for the page.
-    """
+    """Write ``folder/<table>.csv`` and ``.tex`` of each table; for the page, its caption and the names of its files."""
     links = []
     for table in tables:
         write_text(folder / f"{table.name}.csv", to_csv(table))

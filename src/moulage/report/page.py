@@ -16,9 +16,7 @@ from moulage.report.sections import SECTIONS, load
 def render(run: Run, names: Sequence[str] = SECTIONS) -> str:
     """The whole page as one HTML text; figures and tables are written into the run folder.
 
-    Args:
-        run: what is shown.
-        names: which sections, in order; those without anything to show are left out.
+    ``names`` says which sections, in order; those without anything to show are left out.
     """
     templates, shown = _environment(), []
     common = {"results": run.results, "study": run.results.study}

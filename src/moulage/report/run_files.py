@@ -37,8 +37,7 @@ class Run:
     def arrays(self, kind: type[Arrays], name: str | None) -> Arrays | None:
         """The arrays of a ``.npz`` as a dataclass of them; None where there is no such file.
 
-        Raises:
-            RunError: it is broken, or lacks one of the arrays.
+        ``RunError`` where it is broken, or lacks one of the arrays.
         """
         if name is None or not (path := self.folder / name).exists():
             return None

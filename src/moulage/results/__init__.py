@@ -283,8 +283,7 @@ class Results(Record):
 def load(run: Path) -> Results:
     """Read ``run/results.json``.
 
-    Raises:
-        RunError: the study is not finished, or the file is of another version or broken; the message names the place.
+    ``RunError``: the study is not finished, or the file is of another version or broken; the message names the place.
     """
     if not (run / FILE).exists():
         raise RunError(

@@ -104,9 +104,5 @@ class Explanations(Record):
 
 
 def load(run: Path) -> list[Explanation]:
-    """What was explained in a run; nothing where nothing was.
-
-    Raises:
-        RunError: the file is not what this version writes.
-    """
+    """What was explained in a run, if anything was; ``RunError`` where the file is not what this version writes."""
     return read(Explanations, run / FILE).explanations if (run / FILE).exists() else []

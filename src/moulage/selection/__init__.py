@@ -20,11 +20,7 @@ from moulage.errors import DataError
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Rows of a catalog with what is seen of them, all in one order.
-
-    Raises:
-        DataError: the three do not fit each other.
-    """
+    """Rows of a catalog with what is seen of them, all in one order; ``DataError`` where the three do not fit."""
 
     catalog: Catalog  # one row an image, N in all
     pixels: np.ndarray  # uint8 [N, S, S, 3]

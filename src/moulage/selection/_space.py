@@ -23,11 +23,8 @@ def support(
 ) -> Support:
     """Whether queries lie in the union of the balls around real images (Kynkaanniemi et al. 2019, equation 1).
 
-    Args:
-        queries: [N, D].
-        real: [M, D], M >= 1.
-        radius: of the ball around each real image, [M].
-        groups: lesions of queries [N] and of real images [M], where no ball of a query's own lesion shall count.
+    Queries are [N, D], real images [M, D], M >= 1, with a ball of ``radius`` [M] each. With ``groups``, the lesions of
+    queries [N] and of real images [M], no ball of a query's own lesion counts.
     """
     ratio, rarity = np.empty(len(queries)), np.empty(len(queries))
     ball = np.empty(len(queries), np.int64)

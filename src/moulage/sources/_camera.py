@@ -32,8 +32,7 @@ class Camera(NamedTuple):
 def photograph(rng: Generator, canvas: Array, camera: Camera, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Look at a canvas through a dermoscope: any rotation, some zoom and shift, other light, hairs, gel, ruler.
 
-    Returns:
-        image uint8 [size, size, 3] and lesion mask bool [size, size].
+    The photograph is uint8 [size, size, 3], its lesion mask bool [size, size].
     """
     y, x = plane(size, 1.0)
     angle, zoom = rng.uniform(0, 2 * np.pi), math.exp(rng.normal(0, 0.13))

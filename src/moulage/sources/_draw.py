@@ -74,16 +74,10 @@ class Traits(NamedTuple):
 
 
 def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
-    """Draw skin with one lesion in its middle.
+    """Skin with one lesion in its middle, all of it drawn from ``rng``; ``size``: pixels a side of one view.
 
-    Args:
-        rng: everything about this lesion and its skin is drawn from it.
-        traits: what the lesion looks like.
-        size: pixels a side of one view.
-
-    Returns:
-        A canvas float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
-        outline, which is positive inside the lesion.
+    The canvas is float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
+    outline, which is positive inside the lesion.
     """
     side = cast(int, next_fast_len(round(EXTENT * size), real=True))
     y, x = plane(side, EXTENT)
@@ -105,13 +99,10 @@ def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
 
 
 def noise(rng: Generator, side: int, wavelength: float, power: float = 1.5) -> Array:
-    """A smooth random field [side, side] of mean 0 and variance 1, periodic over the canvas.
+    """A smooth random field [side, side] of mean 0 and variance 1, periodic over the canvas: filtered white noise.
 
-    Args:
-        rng: source of the white noise that is filtered.
-        side: pixels of a canvas.
-        wavelength: features longer than this (view widths) are all equally strong.
-        power: shorter ones fall off as frequency ** (-2 * power): 1 is cloudy, 2 is smooth.
+    Features longer than ``wavelength`` (view widths) are all equally strong; shorter ones fall off as frequency ** (-2
+    * power): 1 is cloudy, 2 is smooth.
     """
     white = rng.standard_normal((side, side), dtype=np.float32)
     return np.asarray(irfft2(np.asarray(rfft2(white)) * _filter(side, wavelength, power), s=(side, side)))
@@ -234,10 +225,9 @@ def honeycomb(rng: Generator, side: int, period: float) -> Array:
 
 
 def cells(rng: Generator, side: int, spacing: float, reach: float) -> tuple[Array, Array]:
-    """Voronoi cells in the middle of a canvas.
+    """Voronoi cells in the middle of a canvas, as two maps [side, side].
 
-    Returns:
-        distance to the nearest wall in units of ``spacing``, and one random tone in 0..1 a cell; both [side, side].
+    They have the distance to the nearest wall in units of ``spacing``, and one random tone in 0..1 a cell.
     """
     num = min(40, max(4, round((2 * reach / spacing) ** 2)))
     centres, tones = rng.uniform(-reach, reach, (num, 2)).astype(np.float32), rng.random(num)

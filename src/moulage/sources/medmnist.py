@@ -70,10 +70,8 @@ class Config(plugins.Options):
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels and array headers of one ``.npz`` file, or of the only one in a folder.
 
-    Images are called ``train_00000``, ``val_00000`` or ``test_00000`` after their place in the file.
-
-    Raises:
-        DataError: no such file, not a MedMNIST file, 3-D, several labels an image, labels beyond the class names.
+    Images are called ``train_00000``, ``val_00000`` or ``test_00000`` after their place in the file. ``DataError``: no
+    such file, not a MedMNIST file, 3-D, several labels an image, labels beyond the class names.
     """
     file = _npz(_files.existing(path, "a MedMNIST .npz file"))
     labels = _labels(file)

@@ -169,15 +169,9 @@ class Config(Options):
 def read(path: Path | None, config: Config) -> Catalog:
     """The phantom's catalog; its images are drawn when they are asked for the first time.
 
-    Args:
-        path: folder that keeps drawn images; ``runs.cache_folder()`` where it is None.
-        config: what to draw. Another config is drawn into another sub-folder, ``phantom-<digest>``.
-
-    Returns:
-        A catalog of ``config.num_images`` images with masks, in ``images.zip`` and ``masks.zip`` below its root.
-
-    Raises:
-        RunError: the folder cannot be written.
+    ``path`` is the folder that keeps drawn images (None: ``runs.cache_folder()``), in a sub-folder ``phantom-<digest>``
+    for each config. The catalog has ``config.num_images`` images with masks, in ``images.zip`` and ``masks.zip`` below
+    its root. ``RunError`` where the folder cannot be written.
     """
     plan = make_plan(config)
     folder = (path or cache_folder()) / f"phantom-{digest(VERSION, config.model_dump())}"
@@ -203,18 +197,9 @@ def draw_image(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """One photograph of one lesion; it depends on these arguments alone (of ``config``: size, benefit and mimicry).
 
-    Args:
-        config: what to draw.
-        label: class of the lesion, one of ``CLASSES``.
-        lesion_seed: the lesion and the skin around it; 0 or greater.
-        image_seed: rotation, zoom, light, hairs ... of this photograph; 0 or greater.
-        source: the dermoscope, one of ``CAMERAS``.
-
-    Returns:
-        image uint8 [size, size, 3] and lesion mask bool [size, size].
-
-    Raises:
-        RecipeError: there is no such class or source.
+    ``label`` is one of ``CLASSES``, ``source`` one of ``CAMERAS``, else there is a ``RecipeError``. ``lesion_seed``
+    draws the lesion and the skin around it, ``image_seed`` rotation, zoom, light, hairs ...; both are 0 or greater. The
+    image is uint8 [size, size, 3], the lesion mask bool [size, size].
     """
     for kind, name, valid in (("class", label, CLASSES), ("source", source, CAMERAS)):
         if name not in valid:

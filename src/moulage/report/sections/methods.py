@@ -37,14 +37,7 @@ class _Citations:
 
 
 def text(results: Results, version: str = "") -> str:
-    """What was done, in paragraphs, and the works that it names.
-
-    Nothing of the outcome is in it.
-
-    Args:
-        results: of the run.
-        version: of moulage, if known.
-    """
+    """What was done, in paragraphs, and the works that it names; nothing of the outcome. ``version`` is moulage's."""
     cite = _Citations()
     parts = [
         _data(results),
