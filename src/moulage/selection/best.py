@@ -1,8 +1,7 @@
 """Keeps only the best images, by a classifier's probability or by how deep they lie among real ones: for the ablation.
 
 To rank and keep the best looks safe, and often costs more than it gives: what a classifier is surest of is what it
-needs least. DiffuLT (Shao et al. 2024, arXiv 2403.05170) finds that images at the rim of the real ones teach more than
-those that look most real. Compare with ``random`` and with filters that drop only what is wrong.
+needs least (docs/selection.md).
 """
 
 from typing import Literal

@@ -41,26 +41,18 @@ PLUG = np.array([0.33, 0.22, 0.14], np.float32)
 class Traits(NamedTuple):
     """What a lesion looks like. Strengths are 0 (absent) to about 1 (marked)."""
 
-    radius: float = 0.25
-    """View widths."""
+    radius: float = 0.25  # view widths
     elongation: float = 0.1
     irregularity: float = 0.15
-    softness: float = 0.12
-    """Width of the border, in radii."""
+    softness: float = 0.12  # width of the border, in radii
     asymmetry: float = 0.1
     variegation: float = 0.2
-    melanin: float = 0.0
-    """Optical density; 1 is brown, 2 nearly black."""
-    blood: float = 0.0
-    """Optical density; 0.4 is pink, 1 red."""
-    core: float = 0.0
-    """Darker (above 0) or paler (below 0) in the middle."""
-    halo: float = 0.0
-    """A red (above 0) or pale (below 0) ring around the lesion."""
-    grey: float = 0.0
-    """Ashen (above 0) or golden (below 0) tint of the pigment."""
-    rim: float = 0.0
-    """Share of the melanin that lies at the border."""
+    melanin: float = 0.0  # optical density; 1 is brown, 2 nearly black
+    blood: float = 0.0  # optical density; 0.4 is pink, 1 red
+    core: float = 0.0  # darker (above 0) or paler (below 0) in the middle
+    halo: float = 0.0  # a red (above 0) or pale (below 0) ring around the lesion
+    grey: float = 0.0  # ashen (above 0) or golden (below 0) tint of the pigment
+    rim: float = 0.0  # share of the melanin that lies at the border
     network: float = 0.0
     globules: float = 0.0
     veil: float = 0.0

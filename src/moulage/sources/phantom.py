@@ -2,23 +2,7 @@
 
 The embedded data set of the demo and the tests. Classes, imbalance, several photographs a lesion and acquisition
 sources follow ISIC-2019; every image shows a made-up lesion and is drawn from its lesion's seed and its own.
-
-Measured on 2026-11-23 (2-core AMD EPYC Milan VM, no GPU); ``pytest tests/test_phantom.py`` checks 0.36 and the table:
-
-- ``read`` takes 24 s of CPU for the default 1,600 images of 96 px, once.
-- Logistic regression on 12 x 12 pixels and colour statistics has a balanced accuracy of 0.36 (chance: 0.125), from 800
-  images of 48 px in grouped 4-fold cross-validation; from the default data set 0.35.
-- Test average precision that a support vector machine on ring colours gains where 96 real images of a rare class
-  replace 8 (32 px, mean of 3 data sets and 6 choices of the 8). The planted benefit shows in DF and VASC. It does not
-  in AK and SCC, which are harder to find already at 0 and gain there as well:
-
-  ===============  =====  =====  =====  =====
-  planted_benefit  AK     DF     VASC   SCC
-  ===============  =====  =====  =====  =====
-  0                0.111  0.078  0.038  0.160
-  0.5              0.121  0.173  0.138  0.143
-  1                0.054  0.189  0.182  0.147
-  ===============  =====  =====  =====  =====
+docs/LOG.md has what was measured on it: the planted benefit shows in DF and VASC, and not in AK and SCC.
 """
 
 import io
@@ -65,16 +49,11 @@ UNKNOWN = 0.04
 class Disease(NamedTuple):
     """What is known of a class."""
 
-    share: float
-    """Of the images of ISIC-2019."""
-    sources: tuple[float, float, float]
-    """Share of its lesions that each of ``CAMERAS`` photographs."""
-    age: int
-    """Mean, in years."""
-    sun: float
-    """How much likelier than others on head and neck."""
-    typical: Traits
-    """The textbook lesion."""
+    share: float  # of the images of ISIC-2019
+    sources: tuple[float, float, float]  # share of its lesions that each of ``CAMERAS`` photographs
+    age: int  # mean, in years
+    sun: float  # how much likelier than others on head and neck
+    typical: Traits  # the textbook lesion
 
 
 # fmt: off
