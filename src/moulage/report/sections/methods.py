@@ -65,10 +65,8 @@ def _data(results: Results) -> str:
     if _scheme(results) == "folds":
         return said
     parts = [f"{part} {_size(counts)}" for part, counts in results.split.items() if counts]
-    drawn = (
-        "The parts were those of the data set" if _scheme(results) == "official" else "The parts were drawn by lesion"
-    )
-    return f"{said} {drawn}, so that no lesion was in two of them: {_listed(parts)}."
+    drawn = "those of the data set" if _scheme(results) == "official" else "drawn by lesion"
+    return f"{said} The parts were {drawn}, so that no lesion was in two of them: {_listed(parts)}."
 
 
 def _size(counts: dict[str, Count]) -> str:
@@ -80,10 +78,10 @@ def _trials(results: Results) -> str:
     trials = results.trials
     number = trials.num_trials
     if _scheme(results) == "folds":
-        repeats = _times(trials.num_repeats)
         said = (
             f"Every arm was trained and tested in {trials.num_folds}-fold cross-validation, stratified by class and "
-            f"grouped by lesion, {repeats} over ({number} trials); predictions for the left-out folds were pooled."
+            f"grouped by lesion, {_times(trials.num_repeats)} over ({number} trials); predictions for the left-out "
+            "folds were pooled."
         )
     else:
         said = f"Every arm was trained {_times(number)} and tested on the same images."
@@ -165,9 +163,8 @@ def _generator(results: Results, name: str, cite: _Citations) -> str:
     number = results.trials.num_trials
     fitted = " fitted to the training part"
     if number > 1 and runs:
-        fitted += (
-            " of each trial" if _scheme(results) == "folds" else " in each trial" if len(runs) == number else " once"
-        )
+        once = " in each trial" if len(runs) == number else " once"
+        fitted += " of each trial" if _scheme(results) == "folds" else once
     return called + cite(*keys) + (fitted if runs else "")
 
 
