@@ -19,10 +19,8 @@ from scipy.special import expit
 
 Array = NDArray[np.floating]
 """Float32 or float64 values of a canvas or a view."""
-
 EXTENT = 1.4
 """Width of a canvas in view widths."""
-
 FAINT = 0.1
 """Structures weaker than this are not drawn."""
 

@@ -26,22 +26,16 @@ from moulage.sources._draw import Array, Traits, draw_lesion
 
 VERSION = 1
 """Version of the drawing; part of the cache's key. Raise it whenever an image would come out differently."""
-
 NUM_SUBTYPES = 24
 """Sub-types of a class at ``planted_benefit = 1``."""
-
 BETWEEN = 1.5
 """How far sub-types differ from the textbook lesion at ``planted_benefit = 1``: a standard deviation, in spreads."""
-
 INDIVIDUAL = 0.25
 """How far one lesion differs from its sub-type: a standard deviation, in spreads."""
-
 PROP = 0.35
 """Share of a class's own value of a trait that ``SPREAD`` grows by."""
-
 PHOTOGRAPHS = 2
 """Photographs a lesion in the mean; ISIC-2019 has 1.96."""
-
 UNKNOWN = 0.04
 """Share of images without lesion id, and of lesions without age, sex or site."""
 
@@ -88,7 +82,6 @@ SPREAD = Traits(
     blood=0.15, core=0.5, halo=0.5, grey=0.5, rim=0.09, network=0.12, globules=0.12, veil=0.07, scar=0.07, nests=0.07,
     vessels=0.07, follicles=0.07, keratin=0.07, cysts=0.07, lacunae=0.07)
 """Spread of each trait; ``PROP`` of the class's own value comes on top."""
-
 LEAST = Traits(
     radius=0.10, elongation=0, irregularity=0.03, softness=0.03, asymmetry=0, variegation=0, core=-3, halo=-3, grey=-3)
 """Least value of each trait, so that every lesion can be drawn."""
@@ -96,14 +89,12 @@ LEAST = Traits(
 
 CLASSES = tuple(DISEASES)
 """Class names, spelled and ordered as in ISIC-2019."""
-
 CAMERAS = {
     "PHA": Camera(cast=(1.02, 1.00, 0.92), vignette=(0.42, 0.72), hairs=4, ruler=0.03, bubbles=0.12),
     "PHB": Camera(cast=(1.02, 0.94, 0.99), vignette=(0.72, 1.2), hairs=3, ruler=0.05, bubbles=0.05),
     "PHC": Camera(cast=(0.96, 0.97, 0.96), vignette=(0.70, 1.5), hairs=6, ruler=0.35, bubbles=0.15),
 }
 """Acquisition sources; only ``PHA`` mostly shows the black ring of the dermoscope's tube."""
-
 SITES = {
     "anterior torso": 5.5,
     "lower extremity": 4.0,
