@@ -104,10 +104,7 @@ class Audit:
 def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> Audit:
     """Check images, labels, duplicates, groups and class sizes.
 
-    Args:
-        catalog: what a source read.
-        pixels: the scan and thumbnails of the same catalog, in its order.
-        progress: of the search for near-duplicates.
+    ``pixels`` are the scan and thumbnails of the same catalog, in its order; ``progress`` is of the near-duplicates.
     """
     scan, findings = pixels.scan, _Findings()
     quarantined = _bad_images(scan, findings)

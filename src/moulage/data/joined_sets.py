@@ -82,11 +82,10 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
 
     Evidence is what ``overlap.find`` takes: the same bytes, near-duplicates, and the same name or lesion id where the
     two data sets mean the same by a name. Lesion ids count only where some image names are shared, and alike: numbers
-    from one say nothing. Images of ``catalog``, which is of ``join``, that cannot be used are passed over.
+    from one say nothing. Images of ``catalog``, which is of ``join``, are passed over where they are unusable.
 
-    Returns:
-        A table of ``image``, ``same_as``, ``why``, ``data_set`` and ``of`` (the two data sets), a row a pair, names as
-        in ``catalog``; and sentences on what was not taken as evidence.
+    A table of ``image``, ``same_as``, ``why``, ``data_set`` and ``of`` (the two data sets), a row a pair, names as in
+    ``catalog``; and sentences on what was not taken as evidence.
     """
     usable = catalog.take((pixels.scan["status"] == OK).to_numpy())
     earlier, tables, notes = [], [], []

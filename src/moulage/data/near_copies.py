@@ -68,22 +68,15 @@ def near_copies(
     false_alarms: float = 0.01,
     progress: Progress = no_progress,
 ) -> NearCopies:
-    """Find the generated images that are near-copies of training images.
+    """Find the generated images that are near-copies of training images; all images are uint8 [N, S, S, 3].
 
-    The threshold comes from real images that are compared with the training images: ``held_out`` ones of other lesions,
-    or, where ``groups`` are given in their place, each training image against those of the other lesions.
+    The threshold comes from real images that are compared with the training images, ``train``, of which there is at
+    least one: ``held_out`` ones of other lesions that are no near-duplicates of them, or, where ``groups`` (the lesion
+    of each training image) are given in their place, each training image against those of the other lesions.
+    ``false_alarms`` is the largest share of new images that may be called copies; it takes 1 / false_alarms - 1
+    calibration images to promise it.
 
-    Args:
-        generated: uint8 [N, S, S, 3].
-        train: uint8 [M, S, S, 3], M >= 1: the images that the generator was fitted on.
-        held_out: uint8 [n, S, S, 3] of lesions that are not in ``train``; no near-duplicates of training images.
-        groups: lesion of each training image, [M]; instead of ``held_out``.
-        false_alarms: largest share of new images that may be called copies; it takes 1 / false_alarms - 1 calibration
-            images to promise it.
-        progress: called with the number of images done.
-
-    Raises:
-        DataError: shapes or types do not fit, or neither or both of ``held_out`` and ``groups`` are given.
+    ``DataError``: shapes or types do not fit, or neither or both of ``held_out`` and ``groups`` are given.
     """
     if (held_out is None) == (groups is None):
         raise DataError("Near-copies need either held-out images or the lesions of the training images to calibrate.")

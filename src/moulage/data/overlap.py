@@ -50,9 +50,8 @@ def find(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[
     Near-duplicates are looked for among images that nothing else has found. The search sees at most
     ``duplicates.MAX_CANDIDATES`` pairs, those within a data set among them; what it does not find may still be a copy.
 
-    Returns:
-        A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``same bytes``, ``same name``, ``same
-        lesion`` or ``near-duplicate``), a row a pair; and sentences on what was not taken as evidence.
+    A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``same bytes``, ``same name``, ``same lesion``
+    or ``near-duplicate``), a row a pair; and sentences on what was not taken as evidence.
     """
     left = theirs.catalog.table[["image", "lesion"]].assign(sha256=theirs.sha256)
     right = ours.catalog.table[["image", "lesion"]].assign(sha256=ours.sha256)

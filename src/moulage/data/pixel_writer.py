@@ -118,10 +118,8 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[I
 def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
     """Read, hash and check one image, take it through the filters, and resize it.
 
-    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters.
-
-    Returns:
-        Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
+    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters. Gives its row of the
+    scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
     """
     row = Row()
     # A filter may cut much of the image away, so more of it is decoded.

@@ -84,12 +84,11 @@ def build(
     Args:
         catalog: images; each name once.
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
-        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        framing: see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
         filters: pre-processing between decoding and resizing; other filters are another cache.
         of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
         num_workers: processes that decode; the result does not depend on it.
-        progress: called with the number of images done.
 
     Raises:
         DataError: an archive is not there, or a file may not be read.

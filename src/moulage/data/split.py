@@ -94,12 +94,10 @@ class Split:
 
 
 def holdout(catalog: Catalog, *, validation: float = 0.1, test: float = 0.2, seed: int) -> Split:
-    """One split into train, validation and test.
+    """One split of real images into train, validation and test; ``catalog.groups`` says what stays together.
 
-    Args:
-        catalog: real images; ``catalog.groups`` says what stays together.
-        validation, test: shares of all images, above 0 and below 1 together; the rest trains.
-        seed: the same seed and groups give the same split.
+    ``validation`` and ``test`` are shares of all images, above 0 and below 1 together; the rest trains. The same seed
+    and groups give the same split.
 
     Raises:
         DataError: a share is out of range, or a class has too few lesions for every part to get one.

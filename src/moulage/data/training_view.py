@@ -155,24 +155,19 @@ class TrainingView:
         """The order of one epoch: int64 [num_real + num_slots], indices into real followed by extra.
 
         Every real and every extra example appears once; empty slots hold real examples, no one of them again before
-        each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms
-        hold the same image unless it comes from a slot that they fill differently.
+        each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms of one ``seed`` hold
+        the same image unless it comes from a slot that they fill differently.
 
-        With ``class_weights`` there are equally many images, but class k has the share w_k / sum(w) of them, rounded
-        up or down at random so that the mean is exact. Within a class no image is drawn again before each has been.
-        An image that is drawn stays at the step where it is without weights, as often as it is there.
+        With ``class_weights`` (at least 0, one for each class) there are equally many images, but class k has the share
+        w_k / sum(w) of them, rounded up or down at random so that the mean is exact. Within a class no image is drawn
+        again before each has been. An image that is drawn stays at the step where it is without weights, as often as it
+        is there.
 
         With ``weights`` an example is in the epoch as often as without, times its weight, and all divided by the same
         number; rounded up or down at random so that the mean is exact. With both, classes have the shares of the class
         weights, and within a class images have shares in proportion to their weights.
 
-        Args:
-            seed: of the order; the same for all arms of a trial.
-            epoch: number of the epoch.
-            class_weights: at least 0, one for each class; None: no class is favoured.
-
-        Raises:
-            DataError: weights that are negative, not finite or all 0, or favour a class without an image.
+        ``DataError``: class weights that are negative, not finite or all 0, or favour a class without an image.
         """
         rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
         slots = np.resize(rng.permutation(self.num_real), self.num_slots)

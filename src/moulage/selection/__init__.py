@@ -1,12 +1,8 @@
 """Which drawn images are kept: rules, one a file. Here is what a rule is shown, and what it answers.
 
-A rule is a module with ``Config`` and
-
-    select(config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng) -> Judgement
-
-where ``candidates`` are drawn images, ``reference`` the real images of the training part, ``want`` how many images of
-each class an arm adds, and ``rng`` a ``numpy.random.Generator``. It judges each candidate, and never sees a real image
-of another part.
+A rule is a ``contracts.SelectionModule``. Of its arguments ``candidates`` are drawn images, ``reference`` the real
+images of the training part, and ``want`` how many images of each class an arm adds. It judges each candidate, and never
+sees a real image of another part.
 """
 
 from collections.abc import Iterator
