@@ -211,9 +211,7 @@ class _Rows:
     @classmethod
     def read_header(cls, stream: IO[bytes], name: str) -> "_Rows":
         try:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
+            shape, fortran, dtype = array_header(stream)
         except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise DataError(f"{name} is no array: {error}.") from None
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
@@ -236,6 +234,12 @@ class _Rows:
         if len(data) < num_bytes:
             raise ImageError(f"{self.name} ends before row {index}", "truncated")
         return np.frombuffer(data, np.uint8).reshape(row_shape)
+
+
+def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran order, and type of an array in a ``.npy`` stream, up to its values."""
+    version = np.lib.format.read_magic(stream)
+    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
 
 
 def _array_parts(location: str) -> tuple[str, str, int]:

@@ -28,11 +28,6 @@ class Member:
     name: str  # empty for the main one
     shown: Shown  # its images, under the names and lesion ids that the data set itself gives
 
-    @property
-    def called(self) -> str:
-        """Its name in messages."""
-        return self.name or MAIN
-
     def joined(self, images: pd.Series) -> pd.Series:
         """The names in the joined catalog of images under their own names."""
         return _prefixed(images, self.name)
@@ -94,11 +89,12 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
         for other in earlier:
             table, said = overlap.find(rest, other.shown, progress)
             table, more = _without_chance(table)
-            notes += [f"{member.called} and {other.called}: {sentence}" for sentence in (*said, *more)]
+            of = other.name or MAIN
+            notes += [f"{member.name} and {of}: {sentence}" for sentence in (*said, *more)]
             photographs = table.loc[table["why"] != overlap.SAME_LESION, "image"]
             rest = rest.take(~rest.catalog.table["image"].isin(photographs).to_numpy())
             table = table.assign(image=member.joined(table["image"]), same_as=other.joined(table["same_as"]))
-            tables.append(table.assign(data_set=member.called, of=other.called))
+            tables.append(table.assign(data_set=member.name, of=of))
         earlier.append(replace(member, shown=rest))
     if not tables:
         return pd.DataFrame(columns=[*overlap.COLUMNS, "data_set", "of"], dtype=object), ()

@@ -9,14 +9,8 @@ from scipy import fft, ndimage
 from moulage.data.pixel_writer import THUMBNAIL_SIDE as SIDE
 
 ORIENTATIONS = (
-    "as is",
-    "mirrored left-right",
-    "mirrored top-bottom",
-    "turned by 180 degrees",
-    "transposed",
-    "turned right",
-    "turned left",
-    "transposed and turned by 180 degrees",
+    *("as is", "mirrored left-right", "mirrored top-bottom", "turned by 180 degrees"),
+    *("transposed", "turned right", "turned left", "transposed and turned by 180 degrees"),
 )
 """How the second image of a pair is turned to lie on the first; bits of the index: 4 transpose, 2 rows, 1 columns."""
 

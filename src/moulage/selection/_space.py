@@ -1,10 +1,16 @@
 """Geometry of a feature space: what real images span, and how many of the best are kept."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from moulage.data.neighbours import squared_blocks
+
+Share = Annotated[
+    float | None, Field(gt=0, le=1, description="Share of each class that is kept; none: as many as are wanted.")
+]
+"""An option of the rules that rank."""
 
 
 class Support(NamedTuple):

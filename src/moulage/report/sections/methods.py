@@ -13,6 +13,14 @@ from moulage.results import Arm, Count, Results
 from moulage.runs import write_text
 
 TITLE = "Methods, to paste"
+ARMS = {
+    "reference": "Arms to compare with",
+    "synthetic": "Arms with generated images",
+    "rival": "Rivals that need no generated images",
+    "positive": "Control that must help",
+    "null": "Controls that must not help",
+}
+"""How each role is introduced, in the order of the paragraph."""
 
 
 def show(run: Run) -> dict[str, Any] | None:
@@ -42,7 +50,7 @@ def text(results: Results, version: str = "") -> str:
     parts = [
         _data(results),
         _trials(results),
-        *(_arms(results, role, cite) for role in ("reference", "synthetic", "rival", "positive", "null")),
+        *(_arms(results, role, start, cite) for role, start in ARMS.items()),
         _fidelity(results, cite),
         _logit_adjustment(results, cite),
         _question(results),
@@ -91,19 +99,10 @@ def _trials(results: Results) -> str:
     return f"{said} {trials.random}"
 
 
-def _arms(results: Results, role: str, cite: _Citations) -> str:
+def _arms(results: Results, role: str, start: str, cite: _Citations) -> str:
     """What the arms of one role did."""
     said = [_arm(results, arm, cite) for arm in results.arms if arm.role == role]
-    if not said:
-        return ""
-    start = {
-        "reference": "Arms to compare with",
-        "synthetic": "Arms with generated images",
-        "rival": "Rivals that need no generated images",
-        "positive": "Control that must help",
-        "null": "Controls that must not help",
-    }
-    return f"{start[role]}: {'; '.join(said)}."
+    return f"{start}: {'; '.join(said)}." if said else ""
 
 
 def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
