@@ -1,4 +1,4 @@
-"""What the pages say of the code is so: the picture of the rooms, the files that are named, the lists of what to touch."""
+"""What the pages say of the code is so: the picture of the rooms, files that are named, lists of what to touch."""
 
 import importlib.util
 from pathlib import Path
