@@ -168,12 +168,6 @@ def test_misspelled_and_repeated_columns_are_refused():
         recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["age", "age"]}}))
 
 
-def test_options_of_the_metadata_network_survive_being_written():
-    options = {"metadata_network": {"units": 4}}
-    config = plugins.configure("classifiers", "finetune", options)
-    assert plugins.configure("classifiers", "finetune", config.model_dump(mode="json")) == config
-
-
 def test_a_classifier_that_reads_images_alone_refuses_metadata(monkeypatch):
     monkeypatch.delattr(probe, "METADATA")
     with pytest.raises(RecipeError, match='"probe" reads images alone') as caught:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from moulage import plugins
+import tiny_generators
 from moulage.data import masks
 from moulage.data.catalog import Catalog
 from moulage.data.split import holdout
@@ -21,30 +21,15 @@ from moulage.sources import phantom
 from moulage.stages import data
 from moulage.stages.plan import plan
 from moulage.stages.stage import execute
+from tiny_generators import SIZE, rates
 
 pytestmark = pytest.mark.slow
 
-SIZE = 16
-TINY: dict[str, Any] = {
-    "steps": 2,
-    "batch_size": 4,
-    "latent_size": 4,
-    "base_channels": 4,
-    "num_downsamplings": 1,
-    "num_blocks": 1,
-    "num_discriminators": 2,
-    "num_discriminator_layers": 1,
-    "discriminator_channels": 4,
-    "checkpoint_every": 2,
-    "preview_every": 2,
-    "precision": "fp32",
-    "generator_optimiser": {"learning_rate": 2e-3},
-    "discriminator_optimiser": {"learning_rate": 2e-3},
-}
+TINY: dict[str, Any] = {"steps": 2, "preview_every": 2, "precision": "fp32", **rates(2e-3)}
 
 
-def make(size: int = SIZE, classes: tuple[str, ...] = ("MEL", "BCC"), **options: Any) -> pix2pixhd.Generator:
-    return pix2pixhd.Generator(plugins.configure("generators", "pix2pixhd", TINY | options), classes, size)
+def make(size: int = SIZE, **options: Any) -> pix2pixhd.Generator:
+    return tiny_generators.make("pix2pixhd", ("MEL", "BCC"), size, **(TINY | options))
 
 
 def lesions(num: int = 8, size: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,52 +203,7 @@ def test_every_size_is_reached(num_enhancers: int, size: int):
     assert network(torch.randn(2, 4), torch.zeros(2, dtype=torch.long), maps).shape == (2, 3, size, size)
 
 
-CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 5},
-    {"base_channels": 8},
-    {"max_channels": 4},
-    {"num_downsamplings": 2},
-    {"num_blocks": 2},
-    {"num_enhancers": 1},
-    {"conditional_from": 16},
-    {"num_discriminators": 1},
-    {"num_discriminator_layers": 2},
-    {"discriminator_channels": 8},
-    {"feature_matching_weight": 1.0},
-    {"diversity_weight": 0.0},
-    {"recombine": 0.0},
-    {"perceptual_weight": 1.0, "perceptual": {"name": "test_resnet", "weights": "scratch", "input_size": 32}},
-    {"discriminator_augment": "diffaugment"},
-    {"condition_end": 1.0},
-    {"accumulate": 2},
-    {"sampling": "balanced"},
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_no_option_changes_nothing(change: dict[str, Any], fitted: pix2pixhd.Generator, tmp_path: Path):
-    images, labels, found = lesions()
-    generator = make(**({"recombine": 0.5} | change))
-    generator.fit(images, labels, masks=found, seed=0, folder=tmp_path)
-    assert not np.array_equal(generator.sample(0, np.arange(12)), fitted.sample(0, np.arange(12)))
-
-
-def test_the_number_of_blocks_of_an_enhancer_counts():
-    few, many = (make(num_enhancers=1, num_enhancer_blocks=num).network_of() for num in (1, 3))
-    assert len(list(few.parameters())) < len(list(many.parameters()))
-
-
-def test_impossible_options_and_sizes_are_refused(tmp_path: Path):
-    for options, size, word in (
-        ({"num_downsamplings": 4}, 16, "halve"),
-        ({"num_downsamplings": 4}, 40, "halve"),
-        ({"num_discriminators": 3}, 16, "discriminators"),
-        ({}, 20, "20"),
-        ({"num_enhancers": 3}, 64, "base_channels"),
-    ):
-        with pytest.raises(RecipeError, match=word):
-            make(size, **options)
+def test_images_without_masks_are_refused_before_any_work(tmp_path: Path):
     images, labels, found = lesions()
     for wrong in (None, found[:3], found > 0, found[:, :8]):
         with pytest.raises(DataError, match="mask"):
@@ -293,7 +233,12 @@ def test_a_training_image_without_a_mask_is_refused_before_any_work():
 def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    generator = {"plugin": "pix2pixhd", "classes": ["MEL", "NV"], "size": SIZE, "options": TINY}
+    generator = {
+        "plugin": "pix2pixhd",
+        "classes": ["MEL", "NV"],
+        "size": SIZE,
+        "options": tiny_generators.RUN | tiny_generators.TINY["pix2pixhd"] | TINY,
+    }
     values = {"study": {"name": "few"}, "data": {"options": {"num_images": 260, "size": 32}}}
     whole = phantom.read
 

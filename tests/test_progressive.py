@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from moulage import plugins, randomness, recipe
-from moulage.errors import RecipeError
 from moulage.generators import progressive
 from moulage.generators.progressive import enlarge, grown, shrink
-from test_generators import make
+from tiny_generators import make
 
 pytestmark = pytest.mark.slow
 
 LABELS = torch.tensor([0, 1, 0, 1])
-FAST = {"generator_optimiser": {"learning_rate": 2e-2}, "discriminator_optimiser": {"learning_rate": 2e-2}}
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -185,49 +183,6 @@ def test_optimisers_and_average_start_anew_with_each_resolution():
     assert updates == [(1, {1}), (2, {2})] * 3
 
 
-CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 7},
-    {"base_channels": 3},
-    {"max_channels": 16},
-    {"shares": (2, 1, 1)},
-    {"fade": 1.0},
-    {"loss": "logistic"},
-    {"penalty": 1.0},
-    {"penalty_every": 2},
-    {"drift": 0.5},
-    {"pixel_norm": False},
-    {"equalised_learning_rate": False},
-    {"minibatch_stddev": False},
-    {"attention_size": 0},
-    {"attention_size": 16},
-    {"discriminator_augment": "diffaugment"},
-    {"generator_optimiser": {"learning_rate": 1e-2}},
-    {"discriminator_optimiser": {"learning_rate": 1e-2}},
-    {"accumulate": 2},
-]
-
-
-def drawn(options: dict[str, Any]) -> Tensor:
-    """Images of both classes after three steps on noise, one at each resolution."""
-    generator = make("progressive", precision="fp32", **(FAST | {"shares": (1, 1, 1), "steps": 6} | options))
-    with randomness.reproducible("test"):
-        game = generator.game()
-        for step in (2, 3, 5, 6):
-            game.step(random(4, 3, 16, 16), LABELS, step, randomness.generator_for(step))
-        return generator.draw(game.ema.model, LABELS, np.arange(4))
-
-
-@pytest.fixture(scope="module")
-def reference() -> Tensor:
-    return drawn({})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_no_option_changes_nothing(change: dict[str, Any], reference: Tensor):
-    assert not torch.equal(drawn(change), reference)
-
-
 def test_weights_know_how_far_they_have_grown(tmp_path: Path):
     """The judge may keep weights from before the last resolution."""
     generator = make("progressive")
@@ -282,47 +237,3 @@ def test_the_recipe_of_the_published_experiment_compares_the_three_gans(budget: 
     assert ratios == pytest.approx({"pgan": 1, "attention": 1, "attention-ttur": 4})
     assert {arm.balance for arm in found.arms.values()} >= {"none", "duplicates", "permuted"}
     assert all(found.wanted(arm) == found.wanted("attention-ttur") for arm in ("pgan", "attention", "duplicates"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("loss", "steps"), [("wgan-gp", 150), ("logistic", 300)])
-def test_each_class_gets_its_own_colour(loss: str, steps: int, tmp_path: Path):
-    images = np.random.default_rng(0).integers(60, 120, (24, 16, 16, 3)).astype(np.uint8)
-    labels = np.arange(24, dtype=np.int64) % 2
-    images[labels == 0, :, :, 0] += 100
-    images[labels == 1, :, :, 2] += 100
-    run = {"steps": steps, "batch_size": 8, "checkpoint_every": 300, "preview_every": 300, "ema_decay": 0.9}
-    learn = {"learning_rate": 5e-3}
-    optimisers = {"generator_optimiser": learn, "discriminator_optimiser": learn}
-    generator = make("progressive", **run, **optimisers, loss=loss, penalty=1.0, base_channels=4, attention_size=0)
-    generator.fit(images, labels, seed=0, folder=tmp_path)
-    for label, channel in ((0, 0), (1, 2)):
-        mean = generator.sample(label, np.arange(32)).mean((0, 1, 2))
-        assert mean.argmax() == channel
-        assert mean[channel] - np.delete(mean, channel).max() > 40
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"shares": (1, 0, 1)},
-        {"fade": 1.5},
-        {"loss": "hinge"},
-        {"attention_size": 48},
-        {"penalty": -1},
-        {"steps": 3, "epochs": 3},
-    ],
-)
-def test_refuses_impossible_options(options: dict[str, Any]):
-    with pytest.raises(RecipeError, match="progressive"):
-        plugins.configure("generators", "progressive", options)
-
-
-def test_refuses_impossible_sizes():
-    for size in (4, 48, 2048):
-        with pytest.raises(RecipeError, match=str(size)):
-            make("progressive", size=size)
-    with pytest.raises(RecipeError, match="shares"):
-        make("progressive", shares=(1, 2))
-    with pytest.raises(RecipeError, match="attention_size"):
-        make("progressive", attention_size=32)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from moulage import backbones, randomness
 from moulage.errors import RecipeError
 from moulage.generators import projected_gan
-from test_fastgan import FAST, SHARED_CHANGES
-from test_generators import make
+from tiny_generators import make
 
 LABELS = torch.tensor([0, 1, 0, 1])
 SCRATCH = {"name": "test_resnet", "weights": "scratch"}
@@ -116,37 +115,3 @@ def test_mixed_features_keep_their_scale():
         large, small = mixing([torch.randn(8, 64, 16, 16), torch.randn(8, 64, 8, 8)])
     assert 0.7 < large.std() < 1.4
     assert 0.7 < small.std() < 1.4
-
-
-CHANGES: list[dict[str, Any]] = [
-    *SHARED_CHANGES,
-    {"num_maps": 1},
-    {"mixing": "channels"},
-    {"mixing": "none"},
-    {"discriminator_channels": 4},
-    {"backbone": {**SCRATCH, "input_size": 48}},
-]
-
-
-def after_steps(options: dict[str, Any]) -> Tensor:
-    """Images of both classes after three steps on noise."""
-    generator = make("projected_gan", precision="fp32", **(FAST | options))
-    with randomness.reproducible("test"):
-        game = generator.game()
-        for step in (1, 2, 3):
-            game.step(images(), LABELS, step, randomness.generator_for(step))
-        latents = torch.randn(4, game.generator.num_inputs, generator=randomness.generator_for("z"))
-        with torch.no_grad():
-            return game.ema.model.train()(latents, LABELS)
-
-
-@pytest.mark.slow
-def test_no_option_changes_nothing():
-    reference = after_steps({})
-    for change in CHANGES:
-        assert not torch.equal(after_steps(change), reference), change
-
-
-def test_a_missing_condition_is_refused():
-    with pytest.raises(RecipeError, match="conditional_from"):
-        make("projected_gan", conditional_from=32)

@@ -20,12 +20,12 @@ from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.stages import data, trained
+from moulage.stages import data, predicting
 from moulage.stages import plan as plans
 from moulage.stages.classifier import check_extra
 from moulage.stages.data import Prepared
 from moulage.stages.plan import plan
-from moulage.stages.trained import adjust_logits, predict_parts
+from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
 from moulage.treatment import PLAIN, Treatment
 
@@ -458,7 +458,7 @@ def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
 
 
 def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
-    monkeypatch.setattr(trained, "PREDICT_CHUNK", 4)
+    monkeypatch.setattr(predicting, "PREDICT_CHUNK", 4)
     names = [f"i{number}" for number in range(11)]
     table = pd.DataFrame({"image": names, "label": "AK", "location": names})
     catalog = Catalog.build(table, ("AK", "NV"), "r")

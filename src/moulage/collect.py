@@ -24,10 +24,10 @@ from moulage.stages.fidelity import Fidelity
 from moulage.stages.gallery import Gallery
 from moulage.stages.generator import Generator
 from moulage.stages.plan import of_kind
+from moulage.stages.predicting import VIEW
 from moulage.stages.samples import Samples
 from moulage.stages.selection import Selection
 from moulage.stages.stage import Stage
-from moulage.stages.trained import VIEW
 from moulage.stages.witness import HELD_OUT
 
 RANDOM = {

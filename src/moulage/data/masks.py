@@ -97,7 +97,7 @@ def with_masks(catalog: Catalog) -> Catalog:
 def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
     """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
 
-    Images that have none there get none. Read them with ``fit="squash"``, as they were made.
+    Images that have none there get none. Read them with the framing "squash", as they were made.
 
     Raises:
         RunError: the folder holds no predicted masks.

@@ -30,7 +30,8 @@ from moulage.finished.run import Finished
 from moulage.stages import data
 from moulage.stages.classifier import Classifier
 from moulage.stages.data import Prepared
-from moulage.stages.trained import CHUNK, Trained, chunks
+from moulage.stages.predicting import chunks
+from moulage.stages.trained import CHUNK, Trained
 
 NUM_NAMED = 200
 """Overlapping images that the summary names."""

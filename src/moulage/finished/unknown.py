@@ -19,7 +19,8 @@ from moulage.finished.run import Finished
 from moulage.runs import seed_of
 from moulage.stages import data
 from moulage.stages.classifier import Classifier
-from moulage.stages.trained import CHUNK, Trained, chunks
+from moulage.stages.predicting import chunks
+from moulage.stages.trained import CHUNK, Trained
 
 SCORES = (*unknown.OF_LOGITS, *unknown.OF_FEATURES)
 

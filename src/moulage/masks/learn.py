@@ -23,7 +23,7 @@ from moulage.errors import RunError
 from moulage.evaluation import resampling
 from moulage.masks.segmenter import Config, Segmenter, check_installed, dice, jaccard
 
-FIT = "squash"
+FRAMING = "squash"
 """Images are squashed to squares, so that a mask covers the whole photograph."""
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
@@ -122,11 +122,11 @@ class _Data:
     ) -> "_Data":
         """Decode, audit and split; ``shares`` are those of the validation and of the test part."""
         cache = runs.cache_folder()
-        pixels = pixel_cache.build(masked, (size,), FIT, cache, num_workers=num_workers, progress=progress)
+        pixels = pixel_cache.build(masked, (size,), FRAMING, cache, num_workers=num_workers, progress=progress)
         clean = audit(masked, pixels, progress).clean(masked)
         split = holdout(clean, validation=shares[0], test=shares[1], seed=seed)
         prove(split, clean)
-        masks, array = lesion_masks.read(masked, size, FIT, cache), pixels.array(size)
+        masks, array = lesion_masks.read(masked, size, FRAMING, cache), pixels.array(size)
         parts = {name: split.part(clean, name) for name in PARTS}
         rows = {name: pixels.rows(part.images) for name, part in parts.items()}
         arrays = {name: (array[chosen], masks[chosen]) for name, chosen in rows.items()}
@@ -150,7 +150,7 @@ def _learned(
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "segmenter": digest_of(out),
         "config": config.model_dump(mode="json"),
-        "fit": FIT,
+        "fit": FRAMING,
         "seed": seed,
         "split": data.split.digest,
         "num_images": {name: len(part) for name, part in data.parts.items()},

@@ -24,7 +24,7 @@ from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split
 from moulage.errors import DataError, RunError
-from moulage.masks.learn import FIT, Say, digest_of, read
+from moulage.masks.learn import FRAMING, Say, digest_of, read
 from moulage.masks.segmenter import Segmenter
 
 CHUNK = 256
@@ -73,11 +73,13 @@ def predict_masks(
     names = file_names(found.images)
     masks.check_free()
     with runs.lock(out):
-        pixels = pixel_cache.build(found, (size,), FIT, runs.cache_folder(), num_workers=num_workers, progress=progress)
+        pixels = pixel_cache.build(
+            found, (size,), FRAMING, runs.cache_folder(), num_workers=num_workers, progress=progress
+        )
         bad = pixels.scan[pixels.scan["status"] != OK]
         if len(bad) == len(found):
             raise DataError(f"No image of {found.name} can be used: {pixels.scan['message'][0]}.", "Check --data.")
-        about = {"format": runs.FORMAT, "segmenter": masks.segmenter, "size": size, "fit": FIT}
+        about = {"format": runs.FORMAT, "segmenter": masks.segmenter, "size": size, "fit": FRAMING}
         runs.write_json(out / PREDICTED, about)
         table, num_new = _written(masks, segmenter, pixels, names, progress)
         with runs.atomic(out / TABLE) as temporary:

@@ -23,11 +23,11 @@ from moulage.recipe_tables import METADATA
 from moulage.runs import seed_of
 from moulage.stages.data import Prepared
 from moulage.stages.embedding import Embedding
+from moulage.stages.predicting import VIEW, adjust_logits, examples_of, predict_parts
 from moulage.stages.samples import Samples
 from moulage.stages.selection import Selection
 from moulage.stages.stage import Context, Stage
 from moulage.stages.stored import ByName, embedded, pixels_of
-from moulage.stages.trained import VIEW, adjust_logits, examples_of, predict_parts
 from moulage.stages.witness import (
     AGAIN,
     HELD_OUT,

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -165,16 +165,20 @@ class Stage:
 Kind = TypeVar("Kind", bound=Stage)
 
 
+@cache
+def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
+    return TypeAdapter(kind)
+
+
 def to_json(stage: Stage) -> dict[str, Any]:
     """A stage, with all that it needs, as plain values."""
-    values: dict[str, Any] = TypeAdapter(type(stage)).dump_python(stage, mode="json")
-    return values
+    return _adapter(type(stage)).dump_python(stage, mode="json")
 
 
 def from_json(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
     """What ``to_json`` gave, as a stage of this kind; ``where`` is named if it is damaged."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
