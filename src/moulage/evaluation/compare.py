@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from moulage.errors import RecipeError, nearest
-from moulage.evaluation.fits import Fits, align
-from moulage.evaluation.lesions import FEW_LESIONS, Lesions
+from moulage.evaluation.alignment import Fits, align
+from moulage.evaluation.lesion_variance import FEW_LESIONS, Lesions
+from moulage.evaluation.measure_names import Wanted, is_lower_better, resolve
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import Measure, is_lower_better, resolve
-from moulage.evaluation.trials import Trials
+from moulage.evaluation.trial_variance import Trials
 
 MIN_TRIALS = 3
 """Fewer fits give a difference but no interval."""
@@ -103,7 +103,7 @@ def compare(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare two arms; ``compare_all`` with one pair."""
@@ -116,7 +116,7 @@ def compare_all(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare pairs (arm, reference) under one measure.
@@ -124,9 +124,10 @@ def compare_all(
     Args:
         arms: the fits of *all* arms of the study, by name: the variance between fits is pooled over them.
         pairs: which arm to compare with which reference.
-        measure: see ``scores.resolve``.
+        measure: see ``measure_names``.
         targets: target classes, for measures over them.
-        num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife.
+        num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife;
+            None: what the measure says covers.
         seed: of the bootstrap; the same for all arms and fits, which see the same resamples.
 
     Raises:
@@ -142,7 +143,7 @@ def compare_fits(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """``compare_all`` of fits that are aligned already: several measures then share what they have in common."""
@@ -162,7 +163,7 @@ def compare_fits(
 
 
 def _compare(
-    fits: Fits, wanted: Measure, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
+    fits: Fits, wanted: Wanted, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
 ) -> Comparison:
     """Put one pair together."""
     notes, inference = _notes(fits, wanted), {}
@@ -279,7 +280,7 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
     return {"cautious_low": difference - half, "cautious_high": difference + half}
 
 
-def _refusal(fits: Fits, wanted: Measure) -> str:
+def _refusal(fits: Fits, wanted: Wanted) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
         count = "1 fit" if fits.num_trials == 1 else f"{fits.num_trials} fits"
@@ -290,7 +291,7 @@ def _refusal(fits: Fits, wanted: Measure) -> str:
     return ""
 
 
-def _notes(fits: Fits, wanted: Measure) -> list[str]:
+def _notes(fits: Fits, wanted: Wanted) -> list[str]:
     """What the reader of a comparison must know beside the numbers."""
     refusal = _refusal(fits, wanted)
     notes = [refusal] if refusal else []

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from moulage.errors import DataError
+from moulage.evaluation.alignment import Fits
 from moulage.evaluation.compare import CONFIDENCE, NEGLIGIBLE
-from moulage.evaluation.fits import Fits
-from moulage.evaluation.lesions import Lesions
-from moulage.evaluation.scores import Measure
+from moulage.evaluation.lesion_variance import Lesions
+from moulage.evaluation.measure_names import Wanted
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLon
     return DeLong(float(aucs[0]), float(aucs[1]), difference, error, difference - half, difference + half, p)
 
 
-def fixed(fits: Fits, wanted: Measure, first: str, second: str) -> Fixed | None:
+def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
     """One fit minus another with the lesion part of the variance alone.
 
     None where nothing varies, or a class has one lesion.
 
     Args:
         fits: with one set of predictions an arm.
-        wanted: the measure, of ``scores.resolve``.
+        wanted: the measure, of ``measure_names.resolve``.
         first, second: names of the two models.
     """
     from scipy.special import stdtr, stdtrit

@@ -201,21 +201,16 @@ class Plan:
         Raises:
             DataError: it has no interval, so nothing was measured.
         """
-        if values.get("variance_lesions") is None or values.get("variance_trials") is None:
+        if values["standard_error"] is None:
             raise DataError(
                 f"{values['arm']} against {values['reference']}, {values['measure']}: without an interval there are no "
                 "variance components to plan with.",
                 f"At least {MIN_TRIALS} fits an arm are needed.",
             )
-        of = values["num_lesions_by_class"]
-        named = tuple(values.get("classes") or ())
-        smallest = min((of[name] for name in named or of if of[name] > 1), default=2)
-        interaction = min(values.get("variance_interaction") or 0.0, values["variance_lesions"])
-        num_folds = values.get("num_folds", 1)
-        num_sets = values["num_trials"] // num_folds
-        pooled, freedom = float(values["num_arms"]), values.get("freedom_trials")
-        if freedom is not None:  # fewer than the arms where one of the two is noisy
-            pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
+        interaction, num_folds = min(values["variance_interaction"], values["variance_lesions"]), values["num_folds"]
+        num_sets, freedom = values["num_trials"] // num_folds, values["freedom_trials"]
+        # fewer than the arms where one of the two is noisy
+        pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
         return cls(
             lesions=values["variance_lesions"] - interaction,
             interaction=interaction,
@@ -223,7 +218,7 @@ class Plan:
             num_sets=num_sets,
             num_folds=num_folds,
             num_arms=pooled,
-            freedom=values.get("freedom_lesions") or smallest - 1,
+            freedom=values["freedom_lesions"],
         )
 
     @classmethod

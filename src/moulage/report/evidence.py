@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from moulage.evaluation.scores import is_lower_better
-from moulage.results import Registration, Results, SliceRow, Verdict
+from moulage.evaluation.measure_names import is_lower_better
 from moulage.report.roles import MOST_SHOWN, with_role
-from moulage.report.tables import NONE, amount, bounds, estimate, p_value, scale, signed, word
+from moulage.report.tables import NONE, amount, bounds, estimate, p_value, signed, word
+from moulage.results import Registration, Results, SliceRow, Verdict
 
 SIGNS = {
     "helps": "▲",
@@ -219,8 +219,8 @@ def _slice_cells(rows: list[SliceRow], columns: list[tuple[str, list[str]]], mea
         cells.append(estimate(scores[0] if scores else None, measure))
         for reference in references:
             row = found.get((arm, reference))
-            difference = signed(row.difference, scale(measure)) if row else NONE
-            interval = bounds(row.low, row.high, scale(measure)) if row else NONE
+            difference = signed(row.difference, measure) if row else NONE
+            interval = bounds(row.low, row.high, measure) if row else NONE
             cells.append(difference if interval == NONE else f"{difference} ({interval})")
     return cells
 

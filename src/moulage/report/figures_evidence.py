@@ -23,9 +23,9 @@ from moulage.report.plot import (
     short,
     slug,
 )
-from moulage.results import Comparison, Power, Results, SliceRow, Study
 from moulage.report.roles import MOST_SHOWN, TITLES, best_rival, plain_arm, role_of, with_role
-from moulage.report.tables import amount, scale, slices_of_primary, told, word
+from moulage.report.tables import amount, scale, slices_of_primary, told, unit, word
+from moulage.results import Comparison, Power, Results, SliceRow, Study
 
 Row = tuple[str, Comparison | None]
 """Label and what is drawn in one row of the forest; without anything to draw, the label is a heading."""
@@ -49,11 +49,11 @@ def forest(results: Results, folder: Path) -> Plot | None:
                 generated = row.arm in with_role(results, "synthetic")
                 _interval(axes, y, row, scale(study.primary), BLUE if generated else MUTED, "o" if generated else "s")
                 place = ("axes fraction", "data")
-                text = told(row, scale(study.primary))
+                text = told(row, study.primary)
                 axes.annotate(text, (1.02, y), xycoords=place, va="center", fontsize=8, annotation_clip=False)
     _label(drawn[-1], study.primary)
     shown = [row for _, rows in panels for _, row in rows if row is not None]
-    words = "; ".join(f"{row.arm} against {row.reference} {told(row, scale(study.primary))}" for row in shown)
+    words = "; ".join(f"{row.arm} against {row.reference} {told(row, study.primary)}" for row in shown)
     return finish(figure, folder, "differences", f"Differences with intervals: {words}.", _forest_caption(study, shown))
 
 
@@ -123,7 +123,8 @@ def class_effects(results: Results, arm: str, folder: Path) -> Plot | None:
     _legend(figure, references)
     figure.suptitle(short(arm), fontsize=9, fontweight="bold")
     text = "; ".join(
-        f"{name} {word(measure)} {told(c, 100)} against {reference}" for (measure, name, reference), c in found.items()
+        f"{name} {word(measure)} {told(c, measure)} against {reference}"
+        for (measure, name, reference), c in found.items()
     )
     targets = " Target classes stand on a band, in bold." if study.target_classes else ""
     return finish(
@@ -160,7 +161,7 @@ def power(results: Results, folder: Path) -> Plot | None:
         axes.set_ylim(bottom=0)
     left.set_xlabel("trials")
     right.set_xlabel("multiple of the test lesions")
-    left.set_ylabel("detectable" + (" (points)" if scale(measure) == 100 else ""))
+    left.set_ylabel("detectable" + (" (points)" if unit(measure) == "points" else ""))
     handles = [
         Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)]) for k in range(len(lines))
     ]
@@ -213,7 +214,7 @@ def slices(results: Results, arm: str, folder: Path) -> Plot | None:
     axes.set_title(short(arm), fontweight="bold")
     _legend(figure, references)
     text = "; ".join(
-        f"{label} {told(row, scale(measure))} against {row.reference}" for label, of_arm in rows for row in of_arm
+        f"{label} {told(row, measure)} against {row.reference}" for label, of_arm in rows for row in of_arm
     )
     return finish(
         figure,
@@ -249,7 +250,7 @@ def _band(axes: Axes, study: Study) -> None:
         axes.axvspan(-effect, effect, color=BAND, lw=0)
 
 
-def _interval(axes: Axes, y: float, row: Comparison | SliceRow, factor: int, colour: str, marker: str) -> None:
+def _interval(axes: Axes, y: float, row: Comparison | SliceRow, factor: float, colour: str, marker: str) -> None:
     """A mark, its interval thick, the cautious one thin; a hollow mark where there is no interval."""
     face = "none"
     if isinstance(row, Comparison) and row.cautious_low is not None and row.cautious_high is not None:
@@ -278,4 +279,4 @@ def _legend(figure: Figure, references: Sequence[str]) -> None:
 
 
 def _label(axes: Axes, measure: str) -> None:
-    axes.set_xlabel(f"difference in {word(measure)}" + (" (points)" if scale(measure) == 100 else ""))
+    axes.set_xlabel(f"difference in {word(measure)}" + (" (points)" if unit(measure) == "points" else ""))

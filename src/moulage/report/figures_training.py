@@ -9,7 +9,6 @@ from moulage.report import plot
 from moulage.report.plot import BLUE, COLOURS, MUTED, VERMILLION, Plot, finish, num_trials, short, slug
 from moulage.report.reading import Gallery, Run
 from moulage.results import GeneratorRun
-from moulage.report.tables import word
 
 
 def curves(run: Run, arm: str, folder: Path, highest_loss: float) -> Plot | None:
@@ -53,7 +52,9 @@ def losses(run: Run, name: str, folder: Path) -> Plot | None:
             points = np.array([(r["step"], r[key]) for r in log if isinstance(r.get(key), int | float)], np.float64)
             points = plot.thin(points.reshape(-1, 2))
             dash = ("-", "--", ":", "-.")[k % 4]
-            label = {"loss_d": "discriminator", "loss_g": "generator"}.get(key, word(key)) if t == 0 else None
+            label = (
+                {"loss_d": "discriminator", "loss_g": "generator"}.get(key, key.replace("_", " ")) if t == 0 else None
+            )
             axes.plot(*points.T, dash, lw=0.9, color=COLOURS[k % len(COLOURS)], label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title(short(name), fontweight="bold")

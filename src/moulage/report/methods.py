@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from moulage.evaluation.scores import NUM_BINS
+from moulage.evaluation.measures.expected_calibration_error import NUM_BINS
 from moulage.report.literature import BALANCE, GENERATORS, INTERVALS, REFERENCES
-from moulage.results import Arm, Count, Results
 from moulage.report.roles import plain_arm, role_of
 from moulage.report.tables import amount, word
+from moulage.results import Arm, Count, Results
 
 
 class _Citations:

@@ -5,7 +5,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from moulage.evaluation.scores import is_lower_better
+from moulage.evaluation.measure_names import is_lower_better
 from moulage.report import evidence, explanations, fidelity, pictures, roles, selections, tables
 from moulage.report.figures import Plots
 from moulage.report.reading import Run
@@ -143,7 +143,7 @@ def _environment() -> Environment:
     environment.filters.update(
         word=tables.word,
         signed=tables.signed,
-        scale=tables.scale,
+        units=tables.units,
         is_lower_better=is_lower_better,
         bounds=tables.bounds,
         estimate=tables.estimate,

@@ -24,7 +24,7 @@ from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.data.steps import Steps
 from moulage.errors import DataError, RecipeError, RunError, nearest
-from moulage.evaluation.scores import resolve
+from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, parse, to_toml
 from moulage.tasks import data_sets
 from moulage.tasks.arms import check_arm, check_fidelity, check_metadata, check_selection
@@ -279,7 +279,8 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
         if name not in catalog.classes:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
     if recipe.arms:
-        resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
+        for name in (recipe.study.primary, *recipe.study.measures):
+            resolve(name, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
 def needs_masks(generator: ModuleType) -> bool:
