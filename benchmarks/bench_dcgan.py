@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moulage import training
+from moulage import devices, randomness
 from moulage.generators import dcgan
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -67,10 +67,10 @@ def ours(precision: str) -> Step:
 
 def measure(num_rounds: int = 5) -> dict[str, float]:
     """Images a CPU second of one thread, by variant. bf16 is left out where the CPU does not compute it natively."""
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         real = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
         variants = {"plain fp32": plain(), "dcgan fp32": ours("fp32")}
-        if training.resolve_precision("cpu") == "bf16":
+        if devices.resolve_precision("cpu") == "bf16":
             variants["dcgan bf16"] = ours("bf16")
         seconds: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(num_rounds + 1):  # the first round is warm-up

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from moulage import training
+from moulage import randomness
 from moulage.classifiers import probe
 from moulage.data.view import Examples, TrainingView
 
@@ -25,7 +25,7 @@ def main() -> dict[str, float]:
     pixels = rng.integers(0, 256, (NUM_IMAGES, 64, 64, 3), np.uint8)
     labels = np.arange(NUM_IMAGES) % 8
     config = probe.Config(epochs=NUM_EPOCHS)
-    with training.reproducible("bench"), TemporaryDirectory() as folder:
+    with randomness.reproducible("bench"), TemporaryDirectory() as folder:
         probe.embed(config, pixels[:64])  # warm-up
         start = time.process_time()
         features = probe.embed(config, pixels)

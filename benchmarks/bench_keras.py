@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench_dcgan import ALLOCATOR, BATCH, SIZE, ours
-from moulage import training
+from moulage import devices, randomness
 from moulage.data.samples import draw
 from moulage.generators import dcgan
 
@@ -69,9 +69,9 @@ def cpu_seconds(function) -> float:
 
 def measure_steps(peer: Peer, rounds: int) -> dict[str, float]:
     """Images a CPU second of a training step: Keras, and ours in fp32 and, where the CPU computes it natively, bf16."""
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         real = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
-        variants = {name: ours(name) for name in dict.fromkeys(("fp32", training.resolve_precision("cpu")))}
+        variants = {name: ours(name) for name in dict.fromkeys(("fp32", devices.resolve_precision("cpu")))}
         taken: dict[str, list[float]] = {name: [] for name in ("keras", *variants)}
         for _ in range(rounds + 1):
             taken["keras"].append(peer.cpu_seconds(f"step {NUM_STEPS}") / NUM_STEPS)
@@ -86,7 +86,7 @@ def measure_drawing(peer: Peer, rounds: int = 1) -> dict[str, float]:
     One round: the thesis's loop never clears its figure, so that each image costs more than the one before.
     """
     generator = dcgan.Generator(dcgan.Config(), ("AK",), SIZE)
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         generator._network = dcgan.Synthesis(generator.config, 1, SIZE).to(memory_format=torch.channels_last).eval()
         taken: dict[str, list[float]] = {"keras loop": [], "sample": []}
         for number in range(rounds):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from moulage import training
+from moulage import randomness
 from moulage.generators import _diffusion, diffusion
 
 SIZE, PEER = 64, "denoising-diffusion-pytorch"
@@ -65,7 +65,7 @@ def peer(batch_size: int) -> Variant:
 
 def measure(batch_size: int, num_rounds: int) -> None:
     """Print CPU seconds of a step and of drawing an image, by variant."""
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         variants = {PEER: peer(batch_size)} | {name: ours(options, batch_size) for name, options in OURS.items()}
         steps: dict[str, list[float]] = {name: [] for name in variants}
         draws: dict[str, list[float]] = {name: [] for name in variants}

@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from moulage import plugins, training
+from moulage import plugins, randomness
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
 SIZE, FMAP_MAX, PENALTY_WEIGHT, AUGMENT = 64, 64, 10, 0.3
@@ -121,7 +121,7 @@ def peer(attention: bool, real: Tensor) -> Variant:
 
 def measure(batch_size: int, num_rounds: int) -> dict[str, Variant]:
     """Every variant, measured in turn."""
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         real = torch.rand(batch_size, 3, SIZE, SIZE) * 2 - 1
         variants = {name: peer(attention, real) for name, attention in PEERS.items()}
         variants |= {name: ours(*of, real) for name, of in OURS.items()}

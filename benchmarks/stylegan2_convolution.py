@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from moulage import training
+from moulage import randomness
 from moulage.generators import stylegan2
 from moulage.generators._adversary import Adversary
 from moulage.generators._stylegan2 import num_channels, sides
@@ -98,7 +98,7 @@ class Plain(Adversary):
 def measure(config: stylegan2.Config, num_rounds: int) -> dict[str, dict[str, float]]:
     """By game: CPU seconds of a plain step and of the mean step of a cycle, GFLOP of a plain step."""
     batch = config.batch_size
-    with training.reproducible("bench"):
+    with randomness.reproducible("bench"):
         real = (torch.rand(batch, 3, SIZE, SIZE) * 2 - 1).contiguous(memory_format=torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.long)
         games = {"plain": Plain(config), "stylegan2": stylegan2.Game(config, 1, SIZE)}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, training
+from moulage import backbones, randomness
 from moulage.classifiers import _attention, _views, finetune, probe
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
@@ -27,7 +27,7 @@ def images(number: int = 5) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[backbones.Features, nn.Linear]:
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         features = backbones.build(backbones.Backbone(**SCRATCH), SIZE).eval()
         return features, nn.Linear(features.num_features, NUM_CLASSES)
 

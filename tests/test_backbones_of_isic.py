@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moulage import backbones, training
+from moulage import backbones, randomness
 
 SIDES = {"inception_v3": 96, "inception_v4": 96, "vit_small_patch14_dinov2": 56, "eva02_tiny_patch14_224": 56}
 """Pixels a side; 64 if not here."""
@@ -36,7 +36,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_built_and_learns(name: str):
     size = SIDES.get(name, 64)
-    with training.reproducible("backbone"):
+    with randomness.reproducible("backbone"):
         network = backbones.build(backbones.Backbone(name=name, weights="scratch"), size)
         images = torch.rand(2, 3, size, size)
         network.train()

@@ -234,7 +234,7 @@ def test_crt_leaves_the_backbone_of_the_first_stage_untouched(ema_decay, tmp_pat
 def test_crt_begins_with_a_fresh_head_and_keeps_none_of_the_first_stage(tmp_path):
     case = Case("finetune", epochs=2, head_learning_rate=1e-30, ema_decay=0.0)
     found = case.fitted(tmp_path, treatment=treatment_of("crt", case)).network.head
-    with case.module.training.reproducible("head", 0):
+    with case.module.randomness.reproducible("head", 0):
         fresh = torch.nn.Linear(found.in_features, 3)
     assert torch.allclose(found.weight, fresh.weight, atol=1e-12)
     assert torch.allclose(found.bias, fresh.bias, atol=1e-12)
@@ -265,7 +265,7 @@ def test_crt_resumes_in_either_stage(stop_after, tmp_path_factory, tmp_path):
 def test_a_linear_probe_trains_the_head_alone(tmp_path):
     case = Case("finetune", epochs=2)
     network = case.fitted(tmp_path, treatment=treatment_of("linear_probe", case)).network
-    with case.module.training.reproducible("finetune", 0):
+    with case.module.randomness.reproducible("finetune", 0):
         initial = case.new()._build(case.config.backbone)
     assert same(state(network.backbone), state(initial.backbone)), "weights and running averages"
     assert not torch.equal(network.head.weight, initial.head.weight)

@@ -638,7 +638,7 @@ def test_two_learning_rates_and_no_decay_of_vectors():
 def test_a_frozen_backbone_stays_as_it_was(tmp_path):
     case = Case("finetune", backbone_learning_rate=0, weight_decay=0.5, ema_decay=0, epochs=1)
     weights = case.fitted(tmp_path).network.backbone.network.conv_stem.weight
-    with finetune.training.reproducible("finetune", 0):
+    with finetune.randomness.reproducible("finetune", 0):
         initial = case.new()._build(case.config.backbone).backbone.network.conv_stem.weight
     assert torch.equal(weights, initial)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moulage import plugins, training
+from moulage import plugins, randomness
 from moulage.errors import RecipeError
 from moulage.generators import _fastgan, fastgan
 from test_generators import make
@@ -20,11 +20,11 @@ FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser
 def drawn(options: dict[str, Any], size: int = 16) -> Tensor:
     """Images of both classes after three steps on noise."""
     generator = make("fastgan", size=size, precision="fp32", **(FAST | options))
-    real = torch.rand(4, 3, size, size, generator=training.generator_for("real")) * 2 - 1
-    with training.reproducible("test"):
+    real = torch.rand(4, 3, size, size, generator=randomness.generator_for("real")) * 2 - 1
+    with randomness.reproducible("test"):
         game = generator.game()
         for step in (1, 2, 3):
-            game.step(real, LABELS, step, training.generator_for(step))
+            game.step(real, LABELS, step, randomness.generator_for(step))
         return generator.draw(game.ema.model.train(), LABELS, np.arange(4))
 
 

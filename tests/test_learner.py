@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moulage import plugins, runs, training
+from moulage import devices, plugins, randomness, runs
 from moulage.errors import RecipeError, RunError
 from moulage.generators import _condition, _learner, dcgan
 from moulage.generators._adversary import Adversary
@@ -91,10 +91,10 @@ def test_progress_says_images_a_second_and_the_judges_score(tmp_path: Path):
 @pytest.mark.parametrize(("sampling", "shares"), [("natural", (90, 10)), ("sqrt", (75, 25)), ("balanced", (50, 50))])
 def test_sampling_decides_how_often_a_class_is_seen(sampling: str, shares: tuple[int, int]):
     labels = np.repeat([0, 1], [90, 10])
-    drawn = training.batches(labels, 50, sampling, "test")
+    drawn = randomness.batches(labels, 50, sampling, "test")
     seen = np.concatenate([drawn[step] for step in range(200)])
     assert 100 * np.bincount(labels[seen]) / len(seen) == pytest.approx(shares, abs=1.5)
-    assert np.array_equal(drawn[7], training.batches(labels, 50, sampling, "test")[7])
+    assert np.array_equal(drawn[7], randomness.batches(labels, 50, sampling, "test")[7])
     assert len(np.unique(seen)) == 100
 
 
@@ -125,7 +125,7 @@ def test_a_batch_in_parts_has_nearly_the_same_gradient():
     for accumulate in (1, 2):
         config = plugins.configure("generators", "r3gan", options | {"accumulate": accumulate})
         generator = plugins.load("generators", "r3gan").Generator(config, ("AK",), 8)
-        with training.reproducible("test"):
+        with randomness.reproducible("test"):
             game = generator.game()
             real = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
             facts = game.step(real, torch.zeros(4, dtype=torch.long), 1, torch.Generator().manual_seed(1))
@@ -167,7 +167,7 @@ def test_the_parts_that_fit_the_memory_are_found_before_the_work(monkeypatch: py
 
 
 def test_other_runtime_errors_pass_through():
-    with pytest.raises(RuntimeError, match="shape"), training.enough_memory(4):
+    with pytest.raises(RuntimeError, match="shape"), devices.enough_memory(4):
         raise RuntimeError("shape mismatch")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moulage import plugins, recipe, training
+from moulage import plugins, randomness, recipe
 from moulage.errors import RecipeError
 from moulage.generators import _progressive, progressive
 from moulage.generators._progressive import Schedule, enlarge, shrink
@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def networks(size: int = 16, **options: Any) -> tuple[Any, Any]:
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         game = make("progressive", ("AK",), size, **options).game()
     return game.generator, game.discriminator
 
@@ -89,9 +89,9 @@ def test_a_resolution_fades_in_from_the_one_below():
 )
 @torch.no_grad()
 def test_equalised_weights_have_variance_one_and_the_same_effect(layer: Any):
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         equalised = layer(True)
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         plain = layer(False)
     assert equalised.weight.std().item() == pytest.approx(1, abs=0.05)
     assert plain.weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
@@ -173,11 +173,11 @@ def test_lazy_penalty_comes_seldom_and_weighs_more():
 
 def test_optimisers_and_average_start_anew_with_each_resolution():
     generator = make("progressive", shares=(1, 1, 1), steps=6)
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         game = generator.game()
         updates = []
         for step in range(1, 7):
-            game.step(random(4, 3, 16, 16), LABELS, step, training.generator_for(step))
+            game.step(random(4, 3, 16, 16), LABELS, step, randomness.generator_for(step))
             states = game.generator_optimiser.state.values()
             updates.append((game.ema.num_updates, {int(state["step"]) for state in states}))
     assert updates == [(1, {1}), (2, {2})] * 3
@@ -208,10 +208,10 @@ CHANGES: list[dict[str, Any]] = [
 def drawn(options: dict[str, Any]) -> Tensor:
     """Images of both classes after three steps on noise, one at each resolution."""
     generator = make("progressive", precision="fp32", **(FAST | {"shares": (1, 1, 1), "steps": 6} | options))
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         game = generator.game()
         for step in (2, 3, 5, 6):
-            game.step(random(4, 3, 16, 16), LABELS, step, training.generator_for(step))
+            game.step(random(4, 3, 16, 16), LABELS, step, randomness.generator_for(step))
         return generator.draw(game.ema.model, LABELS, np.arange(4))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moulage import backbones, training
+from moulage import backbones, randomness
 from moulage.errors import RecipeError
 from moulage.generators import _projected_gan, projected_gan
 from test_fastgan import FAST, SHARED_CHANGES
@@ -17,16 +17,16 @@ SCRATCH = {"name": "test_resnet", "weights": "scratch"}
 
 
 def images(size: int = 16, num: int = 4) -> Tensor:
-    return torch.rand(num, 3, size, size, generator=training.generator_for("images")) * 2 - 1
+    return torch.rand(num, 3, size, size, generator=randomness.generator_for("images")) * 2 - 1
 
 
 def built(size: int = 16, num_maps: int = 2, **options: Any) -> _projected_gan.Backbone:
-    with training.reproducible("backbone"):
+    with randomness.reproducible("backbone"):
         return _projected_gan.Backbone(backbones.Backbone(**(SCRATCH | {"input_size": 32} | options)), size, num_maps)
 
 
 def game_of(**options: Any) -> _projected_gan.Game:
-    with training.reproducible("game"):
+    with randomness.reproducible("game"):
         return make("projected_gan", precision="fp32", **options).game()
 
 
@@ -58,7 +58,7 @@ def test_nothing_frozen_learns_and_everything_else_does():
     buffers = [b.clone() for b in game.backbone.buffers()]
     learned = [p.clone() for p in game.discriminator.parameters()]
     for step in (1, 2):
-        game.step(images(), LABELS, step, training.generator_for(step))
+        game.step(images(), LABELS, step, randomness.generator_for(step))
     for name, values in before.items():
         assert all(torch.equal(a, b) for a, b in zip(values, getattr(game, name).parameters(), strict=True)), name
     assert all(torch.equal(a, b) for a, b in zip(buffers, game.backbone.buffers(), strict=True))
@@ -99,7 +99,7 @@ def test_every_head_gives_a_logit_for_each_of_16_cells():
 def test_mixing_across_scales_brings_small_maps_into_large_ones():
     shapes = [(4, 16), (6, 8)]
     for how, reaches in (("none", False), ("channels", False), ("scales", True)):
-        with training.reproducible("mixing"):
+        with randomness.reproducible("mixing"):
             mixing = _projected_gan.Mixing(shapes, how)
         maps = [torch.randn(1, num, side, side) for num, side in shapes]
         changed = [maps[0], maps[1] + 1]
@@ -111,7 +111,7 @@ def test_mixing_across_scales_brings_small_maps_into_large_ones():
 
 
 def test_mixed_features_keep_their_scale():
-    with training.reproducible("mixing"):
+    with randomness.reproducible("mixing"):
         mixing = _projected_gan.Mixing([(64, 16), (64, 8)], "scales")
         large, small = mixing([torch.randn(8, 64, 16, 16), torch.randn(8, 64, 8, 8)])
     assert 0.7 < large.std() < 1.4
@@ -131,11 +131,11 @@ CHANGES: list[dict[str, Any]] = [
 def after_steps(options: dict[str, Any]) -> Tensor:
     """Images of both classes after three steps on noise."""
     generator = make("projected_gan", precision="fp32", **(FAST | options))
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         game = generator.game()
         for step in (1, 2, 3):
-            game.step(images(), LABELS, step, training.generator_for(step))
-        latents = torch.randn(4, game.generator.num_inputs, generator=training.generator_for("z"))
+            game.step(images(), LABELS, step, randomness.generator_for(step))
+        latents = torch.randn(4, game.generator.num_inputs, generator=randomness.generator_for("z"))
         with torch.no_grad():
             return game.ema.model.train()(latents, LABELS)
 

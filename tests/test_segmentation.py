@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from call_cli import Result, caller
-from moulage import backbones, plugins, training
+from moulage import backbones, plugins
 from moulage import segmentation as module
 from moulage.data import masks as lesion_masks
+from moulage.data import symmetries
 from moulage.errors import CheckpointError, DataError, RecipeError, RunError
 from moulage.segmentation import Config, Segmenter, dice, jaccard
 from moulage.sources import folder as folder_source
@@ -93,7 +94,7 @@ def test_image_and_mask_are_turned_alike_into_eight_symmetries():
     )
     assert torch.equal((pixels[:, 0] > 0.5).float(), truth)
     picture = np.arange(9).reshape(3, 3)
-    turned = training.in_symmetry(np.stack([picture] * 8), np.arange(8))
+    turned = symmetries.in_symmetry(np.stack([picture] * 8), np.arange(8))
     assert len({t.tobytes() for t in turned}) == 8
     assert np.array_equal(turned[0], picture)
     plain = config(symmetries=False, brightness=0, contrast=0, colour=0)

@@ -12,7 +12,7 @@ from scipy.signal import convolve2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import plugins, training
+from moulage import devices, monitoring, plugins, randomness
 from moulage.errors import RecipeError
 from moulage.generators import _stylegan2 as networks
 from moulage.generators import stylegan2
@@ -34,7 +34,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def game(num_classes: int = 2, size: int = 16, **options: Any) -> Game:
     config = plugins.configure("generators", "stylegan2", SMALL["stylegan2"] | {"precision": "fp32"} | options)
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         return Game(config, num_classes, size)
 
 
@@ -88,7 +88,7 @@ def test_demodulated_maps_have_unit_variance_whatever_the_style():
 
 
 def test_mean_squares_stay_at_one_at_the_start():
-    with training.reproducible("test"), torch.no_grad():
+    with randomness.reproducible("test"), torch.no_grad():
         config = stylegan2.Config(base_channels=256, max_channels=64, latent_size=64)
         w = networks.Mapping(config, 2)(normal(64, 64), torch.zeros(64).long())
         assert 0.4 < float(w.square().mean()) < 2.5  # eight layers, one class
@@ -175,7 +175,7 @@ def test_regularisers_work_in_bf16_under_augmentation():
     one = game(precision="bf16", r1_every=1, path_length_every=1)
     one.adaptive.p = 0.8
     values = one.step(normal(4, 3, 16, 16), torch.tensor([0, 1, 0, 1]), 1, rng())
-    assert training.all_finite({name: float(value) for name, value in values.items()})
+    assert monitoring.all_finite({name: float(value) for name, value in values.items()})
 
 
 # Styles
@@ -281,11 +281,11 @@ def drawn_after_two_steps(**options: Any) -> np.ndarray:
     """Images and weights."""
     one, generator = game(**options), make("stylegan2", **({"precision": "fp32"} | options))
     one.adaptive.p = 0.5
-    with training.reproducible("test"):
+    with randomness.reproducible("test"):
         for step in (1, 2):
             one.step(normal(4, 3, 16, 16), torch.tensor([0, 1, 0, 1]), step, rng(step))
     generator.settle(one.ema.model, np.array([0, 1]))
-    with torch.no_grad(), training.precision("cpu", generator.config.precision):
+    with torch.no_grad(), devices.precision("cpu", generator.config.precision):
         images = generator.draw(one.ema.model, torch.tensor([0, 1]), np.arange(2))
     weights = [p.flatten() for network in (one.ema.model, one.discriminator) for p in network.parameters()]
     return torch.cat([images.flatten(), *weights]).detach().numpy()

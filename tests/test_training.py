@@ -1,4 +1,4 @@
-"""Checks training.py: seeds, batches, averages, checkpoints and guards."""
+"""What training loops share: devices, seeds, batches, averages, checkpoints, guards, contact sheets."""
 
 import json
 from pathlib import Path
@@ -7,32 +7,32 @@ import numpy as np
 import pytest
 import torch
 
-from moulage import checkpoints, runs, training
+from moulage import checkpoints, devices, monitoring, optimisers, randomness, runs, sheets
 from moulage.errors import CheckpointError, CollapsedError, DataError, DivergedError, RecipeError, RunError
 
 
 def test_wrong_device_and_precision_are_recipe_errors():
-    assert training.pick_device("cpu").type == "cpu"
+    assert devices.pick_device("cpu").type == "cpu"
     for name in ("gpu", "cuda:99"):
         with pytest.raises(RecipeError):
-            training.pick_device(name)
+            devices.pick_device(name)
     with pytest.raises(RecipeError, match="fp16"):
-        training.resolve_precision("cpu", "fp16")
+        devices.resolve_precision("cpu", "fp16")
 
 
 def test_precision_decides_the_type_of_products():
     a = torch.ones(2, 2)
-    with training.precision("cpu", "bf16"):
+    with devices.precision("cpu", "bf16"):
         assert (a @ a).dtype == torch.bfloat16
-    with training.precision("cpu", "fp32"):
+    with devices.precision("cpu", "fp32"):
         assert (a @ a).dtype == torch.float32
 
 
 def test_seeds_depend_on_values_and_order_not_on_number_types():
-    assert training.seed_from("a", np.int64(5)) == training.seed_from("a", 5) != training.seed_from(5, "a")
-    first, again = (torch.randn(3, generator=training.generator_for("z", 1)) for _ in range(2))
+    assert randomness.seed_from("a", np.int64(5)) == randomness.seed_from("a", 5) != randomness.seed_from(5, "a")
+    first, again = (torch.randn(3, generator=randomness.generator_for("z", 1)) for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, torch.randn(3, generator=training.generator_for("z", 2)))
+    assert not torch.equal(first, torch.randn(3, generator=randomness.generator_for("z", 2)))
 
 
 def test_reproducible_repeats_and_restores():
@@ -40,7 +40,7 @@ def test_reproducible_repeats_and_restores():
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     draws = []
     for parts in (("x", 1), ("x", 1), ("x", 2)):
-        with training.reproducible(*parts, num_threads=1):
+        with randomness.reproducible(*parts, num_threads=1):
             assert torch.are_deterministic_algorithms_enabled()
             draws.append(torch.rand(4))
     assert torch.equal(draws[0], draws[1])
@@ -51,39 +51,39 @@ def test_reproducible_repeats_and_restores():
 
 
 def test_random_state_goes_on_where_it_was():
-    with training.reproducible("state"):
-        state = training.random_state()
+    with randomness.reproducible("state"):
+        state = randomness.random_state()
         first = torch.rand(5)
-        training.restore_random_state(state)
+        randomness.restore_random_state(state)
         assert torch.equal(torch.rand(5), first)
 
 
 @pytest.mark.parametrize(("num_items", "batch_size"), [(10, 4), (3, 8), (2, 5), (8, 8), (100, 32)])
 def test_shuffle_shows_every_item_once_an_epoch(num_items: int, batch_size: int):
-    shuffle = training.Shuffle(num_items, batch_size, 7)
+    shuffle = randomness.Shuffle(num_items, batch_size, 7)
     num_steps = shuffle.num_steps(4)
     stream = np.concatenate([shuffle[step] for step in range(num_steps)])
     assert len(stream) == num_steps * batch_size >= 4 * num_items > len(stream) - batch_size
     for epoch in range(4):
         assert sorted(stream[epoch * num_items : (epoch + 1) * num_items]) == list(range(num_items))
-    assert np.array_equal(training.Shuffle(num_items, batch_size, 7)[num_steps - 1], shuffle[num_steps - 1])
+    assert np.array_equal(randomness.Shuffle(num_items, batch_size, 7)[num_steps - 1], shuffle[num_steps - 1])
 
 
 def test_shuffle_orders_differ_by_seed_and_epoch():
-    shuffle = training.Shuffle(50, 50, 0)
+    shuffle = randomness.Shuffle(50, 50, 0)
     assert not np.array_equal(shuffle[0], shuffle[1])
-    assert not np.array_equal(shuffle[0], training.Shuffle(50, 50, 1)[0])
+    assert not np.array_equal(shuffle[0], randomness.Shuffle(50, 50, 1)[0])
 
 
 @pytest.mark.parametrize("num_items", [0, 1])
 def test_a_class_below_two_images_is_refused(num_items: int):
     with pytest.raises(DataError, match=f"AK has {num_items} image"):
-        training.Shuffle(num_items, 4, 0, what="AK")
+        randomness.Shuffle(num_items, 4, 0, what="AK")
 
 
 def test_ema_follows_the_formula_in_fp32_and_copies_buffers():
     model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1)).to(torch.bfloat16)
-    ema = training.EMA(model, 0.5)
+    ema = optimisers.EMA(model, 0.5)
     expected = float(model[0].weight.detach())
     for t in range(1, 30):
         with torch.no_grad():
@@ -95,7 +95,7 @@ def test_ema_follows_the_formula_in_fp32_and_copies_buffers():
     assert float(ema.model[0].weight) == pytest.approx(expected, rel=1e-6)
     assert ema.model[0].weight.dtype == torch.float32
     assert float(ema.model[1].running_mean) == 29
-    copy = training.EMA(model, 0.5)
+    copy = optimisers.EMA(model, 0.5)
     copy.load_state_dict(ema.state_dict())
     assert copy.num_updates == 29
 
@@ -159,32 +159,32 @@ def test_weights_round_trip_and_refuse(tmp_path: Path):
 
 
 def test_nan_stops():
-    training.check_finite(3, loss_d=1.0)
+    monitoring.check_finite(3, loss_d=1.0)
     with pytest.raises(DivergedError, match="step 3: loss_d nan"):
-        training.check_finite(3, loss_d=float("nan"), loss_g=1.0)
+        monitoring.check_finite(3, loss_d=float("nan"), loss_g=1.0)
 
 
 def test_collapse_is_judged_against_real_images():
     rng = np.random.default_rng(0)
     real = rng.integers(0, 256, (90, 8, 8, 3), np.uint8)
     same = np.repeat(real[:1], 36, 0)
-    training.check_collapse(1, real[:36], real)
-    training.check_collapse(1, same, same)  # the real images are all alike too
+    monitoring.check_collapse(1, real[:36], real)
+    monitoring.check_collapse(1, same, same)  # the real images are all alike too
     with pytest.raises(CollapsedError, match="step 1"):
-        training.check_collapse(1, same, real)
+        monitoring.check_collapse(1, same, real)
 
 
 def test_grid_places_images_row_by_row():
     images = np.zeros((3, 4, 4, 3), np.uint8)
     images[2] = 9
-    picture = np.asarray(training.grid(images, 2, gap=1))
+    picture = np.asarray(sheets.grid(images, 2, gap=1))
     assert picture.shape == (9, 9, 3)
     assert (picture[5:, :4] == 9).all()
     assert (picture[5:, 5:] == 255).all()
 
 
 def test_board_writes_events(tmp_path: Path):
-    with training.Board(tmp_path, step=5) as board:
+    with monitoring.Board(tmp_path, step=5) as board:
         board.scalars(6, loss=1.0)
-        board.picture(6, "previews", training.grid(np.zeros((2, 4, 4, 3), np.uint8), 2))
+        board.picture(6, "previews", sheets.grid(np.zeros((2, 4, 4, 3), np.uint8), 2))
     assert sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 100

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from moulage.recipe import Recipe
     from moulage.recipe import load as load_recipe
     from moulage.report import write as write_report
+    from moulage.results import Results
+    from moulage.results import load as load_results
     from moulage.study import run_study
 
 __version__ = version("moulage")
@@ -56,6 +58,8 @@ _WHERE = {
     "Recipe": "recipe",
     "load_recipe": "recipe:load",
     "write_report": "report:write",
+    "Results": "results",
+    "load_results": "results:load",
     "run_study": "study",
 }
 
@@ -68,6 +72,7 @@ __all__ = [
     "Plan",
     "Predictions",
     "Recipe",
+    "Results",
     "Split",
     "TrainingView",
     "audit",
@@ -76,6 +81,7 @@ __all__ = [
     "folds",
     "holdout",
     "load_recipe",
+    "load_results",
     "official",
     "prove",
     "read_predictions",

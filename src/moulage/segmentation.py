@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, checkpoints, plugins, runs, training
+from moulage import backbones, checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
+from moulage.data import symmetries
 from moulage.data.masks import LESION, binary
 from moulage.errors import DataError, RecipeError, RunError
 
@@ -125,14 +126,14 @@ class Segmenter:
             _check(pixels, self.config.size, truth)
         if not len(validation_images):
             raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
-        config, self.device = self.config, training.pick_device(device)
-        batches = training.Shuffle(len(images), config.batch_size, "segmentation", seed)
+        config, self.device = self.config, devices.pick_device(device)
+        batches = randomness.Shuffle(len(images), config.batch_size, "segmentation", seed)
         num_steps = config.steps_per_epoch or batches.num_steps(1)
-        with training.reproducible("segmentation", seed, device=self.device):
+        with randomness.reproducible("segmentation", seed, device=self.device):
             self.network = network = _build(config).to(self.device)
             data = [_digest(array) for array in (images, masks, validation_images, validation_masks)]
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, data)
-            groups = training.decay_groups(network, config.learning_rate, config.weight_decay)
+            groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
             optimizer, done = torch.optim.AdamW(groups, fused=True), 0
             best: dict[str, Any] = {"epoch": 0, "dice": -1.0, "network": {}}
             resumed = checkpoints.load(folder, settings)
@@ -143,9 +144,9 @@ class Segmenter:
                 best = state["best"]
 
             def one_step(step: int) -> torch.Tensor:
-                rows, rng = batches[step], training.numpy_rng("augment", seed, step)
+                rows, rng = batches[step], randomness.numpy_rng("augment", seed, step)
                 pixels, truth = augmented(images[rows], masks[rows], rng, config, self.device)
-                with training.precision(self.device, config.precision):
+                with devices.precision(self.device, config.precision):
                     logits = network(pixels)
                 loss = loss_of(logits, truth)
                 for group in optimizer.param_groups:
@@ -157,7 +158,7 @@ class Segmenter:
 
             for epoch in range(done + 1, config.epochs + 1):
                 start = time.perf_counter()
-                torch.manual_seed(training.seed_from("segmentation", seed, epoch))
+                torch.manual_seed(randomness.seed_from("segmentation", seed, epoch))
                 network.train()
                 total = torch.zeros((), device=self.device)
                 for step in range((epoch - 1) * num_steps, epoch * num_steps):
@@ -165,7 +166,7 @@ class Segmenter:
                     progress(step + 1, config.epochs * num_steps, f"steps, epoch {epoch}, best Dice {best['dice']:.3f}")
                 found = self.predict(validation_images)
                 train_loss, mean_dice = float(total) / num_steps, float(dice(found, validation_masks).mean())
-                training.check_finite(epoch * num_steps, train_loss=train_loss)
+                monitoring.check_finite(epoch * num_steps, train_loss=train_loss)
                 if mean_dice > best["dice"]:
                     best = {"epoch": epoch, "dice": mean_dice, "network": copy.deepcopy(network.state_dict())}
                 scored = {"validation_dice": mean_dice, "validation_jaccard": jaccard(found, validation_masks).mean()}
@@ -191,7 +192,7 @@ class Segmenter:
         for start in range(0, len(images), PREDICT_BATCH):
             batch = slice(start, start + PREDICT_BATCH)
             pixels = backbones.to_float(images[batch], self.device, channels_last=True)
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 logits = self.network(pixels)
             found[batch] = binary((logits.float() > 0).cpu().numpy())
             progress(min(batch.stop, len(images)), len(images), "masks")
@@ -216,8 +217,8 @@ class Segmenter:
         if not isinstance(saved, dict) or saved.get("kind") != KIND:
             raise RunError(f"{folder} holds no lesion segmenter.", "Name a folder that `moulage masks learn` wrote.")
         segmenter = cls(plugins.validate(Config, saved["config"], str(folder)))
-        segmenter.device, config = training.pick_device(device), segmenter.config
-        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+        segmenter.device, config = devices.pick_device(device), segmenter.config
+        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             backbone = config.backbone.model_copy(update={"weights": "scratch"})
             network = _build(config.model_copy(update={"backbone": backbone}))
         checkpoints.load_weights(folder / "weights.safetensors", network)
@@ -283,11 +284,11 @@ def augmented(
     """
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
-    pixels = backbones.to_float(training.in_symmetry(images, which), device, channels_last=True)
+    pixels = backbones.to_float(symmetries.in_symmetry(images, which), device, channels_last=True)
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = mean + (1 + config.contrast * light[:, :1]) * (pixels - mean)
     pixels = pixels * (1 + config.brightness * light[:, 1:2]) * (1 + config.colour * light[:, 2:])
-    truth = torch.from_numpy(training.in_symmetry(masks, which) > LESION // 2).to(device, torch.float32)
+    truth = torch.from_numpy(symmetries.in_symmetry(masks, which) > LESION // 2).to(device, torch.float32)
     return pixels.clamp(0, 1), truth
 
 

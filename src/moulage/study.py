@@ -206,7 +206,8 @@ def time_steps(task: Task, classes: tuple[str, ...], num_images: int, device: st
 
     On a CPU that others use as well a step takes longer than it costs: the share of it that we got is taken off.
     """
-    from moulage.training import pick_device, reproducible
+    from moulage.devices import pick_device
+    from moulage.randomness import reproducible
 
     chosen = pick_device(device)
     with reproducible():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, training
+from moulage import backbones, randomness
 from moulage.classifiers import _fitting, _views
 from moulage.errors import DataError, RecipeError, RunError
 
@@ -152,7 +152,7 @@ def _shuffled(network: _Tail, draw: int, *, whole: bool) -> _Tail:
     copied = copy.deepcopy(network)
     for name, parameter in (copied if whole else copied.head).named_parameters():
         if parameter.ndim > 1:
-            order = torch.randperm(parameter.numel(), generator=training.generator_for("shuffled", name, draw))
+            order = torch.randperm(parameter.numel(), generator=randomness.generator_for("shuffled", name, draw))
             values = parameter.detach().flatten()[order.to(parameter.device)]
             parameter.data = values.view(parameter.shape)
     return copied

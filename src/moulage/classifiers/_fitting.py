@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch.nn import functional
 
-from moulage import runs, training
+from moulage import devices, runs
 from moulage.data.view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
@@ -105,7 +105,7 @@ class Base:
         self._check_inputs(view, validation)
         self.num_metadata = view.num_metadata
         check_metadata(validation.metadata, len(validation), self.num_metadata)
-        self._fit(Job(view, validation, seed, folder, training.pick_device(device), progress, treatment))
+        self._fit(Job(view, validation, seed, folder, devices.pick_device(device), progress, treatment))
 
     def check_treatment(self, treatment: Treatment) -> None:
         """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import checkpoints, plugins, runs, training
+from moulage import checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _fitting
 from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
@@ -113,7 +113,7 @@ class Classifier(_fitting.Base):
         job = replace(job, view=_joined_view(job.view), validation=_joined(job.validation))
         config, validation = self.config, job.validation
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        with training.reproducible("probe", job.seed, device=job.device):
+        with randomness.reproducible("probe", job.seed, device=job.device):
             head = Head(job.view.real.inputs.shape[1], len(self.classes))
             if config.standardize:
                 head.standardize(job.view.real.inputs)
@@ -125,10 +125,10 @@ class Classifier(_fitting.Base):
                 if epoch == stage.first > 1:  # a fresh head, and none of the first stage can be kept
                     head.reset()
                     optimizer, best = self._optimizer(head), -np.inf
-                torch.manual_seed(training.seed_from("probe", job.seed, epoch))
+                torch.manual_seed(randomness.seed_from("probe", job.seed, epoch))
                 trained = self._train(head, optimizer, job.view, job.seed, epoch, stage, job.treatment)
                 scored = _fitting.scores(self._predict(validation.inputs), validation.labels)
-                training.check_finite(epoch, train_loss=trained["train_loss"], **scored)
+                monitoring.check_finite(epoch, train_loss=trained["train_loss"], **scored)
                 runs.log(job.folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                 merit = _fitting.merit(config.choose, epoch, scored)
                 if merit > best:
@@ -231,7 +231,7 @@ class Classifier(_fitting.Base):
         classifier.num_metadata = saved.get("num_metadata", 0)
         head = Head(saved["num_features"], len(classifier.classes))
         checkpoints.load_weights(folder / "weights.safetensors", head)
-        classifier.head = head.to(training.pick_device(device))
+        classifier.head = head.to(devices.pick_device(device))
         return classifier
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
@@ -242,7 +242,7 @@ class Classifier(_fitting.Base):
         config, num_features = self.config, self._num_features()
         labels = np.arange(NUM_TIMED_STEPS * config.batch_size) % len(self.classes)
         view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
-        head = Head(num_features, len(self.classes)).to(training.pick_device(device))
+        head = Head(num_features, len(self.classes)).to(devices.pick_device(device))
         start = time.perf_counter()
         stage = _fitting.stage_of(_fitting.stages(config.epochs, PLAIN, len(self.classes)), 1)
         self._train(head, self._optimizer(head), view, 0, 1, stage, PLAIN)

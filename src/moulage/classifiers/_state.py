@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from moulage import training
+from moulage import optimisers, randomness
 from moulage.classifiers import _fitting
 from moulage.classifiers._network import Network
 
@@ -29,7 +29,7 @@ class State:
         """
         config, network, self.stage = self.config, self.network, stage
         network.backbone.requires_grad_(not stage.head_only)
-        self.ema = training.EMA(network, config.ema_decay) if config.ema_decay else None
+        self.ema = optimisers.EMA(network, config.ema_decay) if config.ema_decay else None
         self.optimizer = _optimizer(config, network, head_only=stage.head_only)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.first_step = (stage.first - 1) * self.num_steps_per_epoch
@@ -40,7 +40,7 @@ class State:
     def retrain_head(self, stage: _fitting.Stage, seed: int) -> None:
         """Begin a second stage: the network that the first one kept, with a head of fresh random weights."""
         self.network.load_state_dict(self.best)
-        torch.manual_seed(training.seed_from("head", seed))
+        torch.manual_seed(randomness.seed_from("head", seed))
         for part in self.network.top:
             part.reset_parameters()
         self._begin(stage)
@@ -96,7 +96,7 @@ def _optimizer(config: "Config", network: Network, *, head_only: bool = False) -
         parts.insert(0, (network.backbone, config.backbone_learning_rate))
         if network.decoder is not None:
             parts.append((network.decoder, config.head_learning_rate))
-    groups = [group for part, rate in parts for group in training.decay_groups(part, rate, config.weight_decay)]
+    groups = [group for part, rate in parts for group in optimisers.decay_groups(part, rate, config.weight_decay)]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     return torch.optim.SGD(groups, lr=config.head_learning_rate, momentum=0.9, nesterov=True)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
 
-from moulage import backbones, checkpoints, plugins, runs, training
+from moulage import backbones, checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _attention, _augment, _fitting, _views
 from moulage.classifiers._network import (
     NO_CHANGE,
@@ -150,8 +150,8 @@ class Classifier(_fitting.Base):
         config, self.device, folder = self.config, job.device, job.folder
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        reproducible = training.reproducible("finetune", job.seed, device=self.device)
-        with reproducible, training.enough_memory(config.batch_size, accumulate=config.accumulate):
+        reproducible = randomness.reproducible("finetune", job.seed, device=self.device)
+        with reproducible, devices.enough_memory(config.batch_size, accumulate=config.accumulate):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
             state, done = State(config, network, num_steps, stages[0]), 0
@@ -159,17 +159,17 @@ class Classifier(_fitting.Base):
             if resumed:
                 done = resumed[0]
                 state.load(resumed[1], _fitting.stage_of(stages, done))
-            with training.Board(folder, done + 1) as board:
+            with monitoring.Board(folder, done + 1) as board:
                 for epoch in range(done + 1, config.epochs + 1):
                     start = time.perf_counter()
                     if epoch > state.stage.last:
                         state.retrain_head(_fitting.stage_of(stages, epoch), job.seed)
                     self.network = state.evaluated
-                    torch.manual_seed(training.seed_from("finetune", job.seed, epoch))
+                    torch.manual_seed(randomness.seed_from("finetune", job.seed, epoch))
                     trained = self._train(state, job, epoch)
                     plain = self._predict(job.validation.inputs, job.validation.metadata, AS_IT_IS)
                     scored = _fitting.scores(plain, job.validation.labels)
-                    training.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
+                    monitoring.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(_fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
@@ -208,7 +208,9 @@ class Classifier(_fitting.Base):
         config, view, treatment, stage = self.config, job.view, job.treatment, state.stage
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
-        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=training.generator_for("augment", job.seed, epoch))
+        draws = torch.rand(
+            len(view), _augment.NUM_DRAWS, generator=randomness.generator_for("augment", job.seed, epoch)
+        )
         tally = _fitting.Tally(self.device)
         state.network.train()
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
@@ -226,7 +228,7 @@ class Classifier(_fitting.Base):
             for rows in torch.arange(len(images)).tensor_split(num_parts):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 given = images[part, :3], side, None if known is None else known[part]
-                with training.precision(self.device, config.precision):
+                with devices.precision(self.device, config.precision):
                     if has_mask is None or stage.head_only:
                         logits, of_masks = state.network(*given), None
                     else:
@@ -319,7 +321,7 @@ class Classifier(_fitting.Base):
             batch = slice(start, start + size)
             images = backbones.to_float(inputs[batch], self.device, channels_last=self.config.channels_last)
             known = None if metadata is None else torch.from_numpy(metadata[batch]).to(self.device)
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 of_views = [network(view, side, known).float() for view, side in _views.each(images, views)]
             logits[batch] = _views.averaged(of_views, views.average).cpu().numpy()
         return logits
@@ -345,8 +347,8 @@ class Classifier(_fitting.Base):
         """Read what ``save`` wrote. The weights that the training started from are not needed any more."""
         saved = _fitting.read_config(folder)
         classifier = cls(plugins.validate(Config, saved["config"], str(folder)), tuple(saved["classes"]))
-        classifier.device, classifier.num_metadata = training.pick_device(device), saved.get("num_metadata", 0)
-        with training.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+        classifier.device, classifier.num_metadata = devices.pick_device(device), saved.get("num_metadata", 0)
+        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
             network = classifier._build(classifier.config.backbone.model_copy(update={"weights": "scratch"}))
         checkpoints.load_weights(folder / "weights.safetensors", network)
         classifier.network, classifier.temperature = network, saved.get("temperature", 1.0)
@@ -359,8 +361,8 @@ class Classifier(_fitting.Base):
         Validation is not in it: it takes about a third of the time a training image, for each validation image.
         """
         config = self.config
-        self.device = training.pick_device(device)
-        with training.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
+        self.device = devices.pick_device(device)
+        with devices.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
             seconds = self._seconds_a_step(config.accumulate)
         steps = -(-num_images // config.batch_size)
         steps = min(steps, config.steps_per_epoch or steps)
@@ -379,7 +381,7 @@ class Classifier(_fitting.Base):
         job = _fitting.Job(view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN)
         timed = Classifier(config, self.classes)
         timed.device = self.device
-        with training.reproducible("timing", device=self.device):
+        with randomness.reproducible("timing", device=self.device):
             stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
             state = State(config, timed._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
             for side in dict.fromkeys(sides):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from pydantic import Field
 
-from moulage import backbones, runs, training
+from moulage import backbones, devices, randomness, runs
 from moulage.classifiers import _attention, _fitting, _softmax
 
 METADATA = "optional"
@@ -50,7 +50,7 @@ def embed(
         DataError: pixels are of another size or type.
     """
     _fitting.check_pixels(pixels, config.size)
-    features, where = _features(config), training.pick_device(device)
+    features, where = _features(config), devices.pick_device(device)
     size = features.num_features
     return backbones.embed(features, size, pixels, device=where, batch_size=EMBED_BATCH, progress=progress)
 
@@ -67,7 +67,7 @@ def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> fl
 
 
 def _features(config: Config) -> backbones.Features:
-    with training.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
+    with randomness.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
         return backbones.build(config.backbone, config.size)
 
 

@@ -22,8 +22,8 @@ def fidelity(
     as_json: Json = False,
 ) -> None:
     """Score generated images beside real images and copies of training images, and count near-copies."""
+    from moulage.devices import pick_device
     from moulage.tasks.fidelity import score_folders
-    from moulage.training import pick_device
 
     options: dict[str, Any] = {}
     if network:

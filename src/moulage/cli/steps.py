@@ -140,8 +140,8 @@ def sample(
 ) -> None:
     """Draw images: lossless PNG with their provenance inside, and a catalog of them."""
     from moulage import runs
+    from moulage.devices import pick_device
     from moulage.tasks.execute import draw
-    from moulage.training import pick_device
 
     about = runs.read_json(generator / "generator.json")
     folder = out or generator / f"samples-{first_seed}-{count}"

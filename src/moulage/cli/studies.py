@@ -157,6 +157,6 @@ def _budget(name: str, device: str, known: tuple[str, ...]) -> str:
         return name
     if "cpu" not in known:
         return ""
-    from moulage.training import pick_device
+    from moulage.devices import pick_device
 
     return "cpu" if pick_device(device).type == "cpu" else ""

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from moulage import plugins, training
+from moulage import devices, optimisers, plugins
 from moulage.generators import _augment, _learner
 
 Augmentation = Literal["none", "diffaugment", "ada"]
@@ -66,7 +66,7 @@ class Adversary(_learner.Game):
         self.config, self.device = config, torch.device(device)
         self.generator: Any = generator.to(self.device)
         self.discriminator: Any = discriminator.to(self.device)
-        self.ema = training.EMA(self.generator, config.ema_decay)
+        self.ema = optimisers.EMA(self.generator, config.ema_decay)
         self.generator_optimiser = config.generator_optimiser.build(self.generator)
         self.discriminator_optimiser = config.discriminator_optimiser.build(self.discriminator)
         self.adaptive = _augment.Adaptive(config.ada_target, config.ada_images)
@@ -109,7 +109,7 @@ class Adversary(_learner.Game):
         fake = None
         self.discriminator_optimiser.zero_grad()
         for (images, classes), z in zip(parts, latents, strict=True):
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 fake = self.generate(images, z, classes)
                 loss, on_real, on_fake = self.discriminator_loss(images, fake.detach(), classes, step, rng)
             share = len(images) / len(real)
@@ -122,7 +122,7 @@ class Adversary(_learner.Game):
         self.discriminator.requires_grad_(False)  # the generator's step needs no gradient of these weights
         self.generator_optimiser.zero_grad()
         for (images, classes), z in zip(parts, latents, strict=True):
-            with training.precision(self.device, self.config.precision):
+            with devices.precision(self.device, self.config.precision):
                 fake = fake if num_parts == 1 and fake is not None else self.generate(images, z, classes)
                 loss = self.generator_loss(images, fake, classes, step, rng)
             share = len(images) / len(real)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moulage import training
+from moulage.data.symmetries import in_symmetry
 
 
 def symmetries(images: np.ndarray, rng: np.random.Generator, augment: str) -> np.ndarray:
@@ -23,7 +23,7 @@ def symmetries(images: np.ndarray, rng: np.random.Generator, augment: str) -> np
     if augment == "none":
         return images
     drawn = rng.integers(0, 8, len(images))
-    return training.in_symmetry(images, np.where(drawn < 4, drawn, 4 + (2 - drawn) % 4))
+    return in_symmetry(images, np.where(drawn < 4, drawn, 4 + (2 - drawn) % 4))
 
 
 def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> Tensor:

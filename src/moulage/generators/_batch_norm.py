@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from moulage import training
+from moulage import randomness
 
 NUM_BATCHES = 16
 """Batches from which the averaged weights get their statistics."""
@@ -29,7 +29,7 @@ def settle(network: nn.Module, labels: np.ndarray, batch_size: int, draw: Callab
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
     network.train()
-    rng = training.numpy_rng("settle")
+    rng = randomness.numpy_rng("settle")
     for i in range(NUM_BATCHES):
         draw(rng.choice(labels, batch_size), -1 - np.arange(i * batch_size, (i + 1) * batch_size))
     network.eval()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import training
+from moulage import optimisers
 from moulage.errors import RecipeError
 from moulage.generators._adversary import Adversary
 from moulage.generators._condition import LabelEmbedding, Projection
@@ -140,7 +140,7 @@ def last_side(config: "Config", size: int) -> int:
     return side
 
 
-def initialise(network: training.Model) -> training.Model:
+def initialise(network: optimisers.Model) -> optimisers.Model:
     """Glorot-uniform weights (Keras's, the thesis's) and zero biases, in channels-last memory."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | UpConv):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import training
+from moulage import devices, optimisers
 from moulage.generators import _learner
 from moulage.generators._unet import UNet
 
@@ -160,7 +160,7 @@ class OneLoss(_learner.Game):
     def __init__(self, config: Any, network: nn.Module, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         self.network: Any = network.to(self.device)
-        self.ema = training.EMA(self.network, config.ema_decay)
+        self.ema = optimisers.EMA(self.network, config.ema_decay)
         learned = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.Adam(learned, config.learning_rate, fused=True)
 
@@ -175,7 +175,7 @@ class OneLoss(_learner.Game):
             group["lr"] = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
         self.optimiser.zero_grad()
         for images, classes in zip(real.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
-            with training.precision(self.device, config.precision):
+            with devices.precision(self.device, config.precision):
                 loss = self.loss(images, classes, rng) * (len(images) / len(real))
             loss.backward()
             total += loss.detach()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from moulage import training
+from moulage import optimisers
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _batch_norm, _learner
 from moulage.generators._adversary import Adversary
@@ -244,7 +244,7 @@ class Discriminator(nn.Module):
         return self.judge(self.encode(images)[1], labels)
 
 
-def initialise(network: training.Model) -> training.Model:
+def initialise(network: optimisers.Model) -> optimisers.Model:
     """Normal weights of standard deviation 0.02 and zero biases of convolutions, in channels-last memory."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | UpConv):

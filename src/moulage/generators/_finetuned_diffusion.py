@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import training
+from moulage import randomness
 from moulage.errors import RecipeError, RunError
 from moulage.generators._condition import Conditional
 from moulage.generators._diffusion import OneLoss
@@ -245,7 +245,7 @@ def draw(config: "Config", adapter: Adapter, labels: Tensor, seeds: np.ndarray, 
     else:
         sampler = diffusers.DPMSolverMultistepScheduler.from_config(base.schedule.config)
     sampler.set_timesteps(config.num_sampling_steps)
-    noise = [torch.randn(shape, generator=training.generator_for("noise", seed)) for seed in seeds]
+    noise = [torch.randn(shape, generator=randomness.generator_for("noise", seed)) for seed in seeds]
     latents = torch.stack(noise).to(device) * sampler.init_noise_sigma
     known = torch.ones(len(labels), device=device)
     for time in sampler.timesteps:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import checkpoints, plugins, runs, training
+from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs, sheets
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.generators import _augment, _condition
 
@@ -93,7 +93,7 @@ class Options(plugins.Options):
 class Game(ABC):
     """Networks, optimisers and the average: all that a step changes."""
 
-    ema: training.EMA
+    ema: optimisers.EMA
     device: torch.device
     PARTS: ClassVar[tuple[str, ...]]
     """Attributes that have a ``state_dict``; a checkpoint holds these."""
@@ -114,12 +114,12 @@ class Game(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a step depends on, PyTorch's random states (dropout) included."""
-        return {"random": training.random_state(self.device)} | {p: getattr(self, p).state_dict() for p in self.PARTS}
+        return {"random": randomness.random_state(self.device)} | {p: getattr(self, p).state_dict() for p in self.PARTS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part in self.PARTS:
             getattr(self, part).load_state_dict(state[part])
-        training.restore_random_state(state["random"], self.device)
+        randomness.restore_random_state(state["random"], self.device)
 
 
 C = TypeVar("C", bound=Options)
@@ -194,12 +194,12 @@ class Learner(ABC, Generic[C]):
             RunError: the device's memory does not suffice.
         """
         self._check(images, labels)
-        config, self.device = self.config, training.pick_device(device)
+        config, self.device = self.config, devices.pick_device(device)
         num_steps = config.num_steps(len(images))
-        batches = training.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
+        batches = randomness.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
-        enough_memory = training.enough_memory(config.batch_size, accumulate=config.accumulate)
-        with training.reproducible(self.NAME, seed, device=self.device), enough_memory:
+        enough_memory = devices.enough_memory(config.batch_size, accumulate=config.accumulate)
+        with randomness.reproducible(self.NAME, seed, device=self.device), enough_memory:
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)
@@ -207,13 +207,15 @@ class Learner(ABC, Generic[C]):
             if state:
                 game.load_state_dict(state["game"])
                 best.load_state_dict(state["best"])
-            rate, records = training.Rate(state["seconds"] if state else 0.0), []
-            with training.Board(folder, start + 1) as board:
+            rate, records = monitoring.Rate(state["seconds"] if state else 0.0), []
+            with monitoring.Board(folder, start + 1) as board:
                 for step in range(start + 1, num_steps + 1):
                     rows = batches[step - 1]
-                    real = _augment.symmetries(images[rows], training.numpy_rng("augment", seed, step), config.augment)
+                    real = _augment.symmetries(
+                        images[rows], randomness.numpy_rng("augment", seed, step), config.augment
+                    )
                     _condition.set_strength(game, config.condition_at(step / num_steps))
-                    rng = training.generator_for(seed, step)
+                    rng = randomness.generator_for(seed, step)
                     records.append(game.step(self._inputs(real), self._targets(labels[rows]), step, rng))
                     rate.add(len(rows))
                     last = step == num_steps
@@ -222,13 +224,13 @@ class Learner(ABC, Generic[C]):
                     if step % LOG_EVERY == 0 or checkpoint_due or preview_due:  # so that no checkpoint holds NaN
                         means = {name: float(torch.stack([r[name] for r in records]).mean()) for name in records[0]}
                         means |= {"epoch": step * config.batch_size / len(images), "images_per_second": rate.look()}
-                        if preview_due and training.all_finite(means):
+                        if preview_due and monitoring.all_finite(means):
                             self.settle(game.ema.model, labels)
                             self._preview(step, images, labels, folder, board)
                             means |= best.judged(step, judge(self.sample), game.ema.model) if judge else {}
                         runs.log(folder, step=step, seconds=rate.seconds, **means)
                         board.scalars(step, **means)
-                        training.check_finite(step, **{n: v for n, v in means.items() if n.startswith("loss")})
+                        monitoring.check_finite(step, **{n: v for n, v in means.items() if n.startswith("loss")})
                         records = []
                     if checkpoint_due:
                         state = {"game": game.state_dict(), "seconds": rate.seconds, "best": best.state_dict()}
@@ -250,13 +252,13 @@ class Learner(ABC, Generic[C]):
             RunError: the generator was neither fitted nor loaded.
         """
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
-        with training.reproducible("sample", device=self.device), torch.no_grad():
+        with randomness.reproducible("sample", device=self.device), torch.no_grad():
             for start in range(0, len(seeds), SAMPLE_BATCH):
                 part = np.asarray(seeds[start : start + SAMPLE_BATCH], np.int64)
                 # Padded: the size of a batch picks the kernels, and so the last bits of every image.
                 padded = np.pad(part, (0, SAMPLE_BATCH - len(part)))
                 labels = self._targets(np.full(SAMPLE_BATCH, label, np.int64))
-                with training.precision(self.device, self.config.precision):
+                with devices.precision(self.device, self.config.precision):
                     drawn = self.draw(self.network, labels, padded)
                 pixels = drawn.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
                 images[start : start + len(part)] = pixels.permute(0, 2, 3, 1).cpu().numpy()[: len(part)]
@@ -274,8 +276,8 @@ class Learner(ABC, Generic[C]):
         facts = runs.read_json(folder / "config.json")
         config = plugins.validate(cls.CONFIG, facts["config"], str(folder / "config.json"))
         generator = cls(config, tuple(facts["classes"]), facts["size"])
-        generator.device = training.pick_device(device)
-        with training.reproducible("load"):  # the initial weights, soon overwritten, take nothing from the caller
+        generator.device = devices.pick_device(device)
+        with randomness.reproducible("load"):  # the initial weights, soon overwritten, take nothing from the caller
             network = generator.network_of()
         checkpoints.load_weights(folder / "weights.safetensors", network)
         generator._network = network.to(generator.device).eval().requires_grad_(False)
@@ -284,9 +286,9 @@ class Learner(ABC, Generic[C]):
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Number of steps of a fit on so many images, and seconds a step, timed on 3 steps of noise."""
         config, before = self.config, self.device
-        self.device = training.pick_device(device)
+        self.device = devices.pick_device(device)
         try:
-            with training.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
+            with devices.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
                 return config.num_steps(num_images), self._seconds_a_step(config.accumulate)
         finally:
             self.device, self.config = before, config
@@ -295,13 +297,13 @@ class Learner(ABC, Generic[C]):
         """Timed on a few steps, batches computed in so many parts."""
         self.config = config = self.config.model_copy(update={"accumulate": accumulate})
         seconds = []
-        with training.reproducible("timing", device=self.device):
+        with randomness.reproducible("timing", device=self.device):
             game, shape = self.game(), (config.batch_size, self.size, self.size, self.NUM_PLANES)
             real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
             labels = self._targets(np.zeros(config.batch_size, np.int64))
             for step in range(1, 5):
                 start = time.perf_counter()
-                losses = game.step(real, labels, step, training.generator_for(step))
+                losses = game.step(real, labels, step, randomness.generator_for(step))
                 [float(value) for value in losses.values()]  # waits for the device
                 seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])
@@ -328,20 +330,22 @@ class Learner(ABC, Generic[C]):
     def _targets(self, labels: np.ndarray) -> Tensor:
         return torch.from_numpy(labels).to(self.device)
 
-    def _preview(self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: training.Board) -> None:
+    def _preview(
+        self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: monitoring.Board
+    ) -> None:
         """A grid of the same seeds each time: 6 x 6 for one class, a row of 12 for each of several."""
         num, columns = (36, 6) if len(self.classes) == 1 else (12, 12)
         previews = [self.sample(label, np.arange(num)) for label in range(len(self.classes))]
-        picture = training.grid(np.concatenate(previews), columns)
+        picture = sheets.grid(np.concatenate(previews), columns)
         (folder / "previews").mkdir(exist_ok=True)
         with runs.atomic(folder / "previews" / f"{step:07d}.png") as temporary:
             picture.save(temporary, "PNG")
         board.picture(step, "previews", picture)
         if step >= CHECK_COLLAPSE_FROM:
             for label, drawn in enumerate(previews):
-                training.check_collapse(step, drawn, images[labels == label], self.classes[label])
+                monitoring.check_collapse(step, drawn, images[labels == label], self.classes[label])
 
 
 def latents(seeds: np.ndarray, num: int) -> Tensor:
     """Standard normal float32 [n, num], each row from its own seed alone, on the CPU."""
-    return torch.stack([torch.randn(num, generator=training.generator_for("latent", seed)) for seed in seeds])
+    return torch.stack([torch.randn(num, generator=randomness.generator_for("latent", seed)) for seed in seeds])

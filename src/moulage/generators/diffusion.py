@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import training
+from moulage import randomness
 from moulage.errors import RecipeError
 from moulage.generators import _learner
 from moulage.generators._diffusion import Denoiser, Game, heun, noise_levels
@@ -104,7 +104,7 @@ class Generator(_learner.Learner[Config]):
 
     def draw(self, network: Denoiser, labels: Tensor, seeds: np.ndarray) -> Tensor:
         shape = (3, self.size, self.size)
-        noise = torch.stack([torch.randn(shape, generator=training.generator_for("noise", seed)) for seed in seeds])
+        noise = torch.stack([torch.randn(shape, generator=randomness.generator_for("noise", seed)) for seed in seeds])
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return network.guided(x, x.new_full((len(x),), sigma), labels)

@@ -21,7 +21,7 @@ import torch
 from scipy import fft
 from torch import nn
 
-from moulage import checkpoints, plugins, runs, training
+from moulage import checkpoints, devices, monitoring, plugins, randomness, runs, sheets
 from moulage.errors import DataError, RecipeError, RunError
 
 ROLE = "null"
@@ -90,15 +90,15 @@ class Generator:
             DataError: wrong shapes or labels, or a class with fewer than 2 images.
         """
         self._check(images, labels)
-        training.pick_device(device)
+        devices.pick_device(device)
         settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())
         known = Statistics(len(self.classes), self.size)
         start, state = checkpoints.load(folder, settings) or (0, None)
         if state:
             known.load_state_dict(state["statistics"])
         self._known, self.seed = known, seed
-        rate, num_seen = training.Rate(state["seconds"] if state else 0.0), int((labels < start).sum())
-        with training.Board(folder, start + 1) as board:
+        rate, num_seen = monitoring.Rate(state["seconds"] if state else 0.0), int((labels < start).sum())
+        with monitoring.Board(folder, start + 1) as board:
             for step in range(start + 1, len(self.classes) + 1):
                 chosen = images[labels == step - 1]
                 mean, root = measure(chosen)
@@ -132,7 +132,7 @@ class Generator:
         root = torch.view_as_complex(self.statistics.root[label]).numpy()
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
         for i, seed in enumerate(seeds):  # one by one: in a batch the last bits could depend on its size
-            rng = training.numpy_rng("noise", self.seed, self.classes[label], seed)
+            rng = randomness.numpy_rng("noise", self.seed, self.classes[label], seed)
             white = rng.standard_normal((self.size, self.size, 3), dtype=np.float32)
             spectrum = (root @ np.asarray(fft.rfft2(white, axes=(0, 1)))[..., None])[..., 0]
             field = np.asarray(fft.irfft2(spectrum, s=(self.size, self.size), axes=(0, 1)))
@@ -151,7 +151,7 @@ class Generator:
         facts = runs.read_json(folder / "config.json")
         config = plugins.validate(Config, facts["config"], str(folder / "config.json"))
         generator = cls(config, tuple(facts["classes"]), facts["size"])
-        training.pick_device(device)
+        devices.pick_device(device)
         known = Statistics(len(generator.classes), generator.size)
         checkpoints.load_weights(folder / "weights.safetensors", known)
         generator._known, generator.seed = known, facts["seed"]
@@ -179,10 +179,10 @@ class Generator:
                     "Leave that class out, or give it a larger training part.",
                 )
 
-    def _preview(self, step: int, folder: Path, board: training.Board) -> None:
+    def _preview(self, step: int, folder: Path, board: monitoring.Board) -> None:
         """One row of images a class, always from the same seeds."""
         drawn = [self.sample(label, np.arange(NUM_PREVIEWS)) for label in range(len(self.classes))]
-        picture = training.grid(np.concatenate(drawn), NUM_PREVIEWS)
+        picture = sheets.grid(np.concatenate(drawn), NUM_PREVIEWS)
         (folder / "previews").mkdir(exist_ok=True)
         with runs.atomic(folder / "previews" / f"{step:07d}.png") as temporary:
             picture.save(temporary, "PNG")

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import backbones, runs, training
+from moulage import backbones, monitoring, randomness, runs, sheets
 from moulage.data import masks as lesion_masks
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.generators import _adversary, _learner
@@ -128,7 +128,7 @@ class Generator(_learner.Learner[Config]):
 
     def _mask(self, label: int, seed: int) -> np.ndarray:
         """A mask of the class, warped, or recombined with another and then warped."""
-        rng, known = training.numpy_rng("mask", seed), self._masks[label]
+        rng, known = randomness.numpy_rng("mask", seed), self._masks[label]
         first, second = known[rng.integers(len(known))], known[rng.integers(len(known))]
         mask = lesion_masks.recombined((first, second), rng) if rng.random() < self.config.recombine else first
         return lesion_masks.warped(mask, rng)
@@ -158,14 +158,16 @@ class Generator(_learner.Learner[Config]):
     def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
         super()._check(images[..., :3], labels)
 
-    def _preview(self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: training.Board) -> None:
+    def _preview(
+        self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: monitoring.Board
+    ) -> None:
         """The usual grid, and in ``maps`` a grid of masks and the images drawn into them."""
         super()._preview(step, images[..., :3], labels, folder, board)
         seeds, shown = np.arange(NUM_SHOWN), []
         for label in range(len(self.classes)):
             masks = np.repeat(self.maps(label, seeds)[..., None], 3, 3)
             shown.append(np.stack([masks, self.sample(label, seeds)], 1).reshape(-1, *masks.shape[1:]))
-        picture = training.grid(np.concatenate(shown), 2 * NUM_SHOWN)
+        picture = sheets.grid(np.concatenate(shown), 2 * NUM_SHOWN)
         with runs.atomic(folder / "maps" / f"{step:07d}.png") as temporary:
             picture.save(temporary, "PNG")
         board.picture(step, "maps", picture)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from moulage import training
+from moulage import randomness
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _learner
 from moulage.generators._stylegan2 import Synthesis
@@ -78,11 +78,11 @@ class Generator(_learner.Learner[Config]):
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         latents = _learner.latents(seeds, self.config.latent_size).to(self.device)
         num = sum(network.noise_sizes)
-        noise = torch.stack([torch.randn(num, generator=training.generator_for("noise", seed)) for seed in seeds])
+        noise = torch.stack([torch.randn(num, generator=randomness.generator_for("noise", seed)) for seed in seeds])
         styles = network.truncate(network.styles(latents, labels), labels, self.config.truncation)
         return network.render(styles, noise.to(self.device))
 
     def settle(self, network: Synthesis, labels: np.ndarray) -> None:
         """Measure the mean w of each class, which truncation draws towards."""
-        rng = training.generator_for("mean w")
+        rng = randomness.generator_for("mean w")
         network.measure_means(torch.randn(NUM_MEAN_LATENTS, self.config.latent_size, generator=rng).to(self.device))

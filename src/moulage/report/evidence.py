@@ -1,11 +1,12 @@
 """What the verdict stands on, as rows and sentences for the page: verdicts, registration, controls, power, slices."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from moulage.evaluation.measure_names import is_lower_better
-from moulage.report.roles import MOST_SHOWN, with_role
+from moulage.report.roles import EXPECTED, MOST_SHOWN, with_role
 from moulage.report.tables import NONE, amount, bounds, estimate, p_value, signed, word
 from moulage.results import Registration, Results, SliceRow, Verdict
 
@@ -26,9 +27,6 @@ CONTROLS = {
     "oracle": "held-back real images, which must help",
 }
 """What a control is, for one that is missing."""
-
-EXPECTED = {"null": "must not help", "positive": "must help"}
-"""What is expected of a control by its role, where the run does not say."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +96,12 @@ def _card(results: Results, verdict: Verdict) -> Card:
         ("p of equality, corrected for the family", p_value(verdict.equivalence_p_adjusted)),
         ("compared with", ", ".join(against) or NONE),
     ]
-    shown = (verdict.needed, verdict.refused)
     return Card(
         outcome=verdict.outcome,
         sign=SIGNS.get(verdict.outcome, "?"),
         kind=verdict.outcome.replace(" ", "-") if verdict.outcome in SIGNS else "not-enough-data",
         change=change,
-        sentences=[
-            typeset(text)
-            for text in verdict.text
-            if not text.startswith(f"{change}: {verdict.outcome}") and not any(part and part in text for part in shown)
-        ],
+        sentences=[typeset(text) for text in (*verdict.comparisons, verdict.missing, *verdict.notes) if text],
         facts=[(name, value) for name, value in facts if not value.startswith(NONE)],
         needed=typeset(verdict.needed),
         refused=typeset(verdict.refused),
@@ -116,9 +109,8 @@ def _card(results: Results, verdict: Verdict) -> Card:
 
 
 def details(results: Results) -> list[str]:
-    """The paragraphs under the answer, without those that the verdicts say already."""
-    said = [*(" ".join(verdict.text) for verdict in results.verdicts), *(s for v in results.verdicts for s in v.text)]
-    return [typeset(detail) for detail in results.details if not any(detail in text for text in said)]
+    """The paragraphs under the answer."""
+    return [typeset(detail) for detail in results.details]
 
 
 def registered(registration: Registration) -> str:
@@ -141,7 +133,7 @@ def registered(registration: Registration) -> str:
 def controls(results: Results) -> list[tuple[str, str, str, str, str]]:
     """Arm, what is expected of it, sign, state, and the sentence with the numbers; those that misbehave come first."""
     rows = [
-        (row.arm, row.expected or EXPECTED.get(row.role, NONE), SIGNS.get(row.state, "?"), row.state, typeset(row.text))
+        (row.arm, EXPECTED[row.role], SIGNS.get(row.state, "?"), row.state, typeset(row.text))
         for row in results.controls
     ]
     return sorted(rows, key=lambda row: ("misbehaves", "not shown", "behaves").index(row[3]) if row[3] in SIGNS else 0)
@@ -173,7 +165,7 @@ def power_rows(results: Results) -> list[PowerRow]:
     return rows
 
 
-def enough(points: list[tuple[float, float | None]], effect: float) -> str:
+def enough(points: Sequence[tuple[float, float | None]], effect: float) -> str:
     """The smallest number tried with which no more than ``effect`` is needed: "20", "at most 3", "more than 50"."""
     known = [(x, y) for x, y in points if y is not None]
     if not known:

@@ -11,8 +11,9 @@ from PIL import Image
 from moulage.errors import RunError
 from moulage.report.pictures import thumbnail
 from moulage.report.reading import Run
-from moulage.results import Check, ExplainedBy, ExplainedImage, Explanation, Number
 from moulage.report.tables import NONE
+from moulage.results.explanations import Check, ExplainedBy, ExplainedImage, Explanation
+from moulage.results.record import Number
 
 MOST_IMAGES = 48
 """Test images in one page, all explanations together; each has up to eight pictures of about 10 kB."""
@@ -95,7 +96,7 @@ def _explanation(made: Explanation, folder: Path, limit: int) -> ExplanationShow
 
 
 def _check(arm: str, parts: dict[str, Check]) -> CheckShown:
-    found = [parts.get(part, Check()) for part in PARTS]
+    found = [parts[part] for part in PARTS]
     return CheckShown(arm, [correlation(check.mean) for check in found], min(check.num_maps for check in found))
 
 

@@ -12,8 +12,8 @@ from moulage.report import plot
 from moulage.report.pictures import thumbnail
 from moulage.report.plot import BLUE, MUTED, VERMILLION, Plot, finish, short
 from moulage.report.reading import Closest, Run
-from moulage.results import FidelityRun
 from moulage.report.tables import NONE
+from moulage.results.generated import FidelityRun
 
 SETS = {"generated": "generated", "floor": "other real images", "copies": "copies of training images"}
 """The three sets that are scored, as the table calls them."""
@@ -144,8 +144,8 @@ def _class(label: str, fits: list[FidelityRun], closest: Closest | None) -> Clas
 
 def _mean(fits: list[FidelityRun], label: str, key: str, column: str) -> float | None:
     """Mean over the fits that have the score."""
-    scores = [of.scores(key).get(column) for fit in fits if (of := fit.classes.get(label))]
-    known = [value for value in scores if isinstance(value, int | float)]
+    scores = [getattr(of, key) for fit in fits if (of := fit.classes.get(label))]
+    known = [value for score in scores if score and (value := getattr(score, column)) is not None]
     return float(np.mean(known)) if known else None
 
 

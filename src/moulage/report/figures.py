@@ -44,7 +44,7 @@ def all_plots(run: Run, folder: Path) -> Plots:
     epochs = [record for fit in results.fits for record in run.logs.get(fit.folder, [])]
     found = [r[key] for r in epochs for key in ("train_loss", "validation_loss") if r.get(key)]
     highest_loss = max(filter(math.isfinite, found), default=1.0)
-    shown = first_of_each(results.generators, lambda made: made.gallery in run.galleries)
+    shown = first_of_each(results.generators, lambda made: made.folder in run.galleries)
     with plot.style():
         return Plots(
             differences=evidence.forest(results, folder),
@@ -59,9 +59,9 @@ def all_plots(run: Run, folder: Path) -> Plots:
                 training.losses(run, name, folder) for name in sorted({made.name for made in results.generators})
             ),
             distances={
-                made.name: training.distances(made, run.galleries[made.gallery], folder)
+                made.name: training.distances(made, run.galleries[made.folder], folder)
                 for made in shown
-                if len(run.galleries[made.gallery].distance)
+                if len(run.galleries[made.folder].distance)
             },
             fidelity=fidelity.kid_plot(results.fidelity, folder),
         )

@@ -23,7 +23,7 @@ from moulage.report.plot import (
     short,
     slug,
 )
-from moulage.report.roles import MOST_SHOWN, TITLES, best_rival, plain_arm, role_of, with_role
+from moulage.report.roles import MOST_SHOWN, TITLES, best_rival, plain_arm, with_role
 from moulage.report.tables import amount, scale, slices_of_primary, told, unit, word
 from moulage.results import Comparison, Power, Results, SliceRow, Study
 
@@ -61,7 +61,7 @@ def _forest_panels(results: Results) -> list[tuple[str, list[Row]]]:
     """Title and rows of each panel; those without a row are left out."""
     chosen = [c for c in results.comparisons if c.measure == results.study.primary and c.difference is not None]
     plain, rival, generated = plain_arm(results), best_rival(results), with_role(results, "synthetic")
-    roles = {arm.name: role_of(arm) for arm in results.arms}
+    roles = {arm.name: arm.role for arm in results.arms}
     panels: list[tuple[str, list[Row]]] = []
     first: list[Row] = []
     for role, title in TITLES.items():

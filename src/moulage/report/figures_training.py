@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from moulage.report import plot
 from moulage.report.plot import BLUE, COLOURS, MUTED, VERMILLION, Plot, finish, num_trials, short, slug
 from moulage.report.reading import Gallery, Run
-from moulage.results import GeneratorRun
+from moulage.results.generated import GeneratorRun
 
 
 def curves(run: Run, arm: str, folder: Path, highest_loss: float) -> Plot | None:

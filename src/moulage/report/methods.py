@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moulage.evaluation.measures.expected_calibration_error import NUM_BINS
 from moulage.report.literature import BALANCE, GENERATORS, INTERVALS, REFERENCES
-from moulage.report.roles import plain_arm, role_of
+from moulage.report.roles import plain_arm
 from moulage.report.tables import amount, word
 from moulage.results import Arm, Count, Results
 
@@ -91,7 +91,7 @@ def _trials(results: Results) -> str:
 
 def _arms(results: Results, role: str, cite: _Citations) -> str:
     """What the arms of one role did."""
-    said = [_arm(results, arm, cite) for arm in results.arms if role_of(arm) == role]
+    said = [_arm(results, arm, cite) for arm in results.arms if arm.role == role]
     if not said:
         return ""
     start = {

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moulage.report.reading import Gallery, Run, first_of_each
-from moulage.results import GeneratorRun
+from moulage.results.generated import GeneratorRun
 
 SIDE = 64
 """Pixels a side of a thumbnail."""
@@ -61,18 +61,16 @@ class GeneratorPictures:
 
 def galleries(run: Run) -> list[GeneratorPictures]:
     """Pictures of one run of each generator, at most 24 of a kind, fewer where there are many classes."""
-    shown = first_of_each(run.results.generators, lambda made: made.gallery in run.galleries)
-    labels = {
-        made.gallery: list(dict.fromkeys(run.galleries[made.gallery].generated_labels.tolist())) for made in shown
-    }
+    shown = first_of_each(run.results.generators, lambda made: made.folder in run.galleries)
+    labels = {made.folder: list(dict.fromkeys(run.galleries[made.folder].generated_labels.tolist())) for made in shown}
     num_rows = 4 * sum(len(names) for names in labels.values())  # real, generated, and both of each pair
     limit = min(24, max(1, MOST_THUMBNAILS // max(1, num_rows)))
     pictures = []
     for made in shown:
-        gallery = run.galleries[made.gallery]
+        gallery = run.galleries[made.folder]
         real = gallery.real_distance
         near = float(np.quantile(real, 0.05)) if len(real) else None
-        classes = [_class_pictures(gallery, label, near, limit) for label in labels[made.gallery]]
+        classes = [_class_pictures(gallery, label, near, limit) for label in labels[made.folder]]
         pictures.append(GeneratorPictures(made, classes, near, float(np.median(real)) if len(real) else None))
     return pictures
 

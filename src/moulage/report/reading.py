@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
+from moulage import results as recorded
+from moulage.data.audit import Audit
 from moulage.errors import RunError
-from moulage.results import Audit, Explanation, Explanations, GeneratorRun, Results, ShownPair
+from moulage.results import Results, explanations
+from moulage.results import pairs as near_duplicates
+from moulage.results.explanations import Explanation
+from moulage.results.generated import GeneratorRun
+from moulage.results.pairs import ShownPair
 from moulage.runs import read_json, read_log
 
 Log = list[dict[str, Any]]
 """The records of a ``log.jsonl``, in order of step or epoch."""
 
-Kind = TypeVar("Kind")
 Shown = TypeVar("Shown", "Gallery", "Dropped", "Closest")
 
 
@@ -97,31 +101,23 @@ def read(run: Path) -> Run:
     Raises:
         RunError: there is no ``results.json``, or a file is not what this version writes.
     """
-    if not (run / "results.json").exists():
-        raise RunError(
-            f"{run} has no results.json, so there is nothing to report yet.",
-            "Run `moulage study` with this folder until it ends; it resumes where it stopped.",
-        )
-    results = _checked(Results, run / "results.json")
-    audit, environment, recipe, pairs = (
-        path if path.exists() else None
-        for path in (run / "audit.json", run / "environment.json", run / "recipe.toml", run / "pairs.json")
-    )
+    results = recorded.load(run)
+    audit, environment, recipe = (run / name for name in ("audit.json", "environment.json", "recipe.toml"))
     generators = results.generators
     return Run(
         results=results,
-        audit=_checked(Audit, audit) if audit else None,
-        environment=_checked(dict[str, Any], environment) if environment else {},
-        recipe=recipe.read_text(encoding="utf-8") if recipe else "",
+        audit=Audit.load(audit) if audit.exists() else None,
+        environment=read_json(environment) if environment.exists() else {},
+        recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else "",
         logs={fit.folder: read_log(run / fit.folder, "epoch") for fit in results.fits if fit.folder}
         | {made.folder: read_log(run / made.folder, "step") for made in generators if made.folder},
         galleries={
-            made.gallery: _arrays(Gallery, run / made.gallery)
+            made.folder: _arrays(Gallery, run / made.gallery)
             for made in generators
             if made.gallery and (run / made.gallery).exists()
         },
         previews={made.folder: _previews(run / made.folder) for made in generators if made.folder},
-        pairs=_checked(list[ShownPair], pairs) if pairs else [],
+        pairs=near_duplicates.load(run),
         pair_sheet=run / "pairs.png" if (run / "pairs.png").exists() else None,
         dropped={
             made.pictures: _arrays(Dropped, run / made.pictures)
@@ -140,9 +136,8 @@ def read(run: Path) -> Run:
 
 def _explanations(run: Path, results: Results) -> list[Explanation]:
     """What was explained of classifiers that are in the results; those of an earlier recipe are passed over."""
-    path, known = run / "explanations" / "summary.json", {fit.folder for fit in results.fits}
-    found = _checked(Explanations, path).explanations if path.exists() else []
-    return [each for each in found if known.issuperset(each.fits)]
+    known = {fit.folder for fit in results.fits}
+    return [each for each in explanations.load(run) if known.issuperset(each.fits)]
 
 
 def first_of_each(generators: Iterable[GeneratorRun], is_shown: Callable[[GeneratorRun], bool]) -> list[GeneratorRun]:
@@ -151,18 +146,6 @@ def first_of_each(generators: Iterable[GeneratorRun], is_shown: Callable[[Genera
     for made in sorted(filter(is_shown, generators), key=lambda made: made.trial):
         first.setdefault(made.name, made)
     return list(first.values())
-
-
-def _checked(kind: type[Kind], path: Path) -> Kind:
-    """A JSON file as ``kind``; the error names the file, and the place in it."""
-    try:
-        return TypeAdapter(kind).validate_python(read_json(path))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        parts = (str(path), ".".join(map(str, problem["loc"])), problem["msg"])
-        raise RunError(
-            f"{': '.join(filter(None, parts))}.", "Run the study again with this version of moulage to rewrite it."
-        ) from None
 
 
 def _arrays(kind: type[Shown], path: Path) -> Shown:

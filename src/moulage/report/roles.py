@@ -11,28 +11,22 @@ TITLES = {
 }
 """Roles in the order of the report, and what it calls them."""
 
+EXPECTED = {"null": "must not help", "positive": "must help"}
+"""What is expected of a control by its role."""
+
 MOST_SHOWN = 6
 """Arms that a figure or a row of figures shows before the others are folded away."""
 
 
-def role_of(arm: Arm) -> str:
-    """The role that the run recorded; for a run that did not, what its balance plug-in and generator tell."""
-    if arm.role in TITLES:
-        return arm.role
-    if arm.balance in ("none", "duplicates"):
-        return "reference"
-    return "synthetic" if arm.generator else "rival"
-
-
 def with_role(results: Results, *roles: str) -> list[str]:
     """The arms of these roles, in the order of the study."""
-    return [arm.name for arm in results.arms if role_of(arm) in roles]
+    return [arm.name for arm in results.arms if arm.role in roles]
 
 
 def plain_arm(results: Results) -> str | None:
     """The reference that adds nothing: the one that the verdicts name, else the first arm of the plug-in ``none``."""
     named = [verdict.references.get("none") for verdict in results.verdicts]
-    built = [arm.name for arm in results.arms if arm.balance == "none" and role_of(arm) == "reference"]
+    built = [arm.name for arm in results.arms if arm.balance == "none" and arm.role == "reference"]
     return next((name for name in (*named, *built) if name), None)
 
 
@@ -52,5 +46,5 @@ def by_importance(results: Results) -> list[str]:
 
 def by_role(results: Results) -> list[tuple[str, list[Arm]]]:
     """What each role is called, and its arms; roles without an arm are left out."""
-    found = [(title, [arm for arm in results.arms if role_of(arm) == role]) for role, title in TITLES.items()]
+    found = [(title, [arm for arm in results.arms if arm.role == role]) for role, title in TITLES.items()]
     return [(title, arms) for title, arms in found if arms]

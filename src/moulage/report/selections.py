@@ -9,8 +9,8 @@ import numpy as np
 from moulage.report.evidence import typeset
 from moulage.report.pictures import thumbnail
 from moulage.report.reading import Dropped, Run
-from moulage.results import Rule, SelectionRun
 from moulage.report.tables import NONE
+from moulage.results.generated import Rule, SelectionRun
 
 MOST_PICTURES = 96
 """Dropped images in one page, all rules together."""

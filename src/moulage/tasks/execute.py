@@ -53,7 +53,8 @@ def execute(run: Path, task: Task, device: str = "auto") -> None:
     Raises:
         MoulageError: whatever stops the task, in the user's words.
     """
-    from moulage.training import pick_device, reproducible
+    from moulage.devices import pick_device
+    from moulage.randomness import reproducible
 
     folder = run / task.folder
     with runs.lock(folder):

@@ -248,7 +248,8 @@ class _Drawer:
             beside: images that are shown beside generated ones.
             progress: images done.
         """
-        from moulage.training import pick_device, reproducible
+        from moulage.devices import pick_device
+        from moulage.randomness import reproducible
 
         paths = {image: self.folder / f"{number:03d}.json" for number, image in enumerate(shown.index)}
         left = [image for image, path in paths.items() if not path.exists()]

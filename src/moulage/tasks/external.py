@@ -220,7 +220,8 @@ class _Scorer:
 
     def _logits(self, folder: Path) -> np.ndarray:
         """What one classifier says, adjusted as the study adjusted it, float32 [N, K]."""
-        from moulage.training import pick_device, reproducible
+        from moulage.devices import pick_device
+        from moulage.randomness import reproducible
 
         settings, device = runs.read_json(folder / "task.json"), str(pick_device(self.device))
         encoder = Encoder.load(folder)

@@ -73,8 +73,9 @@ def predict_masks(
         RunError: ``folder`` holds no segmenter; or ``out`` is in use, or holds a file that is in the way.
         DataError: the data cannot be read, no image can be used, or a name makes no file name.
     """
+    from moulage.devices import pick_device
+    from moulage.randomness import reproducible
     from moulage.segmentation import Segmenter
-    from moulage.training import pick_device, reproducible
 
     where = str(pick_device(device))
     segmenter, digest = Segmenter.load(folder, where), digest_of(folder)

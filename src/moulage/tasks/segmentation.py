@@ -77,7 +77,8 @@ def learn_masks(
         RunError: ``out`` holds a segmenter of other settings or data, or is in use.
     """
     from moulage import segmentation
-    from moulage.training import pick_device, reproducible
+    from moulage.devices import pick_device
+    from moulage.randomness import reproducible
 
     config = plugins.validate(segmentation.Config, dict(settings or {}), "segmenter")
     segmentation.check_installed(config)

@@ -122,7 +122,8 @@ def _scored(
     progress: runs.Progress,
 ) -> pd.DataFrame:
     """All scores of the test part and of the unknown images by one classifier."""
-    from moulage.training import pick_device, reproducible
+    from moulage.devices import pick_device
+    from moulage.randomness import reproducible
 
     where, folder = str(pick_device(device)), run / task.folder
     module = plugins.load("classifiers", task.settings["plugin"])
