@@ -97,7 +97,7 @@ class Measure(ABC):
         Args: those of ``weighted``; each lesion is of one class.
         """
         weighted = self.weighted(outputs, k, lesions)
-        total = weighted.matrix.astype(np.float64).sum(axis=1)[:, None]
+        total = weighted.matrix.astype(np.float64) @ np.ones((weighted.matrix.shape[1], 1))
         without = np.empty(weighted.matrix.shape[1])
         with np.errstate(divide="ignore", invalid="ignore"):
             for first in range(0, len(without), CHUNK):

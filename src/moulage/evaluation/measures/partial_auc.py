@@ -1,9 +1,8 @@
 """Area between the ROC curve of a class and the line at a given sensitivity: 0 to 1 - sensitivity.
 
-The measure of the ISIC 2024 challenge (N. R. Kurtansky et al., The SLICE-3D dataset, Scientific Data 11, 2024, and the
-challenge's page), which took it above a sensitivity of 80 %, so that it lies in 0..0.2 and a chance score has 0.02.
-Ties are joined by straight lines, as in scikit-learn's ``roc_auc_score(..., max_fpr=...)`` of the curve turned about.
-``partial_auc@0.9:MEL`` is above 90 %; without ``@`` above 80 %.
+The measure of ISIC 2024 (the challenge "Skin Cancer Detection with 3D-TBP", its page on Kaggle), above a sensitivity of
+80 %: it lies in 0..0.2, and a score by chance has 0.02. Ties are joined by straight lines, as in scikit-learn's
+``roc_auc_score(..., max_fpr=0.2)`` of the curve turned about. ``@0.9`` behind the name is above 90 %, without it 80 %.
 """
 
 import numpy as np

@@ -2,16 +2,16 @@
 
 The threshold is the lowest one at which the share of other images that are called positive is at most 1 - specificity,
 as in scikit-learn's ``roc_curve``: ``max(tpr[fpr <= 1 - specificity])``. Nothing is interpolated: such a threshold can
-be used. Images of one score are called alike. ``sensitivity_at_specificity@0.95:MEL`` is at 95 %; without ``@`` at 90 %.
+be used. Images of one score are called alike. ``@0.95`` behind the name is at 95 %, without it is at 90 %.
 
 The threshold is a quantile, and the jackknife of a quantile is inconsistent (Efron and Tibshirani, An Introduction to
-the Bootstrap, 1993, section 11.6): the variance is that of a lesion bootstrap. ``docs/statistics.md`` has what it covers.
+the Bootstrap, 1993, section 11.6): the variance is that of a lesion bootstrap. ``docs/statistics.md`` has what covers.
 """
 
 import numpy as np
 
 from moulage.evaluation.measures import Measure, Outputs
-from moulage.evaluation.resampling import Weighted, accumulate, count_blocks, divide
+from moulage.evaluation.resampling import Weighted, count_blocks, divide
 
 ROUNDING = 1e-9
 """(1 - 0.9) * 10 is a little less than 1 in floating point, and one false positive is allowed."""
@@ -36,9 +36,15 @@ class SensitivityAtSpecificity(Measure):
         return Weighted(count_blocks(len(thresholds) + 1, lesions, *parts), self._at_the_threshold)
 
     def _at_the_threshold(self, counts: np.ndarray) -> np.ndarray:
-        found, wrong = (accumulate(part) for part in np.split(counts, 2))
-        first = (wrong > self._allowed(wrong[-1])).argmax(axis=0)
-        return np.where(wrong[-1] > 0, found[first, np.arange(len(first))] / found[-1], np.nan)
+        found, wrong = np.split(counts, 2)
+        whole, others, row = found.sum(axis=0), wrong.sum(axis=0), 0
+        allowed = self._allowed(others)
+        while row + 1 < len(wrong) and (wrong[row] <= allowed).any():  # adds up the bins, and no more than it takes
+            row += 1
+            wrong[row] += wrong[row - 1]
+            found[row] += found[row - 1]
+        first = (wrong[: row + 1] > allowed).argmax(axis=0)
+        return np.where(others > 0, found[first, np.arange(len(first))] / whole, np.nan)
 
     def _allowed(self, others: np.ndarray) -> np.ndarray:
         """How many of the others may be called positive."""

@@ -1,7 +1,7 @@
 """Highest specificity for a class that keeps a given sensitivity, the probability of the class being its score.
 
 ``max(1 - fpr[tpr >= sensitivity])`` of scikit-learn's ``roc_curve``: ``sensitivity_at_specificity`` with the class and
-the others changed about. ``specificity_at_sensitivity@0.95:MEL`` is at 95 %; without ``@`` at 90 %.
+the others changed about. ``@0.95`` behind the name is at 95 %, without it is at 90 %.
 """
 
 import numpy as np
