@@ -13,8 +13,8 @@ from scipy import stats
 from call_cli import caller
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
-from moulage.evaluation.prediction_files import FLOOR, read
 from moulage.evaluation.model_comparison import _reading, _sentence
+from moulage.evaluation.prediction_files import FLOOR, read
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.verdict import holm
 

@@ -8,9 +8,9 @@ from statsmodels.stats.contingency_tables import mcnemar as judge
 
 from moulage.errors import DataError
 from moulage.evaluation.alignment import align
+from moulage.evaluation.measure_names import resolve
 from moulage.evaluation.pairs import delong, fixed, mcnemar
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.measure_names import resolve
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from made_up_fits import study
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.measure_names import find
-from moulage.evaluation.power import Plan
+from moulage.evaluation.power import Plan, equivalence_power
 from moulage.evaluation.power_tables import after, forecast, needed
 from moulage.runs import write_json
 
@@ -31,7 +31,8 @@ def test_a_forecast_is_the_plan_of_each_design():
     row = rows["hold-out 25 %", 5, "mean_average_precision"]
     assert row["detectable_1x"] == pytest.approx(plan.detectable(5))
     assert row["detectable_4x"] == pytest.approx(plan.detectable(5, 4))
-    assert plan.equivalence_power(row["margin"], 5) == pytest.approx(0.8, abs=1e-6)
+    found_equal = equivalence_power(row["margin"], row["standard_error"], plan.degrees_of_freedom(5))
+    assert found_equal == pytest.approx(0.8, abs=1e-6)
     folds = Plan.of_classes([92], "recall", 5, 7)
     assert rows["5 folds x 2", 10, "recall:DF"]["detectable_1x"] == pytest.approx(folds.detectable(10))
     assert rows["5 folds x 2", 10, "balanced_accuracy"]["num_images"] == 20_000

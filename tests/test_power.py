@@ -114,17 +114,6 @@ def test_needed_numbers_are_the_smallest_that_are_enough():
     assert Plan(4e-4, 2e-4, 3e-4, 1, num_folds=5).trials_needed(0.9) == 5
 
 
-def test_equality_needs_more_than_detection():
-    plan = Plan(lesions=0.4e-4, interaction=0.2e-4, trials=0.3e-4, num_sets=5, num_arms=3, freedom=200)
-    number = plan.trials_for_equality(0.025)
-    assert number is not None
-    assert plan.equivalence_power(0.025, number) >= 0.8 > plan.equivalence_power(0.025, number - 1)
-    factor = plan.factor_for_equality(0.025)
-    assert factor is not None
-    assert plan.equivalence_power(0.025, 5, factor) == pytest.approx(0.8, abs=0.002)
-    assert plan.factor_for_equality(0.005) is None
-
-
 @pytest.mark.parametrize("classifier", sorted(FITTED))
 def test_planning_constants_scale_with_lesions_fits_and_folds(classifier):
     """By hand: parts / lesions + parts / fits, summed over classes and divided by their number squared."""

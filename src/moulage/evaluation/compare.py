@@ -28,7 +28,7 @@ NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Arm minus reference under one measure, in the measure's own unit (a fraction; nats for ``log_loss``).
 
@@ -62,18 +62,18 @@ class Comparison:
     estimate_arm: float
     estimate_reference: float
     difference: float
-    standard_error: float | None
-    degrees_of_freedom: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
+    standard_error: float | None = None
+    degrees_of_freedom: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
     num_trials: int
     num_arms: int
     num_images: int
     num_lesions: int
     num_lesions_by_class: dict[str, int]
-    variance_lesions: float | None
-    variance_trials: float | None
+    variance_lesions: float | None = None
+    variance_trials: float | None = None
     method: str
     notes: tuple[str, ...]
     variance_interaction: float | None = None
@@ -171,7 +171,7 @@ def _compare(
     if not _refusal(fits, wanted):
         by_class, interaction = lesions.variances(fits, arm, reference)
         excess, raw, freedom = trials.of(arm, reference)
-        inference = _infer(
+        inference = infer(
             difference,
             by_class,
             sizes=fits.sizes,
@@ -202,35 +202,18 @@ def _compare(
         scheme="holdout" if fits.folds is None else "folds",
         num_folds=fits.num_folds,
         num_repeats=1 if fits.folds is None else fits.num_sets,
-        **{name: inference.get(name) for name in INFERRED},
+        **inference,
     )
 
 
-INFERRED = (
-    "standard_error",
-    "degrees_of_freedom",
-    "low",
-    "high",
-    "p_value",
-    "variance_lesions",
-    "variance_trials",
-    "variance_interaction",
-    "freedom_lesions",
-    "freedom_trials",
-    "cautious_low",
-    "cautious_high",
-)
-"""Fields of a ``Comparison`` that are None where there is no interval."""
-
-
-def _infer(
+def infer(
     difference: float,
     by_class: np.ndarray,
     *,
     sizes: np.ndarray,
-    trials: float,
-    trials_freedom: float,
-    excess: float,
+    trials: float = 0.0,
+    trials_freedom: float = 1.0,
+    excess: float = 0.0,
 ) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 

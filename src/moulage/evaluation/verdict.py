@@ -191,21 +191,15 @@ def _gain(comparison: Comparison) -> float:
     return -comparison.difference if comparison.is_lower_better else comparison.difference
 
 
-def _is_mute(comparison: Comparison) -> bool:
-    return comparison.p_value is None or bool(comparison.too_small)
-
-
-def _p_better(comparison: Comparison) -> float:
-    """Two-sided p where the arm is better; 1 where it is worse; infinity without an interval."""
-    if comparison.p_value is None or _is_mute(comparison):
+def _p_better(comparison: Comparison, sign: int = 1) -> float:
+    """Two-sided p where the arm is better (``sign`` -1: worse); 1 where it is not; infinity without an interval."""
+    if comparison.p_value is None or comparison.too_small:
         return math.inf
-    return comparison.p_value if _gain(comparison) > 0 else 1.0
+    return comparison.p_value if sign * _gain(comparison) > 0 else 1.0
 
 
 def _p_worse(comparison: Comparison) -> float:
-    if comparison.p_value is None or _is_mute(comparison):
-        return math.inf
-    return comparison.p_value if _gain(comparison) < 0 else 1.0
+    return _p_better(comparison, -1)
 
 
 def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> float:
@@ -213,7 +207,7 @@ def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> fl
     from scipy.special import stdtr
 
     error, freedom = comparison.standard_error, comparison.degrees_of_freedom
-    if error is None or freedom is None or _is_mute(comparison):
+    if error is None or freedom is None or comparison.too_small:
         return math.inf
     below = float(stdtr(freedom, -(margin + _gain(comparison)) / error))
     return max(below, float(stdtr(freedom, -(margin - _gain(comparison)) / error))) if above else below
