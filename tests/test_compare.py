@@ -59,17 +59,14 @@ def test_closed_form_worked_by_hand():
     assert found.num_lesions_by_class == {"NV": 2, "MEL": 2, "AK": 0, "DF": 0}
 
 
-def brute_closed_form(arms, arm, reference, weights):
+def brute_closed_form(arms, arm, reference, weights, value):
     """The formulas again, as loops over lesions and classes."""
     first = arms[arm][0]
     num_trials, lesion_part, interaction = len(arms[arm]), 0.0, 0.0
     for k, weight in enumerate(weights):
         rows = first.labels == k
         names = sorted(set(first.groups[rows]))
-        change = [
-            (a.predicted[rows] == k).astype(float) - (b.predicted[rows] == k)
-            for a, b in zip(arms[arm], arms[reference], strict=True)
-        ]
+        change = [value(a)[rows] - value(b)[rows] for a, b in zip(arms[arm], arms[reference], strict=True)]
         for name in names:
             held = first.groups[rows] == name
             u = [weight * (c[held].sum() - c.mean() * held.sum()) / rows.sum() for c in change]
@@ -79,23 +76,28 @@ def brute_closed_form(arms, arm, reference, weights):
     return lesion_part, interaction
 
 
-@pytest.mark.parametrize("name", ["balanced_accuracy", "accuracy", "recall:AK", "mean_recall"])
+def scored(name, fits):
+    return [measure(name, p.labels, p.logits, CLASSES, ("AK", "DF")) for p in fits]
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "accuracy", "log_loss", "recall:AK", "mean_recall"])
 def test_closed_form_agrees_with_plain_loops(name):
     arms = study()
     labels = arms["none"][0].labels
     weights = {
         "balanced_accuracy": np.full(4, 1 / 4),
-        "accuracy": np.bincount(labels) / len(labels),
         "recall:AK": np.array([0, 0, 1, 0]),
         "mean_recall": np.array([0, 0, 1 / 2, 1 / 2]),
-    }[name]
+    }.get(name, np.bincount(labels) / len(labels))
     found = compare(arms, "arm1", "none", name, ("AK", "DF"))
-    values = {
-        arm: [measure(name, one.labels, one.logits, CLASSES, ("AK", "DF")) for one in fits]
-        for arm, fits in arms.items()
-    }
+    values = {arm: scored(name, fits) for arm, fits in arms.items()}
     spread = {arm: np.var(row, ddof=1) for arm, row in values.items()}
-    lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights)
+
+    def value(p: Predictions) -> np.ndarray:
+        loss = -np.log(p.probabilities[np.arange(len(labels)), labels])
+        return loss if name == "log_loss" else (p.predicted == labels).astype(float)
+
+    lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights, value)
     trials = 0.0
     for arm in ("arm1", "none"):
         others = np.mean([value for name, value in spread.items() if name != arm])
@@ -106,15 +108,7 @@ def test_closed_form_agrees_with_plain_loops(name):
     assert found.estimate_reference == pytest.approx(np.mean(values["none"]))
     assert found.variance_lesions == pytest.approx(lesion_part)
     assert found.variance_trials == pytest.approx(max(0, trials - interaction))
-
-
-def test_log_loss_has_a_closed_form():
-    arms = study()
-    found = compare(arms, "arm1", "none", "log_loss")
-    judge = [[metrics.log_loss(one.labels, one.probabilities) for one in fits] for fits in (arms["arm1"], arms["none"])]
-    assert found.method == "closed form"
-    assert found.difference == pytest.approx(np.mean(judge[0]) - np.mean(judge[1]))
-    assert found.is_lower_better
+    assert found.is_lower_better == (name == "log_loss")
 
 
 def test_bootstrap_weights_keep_each_class():
@@ -149,15 +143,22 @@ def test_bootstrap_and_jackknife_agree_with_the_closed_form_for_recall():
     assert drawn.variances(fits, "arm1", "none")[1] == pytest.approx(expected[1], rel=0.05)
 
 
-def test_jackknife_and_bootstrap_agree_with_many_lesions():
+@pytest.mark.parametrize("name", ["mean_average_precision", "auc", "f1:AK", "mean_partial_auc"])
+def test_jackknife_and_bootstrap_agree_with_many_lesions(name):
     arms = study(lesions=(150, 100, 60, 50), num_trials=3)
-    for name in ("mean_average_precision", "auc", "f1:AK"):
-        quick = compare(arms, "arm1", "none", name, ("AK", "DF"))
-        drawn = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=4000)
-        assert (quick.method, drawn.method) == ("lesion jackknife", "lesion bootstrap")
-        assert quick.difference == drawn.difference
-        # 4,000 draws know a standard error to 1.1 %; the rest is that a measure is not linear in the lesions
-        assert quick.standard_error == pytest.approx(drawn.standard_error, rel=0.08)
+    quick, drawn, other = (
+        compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=number, seed=seed)
+        for number, seed in ((0, 0), (4000, 0), (600, 1))
+    )
+    assert (quick.method, drawn.method) == ("lesion jackknife", "lesion bootstrap")
+    judge = [np.mean(scored(name, arms[arm])) for arm in ("arm1", "none")]
+    assert (quick.estimate_arm, quick.estimate_reference) == pytest.approx(judge)
+    assert quick.difference == drawn.difference
+    assert drawn.low < drawn.difference < drawn.high
+    # 4,000 draws know a standard error to 1.1 %; the rest is that a measure is not linear in the lesions
+    assert quick.standard_error == pytest.approx(drawn.standard_error, rel=0.08)
+    assert other.standard_error == pytest.approx(drawn.standard_error, rel=0.2)
+    assert other.standard_error != drawn.standard_error
 
 
 def test_folds_are_pooled_within_repeats():
@@ -235,20 +236,6 @@ def test_cautious_interval_is_that_of_nadeau_and_bengio():
     assert compare(study(num_trials=3), "arm1", "none", "accuracy").cautious_low is None
 
 
-@pytest.mark.slow
-def test_intervals_of_folds_cover_in_simulated_null_studies():
-    rng, covered, naive = np.random.default_rng(5), [], []
-    for _ in range(200):
-        arms = in_folds(
-            num_folds=5, num_repeats=1, fold_noise=1.2, rng=rng, arms=("none", "arm1", "arm2", "arm3", "arm4")
-        )
-        found = compare(arms, "arm1", "none", "balanced_accuracy")
-        covered.append(found.low <= 0 <= found.high)
-        naive.append(abs(found.difference) <= 1.96 * found.variance_lesions**0.5)
-    assert 0.90 <= np.mean(covered) <= 0.99
-    assert np.mean(naive) < np.mean(covered) - 0.02
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -277,21 +264,17 @@ def test_a_lesion_in_two_folds_is_refused():
 def test_jackknife_agrees_with_plain_loops():
     arms = study(lesions=(16, 10, 8, 12), num_trials=3)
     found = compare(arms, "arm1", "none", "average_precision:DF")
-    first = arms["none"][0]
-    by_class, sizes = [], []
+    first, by_class, sizes = arms["none"][0], [], []
     for k in range(4):
         names, values = sorted(set(first.groups[first.labels == k])), []
         for name in names:
             kept = first.groups != name
-            values.append(
-                [
-                    metrics.average_precision_score(a.labels[kept] == 3, a.probabilities[kept, 3])
-                    - metrics.average_precision_score(b.labels[kept] == 3, b.probabilities[kept, 3])
-                    for a, b in zip(arms["arm1"], arms["none"], strict=True)
-                ]
+            one, other = (
+                [measure("average_precision:DF", p.labels[kept], p.logits[kept], CLASSES) for p in arms[arm]]
+                for arm in ("arm1", "none")
             )
-        values = np.array(values).mean(axis=1)
-        by_class.append((len(names) - 1) / len(names) * ((values - values.mean()) ** 2).sum())
+            values.append(np.mean(one) - np.mean(other))
+        by_class.append((len(names) - 1) / len(names) * ((values - np.mean(values)) ** 2).sum())
         sizes.append(len(names))
     assert found.method == "lesion jackknife"
     assert found.variance_lesions == pytest.approx(sum(by_class), rel=1e-3)
@@ -300,43 +283,12 @@ def test_jackknife_agrees_with_plain_loops():
     assert any("12 lesions" in note and "jackknife" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("name", ["mean_average_precision", "auc", "f1:AK", "expected_calibration_error"])
-def test_bootstrap_measures(name):
-    arms = study(num_trials=3)
-    found = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600)
-    judge = [
-        np.mean([measure(name, one.labels, one.logits, CLASSES, ("AK", "DF")) for one in arms[arm]])
-        for arm in ("arm1", "none")
-    ]
-    assert found.method == "lesion bootstrap"
-    assert (found.estimate_arm, found.estimate_reference) == pytest.approx(judge)
-    assert found.low < found.difference < found.high
-    assert found.p_value > 0.01
-    assert found == compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600)
-    other = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600, seed=1)
-    assert other.standard_error == pytest.approx(found.standard_error, rel=0.2)
-    assert other.standard_error != found.standard_error
-
-
 def test_pairs_together_equal_pairs_alone():
     arms = study(num_trials=3)
     pairs = [("arm1", "none"), ("arm2", "none"), ("arm2", "arm1")]
     together = compare_all(arms, pairs, "average_precision:AK", num_resamples=500)
     assert together == [compare(arms, *pair, "average_precision:AK", num_resamples=500) for pair in pairs]
     assert compare_all(arms, [], "average_precision:AK") == []
-
-
-@pytest.mark.slow
-def test_intervals_cover_in_simulated_null_studies():
-    """300 studies: 95 % within Monte-Carlo error (1.3 points); taking the fits as fixed covers too little."""
-    rng, covered, naive = np.random.default_rng(11), [], []
-    for _ in range(300):
-        arms = study(lesions=(40, 30, 20, 20), num_trials=3, seed_noise=0.6, rng=rng)
-        found = compare(arms, "arm1", "none", "balanced_accuracy")
-        covered.append(found.low <= 0 <= found.high)
-        naive.append(abs(found.difference) <= 1.96 * found.variance_lesions**0.5)
-    assert 0.91 <= np.mean(covered) <= 0.985
-    assert np.mean(naive) < 0.88
 
 
 def test_a_planted_gain_is_found():
@@ -415,13 +367,8 @@ def test_fewer_than_three_fits_give_a_difference_but_no_interval(num_trials):
     for name in ("balanced_accuracy", "average_precision:AK"):
         found = compare(study(num_trials=num_trials), "arm1", "none", name)
         assert np.isfinite(found.difference)
-        assert (found.low, found.high, found.p_value, found.standard_error, found.method) == (
-            None,
-            None,
-            None,
-            None,
-            "",
-        )
+        assert [found.low, found.high, found.p_value, found.standard_error] == [None] * 4
+        assert found.method == ""
         assert any("at least 3" in note for note in found.notes)
 
 

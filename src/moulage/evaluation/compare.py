@@ -284,7 +284,8 @@ def _notes(fits: Fits, wanted: Wanted) -> list[str]:
         if size < MIN_LESIONS:
             notes.append(f"{count}, fewer than {MIN_LESIONS}: no verdict on this class.")
         elif size < FEW_LESIONS:
-            notes.append(f"{count}, fewer than {FEW_LESIONS}: lesion jackknife, and a wide interval.")
+            way = "" if wanted.measure.resamples else "lesion jackknife, and "
+            notes.append(f"{count}, fewer than {FEW_LESIONS}: {way}a wide interval.")
     if not wanted.indices and (fits.sizes == 1).any():
         single = ", ".join(name for name, size in zip(fits.classes, fits.sizes, strict=True) if size == 1)
         notes.append(f"{single}: a single lesion in this part, whose share of the uncertainty is left out.")

@@ -31,9 +31,10 @@ class Lesions:
 
     @classmethod
     def of(cls, fits: Fits, wanted: Wanted, num_resamples: int | None = None, seed: int = 0) -> "Lesions":
-        """For all arms; bootstrap in place of the jackknife where resamples are asked for (many lesions only).
+        """For all arms; bootstrap in place of the jackknife where resamples are asked for, or the measure needs them.
 
-        Without a number the measure decides.
+        With few lesions only where the measure needs them: a bootstrap of few lesions is too short for others, and the
+        jackknife then covers.
 
         Classes need two lesions each where the measure names or averages classes.
         """
@@ -43,7 +44,7 @@ class Lesions:
             return cls("closed form", *_unzip(found), {})
         found = {name: _jackknife(fits, name, wanted) for name in fits.logits}
         num_resamples = wanted.measure.resamples if num_resamples is None else num_resamples
-        if few or not num_resamples:
+        if not num_resamples or (few and not wanted.measure.resamples):
             return cls("lesion jackknife", *_unzip(found), {})
         curves = [
             [wanted.measure.weighted(outputs, k, fits.lesions) for k in wanted.classes]
@@ -64,7 +65,7 @@ class Lesions:
             residual = ((influence - mean[:, None]) ** 2).sum(axis=1)
             return by_class, float(by_stratum(fits, residual).sum() / pairs)
         draws = self.draws[arm] - self.draws[reference]
-        shares = by_class / by_class.sum() if by_class.any() else by_class
+        shares = by_class / by_class.sum() if by_class.any() else fits.sizes / fits.sizes.sum()
         factor = float(shares @ factors)
         interaction = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / pairs
         return shares * factor * draws.mean(axis=0).var(ddof=1), float(factor * interaction)

@@ -56,7 +56,8 @@ class Measure(ABC):
         needs_others: whether it is undefined where every image is of the class.
         lower_is_better: direction.
         unit, scale, digits: numbers are shown times ``scale`` with so many digits; ``unit`` is said behind differences.
-        resamples: of the lesion bootstrap that gives its variance unless a user wants another number; 0: the jackknife.
+        resamples: of the lesion bootstrap that gives its variance unless a user wants another number; 0: the jackknife,
+            also of a class with few lesions whatever a user wants.
         warns: whether slices warn of it although it is not the primary measure.
     """
 
