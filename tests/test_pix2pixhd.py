@@ -18,9 +18,9 @@ from moulage.generators import _pix2pixhd, pix2pixhd
 from moulage.generators._upconv import UpConv
 from moulage.recipe import parse
 from moulage.sources import phantom
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import plan
+from moulage.stages import data
+from moulage.stages.plan import plan
+from moulage.stages.stage import execute
 from tiny_generators import SIZE, rates
 
 pytestmark = pytest.mark.slow
@@ -223,10 +223,10 @@ def test_a_training_image_without_a_mask_is_refused_before_any_work():
         catalog = catalog.with_columns(mask=catalog.table["mask"].where(catalog.images != lost, ""))
         if refused:
             with pytest.raises(RecipeError, match=f'generators.gan: pix2pixhd .* "{lost}"') as error:
-                prepare._check_masks(recipe, catalog, (split,))
+                data._check_masks(recipe, catalog, (split,))
             assert "ham10000" in error.value.hint
         else:
-            prepare._check_masks(recipe, catalog, (split,))
+            data._check_masks(recipe, catalog, (split,))
 
 
 @pytest.mark.slow
@@ -248,13 +248,13 @@ def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missi
 
     monkeypatch.setattr(phantom, "read", without)
     with pytest.raises(RecipeError, match=r"generators\.gan: pix2pixhd draws from lesion masks"):
-        prepare.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
+        data.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
     run, masked = tmp_path / "taken", generator | {"classes": ["VASC", "NV"]}
     recipe = parse(values | {"generators": {"gan": masked}})
-    prepared = prepare.prepare(recipe, run)
-    (task,) = [task for task in plan(recipe, prepared) if task.kind == "generator" and task.trial == 0]
-    execute(run, task, "cpu")
-    learned = pix2pixhd.Generator.load(run / task.folder)
+    prepared = data.prepare(recipe, run)
+    stage = plan(recipe, prepared)[0]
+    execute(run, stage, "cpu")
+    learned = pix2pixhd.Generator.load(run / stage.folder)
     train = prepared.split(0).part(prepared.catalog, "train").only(label="NV")
     assert np.array_equal(learned._masks[1], masks.read(train, SIZE, "squash"))
 

@@ -14,14 +14,15 @@ from PIL import Image
 
 from call_cli import Result, caller
 from moulage import backbones, plugins
-from moulage import segmentation as module
 from moulage.data import masks as lesion_masks
 from moulage.data import symmetries
 from moulage.errors import CheckpointError, DataError, RecipeError, RunError
-from moulage.segmentation import Config, Segmenter, dice, jaccard
+from moulage.losses import cross_entropy_and_dice
+from moulage.masks import predict as tasks
+from moulage.masks import segmenter as module
+from moulage.masks.learn import learn_masks
+from moulage.masks.segmenter import Config, Segmenter, dice, jaccard
 from moulage.sources import folder as folder_source
-from moulage.tasks import masks as tasks
-from moulage.tasks.segmentation import learn_masks
 
 pytest.importorskip("segmentation_models_pytorch")
 
@@ -80,10 +81,10 @@ def test_the_loss_falls_with_the_overlap_and_takes_images_without_lesion():
     true = torch.zeros(2, 8, 8)
     true[0, :4] = 1
     right, wrong = 40 * (true - 0.5), 40 * (0.5 - true)
-    assert module.loss_of(right, true) < 1e-3
-    assert module.loss_of(wrong, true) > 10
+    assert cross_entropy_and_dice(right, true) < 1e-3
+    assert cross_entropy_and_dice(wrong, true) > 10
     half = torch.zeros(1, 8, 8)  # 0.5 everywhere: cross-entropy log 2, Dice (2 * 16 + 1) / (32 + 32 + 1)
-    assert float(module.loss_of(half, true[:1])) == pytest.approx(np.log(2) + 1 - 33 / 65, abs=1e-5)
+    assert float(cross_entropy_and_dice(half, true[:1])) == pytest.approx(np.log(2) + 1 - 33 / 65, abs=1e-5)
 
 
 def test_image_and_mask_are_turned_alike_into_eight_symmetries():
@@ -252,7 +253,7 @@ def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any],
     assert tasks.predict_masks(learned[1], "folder", data, {}, tmp_path)["num_new"] == 1
     assert (tmp_path / "A/4_segmentation.png").read_bytes() == kept
     catalog = folder_source.read(data, folder_source.Config())
-    read = lesion_masks.read(tasks.with_predicted(catalog, tmp_path), SIZE, "squash")
+    read = lesion_masks.read(lesion_masks.with_predicted(catalog, tmp_path), SIZE, "squash")
     for row in (0, 41):
         with Image.open(tmp_path / table["path"][row]) as picture:
             assert (picture.mode, picture.size) == ("L", (SIZE, SIZE))
@@ -261,7 +262,7 @@ def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any],
     true = lesion_masks.read(catalog.take(np.arange(1, 60)), SIZE, "squash")
     assert dice(read[1:], true).mean() > 0.8
     with pytest.raises(RunError, match="no predicted masks"):
-        tasks.with_predicted(catalog, data)
+        lesion_masks.with_predicted(catalog, data)
 
 
 def test_files_of_others_are_left_as_they_are(learned: tuple[dict[str, Any], Path], data: Path, tmp_path: Path):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moulage.data.audit import Audit, audit
     from moulage.data.catalog import Catalog
     from moulage.data.split import Split, folds, holdout, official, prove
-    from moulage.data.view import Examples, TrainingView
+    from moulage.data.training_view import Examples, TrainingView
     from moulage.errors import MoulageError
     from moulage.evaluation.compare import Comparison, compare
     from moulage.evaluation.foreign import read as read_predictions
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from moulage.recipe import Recipe
     from moulage.recipe import load as load_recipe
     from moulage.report import write as write_report
+    from moulage.results import Results
+    from moulage.results import load as load_results
     from moulage.study import run_study
 
 __version__ = version("moulage")
@@ -43,8 +45,8 @@ _WHERE = {
     "holdout": "data.split",
     "official": "data.split",
     "prove": "data.split",
-    "Examples": "data.view",
-    "TrainingView": "data.view",
+    "Examples": "data.training_view",
+    "TrainingView": "data.training_view",
     "MoulageError": "errors",
     "Comparison": "evaluation.compare",
     "compare": "evaluation.compare",
@@ -56,6 +58,8 @@ _WHERE = {
     "Recipe": "recipe",
     "load_recipe": "recipe:load",
     "write_report": "report:write",
+    "Results": "results",
+    "load_results": "results:load",
     "run_study": "study",
 }
 
@@ -68,6 +72,7 @@ __all__ = [
     "Plan",
     "Predictions",
     "Recipe",
+    "Results",
     "Split",
     "TrainingView",
     "audit",
@@ -76,6 +81,7 @@ __all__ = [
     "folds",
     "holdout",
     "load_recipe",
+    "load_results",
     "official",
     "prove",
     "read_predictions",

@@ -1,9 +1,9 @@
 """The tables of a run that are written as files. Numbers in CSV are those of ``results.json``: fractions, and nats."""
 
 from moulage.report.exports import Table
-from moulage.results import Comparison, Results, SliceRow
-from moulage.report.roles import by_importance, role_of
+from moulage.report.roles import EXPECTED, by_importance
 from moulage.report.tables import MEASURES, NONE, Spread, bounds, estimate, p_value, scale, scored_part, signed, word
+from moulage.results import Comparison, Results, SliceRow
 
 COMPARED = ["arm", "reference", "measure", "estimate_arm", "estimate_reference", "difference", "standard_error"]
 COMPARED += ["degrees_of_freedom", "low", "high", "cautious_low", "cautious_high", "p_value", "num_trials"]
@@ -74,7 +74,7 @@ def _difference(row: Comparison | SliceRow, factor: int) -> list[str]:
 
 def _arms(results: Results) -> Table:
     part = scored_part(results)
-    rows, shown, roles = [], [], {arm.name: role_of(arm) for arm in results.arms}
+    rows, shown, roles = [], [], {arm.name: arm.role for arm in results.arms}
     for arm in by_importance(results):
         scores = [fit.scores[part] for fit in results.fits if fit.arm == arm and part in fit.scores]
         spreads = {measure: Spread.of(getattr(score, measure) for score in scores) for measure in MEASURES}
@@ -141,7 +141,7 @@ def _class_effects(results: Results) -> Table:
 
 
 def _controls(results: Results) -> Table:
-    rows = [[row.arm, row.role, row.expected, row.state, row.text] for row in results.controls]
+    rows = [[row.arm, row.role, EXPECTED[row.role], row.state, row.text] for row in results.controls]
     missing = f" Not in the study: {', '.join(results.controls_missing)}." if results.controls_missing else ""
     return Table(
         "controls",

@@ -11,29 +11,23 @@ TITLES = {
 }
 """Roles in the order of the report, and what it calls them."""
 
+EXPECTED = {"null": "must not help", "positive": "must help"}
+"""What is expected of a control by its role."""
+
 MOST_SHOWN = 6
 """Arms that a figure or a row of figures shows before the others are folded away."""
 
 
-def role_of(arm: Arm) -> str:
-    """The role that the run recorded; for a run that did not, what its balance plug-in and generator tell."""
-    if arm.role in TITLES:
-        return arm.role
-    if arm.balance in ("none", "duplicates"):
-        return "reference"
-    return "synthetic" if arm.generator else "rival"
-
-
 def with_role(results: Results, *roles: str) -> list[str]:
     """The arms of these roles, in the order of the study."""
-    return [arm.name for arm in results.arms if role_of(arm) in roles]
+    return [arm.name for arm in results.arms if arm.role in roles]
 
 
 def plain_arm(results: Results) -> str | None:
     """The reference that adds nothing: the one that the verdicts name, else the first arm of the plug-in ``none``."""
-    named = [verdict.references.get("none") for verdict in results.verdicts]
-    built = [arm.name for arm in results.arms if arm.balance == "none" and role_of(arm) == "reference"]
-    return next((name for name in (*named, *built) if name), None)
+    named = [verdict.references["none"] for verdict in results.verdicts if "none" in verdict.references]
+    built = [arm.name for arm in results.arms if arm.balance == "none" and arm.role == "reference"]
+    return next(iter([*named, *built]), None)
 
 
 def best_rival(results: Results) -> str:
@@ -44,13 +38,12 @@ def best_rival(results: Results) -> str:
 def by_importance(results: Results) -> list[str]:
     """All arms: ``none``, first duplicates, best rival, those with generated images, then the others by role."""
     references = [name for name in with_role(results, "reference") if name != plain_arm(results)]
-    first = [plain_arm(results), *references[:1], best_rival(results), *with_role(results, "synthetic")]
-    known = [arm.name for arm in results.arms]
+    first = [plain_arm(results), *references[:1], best_rival(results)]
     others = [name for role in TITLES for name in with_role(results, role)]
-    return list(dict.fromkeys(name for name in (*first, *others) if name in known))
+    return list(dict.fromkeys(name for name in (*first, *others) if name))
 
 
 def by_role(results: Results) -> list[tuple[str, list[Arm]]]:
     """What each role is called, and its arms; roles without an arm are left out."""
-    found = [(title, [arm for arm in results.arms if role_of(arm) == role]) for role, title in TITLES.items()]
+    found = [(title, [arm for arm in results.arms if arm.role == role]) for role, title in TITLES.items()]
     return [(title, arms) for title, arms in found if arms]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moulage.results import Comparison, Cost, Results, Slice, SliceRow
 from moulage.report.roles import by_importance
+from moulage.results import Comparison, Cost, Results, Slice, SliceRow
 
 MEASURES = {
     "accuracy": "accuracy",
