@@ -13,16 +13,21 @@ from moulage.cli.common import (
     SmallestEffect,
     SourceSettings,
     Targets,
+    difference,
+    interval,
     names_of,
     options_of,
     pairs_of,
     plain,
-    points,
     print_json,
     print_scores,
 )
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
+
+Measures = Annotated[
+    list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
+]
 
 
 def evaluate(
@@ -103,14 +108,15 @@ def _evaluate_on(
 def compare(
     models: Annotated[list[str], typer.Argument(help="Predictions: FILE, or NAME=FILE,FILE2. CSV, TSV or Parquet.")],
     reference: Annotated[str, typer.Option(help="Model to compare with; the first if left out.")] = "",
-    measure: Annotated[
-        list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
-    ] = None,
+    measure: Measures = None,
     targets: Targets = "",
     smallest_effect: SmallestEffect = 0.02,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Lesion bootstrap for measures without a closed form; 0: lesion jackknife.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, help="Lesion bootstrap for measures without a closed form; 0: lesion jackknife; else as suits them."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -119,8 +125,8 @@ def compare(
     Columns: image, label, prob_<class> or logit_<class> for every class; group (or lesion), trial, model and fold where
     they apply. docs/compare.md says more.
     """
-    from moulage.evaluation.foreign import read
-    from moulage.evaluation.models import compare_models
+    from moulage.evaluation.model_comparison import compare_models
+    from moulage.evaluation.prediction_files import read
 
     with Screen() as screen:
         found = read(models)
@@ -154,9 +160,7 @@ def ensemble(
         str, typer.Option(help="trial: one ensemble of the arms in each trial; split: one of all fits on a split.")
     ] = "trial",
     average: Annotated[str, typer.Option(help="What is averaged: probabilities or logits.")] = "probabilities",
-    measure: Annotated[
-        list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
-    ] = None,
+    measure: Measures = None,
     targets: Targets = "",
     smallest_effect: SmallestEffect = 0.02,
     as_json: Json = False,
@@ -249,8 +253,8 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
                 "model": row["model"],
                 "test": row["test"],
                 "measure": row["measure"],
-                "difference": _amount(row["measure"], row["difference"]),
-                "95 % interval": _interval(row["measure"], row["low"], row["high"]),
+                "difference": difference(row["measure"], row["difference"]),
+                "95 % interval": interval(row["measure"], row["low"], row["high"]),
                 "p": _p(row["p"]),
             }
             for row in result["fixed_pairs"]
@@ -273,11 +277,11 @@ def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
         "model": values["arm"],
         "score": _score(measure, values["estimate_arm"]),
         "reference": _score(measure, values["estimate_reference"]),
-        "difference": _amount(measure, values["difference"]),
-        "95 % interval": _interval(measure, values["low"], values["high"]),
+        "difference": difference(measure, values["difference"]),
+        "95 % interval": interval(measure, values["low"], values["high"]),
     }
     if values["scheme"] == "folds":
-        row["cautious"] = _interval(measure, values["cautious_low"], values["cautious_high"])
+        row["cautious"] = interval(measure, values["cautious_low"], values["cautious_high"])
     row["p"] = _p(values["p_value"])
     return {**row, **({"p, Holm": _p(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
 
@@ -287,25 +291,21 @@ def _differs(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: values["arm"],
         "compared with": values["reference"],
-        "difference": _amount(measure, values["difference"]),
-        "95 % interval": _interval(measure, values["low"], values["high"]),
+        "difference": difference(measure, values["difference"]),
+        "95 % interval": interval(measure, values["low"], values["high"]),
     }
 
 
 def _score(measure: str, value: float) -> str:
-    return f"{value:.3f}" if measure == "log_loss" else f"{100 * value:.1f}"
+    from moulage.evaluation.measure_names import parse
 
-
-def _amount(measure: str, value: float | None) -> str:
-    return points(value) if measure != "log_loss" or value is None else f"{value:+.3f}"
-
-
-def _interval(measure: str, low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{_amount(measure, low)} to {_amount(measure, high)}"
+    return parse(measure).measure.number(value)
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    from moulage.evaluation.verdict import p_value
+
+    return "-" if value is None else p_value(value)
 
 
 def _write_tables(folder: Path, result: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RecipeError, RunError, nearest
-from moulage.evaluation.scores import resolve
+from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -293,7 +293,8 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
         if name not in catalog.classes:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
     if recipe.arms:
-        resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
+        for name in (recipe.study.primary, *recipe.study.measures):
+            resolve(name, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
 def learns_masks(recipe: Recipe) -> bool:

@@ -46,7 +46,8 @@ def class_effects(results: Results, arm: str, folder: Path) -> Plot | None:
     intervals.references(figure, references)
     figure.suptitle(short(arm), fontsize=9, fontweight="bold")
     text = "; ".join(
-        f"{name} {word(measure)} {told(c, 100)} against {reference}" for (measure, name, reference), c in found.items()
+        f"{name} {word(measure)} {told(c, measure)} against {reference}"
+        for (measure, name, reference), c in found.items()
     )
     targets = " Target classes stand on a band, in bold." if study.target_classes else ""
     return finish(

@@ -60,8 +60,8 @@ def _cells(rows: list[SliceRow], columns: list[tuple[str, list[str]]], measure: 
         cells.append(estimate(scores[0] if scores else None, measure))
         for reference in references:
             row = found.get((arm, reference))
-            difference = signed(row.difference, scale(measure)) if row else NONE
-            interval = bounds(row.low, row.high, scale(measure)) if row else NONE
+            difference = signed(row.difference, measure) if row else NONE
+            interval = bounds(row.low, row.high, measure) if row else NONE
             cells.append(difference if interval == NONE else f"{difference} ({interval})")
     return cells
 
@@ -92,7 +92,7 @@ def figure(results: Results, arm: str, folder: Path) -> Plot | None:
     axes.set_title(short(arm), fontweight="bold")
     intervals.references(drawn, references)
     text = "; ".join(
-        f"{label} {told(row, scale(measure))} against {row.reference}" for label, of_arm in rows for row in of_arm
+        f"{label} {told(row, measure)} against {row.reference}" for label, of_arm in rows for row in of_arm
     )
     return finish(
         drawn,

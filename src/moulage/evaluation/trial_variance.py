@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from moulage.evaluation.fits import Fits
-from moulage.evaluation.lesions import Lesions, by_stratum
+from moulage.evaluation.alignment import Fits
+from moulage.evaluation.lesion_variance import Lesions, by_stratum
 
 NOISY = 0.1
 """Level of the F test by which an arm's fits vary more than those of the other arms."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moulage.errors import DataError
+from moulage.evaluation.measures import Outputs
 from moulage.evaluation.predictions import Predictions
 
 
@@ -29,7 +30,7 @@ class Fits:
         num_groups: lesions before that distinction.
         logits: arm -> [S, N, K] float32, one for each set, in order of the trials.
         folds: fold that predicted each image in each set, [S, N] int64 in 0..num_folds-1; None for a hold-out.
-        memo: what was computed from these fits already; filled by ``lesions``.
+        memo: what was computed from these fits already; filled by ``outputs`` and ``lesion_variance``.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +41,12 @@ class Fits:
     logits: dict[str, np.ndarray]
     folds: np.ndarray | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def outputs(self, name: str) -> list[Outputs]:
+        """Each of an arm's S sets, for the measures; what one of these has computed serves the next measure."""
+        if ("outputs", name) not in self.memo:
+            self.memo["outputs", name] = [Outputs(self.labels, logits) for logits in self.logits[name]]
+        return self.memo["outputs", name]
 
     @property
     def num_sets(self) -> int:
