@@ -180,8 +180,11 @@ def arrange(grid: list[list[Node]]) -> None:
 
 
 def middle(joined: Sequence[tuple[Node, int]], of: Node) -> float:
-    """Where the arrows of a node come from, or go to; a river counts more for a river, so that it runs straight."""
-    pull = [(math.sqrt(number) * (1 if node.name or of.name else 8), node.x) for node, number in joined]
+    """Where the arrows of a node come from, or go to; a river counts more for a river, so that it runs straight.
+
+    How many imports an arrow stands for does not count: one more of them is to leave the picture as it is.
+    """
+    pull = [(1 if node.name or of.name else 8, node.x) for node, _ in joined]
     total = sum(force for force, _ in pull)
     return sum(force * x for force, x in pull) / total if pull else of.x
 
@@ -244,8 +247,9 @@ def arrows(node: Node, colour: dict[str, str]) -> list[str]:
     for to, number in sorted(node.below, key=lambda joined: joined[0].x):
         start, end = TOP + node.row * ROW + BOX, TOP + to.row * ROW - 6 * bool(to.name)
         half, further = (start + end) / 2, "" if to.name else f"v{BOX}"
+        shade, width = colour.get(to.name or to.target, "grey"), 1.2 + math.ceil(math.log2(number))
         found.append(
-            f'<path class="{colour.get(to.name or to.target, "grey")}" stroke-width="{1.2 + math.log2(number):.1f}" '
+            f'<path class="{shade}" stroke-width="{width:.1f}" '
             f'd="M{node.x:.0f} {start}C{node.x:.0f} {half:.0f} {to.x:.0f} {half:.0f} {to.x:.0f} {end}{further}"/>'
         )
     return found
