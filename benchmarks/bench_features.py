@@ -15,7 +15,7 @@ import numpy as np
 
 from moulage import randomness
 from moulage.classifiers import probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 
 NUM_IMAGES, NUM_EPOCHS, NUM_ARMS, NUM_SEEDS = 512, 10, 2, 3
 

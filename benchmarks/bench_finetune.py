@@ -30,7 +30,7 @@ from bench_decode import photograph
 from moulage.classifiers import finetune
 from moulage.data import pixels
 from moulage.data.catalog import Catalog
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 
 NETWORK, CLASSES = "tf_efficientnet_lite0", ("AK", "BCC", "MEL", "NV")
 PEER = "timm"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from moulage import randomness
-from moulage.generators import _diffusion, diffusion
+from moulage.generators import diffusion
 
 SIZE, PEER = 64, "denoising-diffusion-pytorch"
 OURS = {
@@ -39,7 +39,7 @@ class Variant:
 def ours(options: dict[str, Any], batch_size: int) -> Variant:
     """A step of the plug-in's game; its average and its augmentation are part of it."""
     config = diffusion.Config.model_validate(options | {"batch_size": batch_size, "precision": "fp32"})
-    game, rng = _diffusion.Game(config, 1, SIZE), torch.Generator().manual_seed(0)
+    game, rng = diffusion.Game(config, 1, SIZE), torch.Generator().manual_seed(0)
     real, labels = torch.rand(batch_size, 3, SIZE, SIZE) * 2 - 1, torch.zeros(batch_size, dtype=torch.long)
     evaluate = torch.no_grad()(lambda: game.ema.model.guided(real, torch.ones(batch_size), labels))
     return Variant(game.network.unet, lambda: game.step(real, labels, 1, rng), evaluate)

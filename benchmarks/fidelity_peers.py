@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from moulage.data.neighbours import nearest
+from moulage.data.neighbours import nearest_rows
 from moulage.evaluation.manifolds import density_coverage, precision_recall
 from moulage.evaluation.memorisation import data_copying
 from moulage.evaluation.set_distances import colour_distances, frechet, squared_mmd, to_lab
@@ -130,7 +130,7 @@ def _others(real: np.ndarray, generated: np.ndarray) -> list[tuple[str, Score, S
     return [
         (
             "distance to the 5th neighbour, scikit-learn",
-            lambda: float(nearest(generated, real, 5)[0][:, 4].mean()),
+            lambda: float(nearest_rows(generated, real, 5)[0][:, 4].mean()),
             lambda: float(NearestNeighbors(n_neighbors=5).fit(real).kneighbors(generated)[0][:, 4].mean()),
         ),
         (

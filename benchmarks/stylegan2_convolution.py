@@ -33,9 +33,10 @@ SIZE, CYCLE = 64, 16
 class PlainSynthesis(nn.Module):
     """Skip generator of ordinary convolutions."""
 
-    def __init__(self, config: stylegan2.Config) -> None:
+    def __init__(self, config: stylegan2.Config, num_classes: int, size: int) -> None:
         super().__init__()
-        first, *larger = [num_channels(config, side) for side in sides(SIZE)]
+        self.num_inputs = config.latent_size
+        first, *larger = [num_channels(config, side) for side in sides(size)]
         self.dense = nn.Linear(config.latent_size, first * 16)
         self.first, self.to_rgb = nn.Conv2d(first, first, 3, 1, 1), nn.ModuleList([nn.Conv2d(first, 3, 1)])
         self.up, self.same = nn.ModuleList(), nn.ModuleList()
@@ -57,9 +58,9 @@ class PlainSynthesis(nn.Module):
 class PlainDiscriminator(nn.Module):
     """Residual discriminator of ordinary convolutions."""
 
-    def __init__(self, config: stylegan2.Config) -> None:
+    def __init__(self, config: stylegan2.Config, num_classes: int, size: int) -> None:
         super().__init__()
-        channels = [num_channels(config, side) for side in reversed(sides(SIZE))]
+        channels = [num_channels(config, side) for side in reversed(sides(size))]
         last = channels[-1]
         self.from_rgb = nn.Conv2d(3, channels[0], 1)
         pairs = list(pairwise(channels))
@@ -83,9 +84,7 @@ class PlainDiscriminator(nn.Module):
 class Plain(Adversary):
     """The peer's game: the logistic loss alone."""
 
-    def __init__(self, config: stylegan2.Config) -> None:
-        networks = [PlainSynthesis(config), PlainDiscriminator(config)]
-        super().__init__(config, *[n.to(memory_format=torch.channels_last) for n in networks])
+    GENERATOR, DISCRIMINATOR = PlainSynthesis, PlainDiscriminator
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator):
         on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
@@ -101,7 +100,7 @@ def measure(config: stylegan2.Config, num_rounds: int) -> dict[str, dict[str, fl
     with randomness.reproducible("bench"):
         real = (torch.rand(batch, 3, SIZE, SIZE) * 2 - 1).contiguous(memory_format=torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.long)
-        games = {"plain": Plain(config), "stylegan2": stylegan2.Game(config, 1, SIZE)}
+        games = {"plain": Plain(config, 1, SIZE), "stylegan2": stylegan2.Game(config, 1, SIZE)}
         steps: dict[str, Callable[[int], object]] = {
             name: lambda step, game=game: game.step(real, labels, step, torch.Generator().manual_seed(step))
             for name, game in games.items()

@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from moulage import backbones, randomness
 from moulage.classifiers import _attention, _views, finetune, probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 
 SIZE, NUM_CLASSES = 64, 3
-CPU = torch.device("cpu")
 LABELS = np.array([0, 1, 2, 0, 1])
 SCRATCH = {"name": "test_resnet", "weights": "scratch"}
 
@@ -32,9 +31,12 @@ def network() -> tuple[backbones.Features, nn.Linear]:
         return features, nn.Linear(features.num_features, NUM_CLASSES)
 
 
-def grad_cam(network: tuple[backbones.Features, nn.Module], pixels: np.ndarray, **options: Any) -> np.ndarray:
+def grad_cam(
+    network: tuple[backbones.Features, nn.Module], pixels: np.ndarray, views: Any = None, **options: Any
+) -> Any:
     labels = options.pop("labels", LABELS[: len(pixels)])
-    return _attention.grad_cam(*network, pixels, labels, CPU, **options)[0]
+    given = _attention.LookedAt(*network, views=_views.Views(**(views or {})))
+    return _attention.grad_cam(given, pixels, labels, **options)[0]
 
 
 def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_map(network):
@@ -44,7 +46,7 @@ def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_
         by_hand = torch.einsum("nk,nkhw->nhw", head.weight[LABELS], maps)[:, None]
         by_hand = functional.interpolate(by_hand, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
     by_hand /= np.abs(by_hand).max((1, 2), keepdims=True)
-    found, cells = _attention.grad_cam(features, head, images(), LABELS, CPU)
+    found, cells = _attention.grad_cam(_attention.LookedAt(features, head), images(), LABELS)
     assert found.dtype == np.float32
     assert cells == maps.shape[-1] == 2
     np.testing.assert_allclose(found, by_hand, atol=1e-5)
@@ -52,7 +54,7 @@ def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_
 
 
 def test_with_all_symmetries_a_turned_image_has_the_turned_map(network):
-    views = _views.Views.model_validate({"symmetries": 8})
+    views = {"symmetries": 8}
     turned = np.ascontiguousarray(np.rot90(images(2), axes=(1, 2)))
     there = grad_cam(network, turned, views=views)
     np.testing.assert_allclose(there, np.rot90(grad_cam(network, images(2), views=views), axes=(1, 2)), atol=1e-4)
@@ -117,7 +119,14 @@ def test_wrong_inputs_are_refused(network):
     ("module", "options"),
     [
         (probe, {"backbone": {**SCRATCH, "input_size": 96}}),
-        (finetune, {"backbone": {**SCRATCH, "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}, "batch_size": 8}),
+        (
+            finetune,
+            {
+                "backbone": {**SCRATCH, "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]},
+                "batch_size": 8,
+                "precision": "fp32",
+            },
+        ),
     ],
 )
 def test_the_map_is_of_the_network_that_predicts(

@@ -101,6 +101,29 @@ def test_list_names_every_kind(run):
     assert (wrong.code, 'Did you mean "generators"' in wrong.err) == (1, True)
 
 
+WRONG_RECIPES = [
+    (b"[study\n", "(at line 1, column 7)"),
+    (b'[study]\nname = "x"\nname = "y"\n', "(at line 3, column 11)"),
+    (b"\xef\xbb\xbf[study]\n", "byte order mark"),
+    ("[study]\n".encode("utf-16"), "not UTF-8 text: invalid start byte at byte 0"),
+    (b"[study]\nseed = 1" + b"0" * 5000, "digits"),
+    (b"budget = 5\n", "x.toml.budget: Input should be a valid dictionary (got 5)"),
+    (b"[budget]\ncpu = 5\n", "x.toml.budget.cpu: Input should be a valid dictionary (got 5)"),
+    (b"study = 5\n", "x.toml.study"),
+]
+
+
+@pytest.mark.parametrize("verb", ["study", "prepare", "explain"])
+@pytest.mark.parametrize(("content", "words"), WRONG_RECIPES)
+def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, run, verb, content, words):
+    path = tmp_path / ("recipe.toml" if verb == "explain" else "x.toml")  # ``explain`` reads that of a run folder
+    path.write_bytes(content)
+    found = run(verb, str(tmp_path if verb == "explain" else path))
+    assert found.code == 1
+    assert words.replace("x.toml", path.name) in found.err.replace("\n", " ")
+    assert path.name in found.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -142,6 +165,7 @@ def test_prepare_audits_and_splits_a_folder_and_leaves_it_alone(run, tmp_path):
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--json", "--workers", 1)
     assert result.code == 0, result.err
+    assert "auditing" in result.err, "progress goes to stderr, results to stdout"
     found = json.loads(result.out)
     assert sum(part[name]["images"] for part in found["split"].values() for name in part) == 24
     assert "broken" in json.dumps(found["audit"])
@@ -201,13 +225,6 @@ def test_fit_sample_train_evaluate_as_a_user_would(run, tmp_path):
     other = run("train", "probe", *phantom, *probe, "--samples", "drawn", "--seed", 5)
     assert other.code == 1
     assert "split" in other.err
-
-
-def test_results_go_to_stdout_and_progress_to_stderr(run, tmp_path):
-    folder = images(tmp_path / "data")
-    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1, "--json")
-    json.loads(result.out)
-    assert "audit" in result.err
 
 
 @pytest.mark.slow

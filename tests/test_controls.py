@@ -9,7 +9,7 @@ import pytest
 from moulage import plugins
 from moulage.balance import oracle, permuted
 from moulage.data.catalog import Catalog, concatenate
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError
 from moulage.generators import noise
 
@@ -133,7 +133,7 @@ def test_permuted_labels_tell_nothing_of_the_picture():
 
 def test_permuted_rows_are_taken_for_training_images():
     """A row keeps name and lesion, so that its pixels are found and the guard against leaks knows it."""
-    from moulage.tasks.execute import check_extra
+    from moulage.stages.classifier import check_extra
 
     found = extend("permuted", {"AK": 20})
     check_extra(found, TRAIN, "digest")

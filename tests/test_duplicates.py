@@ -10,7 +10,8 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from moulage.data import duplicates, images, pixels
-from moulage.data.duplicates import ORIENTATIONS, Pair
+from moulage.data.duplicates import Pair
+from moulage.data.thumbnails import ORIENTATIONS, inside, orient
 from moulage.sources import isic2019
 
 SIDE = 120
@@ -183,13 +184,13 @@ def test_images_without_content_are_no_pairs(number: int, level: int) -> None:
 
 
 def test_inside_leaves_out_the_vignette_and_keeps_a_black_lesion() -> None:
-    shown = duplicates.inside(thumbnails(blob(0, 16), photograph(0)))
+    shown = inside(thumbnails(blob(0, 16), photograph(0)))
     assert not shown[0][[0, 0, -1, -1], [0, -1, 0, -1]].any()
     assert 0.3 < shown[0].mean() < np.pi * (52 / 120) ** 2
     assert shown[1].all()
     dark = np.full((1, 32, 32, 3), 200, np.uint8)
     dark[:, 12:20, 12:20] = 0
-    assert duplicates.inside(dark).all()
+    assert inside(dark).all()
 
 
 TURNED_RIGHT = np.array([[6, 3, 0], [7, 4, 1], [8, 5, 2]])
@@ -201,12 +202,12 @@ def test_orient_turns_by_the_bits_of_its_index() -> None:
     wanted = [image, image[:, ::-1], image[::-1], image[::-1, ::-1]]
     wanted += [image.T, TURNED_RIGHT, left, image.T[::-1, ::-1]]
     for index, turn in enumerate(wanted):
-        np.testing.assert_array_equal(duplicates.orient(image[None], index)[0], turn, ORIENTATIONS[index])
+        np.testing.assert_array_equal(orient(image[None], index)[0], turn, ORIENTATIONS[index])
 
 
 def test_quarter_turns_are_named_after_what_is_done_to_the_second_image() -> None:
     image = np.arange(9).reshape(1, 3, 3)
-    np.testing.assert_array_equal(duplicates.orient(image, ORIENTATIONS.index("turned right"))[0], TURNED_RIGHT)
+    np.testing.assert_array_equal(orient(image, ORIENTATIONS.index("turned right"))[0], TURNED_RIGHT)
 
 
 @pytest.mark.real_data

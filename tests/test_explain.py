@@ -10,18 +10,13 @@ import pytest
 from PIL import Image
 
 from call_cli import caller
-from moulage import recipe as recipes
 from moulage import runs
 from moulage.classifiers import probe
 from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.report import page, reading
-from moulage.report.figures import Plots
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute
-from moulage.tasks.explain import NUM_NEIGHBOURS, _groups, explain, overlay
-from moulage.tasks.plan import plan
-from moulage.tasks.results import collect
+from moulage.finished.explain import NUM_NEIGHBOURS, _groups, explain, overlay
+from moulage.report import page, run_files
+from small_study import Small
 
 GAN = {"latent_size": 8, "base_channels": 8, "generator_channels": [8, 8, 8], "discriminator_channels": [8, 8]}
 BACKBONE = {"name": "test_resnet", "weights": "scratch", "input_size": 64}
@@ -56,12 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("explain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        recipe = recipes.parse(RECIPE)
-        prepared = prepare.prepare(recipe, folder / "run")
-        tasks = plan(recipe, prepared)
-        for task in tasks:
-            execute(folder / "run", task, "cpu")
-        collect(recipe, prepared, folder / "run", tasks, "moulage study")
+        Small(RECIPE, folder / "run").collect()
         yield folder / "run"
 
 
@@ -71,8 +61,8 @@ def found(run: Path) -> dict[str, Any]:
 
 
 def page_of(run: Path) -> str:
-    """The report without figures, which take long to draw."""
-    return page.render(reading.read(run), Plots(None, [], None, [], None, None, [], [], [], {}), [], "")
+    """The section alone: figures take long to draw."""
+    return page.render(run_files.read(run), ["explanations"])
 
 
 def predictions(run: Path, arm: str, trial: int) -> Predictions:

@@ -16,13 +16,13 @@ from moulage.data import overlap
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
 from moulage.data.overlap import Shown
-from moulage.data.view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.predictions import Predictions
+from moulage.finished.external import evaluate_on
 from moulage.sources import phantom
-from moulage.tasks import prepare
-from moulage.tasks.external import evaluate_on
+from moulage.stages import data
+from small_study import Small
 
 SIDE = 64
 RECIPE: dict[str, Any] = {
@@ -49,45 +49,18 @@ def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a finished study leaves, as far as it matters here: two arms of three fits."""
+    """A finished study of two arms of three fits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(cache))
-        return finish(recipe.parse(RECIPE), tmp_path_factory.mktemp("runs") / "small")
+        small = Small(RECIPE, tmp_path_factory.mktemp("runs") / "small")
+        small.collect()
+        return small.run
 
 
-def finish(chosen: recipe.Recipe, folder: Path) -> Path:
-    """Train the probe for each arm and trial, and write what ``evaluate_on`` reads."""
-    prepared = prepare.prepare(chosen, folder)
-    module = plugins.load("classifiers", "probe")
-    config = plugins.configure("classifiers", "probe", chosen.classifier.options)
-    inputs = module.embed(config, prepared.pixels.array(32)[prepared.pixels.rows(prepared.catalog.images)])
-    row = {name: n for n, name in enumerate(prepared.catalog.images)}
-    fits = []
-    for trial in range(chosen.num_trials):
-        split = prepared.split(trial)
-        parts = {part: split.part(prepared.catalog, part) for part in ("train", "validation", "test")}
-        examples = {
-            name: Examples(inputs[[row[image] for image in part.images]], part.labels) for name, part in parts.items()
-        }
-        for arm in chosen.arms:
-            where = folder / f"classifiers/{arm}-{trial}-abc"
-            extra = Examples(examples["train"].inputs[:9], np.zeros(9, np.int64)) if arm == "duplicates" else None
-            classifier = module.Classifier(config, prepared.catalog.classes)
-            view = TrainingView(examples["train"], extra, 9)
-            classifier.fit(view, examples["validation"], seed=trial, folder=where)
-            classifier.save(where)
-            settings = {"kind": "classifier", "plugin": "probe", "config": config.model_dump(mode="json")}
-            runs.write_json(where / "task.json", settings)
-            runs.write_json(where / "view.json", {"logit_adjustment": None})
-            rows, logits = parts["test"], classifier.predict(examples["test"].inputs)
-            about = (rows.classes, arm, trial, "test", split.digest)
-            Predictions(rows.images, rows.groups, rows.labels, logits, *about).save(where / "test.parquet")
-            runs.finish(where)
-            fits.append({"arm": arm, "trial": trial, "folder": str(where.relative_to(folder))})
-    pair = {"arm": "duplicates", "reference": "none"}
-    compared = [{**pair, "measure": chosen.study.primary}, {**pair, "measure": "accuracy"}]
-    runs.write_json(folder / "results.json", {"fits": fits, "comparisons": compared})
-    return folder
+def fit_of(folder: Path, name: str) -> Path:
+    """A classifier's folder, or its file of predictions, by arm and trial."""
+    [found] = folder.glob(f"{name}-*")
+    return found
 
 
 OTHER = {"num_images": 160, "size": SIDE, "seed": 7, "min_lesions": 8}
@@ -103,9 +76,9 @@ def other(run: Path, cache: Path) -> dict[str, Any]:
 
 def write_folder(folder: Path, images: list[tuple[str, bytes]], lesions: dict[str, str] | None = None) -> Path:
     """A data set for the source ``folder``: names such as ``AK/one.png`` with their bytes."""
-    for name, data in images:
+    for name, content in images:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        (folder / name).write_bytes(content)
     if lesions:
         rows = "".join(f"{image},{lesion}\n" for image, lesion in lesions.items())
         (folder / "groups.csv").write_text(f"image,lesion\n{rows}")
@@ -159,10 +132,10 @@ def test_predictions_are_what_the_classifier_says_of_the_pixels(run: Path, other
     from moulage.data import pixels as pixel_cache
 
     module = plugins.load("classifiers", "probe")
-    found = Predictions.load(Path(other["folder"]) / "duplicates-1-abc.parquet")
+    found = Predictions.load(fit_of(Path(other["folder"]), "duplicates-1"))
     catalog = phantom.read(None, phantom.Config(**OTHER))
     array = pixel_cache.build(catalog, (32,), "squash", runs.cache_folder()).array(32)
-    classifier = module.Classifier.load(run / "classifiers/duplicates-1-abc")
+    classifier = module.Classifier.load(fit_of(run / "classifiers", "duplicates-1"))
     logits = classifier.predict(module.embed(classifier.config, np.asarray(array)))
     place = {name: n for n, name in enumerate(catalog.images)}
     rows = [place[name] for name in found.images]
@@ -180,7 +153,7 @@ def test_finished_predictions_are_kept_and_missing_ones_made(
     run: Path, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     folder = Path(other["folder"])
-    again = folder / "none-2-abc.parquet"
+    again = fit_of(folder, "none-2")
     expected = Predictions.load(again).logits
     again.unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
@@ -198,7 +171,7 @@ def test_finished_predictions_are_kept_and_missing_ones_made(
 
 def test_copies_are_found_counted_and_left_out(run: Path, tmp_path: Path):
     """The same bytes, another encoding, a mirror image; a lesion goes whole; what only tests is said, not left out."""
-    catalog, split = Catalog.load(run / "catalog.parquet"), prepare.load(run)[1].split(0)
+    catalog, split = Catalog.load(run / "catalog.parquet"), data.load(run)[1].split(0)
     train, validation, test = (split.part(catalog, part).images for part in ("train", "validation", "test"))
 
     def pixels(image: str) -> np.ndarray:
@@ -310,10 +283,9 @@ def test_target_classes_without_images_are_said(run: Path, tmp_path: Path):
 def test_what_the_run_was_trained_on_cannot_be_scored_whole(run: Path, tmp_path: Path):
     """The study's own data again: only its test part is left, and that is said. In folds nothing is."""
     found = evaluate_on(run, "phantom", None, RECIPE["data"]["options"], {})
-    test = prepare.load(run)[1].split(0).part(Catalog.load(run / "catalog.parquet"), "test")
+    test = data.load(run)[1].split(0).part(Catalog.load(run / "catalog.parquet"), "test")
     assert found["num_images"] == found["overlap"]["num_in_test"] == len(test)
-    folds = recipe.parse(RECIPE | {"split": {"scheme": "folds", "num_folds": 3, "validation": 0.2}})
-    finish(folds, tmp_path / "folds")
+    Small(RECIPE | {"split": {"scheme": "folds", "num_folds": 3, "validation": 0.2}}, tmp_path / "folds").collect()
     with pytest.raises(DataError, match="No image of phantom is left to score"):
         evaluate_on(tmp_path / "folds", "phantom", None, RECIPE["data"]["options"], {})
     scored = evaluate_on(tmp_path / "folds", "phantom", None, OTHER, {})
@@ -329,8 +301,8 @@ def test_unfinished_runs_are_refused(run: Path, tmp_path: Path):
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    (copy / "classifiers/none-1-abc/done.json").unlink()
-    with pytest.raises(RunError, match="none-1-abc is not finished"):
+    (fit_of(copy / "classifiers", "none-1") / "done.json").unlink()
+    with pytest.raises(RunError, match=r"none-1-\w+ is not finished"):
         evaluate_on(copy, "phantom", None, OTHER, {})
     (copy / "results.json").unlink()
     with pytest.raises(RunError, match=r"no results\.json"):
@@ -343,7 +315,7 @@ def test_classifiers_of_another_split_are_refused(run: Path, tmp_path: Path):
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    prepare.prepare(recipe.parse(RECIPE | {"split": {"validation": 0.2, "test": 0.3, "seed": 1}}), copy)
+    data.prepare(recipe.parse(RECIPE | {"split": {"validation": 0.2, "test": 0.3, "seed": 1}}), copy)
     with pytest.raises(RunError, match="trained on another split"):
         evaluate_on(copy, "phantom", None, OTHER, {})
 
@@ -354,10 +326,11 @@ def test_logits_are_adjusted_as_the_study_adjusted_them(run: Path, other: dict[s
     copy, prior = tmp_path / "run", np.log(np.arange(1, 9) / 36)
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("external"))
     adjusted = {"logit_adjustment": 1.5, "log_prior": prior.tolist()}
-    runs.write_json(copy / "classifiers/none-1-abc/view.json", adjusted)
+    view = fit_of(copy / "classifiers", "none-1") / "view.json"
+    runs.write_json(view, {**runs.read_json(view), **adjusted})
     found = evaluate_on(copy, "phantom", None, OTHER, {})
-    for name, tau in (("none-1-abc", 1.5), ("none-0-abc", 0.0)):
-        one, two = (Predictions.load(Path(f["folder"]) / f"{name}.parquet").logits for f in (found, other))
+    for name, tau in (("none-1", 1.5), ("none-0", 0.0)):
+        one, two = (Predictions.load(fit_of(Path(f["folder"]), name)).logits for f in (found, other))
         np.testing.assert_allclose(one, two - tau * prior, atol=1e-5)
 
 

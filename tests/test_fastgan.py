@@ -1,64 +1,13 @@
 """What is particular to fastgan; the contract of every generator is in test_generators.py."""
 
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from moulage import plugins, randomness
-from moulage.errors import RecipeError
 from moulage.generators import _fastgan, fastgan
-from test_generators import make
+from tiny_generators import make
 
 LABELS = torch.tensor([0, 1, 0, 1])
-FAST = {"generator_optimiser": {"learning_rate": 2e-3}, "discriminator_optimiser": {"learning_rate": 2e-3}}
-
-
-def drawn(options: dict[str, Any], size: int = 16) -> Tensor:
-    """Images of both classes after three steps on noise."""
-    generator = make("fastgan", size=size, precision="fp32", **(FAST | options))
-    real = torch.rand(4, 3, size, size, generator=randomness.generator_for("real")) * 2 - 1
-    with randomness.reproducible("test"):
-        game = generator.game()
-        for step in (1, 2, 3):
-            game.step(real, LABELS, step, randomness.generator_for(step))
-        return generator.draw(game.ema.model.train(), LABELS, np.arange(4))
-
-
-SHARED_CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 7},
-    {"base_channels": 3},
-    {"convolutions": 2},
-    {"excitation_ratio": 8},
-    {"conditional_from": 16},
-    {"spectral_norm": False},
-    {"discriminator_augment": "none"},
-    {"diffaugment_policy": ["colour"]},
-    {"generator_optimiser": {"learning_rate": 1e-3}},
-    {"discriminator_optimiser": {"learning_rate": 1e-3}},
-    {"accumulate": 2},
-]
-"""Of the options that projected_gan has as well."""
-CHANGES = [*SHARED_CHANGES, {"reconstruction_weight": 0.0}, {"reconstruction_loss": "l2"}]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Tensor:
-    return drawn({})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_no_option_changes_nothing(change: dict[str, Any], reference: Tensor):
-    assert not torch.equal(drawn(change), reference)
-
-
-@pytest.mark.parametrize("change", [{"discriminator_size": 32}, {"reconstruction_size": 16}])
-def test_options_of_larger_images_change_something(change: dict[str, Any]):
-    assert not torch.equal(drawn(change, 32), drawn({}, 32))
 
 
 def test_defaults_are_the_papers():
@@ -77,7 +26,7 @@ def test_reaches_every_size(size: int, top: int):
         network = _fastgan.Synthesis(config, 1, size).eval()
         images = network(torch.randn(1, network.num_inputs), LABELS[:1])
         assert images.shape == (1, 3, size, size)
-        judge = _fastgan.Discriminator(config, 1, size)
+        judge = fastgan.Discriminator(config, 1, size)
         features_16, features_8 = judge.encode(images.expand(2, -1, -1, -1))
         assert (features_16.shape[2:], features_8.shape[2:]) == ((16, 16), (8, 8))
         assert judge.judge(features_8, LABELS[:2]).shape == (2, 25)
@@ -155,42 +104,3 @@ def test_statistics_of_batch_norm_are_measured_anew():
     generator.settle(network, LABELS.numpy())
     assert not network.training
     assert all(norm.running_mean.abs().max() < 100 for norm in norms)  # pyright: ignore[reportOptionalMemberAccess]
-
-
-@pytest.mark.slow
-def test_each_class_gets_its_own_colour(tmp_path: Path):
-    images = np.random.default_rng(0).integers(60, 120, (24, 16, 16, 3)).astype(np.uint8)
-    labels = np.arange(24, dtype=np.int64) % 2
-    images[labels == 0, :, :, 0] += 100
-    images[labels == 1, :, :, 2] += 100
-    run = {"steps": 150, "batch_size": 8, "checkpoint_every": 150, "preview_every": 150, "ema_decay": 0.95}
-    generator = make("fastgan", **run, **(FAST | {"base_channels": 4, "diffaugment_policy": ["translation"]}))
-    generator.fit(images, labels, seed=0, folder=tmp_path)
-    for label, channel in ((0, 0), (1, 2)):
-        mean = generator.sample(label, np.arange(32)).mean((0, 1, 2))
-        assert mean.argmax() == channel
-        assert mean[channel] - np.delete(mean, channel).max() > 50
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"base_channels": 1},
-        {"convolutions": 3},
-        {"excitation_ratio": 2},
-        {"reconstruction_size": 48},
-        {"reconstruction_loss": "lpips"},
-        {"steps": 3, "epochs": 3},
-    ],
-)
-def test_refuses_impossible_options(options: dict[str, Any]):
-    with pytest.raises(RecipeError, match="fastgan"):
-        plugins.configure("generators", "fastgan", options)
-
-
-def test_refuses_impossible_sizes():
-    for size in (8, 48, 2048):
-        with pytest.raises(RecipeError, match=str(size)):
-            make("fastgan", size=size)
-    with pytest.raises(RecipeError, match="conditional_from"):
-        make("fastgan", conditional_from=32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from moulage.data.neighbours import nearest, squared_blocks
+from moulage.data.neighbours import nearest_rows, squared_blocks
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.fidelity import MIN_IMAGES, Images, judge
 from moulage.evaluation.manifolds import density_coverage, precision_recall
@@ -55,7 +55,7 @@ def rng() -> np.random.Generator:
         ("recall", precision_recall(REAL, GENERATED).recall),
         ("density", density_coverage(REAL, GENERATED).density),
         ("coverage", density_coverage(REAL, GENERATED).coverage),
-        ("fifth neighbour", nearest(GENERATED, REAL, 5)[0][:, 4].mean()),
+        ("fifth neighbour", nearest_rows(GENERATED, REAL, 5)[0][:, 4].mean()),
     ],
 )
 def test_scores_are_those_of_the_peers(name, value):
@@ -70,10 +70,10 @@ def test_neighbours_are_exact_far_from_the_origin(monkeypatch):
     among = np.random.default_rng(0).normal(size=(50, 5)) * 1e-3 + 1e4
     gaps = np.linalg.norm(among[:, None] - among, axis=2)
     np.fill_diagonal(gaps, np.inf)
-    distances, rows = nearest(among, among, 3, exclude_self=True)
+    distances, rows = nearest_rows(among, among, 3, exclude_self=True)
     np.testing.assert_allclose(distances, np.sort(gaps, axis=1)[:, :3], rtol=1e-9)
     np.testing.assert_array_equal(rows, np.argsort(gaps, axis=1)[:, :3])
-    assert (nearest(among[[7]], among)[0] == 0).all()
+    assert (nearest_rows(among[[7]], among)[0] == 0).all()
     assert sum(len(block) for _, block in squared_blocks(among, among)) == 50
 
 
@@ -87,7 +87,7 @@ def test_neighbours_are_exact_far_from_the_origin(monkeypatch):
 )
 def test_impossible_neighbours_are_explained(queries, among, k, words):
     with pytest.raises(DataError, match=words):
-        nearest(queries, among, k)
+        nearest_rows(queries, among, k)
 
 
 # Kernel and Frechet distance

@@ -1,6 +1,7 @@
 """Fidelity in a study: generators are chosen on the validation part, scored on the test part, and shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from call_cli import caller
 from moulage import recipe as recipes
 from moulage import runs
 from moulage.errors import DataError, LeakError, RecipeError
+from moulage.image_folders import score_folders
 from moulage.recipe import merge
-from moulage.report import fidelity, methods, reading
-from moulage.report.figures import all_plots
+from moulage.report import run_files
 from moulage.report.page import render
-from moulage.tasks import fidelity as steps
-from moulage.tasks import guards, prepare, witness
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import Task, plan
-from moulage.tasks.results import collect
+from moulage.report.sections import fidelity, methods
+from moulage.stages import witness
+from moulage.stages.fidelity import FIRST_SEED, SHOWN_PAIRS
+from moulage.stages.plan import plan
+from moulage.stages.stage import Context
+from small_study import Small
 
 pytestmark = pytest.mark.slow
 
@@ -56,61 +58,42 @@ RECIPE = {
 }
 
 
-class Finished:
-    """A finished run and its report."""
-
-    def __init__(self, run: Path) -> None:
-        self.recipe, self.run = recipes.parse(RECIPE), run
-        self.prepared = prepare.prepare(self.recipe, run)
-        self.tasks = plan(self.recipe, self.prepared)
-        for task in self.tasks:
-            execute(run, task, "cpu")
-        self.results = collect(self.recipe, self.prepared, run, self.tasks, "moulage study")
-
-    def task(self, kind: str, name: str = "gan") -> Task:
-        return next(task for task in self.tasks if (task.kind, task.name) == (kind, name))
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("fidelity")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        return Finished(folder / "run")
+        small = Small(RECIPE, folder / "run")
+        small.collect()
+    return small
 
 
-def test_only_what_learns_is_scored(finished: Finished):
-    assert [task.name for task in finished.tasks if task.kind == "fidelity"] == ["gan"]
-    assert "judge" in finished.task("generator").settings
-    assert "judge" not in finished.task("generator", "noise").settings
+def test_only_what_learns_is_scored(finished: Small):
+    assert [stage.name for stage in finished.stages if stage.kind == "fidelity"] == ["gan"]
+    assert finished.stage("generator", "gan").judge
+    assert not finished.stage("generator", "noise").judge
 
 
-def test_a_fit_is_judged_on_validation_images_and_says_so(finished: Finished):
-    folder = finished.run / finished.task("generator").folder
+def test_a_fit_is_judged_on_validation_images_and_says_so(finished: Small):
+    folder = finished.run / finished.stage("generator", "gan").folder
     judged = {record["step"]: record["kid_NV"] for record in runs.read_log(folder) if "kid" in record}
     assert list(judged) == [4, 8, 12]
     assert all(np.isfinite(list(judged.values())))
     record = runs.read_json(folder / "witness.json")
     assert record["chosen_on"]["part"] == "validation"
-    guards.check_run(finished.recipe, finished.prepared, finished.run, finished.tasks)
+    finished.check()
 
 
-def test_a_fit_chosen_on_the_test_part_is_a_leak(finished: Finished):
-    folder = finished.run / finished.task("generator").folder
-    record = runs.read_json(folder / "witness.json")
-    try:
-        for part in ("validation", "test"):
-            test_images = finished.prepared.split(0).part(finished.prepared.catalog, "test").images
-            chosen = {"part": part, "digest": witness.names_digest(test_images)}
-            runs.write_json(folder / "witness.json", {**record, "chosen_on": chosen})
-            with pytest.raises(LeakError, match="choice"):
-                guards.check_run(finished.recipe, finished.prepared, finished.run, finished.tasks)
-    finally:
-        runs.write_json(folder / "witness.json", record)
+def test_a_fit_chosen_on_the_test_part_is_a_leak(finished: Small):
+    digest = witness.names_digest(finished.part("test").images)
+    for part in ("validation", "test"):
+        said = finished.record(finished.stage("generator", "gan"), chosen_on={"part": part, "digest": digest})
+        with said, pytest.raises(LeakError, match="choice"):
+            finished.check()
 
 
-def test_scores_stand_beside_real_images_and_copies(finished: Finished):
-    found = runs.read_json(finished.run / finished.task("fidelity").folder / "fidelity.json")
+def test_scores_stand_beside_real_images_and_copies(finished: Small):
+    found = runs.read_json(finished.run / finished.stage("fidelity", "gan").folder / "fidelity.json")
     assert list(found["classes"]) == ["NV"]
     assert "40 held-out images are needed" in found["too_few"]["AK"]
     of = found["classes"]["NV"]
@@ -122,9 +105,9 @@ def test_scores_stand_beside_real_images_and_copies(finished: Finished):
     assert found["features"].startswith("test_resnet")
 
 
-def test_the_drawn_images_are_others_than_the_arms_add(finished: Finished):
-    samples = finished.task("samples")
-    assert samples.settings["first_seed"] + sum(samples.settings["counts"].values()) < steps.FIRST_SEED
+def test_the_drawn_images_are_others_than_the_arms_add(finished: Small):
+    samples = finished.stage("samples", "gan")
+    assert samples.first_seed + sum(samples.counts.values()) < FIRST_SEED
 
 
 def numbers_of(found: object, path: str = "") -> dict[str, object]:
@@ -136,54 +119,55 @@ def numbers_of(found: object, path: str = "") -> dict[str, object]:
     return {path: found}
 
 
-def test_scoring_twice_gives_the_same(finished: Finished):
+def test_scoring_twice_gives_the_same(finished: Small):
     """The same draws and the same real images; features may differ in the last bits of float32 between two passes."""
-    task = finished.task("fidelity")
-    path = finished.run / task.folder / "fidelity.json"
+    stage = finished.stage("fidelity", "gan")
+    path = finished.run / stage.folder / "fidelity.json"
     before = numbers_of(json.loads(path.read_text()))
-    steps.score_generator(finished.recipe, finished.prepared, finished.run, task, "cpu", runs.no_progress)
+    stage.run(Context(finished.run, finished.prepared))
     again = numbers_of(json.loads(path.read_text()))
     assert again.keys() == before.keys()
     for key, value in before.items():
         assert again[key] == (pytest.approx(value, rel=1e-5, abs=1e-8) if isinstance(value, float) else value), key
 
 
-def test_the_report_shows_scores_and_closest_pairs(finished: Finished):
-    run = reading.read(finished.run)
-    [shown] = fidelity.shown(run)
-    assert shown.name == "gan"
-    [of] = shown.classes
-    assert [row.name for row in of.rows] == list(fidelity.SETS.values())
-    kid = finished.results["fidelity"][0]["classes"]["NV"]["generated"]["kid"]
-    assert of.rows[0].cells[0].startswith(f"{kid:.4f} [")
-    assert len(of.pairs) == steps.SHOWN_PAIRS
-    distances = [float(pair.distance) for pair in of.pairs]
-    assert distances == sorted(distances)
-    page = render(run, all_plots(run, finished.run / "figures"), [], "")
+def test_the_report_shows_scores_and_closest_pairs(finished: Small):
+    run = run_files.read(finished.run)
+    page = render(run, ["fidelity"])  # draws its figure
     assert "How true the generated images are" in page
     assert "AK is not judged: " in page
     assert "40 held-out images are needed" in page
     assert (finished.run / "figures" / "fidelity.svg").exists()
+    shown = fidelity.show(run)
+    assert shown is not None
+    [made] = shown["generators"]
+    assert made["first"].name == "gan"
+    [of] = made["classes"].values()
+    assert [title for _, title, _ in of["rows"]] == list(fidelity.SETS.values())
+    kid = run.results.fidelity[0].classes["NV"].generated.kid
+    assert of["rows"][0][2][0].startswith(f"{kid:.4f} [")
+    assert len(of["pairs"]) == SHOWN_PAIRS
+    distances = [pair["distance"] for pair in of["pairs"]]
+    assert distances == sorted(distances)
 
 
-def test_numbers_without_any_are_not_made_up(finished: Finished):
-    results = json.loads((finished.run / "results.json").read_text())
-    [made] = results["fidelity"]
-    made["classes"]["NV"]["generated"]["data_copying"] = None
-    record = reading.Results.model_validate(results).fidelity
-    [shown] = fidelity.shown(reading.Run(reading.Results.model_validate(results), None, {}, "", {}, {}, {}))
-    assert record[0].classes["NV"].generated.get("data_copying") is None
-    assert shown.classes[0].rows[0].cells[-1] == "–"
+def test_numbers_without_any_are_not_made_up(finished: Small):
+    [made] = run_files.read(finished.run).results.fidelity
+    of = made.classes["NV"]
+    assert of.generated is not None
+    nothing = of.model_copy(update={"generated": replace(of.generated, data_copying=None)})
+    without = made.model_copy(update={"classes": {"NV": nothing}})
+    assert fidelity.cell([without], "NV", "generated", "data_copying") == "–"
 
 
-def test_fidelity_can_be_left_out(finished: Finished):
+def test_fidelity_can_be_left_out(finished: Small):
     recipe = recipes.parse(merge(RECIPE, {"fidelity": {"num_images": 0, "judge_images": 0}}))
-    tasks = plan(recipe, finished.prepared)
-    assert not [task for task in tasks if task.kind == "fidelity"]
-    assert all("judge" not in task.settings for task in tasks)
+    stages = plan(recipe, finished.prepared)
+    assert not [stage for stage in stages if stage.kind == "fidelity"]
+    assert not any(stage.judge for stage in stages if stage.kind == "generator")
 
 
-def test_wrong_feature_options_are_refused_when_planning(finished: Finished):
+def test_wrong_feature_options_are_refused_when_planning(finished: Small):
     wrong = merge(RECIPE, {"fidelity": {"features": {"network": "vgg"}}})
     with pytest.raises(RecipeError, match=r"fidelity\.features"):
         plan(recipes.parse(wrong), finished.prepared)
@@ -203,27 +187,27 @@ def write_folder(folder: Path, num: int, seed: int, classes: tuple[str, ...] = (
 def test_folders_of_any_generator_can_be_scored(tmp_path: Path):
     sets = [write_folder(tmp_path / name, 44, seed) for seed, name in enumerate(("made", "train", "real"))]
     features = {"backbone": SCRATCH}
-    found = steps.score_folders(*sets, 32, features)
+    found = score_folders(*sets, 32, features)
     assert set(found["classes"]) == {"AK", "NV"}
     assert found["classes"]["AK"]["generated"]["near_copies"] < 0.2
-    copied = steps.score_folders(sets[1], sets[1], sets[2], 32, features)
+    copied = score_folders(sets[1], sets[1], sets[2], 32, features)
     assert copied["classes"]["AK"]["generated"]["near_copies"] == 1.0
     with pytest.raises(LeakError):
-        steps.score_folders(sets[0], sets[1], sets[1], 32, features)
+        score_folders(sets[0], sets[1], sets[1], 32, features)
 
 
 def test_folders_without_a_common_class_or_with_few_images_say_so(tmp_path: Path):
     few = [write_folder(tmp_path / name, 5, seed) for seed, name in enumerate(("made", "train", "real"))]
-    found = steps.score_folders(*few, 32, {"backbone": SCRATCH})
+    found = score_folders(*few, 32, {"backbone": SCRATCH})
     assert "40 generated images are needed and there are 5" in found["too_few"]["AK"]
     assert not found["classes"]
     other = write_folder(tmp_path / "other", 5, 9, ("BCC", "DF"))
     with pytest.raises(DataError, match="no class in common"):
-        steps.score_folders(other, few[1], few[2], 32, {"backbone": SCRATCH})
+        score_folders(other, few[1], few[2], 32, {"backbone": SCRATCH})
 
 
-def test_the_methods_say_how_images_were_scored_and_chosen(finished: Finished):
-    text = methods.text(reading.read(finished.run).results)
+def test_the_methods_say_how_images_were_scored_and_chosen(finished: Small):
+    text = methods.text(run_files.read(finished.run).results)
     assert "48 further images of each class were scored against the real images of the test part" in text
     assert "test_resnet" in text
     assert "Demystifying MMD GANs" in text

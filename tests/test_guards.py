@@ -1,7 +1,5 @@
 """Guards: each way in which a run could have seen what it is scored on is tried, and found."""
 
-import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moulage import recipe as recipes
-from moulage import runs
+from moulage.arm import roles
 from moulage.data import split as splits
 from moulage.data.catalog import REAL, Catalog, concatenate
 from moulage.data.split import RESERVE
 from moulage.errors import LeakError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.tasks import guards, prepare, witness
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import Task, plan, roles
+from moulage.stages import witness
+from moulage.stages.classifier import EXTRA
+from small_study import Small
 
 BACKBONE = {"name": "test_resnet", "weights": "scratch"}
 ADD = {"AK": 4, "VASC": 3}
@@ -37,69 +34,15 @@ RECIPE = {
 }
 
 
-class Finished:
-    """A finished run, and ways to spoil its records for the time of a block."""
-
-    def __init__(self, recipe, prepared, run: Path, tasks: list[Task]) -> None:
-        self.recipe, self.prepared, self.run, self.tasks = recipe, prepared, run, tasks
-
-    def check(self, prepared=None, tasks=()) -> None:
-        guards.check_run(self.recipe, prepared or self.prepared, self.run, [*self.tasks, *tasks])
-
-    def task(self, kind: str, name: str, trial: int = 0) -> Task:
-        return next(t for t in self.tasks if (t.kind, t.name, t.trial) == (kind, name, trial))
-
-    def part(self, name: str, trial: int = 0) -> Catalog:
-        return self.prepared.split(trial).part(self.prepared.catalog, name)
-
-    def witness(self, task: Task) -> dict:
-        return json.loads((self.run / task.folder / witness.FILE).read_text())
-
-    @contextmanager
-    def record(self, task: Task, **values):
-        """The task's witness says something else."""
-        with self.kept(task, witness.FILE) as path:
-            runs.write_json(path, {**self.witness(task), **values})
-            yield
-
-    @contextmanager
-    def kept(self, task: Task, name: str):
-        """Whatever happens to this file is undone."""
-        path = self.run / task.folder / name
-        before = path.read_bytes()
-        try:
-            yield path
-        finally:
-            path.write_bytes(before)
-
-    @contextmanager
-    def extra(self, task: Task, **row: str):
-        """The arm added one more row, and says so."""
-        with self.kept(task, witness.EXTRA) as path, self.kept(task, witness.FILE) as says:
-            rows = pd.concat([pd.read_parquet(path), pd.DataFrame([{"label": "AK", "split_digest": "", **row}])])
-            rows.to_parquet(path)
-            real = rows["image"][rows["origin"] == REAL]
-            origins = sorted(set(rows["origin"]) - {REAL})
-            extra = {"extra": witness.rows_digest(rows), "extra_real": witness.names_digest(real), "origins": origins}
-            runs.write_json(says, {**self.witness(task), **extra})
-            yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Finished:
+def finished(tmp_path_factory) -> Small:
     """A small study of two folds with a generator, a reserve and an oracle, computed in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        recipe, run = recipes.parse(RECIPE), tmp_path_factory.mktemp("run")
-        prepare.check(recipe)
-        prepared = prepare.prepare(recipe, run)
-        tasks = plan(recipe, prepared)
-        for task in tasks:
-            execute(run, task, "cpu")
-    return Finished(recipe, prepared, run, tasks)
+        return Small(RECIPE, tmp_path_factory.mktemp("run"))
 
 
-def refused(finished: Finished, folder: str, *words: str, error: type[Exception] = LeakError, **given) -> None:
+def refused(finished: Small, folder: str, *words: str, error: type[Exception] = LeakError, **given) -> None:
     """The run is refused; the message names the folder and what differs."""
     with pytest.raises(error) as caught:
         finished.check(**given)
@@ -113,8 +56,8 @@ def test_an_honest_run_passes(finished):
 
 
 def test_a_witness_says_what_was_seen(finished):
-    task, split = finished.task("classifier", "drawn", 1), finished.prepared.split(1)
-    found = finished.witness(task)
+    stage, split = finished.stage("classifier", "drawn", 1), finished.prepared.split(1)
+    found = finished.witness(stage)
     validation = witness.names_digest(finished.part("validation", 1).images)
     assert found["split_digest"] == split.digest
     assert found["fitted_on"] == witness.names_digest(finished.part("train", 1).images)
@@ -123,9 +66,9 @@ def test_a_witness_says_what_was_seen(finished):
         "validation": validation,
         "test": witness.names_digest(finished.part("test", 1).images),
     }
-    assert found["origins"] == [Path(finished.task("generator", "noise", 1).folder).name]
+    assert found["origins"] == [Path(finished.stage("generator", "noise", 1).folder).name]
     assert found["images_seen"] == 2 * (len(finished.part("train", 1)) + sum(ADD.values()))
-    generator = finished.witness(finished.task("generator", "noise", 1))
+    generator = finished.witness(finished.stage("generator", "noise", 1))
     learned = finished.part("train", 1).only(label=["AK", "VASC"])
     assert (generator["fitted_on"], generator["num_images"]) == (witness.names_digest(learned.images), len(learned))
 
@@ -134,7 +77,7 @@ def test_every_arm_but_the_oracle_is_without_the_reserve(finished):
     held_back = set(finished.part(RESERVE).images)
     assert held_back
     for arm in finished.recipe.arms:
-        added = set(pd.read_parquet(finished.run / finished.task("classifier", arm).folder / witness.EXTRA)["image"])
+        added = set(finished.extra(arm)["image"])
         assert (added <= held_back and len(added) > 0) if arm == "oracle" else not added & held_back
 
 
@@ -151,113 +94,96 @@ def test_a_group_in_two_parts(finished):
 
 
 def test_synthetic_rows_among_the_images_that_are_split(finished):
-    drawn = Catalog.load(finished.run / finished.task("samples", "noise").folder / "catalog.parquet")
+    drawn = Catalog.load(finished.run / finished.stage("samples", "noise").folder / "catalog.parquet")
     catalog = concatenate(finished.prepared.catalog, drawn.take([0]))
     refused(finished, "synthetic", drawn.images[0], prepared=replace(finished.prepared, catalog=catalog))
 
 
 def test_a_generator_of_another_split(finished):
-    task, other = finished.task("generator", "noise"), finished.prepared.split(1).digest
-    with finished.record(task, split_digest=other):
-        refused(finished, task.folder, other, finished.prepared.split(0).digest)
+    stage, other = finished.stage("generator", "noise"), finished.prepared.split(1).digest
+    with finished.record(stage, split_digest=other):
+        refused(finished, stage.folder, other, finished.prepared.split(0).digest)
 
 
 @pytest.mark.parametrize("part", ["validation", "test", RESERVE])
 def test_a_generator_that_saw_more_than_the_training_part(finished, part):
-    task = finished.task("generator", "noise")
+    stage = finished.stage("generator", "noise")
     learned = ["AK", "VASC"]
     beyond = finished.part(part).only(label=learned)
-    with finished.record(task, fitted_on=witness.names_digest(beyond.images)):
-        refused(finished, task.folder, f"fitted on the {part} part")
+    with finished.record(stage, fitted_on=witness.names_digest(beyond.images)):
+        refused(finished, stage.folder, f"fitted on the {part} part")
     both = [*finished.part("train").only(label=learned).images, beyond.images[0]]
-    with finished.record(task, fitted_on=witness.names_digest(both)):
-        refused(finished, task.folder, "fitted on other images")
-    with finished.record(task, fitted_part=part):
-        refused(finished, task.folder, f"the part {part}")
+    with finished.record(stage, fitted_on=witness.names_digest(both)):
+        refused(finished, stage.folder, "fitted on other images")
+    with finished.record(stage, fitted_part=part):
+        refused(finished, stage.folder, f"the part {part}")
 
 
 def test_samples_of_another_split_or_generator(finished):
-    task, other = finished.task("samples", "noise"), finished.prepared.split(1).digest
-    with finished.record(task, split_digest=other):
-        refused(finished, task.folder, other)
-    path = finished.run / task.folder / "catalog.parquet"
+    stage, other = finished.stage("samples", "noise"), finished.prepared.split(1).digest
+    with finished.record(stage, split_digest=other):
+        refused(finished, stage.folder, other)
+    path = finished.run / stage.folder / "catalog.parquet"
     drawn = Catalog.load(path)
-    with finished.kept(task, "catalog.parquet"):
+    with finished.kept(stage, "catalog.parquet"):
         drawn.with_columns(split_digest=other).save(path)
         refused(finished, drawn.images[0], "fitted on the split", other)
-    with finished.kept(task, "catalog.parquet"):
+    with finished.kept(stage, "catalog.parquet"):
         drawn.with_columns(origin="noise-7-abc").save(path)
-        refused(finished, task.folder, "noise-7-abc")
-    with finished.kept(task, "catalog.parquet"):
+        refused(finished, stage.folder, "noise-7-abc")
+    with finished.kept(stage, "catalog.parquet"):
         drawn.take(np.arange(1, len(drawn))).save(path)
-        refused(finished, task.folder, "other images than were drawn")
-    with finished.kept(task, "catalog.parquet"):
+        refused(finished, stage.folder, "other images than were drawn")
+    with finished.kept(stage, "catalog.parquet"):
         real = drawn.with_columns(origin=np.array([REAL, *drawn.table["origin"][1:]], object))
         real.save(path)
-        refused(finished, task.folder, "is among the samples")
-
-
-def test_a_selection_that_saw_images_that_score(finished):
-    split = finished.prepared.split(0)
-    task = Task("selection", "agree", 0, "selections/agree-0-abc")
-    folder, train = finished.run / task.folder, finished.part("train")
-    witness.of_fit(folder, "selection", split.digest, train, finished.part("validation"))
-    finished.check(tasks=[task])
-    for part in ("validation", "test"):
-        witness.of_fit(folder, "selection", split.digest, concatenate(train, finished.part(part)))
-        refused(finished, task.folder, "fitted on other images", tasks=[task])
-        witness.of_fit(folder, "selection", split.digest, finished.part(part))
-        refused(finished, task.folder, f"fitted on the {part} part", tasks=[task])
-    witness.of_fit(folder, "selection", split.digest, train, finished.part("test"))
-    refused(finished, task.folder, "a choice was made on the test part", tasks=[task])
-    witness.of_fit(folder, "selection", finished.prepared.split(1).digest, train)
-    refused(finished, task.folder, split.digest, tasks=[task])
+        refused(finished, stage.folder, "is among the samples")
 
 
 def test_a_classifier_that_trained_on_more_than_the_training_part(finished):
-    task = finished.task("classifier", "copies")
-    with finished.record(task, fitted_on=witness.names_digest(finished.part("test").images)):
-        refused(finished, task.folder, "trained on the test part")
-    with finished.record(task, fitted_part="validation"):
-        refused(finished, task.folder, "the part validation")
-    with finished.record(task, split_digest="0" * 12):
-        refused(finished, task.folder, "0" * 12)
+    stage = finished.stage("classifier", "copies")
+    with finished.record(stage, fitted_on=witness.names_digest(finished.part("test").images)):
+        refused(finished, stage.folder, "trained on the test part")
+    with finished.record(stage, fitted_part="validation"):
+        refused(finished, stage.folder, "the part validation")
+    with finished.record(stage, split_digest="0" * 12):
+        refused(finished, stage.folder, "0" * 12)
 
 
 def test_stopping_early_on_the_test_part(finished):
-    task = finished.task("classifier", "none")
+    stage = finished.stage("classifier", "none")
     test = witness.names_digest(finished.part("test").images)
     for chosen in ({"part": "test", "digest": test}, {"part": "validation", "digest": test}):
-        with finished.record(task, chosen_on=chosen):
-            refused(finished, task.folder, "chosen on", "test")
-    with finished.record(task, chosen_on=None):
-        refused(finished, task.folder, "chosen on")
+        with finished.record(stage, chosen_on=chosen):
+            refused(finished, stage.folder, "chosen on", "test")
+    with finished.record(stage, chosen_on=None):
+        refused(finished, stage.folder, "chosen on")
 
 
 def test_arms_that_saw_unequal_numbers_of_images(finished):
-    task = finished.task("classifier", "oracle", 1)
-    with finished.record(task, images_seen=finished.witness(task)["images_seen"] + 1):
-        refused(finished, task.folder, finished.task("classifier", "none", 1).folder, "images", error=RunError)
+    stage = finished.stage("classifier", "oracle", 1)
+    with finished.record(stage, images_seen=finished.witness(stage)["images_seen"] + 1):
+        refused(finished, stage.folder, finished.stage("classifier", "none", 1).folder, "images", error=RunError)
 
 
 def test_arms_that_differ_in_what_they_were_scored_on(finished):
-    task = finished.task("classifier", "drawn")
-    scored = finished.witness(task)["scored_on"]
+    stage = finished.stage("classifier", "drawn")
+    scored = finished.witness(stage)["scored_on"]
     for part, other in (("test", "train"), ("validation", "test")):
-        with finished.record(task, scored_on={**scored, part: witness.names_digest(finished.part(other).images)}):
-            refused(finished, task.folder, f"{part} scores are of the {other} part")
+        with finished.record(stage, scored_on={**scored, part: witness.names_digest(finished.part(other).images)}):
+            refused(finished, stage.folder, f"{part} scores are of the {other} part")
 
 
 def test_arms_of_a_trial_that_are_not_paired(finished):
-    task = finished.task("classifier", "drawn")
-    with finished.record(task, seed=1):
-        refused(finished, task.folder, finished.task("classifier", "none").folder, "seed")
+    stage = finished.stage("classifier", "drawn")
+    with finished.record(stage, seed=1):
+        refused(finished, stage.folder, finished.stage("classifier", "none").folder, "seed")
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_synthetic_or_foreign_rows_among_predictions(finished, part):
-    task = finished.task("classifier", "drawn")
-    with finished.kept(task, f"{part}.parquet") as path:
+    stage = finished.stage("classifier", "drawn")
+    with finished.kept(stage, f"{part}.parquet") as path:
         found = Predictions.load(path)
         images = found.images.copy()
         images[0] = "noise-0-abc/AK-0"
@@ -274,41 +200,41 @@ def test_synthetic_or_foreign_rows_among_predictions(finished, part):
 
 def test_held_back_images_in_another_arm(finished):
     held_back = finished.part(RESERVE).images[0]
-    task = finished.task("classifier", "copies")
-    with finished.extra(task, image=held_back, origin=REAL):
-        refused(finished, task.folder, held_back, "held back")
-    with finished.extra(finished.task("classifier", "oracle"), image=held_back, origin=REAL):
+    stage = finished.stage("classifier", "copies")
+    with finished.added(stage, image=held_back, origin=REAL):
+        refused(finished, stage.folder, held_back, "held back")
+    with finished.added(finished.stage("classifier", "oracle"), image=held_back, origin=REAL):
         finished.check()
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("arm", ["copies", "oracle"])
 def test_held_out_images_are_added_by_no_arm(finished, part, arm):
-    task, image = finished.task("classifier", arm), finished.part(part).images[0]
-    with finished.extra(task, image=image, origin=REAL):
-        refused(finished, task.folder, image, "outside its training part")
+    stage, image = finished.stage("classifier", arm), finished.part(part).images[0]
+    with finished.added(stage, image=image, origin=REAL):
+        refused(finished, stage.folder, image, "outside its training part")
 
 
 def test_added_images_of_another_split_or_generator(finished):
     split, other = (finished.prepared.split(trial).digest for trial in (0, 1))
-    task, copies = finished.task("classifier", "drawn"), finished.task("classifier", "copies")
-    own = Path(finished.task("generator", "noise").folder).name
-    with finished.extra(task, image="x/AK-9", origin=own, split_digest=other):
-        refused(finished, task.folder, "x/AK-9", other)
-    with finished.extra(task, image="x/AK-9", origin="elsewhere", split_digest=split):
-        refused(finished, task.folder, "elsewhere", "not its generator")
-    with finished.extra(copies, image="x/AK-9", origin=own, split_digest=split):
+    stage, copies = finished.stage("classifier", "drawn"), finished.stage("classifier", "copies")
+    own = Path(finished.stage("generator", "noise").folder).name
+    with finished.added(stage, image="x/AK-9", origin=own, split_digest=other):
+        refused(finished, stage.folder, "x/AK-9", other)
+    with finished.added(stage, image="x/AK-9", origin="elsewhere", split_digest=split):
+        refused(finished, stage.folder, "elsewhere", "not its generator")
+    with finished.added(copies, image="x/AK-9", origin=own, split_digest=split):
         refused(finished, copies.folder, own, "not its generator")
 
 
 def test_records_that_contradict_each_other(finished):
-    task = finished.task("classifier", "drawn")
-    with finished.kept(task, witness.EXTRA) as path:
+    stage = finished.stage("classifier", "drawn")
+    with finished.kept(stage, EXTRA) as path:
         pd.read_parquet(path).iloc[1:].to_parquet(path)
-        refused(finished, task.folder, "other rows than the arm added")
-    with finished.record(task, origins=[]):
-        refused(finished, task.folder, "other generators")
-    with finished.kept(task, witness.FILE) as path:
+        refused(finished, stage.folder, "other rows than the arm added")
+    with finished.record(stage, origins=[]):
+        refused(finished, stage.folder, "other generators")
+    with finished.kept(stage, witness.FILE) as path:
         path.unlink()
         refused(finished, witness.FILE, "missing", error=RunError)
 
@@ -317,6 +243,6 @@ def test_the_run_is_honest_again_after_all_that(finished):
     finished.check()
 
 
-def test_every_kind_of_task_that_sees_images_is_guarded(finished):
-    kinds = {task.kind for task in finished.tasks}
-    assert kinds - set(guards.WITNESSED) == {"embedding", "gallery"}
+def test_every_kind_of_stage_that_sees_images_is_guarded(finished):
+    kinds = {stage.kind for stage in finished.stages if not stage.is_witnessed}
+    assert kinds == {"embedding", "gallery"}

@@ -4,7 +4,6 @@ import contextlib
 import io
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageFile
 from moulage.data import images
 from moulage.data.images import ImageError, Reader, decode, header, square
 from moulage.errors import DataError, RecipeError
+from pictures import encoded, png_header
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -25,22 +25,6 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
             coarse = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
             total[..., channel] += strength * np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     return Image.fromarray(total.clip(0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"quality": 92} if kind == "JPEG" else {}), **options)
-    return stream.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
@@ -76,19 +60,19 @@ def test_png_comes_back_exactly() -> None:
 def test_jpeg_is_decoded_at_the_smallest_scale_that_keeps_twice_the_side(
     width: int, height: int, side: int, expected: tuple[int, int]
 ) -> None:
-    assert decode(encoded(Image.new("RGB", (width, height), "red")), side).shape == (*expected, 3)
+    assert decode(encoded(Image.new("RGB", (width, height), "red"), "JPEG"), side).shape == (*expected, 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1024, 1024), (1500, 1000), (600, 450)])
 @pytest.mark.parametrize("size", [64, 128])
 def test_scaled_decode_is_close_to_the_full_one(width: int, height: int, size: int) -> None:
-    data = encoded(photograph(width, height))
+    data = encoded(photograph(width, height), "JPEG")
     full = Image.open(io.BytesIO(data)).resize((size, size), Image.Resampling.LANCZOS)
     assert psnr(square(decode(data, size), size, "squash"), np.asarray(full)) >= 45
 
 
 def test_a_picture_does_not_depend_on_what_else_is_asked_for() -> None:
-    data = encoded(photograph(700, 600))
+    data = encoded(photograph(700, 600), "JPEG")
     together = images.pictures(data, header(data), [32, 64, 224])
     for side, picture in zip([32, 64, 224], together, strict=True):
         np.testing.assert_array_equal(np.asarray(picture), decode(data, side))
@@ -110,10 +94,10 @@ def test_transparent_palette_becomes_rgb_without_a_warning() -> None:
 
 
 def test_cmyk_and_grey_jpeg_become_rgb() -> None:
-    grey = decode(encoded(Image.new("L", (40, 30), 77)), 64)
+    grey = decode(encoded(Image.new("L", (40, 30), 77), "JPEG"), 64)
     assert grey.shape == (30, 40, 3)
     assert set(np.unique(grey)) == {77}
-    data = encoded(Image.new("CMYK", (40, 30), (0, 255, 255, 0)))
+    data = encoded(Image.new("CMYK", (40, 30), (0, 255, 255, 0)), "JPEG")
     assert header(data).mode == "CMYK"
     assert np.abs(decode(data, 64).astype(int) - [255, 0, 0]).max() <= 3
 
@@ -132,7 +116,7 @@ def test_float_pixels_are_refused() -> None:
 def test_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode(encoded(photograph(40, 30), exif=exif), 64).shape == (30, 40, 3)
+    assert decode(encoded(photograph(40, 30), "JPEG", exif=exif), 64).shape == (30, 40, 3)
 
 
 # ---- bad bytes ------------------------------------------------------------------------------------------------------
@@ -146,7 +130,7 @@ def test_text_called_jpg_and_an_empty_file_are_unreadable() -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.95, 0.999])
 def test_cut_jpeg_is_truncated_at_every_scale(progressive: bool, part: float) -> None:
-    data = encoded(photograph(800, 640), progressive=progressive)
+    data = encoded(photograph(800, 640), "JPEG", progressive=progressive)
     for side in (64, 400):
         with pytest.raises(ImageError) as caught:
             decode(data[: int(len(data) * part)], side)
@@ -155,13 +139,13 @@ def test_cut_jpeg_is_truncated_at_every_scale(progressive: bool, part: float) ->
 
 @pytest.mark.parametrize("missing", [1, 2])
 def test_jpeg_without_its_end_marker_is_truncated(missing: int) -> None:
-    assert status(encoded(photograph(800, 640))[:-missing]) == "truncated"
+    assert status(encoded(photograph(800, 640), "JPEG")[:-missing]) == "truncated"
 
 
 def test_jpeg_with_bytes_after_its_end_or_a_thumbnail_before_is_whole() -> None:
-    data = encoded(photograph(200, 200))
+    data = encoded(photograph(200, 200), "JPEG")
     assert decode(data + bytes(40), 64).shape == (200, 200, 3)
-    thumbnail = encoded(photograph(16, 16))
+    thumbnail = encoded(photograph(16, 16), "JPEG")
     segment = b"\xff\xe9" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = data[:2] + segment + data[2:]
     assert decode(whole, 64).shape == (200, 200, 3)
@@ -220,10 +204,10 @@ def test_pad_puts_black_above_and_below() -> None:
     assert square(np.full((4, 400, 3), 9, np.uint8), 16, "pad").sum() == 9 * 16 * 3  # never thinner than a pixel
 
 
-@pytest.mark.parametrize("fit", images.FITS)
-def test_a_square_of_the_right_size_is_untouched(fit: str) -> None:
+@pytest.mark.parametrize("framing", images.FRAMINGS)
+def test_a_square_of_the_right_size_is_untouched(framing: str) -> None:
     picture = np.asarray(photograph(64, 64))
-    np.testing.assert_array_equal(square(picture, 64, fit), picture)
+    np.testing.assert_array_equal(square(picture, 64, framing), picture)
 
 
 def test_an_unknown_fit_names_the_nearest() -> None:

@@ -1,6 +1,7 @@
 """Lesion masks as a second task of ``finetune``: the loss, the decoder, what trains with it, and a study with them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,19 +9,18 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from classifier_case import OPTIONS as DEFAULTS
+from classifier_case import SIZE
 from moulage import backbones, plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _augment, _network, finetune
 from moulage.data import masks
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute
-from moulage.tasks.inputs import masks_for
-from moulage.tasks.plan import plan
+from moulage.stages import data
+from moulage.stages.plan import plan
 from moulage.treatment import PLAIN, Treatment
-from test_classifiers import OPTIONS as DEFAULTS
-from test_classifiers import SIZE
+from small_study import Small
 
 CLASSES = ("dark", "light")
 OPTIONS = DEFAULTS["finetune"]
@@ -115,7 +115,6 @@ def test_masks_that_are_all_unknown_change_nothing(tmp_path):
     known = fitted(tmp_path / "c", MASKS)
     np.testing.assert_array_equal(without.predict(PIXELS), unknown.predict(PIXELS))
     assert not np.allclose(without.predict(PIXELS), known.predict(PIXELS))
-    assert "mask_task" not in config().model_dump(), "a fit without the task keeps its folder"
 
 
 def test_a_break_changes_nothing(tmp_path):
@@ -180,7 +179,6 @@ def test_what_cannot_be_is_refused(tmp_path):
         transformer = finetune.Classifier(config(**other), CLASSES)
         with pytest.raises(RecipeError, match="several resolutions"):
             transformer.steps_and_seconds(10)
-    assert config(mask_task={"weight": 0, "units": 8}).model_dump() == config().model_dump()
     with pytest.raises(DataError, match="Masks are uint8"):
         Examples(PIXELS, LABELS, masks=MASKS[:, :8])
     with pytest.raises(DataError, match="Only the real"):
@@ -205,7 +203,9 @@ def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
     """Copies have those of their images, held-back images their own, drawn ones and those without any none."""
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
     recipe = recipes.parse(RECIPE)
-    catalog = prepare.read(recipe).take(np.arange(12))
+    prepared = data.prepare(recipe, tmp_path / "run")
+    stage = next(stage for stage in plan(recipe, prepared) if stage.kind == "classifier")
+    catalog = prepared.catalog.take(np.arange(12))
     places = catalog.table["mask"].to_numpy(object).copy()
     places[2] = ""
     catalog = catalog.with_columns(mask=places)
@@ -213,7 +213,7 @@ def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
     drawn = catalog.take([0, 1]).with_columns(origin="noise-0")
 
     def of(extra):
-        return masks_for(recipe, catalog, SIZE, train, extra)
+        return stage.lesion_masks(replace(prepared, catalog=catalog), train, extra)
 
     of_train, of_copies = of(train.take([3, 2, 3]))
     assert (of_train.shape, of_train.dtype) == ((6, SIZE, SIZE), np.uint8)
@@ -229,7 +229,7 @@ def test_masks_of_what_an_arm_adds(tmp_path, monkeypatch):
 
 def test_an_empty_mask_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    catalog = prepare.read(recipes.parse(RECIPE)).take([0, 1])
+    catalog = data.read(recipes.parse(RECIPE)).take([0, 1])
     Image.new("L", (32, 32)).save(tmp_path / "empty.png")
     catalog = catalog.with_columns(mask=[str(tmp_path / "empty.png"), catalog.table["mask"][1]])
     kept = masks.build(catalog, SIZE, "squash")
@@ -240,12 +240,12 @@ def test_an_empty_mask_is_unknown(tmp_path, monkeypatch):
 def test_other_masks_are_another_fit(tmp_path, monkeypatch):
     """In the same run folder nothing that learned from masks is taken for what learned from others."""
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    recipe, read = recipes.parse(RECIPE), prepare.read
+    recipe, read = recipes.parse(RECIPE), data.read
 
     def folders(given: recipes.Recipe) -> set[str]:
-        prepared = prepare.prepare(given, tmp_path / "run")
-        assert prepare.load(tmp_path / "run")[1].masks == prepared.masks
-        return {task.folder for task in plan(given, prepared) if task.kind == "classifier"}
+        prepared = data.prepare(given, tmp_path / "run")
+        assert data.load(tmp_path / "run")[1].masks == prepared.masks
+        return {stage.folder for stage in plan(given, prepared) if stage.kind == "classifier"}
 
     first, again = folders(recipe), folders(recipe)
     alone = recipes.parse(recipes.merge(RECIPE, {"classifier": {"options": {"mask_task": {"weight": 0}}}}))
@@ -257,7 +257,7 @@ def test_other_masks_are_another_fit(tmp_path, monkeypatch):
         places[::2] = ""
         return catalog.with_columns(mask=places)
 
-    monkeypatch.setattr(prepare, "read", fewer)
+    monkeypatch.setattr(data, "read", fewer)
     assert first == again
     assert not first & folders(recipe)
     assert without == folders(alone), "what learns from no mask does not care"
@@ -266,11 +266,8 @@ def test_other_masks_are_another_fit(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_study_learns_masks_beside_classes(tmp_path, monkeypatch):
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    recipe, run = recipes.parse(RECIPE), tmp_path / "run"
-    tasks = plan(recipe, prepare.prepare(recipe, run))
-    for task in tasks:
-        execute(run, task, "cpu")
-    folders = [run / task.folder for task in tasks if task.kind == "classifier"]
+    small = Small(RECIPE, tmp_path / "run")
+    folders = [small.run / stage.folder for stage in small.of_kind("classifier")]
     assert len(folders) == 2
     for folder in folders:
         assert runs.read_log(folder, "epoch")[0]["train_mask_loss"] > 0
@@ -279,7 +276,7 @@ def test_a_study_learns_masks_beside_classes(tmp_path, monkeypatch):
 
 def test_data_without_masks_are_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    recipe, read = recipes.parse(RECIPE), prepare.read
-    monkeypatch.setattr(prepare, "read", lambda given: read(given).with_columns(mask=""))
+    recipe, read = recipes.parse(RECIPE), data.read
+    monkeypatch.setattr(data, "read", lambda given: read(given).with_columns(mask=""))
     with pytest.raises(RecipeError, match="moulage masks predict"):
-        prepare.prepare(recipe, tmp_path / "run")
+        data.prepare(recipe, tmp_path / "run")

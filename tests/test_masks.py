@@ -41,7 +41,7 @@ def catalog(tmp_path: Path) -> Catalog:
     )
 
 
-@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("fit", images.FRAMINGS)
 def test_masks_are_cut_as_images_are(fit: str, catalog: Catalog, tmp_path: Path):
     read = masks.read(catalog, SIZE, fit, tmp_path / "cache")
     assert (read.shape, read.dtype) == ((3, SIZE, SIZE), np.uint8)

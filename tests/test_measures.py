@@ -10,14 +10,13 @@ from sklearn import metrics
 import moulage
 from call_cli import caller
 from made_up_fits import CLASSES, study
-from moulage import plugins, recipe
+from moulage import conclusions, plugins, recipe
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import measures
 from moulage.evaluation.compare import compare
 from moulage.evaluation.measure_names import find, is_lower_better, measure, parse, resolve
 from moulage.evaluation.measures import Measure, Outputs
 from moulage.report import tables
-from moulage.tasks import evidence
 
 
 def of_class(judge):
@@ -271,7 +270,7 @@ def test_a_measure_is_one_file(tmp_path, monkeypatch, capsys):
         assert found["sentences"][0].startswith('Taking "arm1" changed the top-two recall of AK by ')
         assert [c["method"] for c in found["comparisons"]] == ["closed form"] * 2
         values = {"study": {"name": "x", "primary": "top_two:AK", "measures": ["top_two:DF"]}}
-        compared = evidence.measures(recipe.parse(values))
+        compared = conclusions.measures(recipe.parse(values))
         assert (compared[0], compared[-1]) == ("top_two:AK", "top_two:DF")
         assert tables.amount(0.02, "top_two:AK") == "2.0 points"
     finally:
@@ -280,5 +279,5 @@ def test_a_measure_is_one_file(tmp_path, monkeypatch, capsys):
     sources = [path for path in package.rglob("*") if path.suffix in (".py", ".j2")]
     for name in ("sensitivity_at_specificity", "specificity_at_sensitivity", "partial_auc"):
         knows = {path.stem for path in sources if name in path.read_text(encoding="utf-8")}
-        assert name in knows
+        assert name in plugins.names("evaluation.measures")
         assert knows <= {name, "specificity_at_sensitivity"}  # which is the first one turned about

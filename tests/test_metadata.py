@@ -1,6 +1,5 @@
 """Patient metadata beside the image: how they become numbers, who reads them, and that nothing leaks through them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,22 +8,26 @@ import pytest
 import torch
 
 from call_cli import caller
+from classifier_case import TINY, Case
 from moulage import plugins, runs
 from moulage import recipe as recipes
-from moulage.classifiers import _fitting, _state, finetune, probe
+from moulage.classifiers import _fitting, _views, finetune, probe
 from moulage.data import metadata
 from moulage.data.catalog import COLUMNS, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.view import Examples, TrainingView
-from moulage.errors import CheckpointError, DataError, RecipeError
-from moulage.recipe import METADATA, NO_METADATA, merge
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute, with_metadata
-from moulage.tasks.explain import explain
-from moulage.tasks.external import evaluate_on
-from moulage.tasks.plan import plan, seed_of
-from moulage.tasks.results import collect
-from moulage.tasks.unknown import score_unknown
+from moulage.data.training_view import Examples, TrainingView
+from moulage.errors import DataError, RecipeError
+from moulage.finished.explain import explain
+from moulage.finished.external import evaluate_on
+from moulage.finished.unknown import score_unknown
+from moulage.recipe import merge
+from moulage.recipe_tables import METADATA, NO_METADATA
+from moulage.runs import seed_of
+from moulage.stages import data
+from moulage.stages import plan as plans
+from moulage.stages.classifier import with_metadata
+from moulage.stages.plan import plan
+from small_study import Small
 
 
 def catalog(rows: list[tuple[Any, ...]], name: str = "some") -> Catalog:
@@ -125,13 +128,11 @@ def test_generated_images_borrow_the_metadata_of_one_training_image_of_their_cla
 
 
 def test_what_is_borrowed_follows_the_arms_seed():
-    settings = {"metadata": ("age", "sex"), "seed": 5}
     rows = catalog([("AK", np.nan, "", "", "gan-0")] * 40)
-    once, again = (with_metadata(settings, rows, TRAIN).table for _ in range(2))
+    once, again = (with_metadata(rows, TRAIN, 5).table for _ in range(2))
     assert once.equals(again)
     assert once.equals(lend(rows, TRAIN, np.random.default_rng(seed_of(5, "metadata"))).table)
-    assert not once.equals(with_metadata({**settings, "seed": 6}, rows, TRAIN).table)
-    assert with_metadata({"seed": 5}, rows, TRAIN) is rows
+    assert not once.equals(with_metadata(rows, TRAIN, 6).table)
 
 
 def test_a_class_without_a_training_image_lends_nothing():
@@ -175,49 +176,21 @@ def test_misspelled_and_repeated_columns_are_refused():
         recipes.parse(merge(RECIPE, {"classifier": {"metadata": ["age", "age"]}}))
 
 
-def test_a_recipe_without_metadata_is_written_and_hashed_as_before(tmp_path, monkeypatch):
-    plain = merge(RECIPE, {"classifier": {"metadata": []}})
-    found = recipes.parse(plain)
-    assert "metadata" not in found.model_dump(mode="json")["classifier"]
-    assert found.digest() == recipes.parse({**plain, "classifier": {**RECIPE["classifier"], "metadata": ()}}).digest()
-    assert found.digest() != recipes.parse(RECIPE).digest()
-    assert "metadata_network" not in finetune.Config().model_dump(mode="json")
-    options = {"metadata_network": {"units": 4}}
-    config = plugins.configure("classifiers", "finetune", options)
-    assert plugins.configure("classifiers", "finetune", config.model_dump(mode="json")) == config
-
-
 def test_a_classifier_that_reads_images_alone_refuses_metadata(monkeypatch):
     monkeypatch.delattr(probe, "METADATA")
     with pytest.raises(RecipeError, match='"probe" reads images alone') as caught:
-        prepare.check(recipes.parse(RECIPE))
+        plans.check(recipes.parse(RECIPE))
     assert "finetune, metadata" in caught.value.hint
 
 
 def test_the_classifier_metadata_needs_some():
     only = {**RECIPE, "classifier": {"plugin": "metadata"}}
     with pytest.raises(RecipeError, match='"metadata" reads nothing else'):
-        prepare.check(recipes.parse(only))
-    prepare.check(recipes.parse(merge(only, {"classifier": {"metadata": ["age"]}})))
+        plans.check(recipes.parse(only))
+    plans.check(recipes.parse(merge(only, {"classifier": {"metadata": ["age"]}})))
 
 
 # Examples and the view
-
-
-def test_metadata_stay_beside_their_images():
-    def examples(first: int, number: int) -> Examples:
-        numbers = np.arange(first, first + number)
-        return Examples(numbers[:, None].astype(np.float32), numbers % 2, np.float32(numbers[:, None] * [1, 10]))
-
-    view = TrainingView(examples(0, 9), examples(9, 3), 5)
-    for weights in (None, (1, 3)):
-        for batch in view.batches(3, 1, 4, class_weights=weights):
-            assert batch.metadata is not None
-            assert (batch.metadata == batch.inputs * [1, 10]).all()
-            assert (batch.labels == batch.metadata[:, 0] % 2).all()
-    assert [
-        b.metadata for b in TrainingView(Examples(view.real.inputs, view.real.labels), None, 0).batches(0, 1, 4)
-    ] == ([None] * 3)
 
 
 def test_metadata_that_do_not_fit_are_refused():
@@ -234,53 +207,26 @@ def test_metadata_that_do_not_fit_are_refused():
 
 # Every classifier that reads them
 
-TINY = {"name": "test_efficientnet", "weights": "scratch"}
-OPTIONS = {
-    "probe": {"size": 32, "backbone": TINY, "epochs": 8, "batch_size": 16, "learning_rate": 0.03},
-    "metadata": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
+OPTIONS: dict[str, dict[str, Any]] = {
+    "probe": {"learning_rate": 0.03},
+    "metadata": {},
     "finetune": {
-        "size": 32,
-        "backbone": TINY,
-        "epochs": 3,
-        "batch_size": 8,
         "backbone_learning_rate": 1e-4,
         "head_learning_rate": 3e-2,
-        "precision": "fp32",
-        "ema_decay": 0.5,
+        "epochs": 5,
         "metadata_network": {"units": 8, "dropout": 0.2},
     },
 }
-CLASSES = ("AK", "BKL", "NV")
 
 
-class Case:
+def blind(name: str, **options: Any) -> Case:
     """A classifier, and data whose classes the metadata alone tell apart."""
-
-    def __init__(self, name: str) -> None:
-        self.module = plugins.load("classifiers", name)
-        self.config = plugins.configure("classifiers", name, OPTIONS[name])
-        self.train, self.validation = self.examples(60, 1), self.examples(30, 2)
-        self.view = TrainingView(self.train, self.examples(6, 3), 8)
-
-    def examples(self, number: int, seed: int) -> Examples:
-        rng = np.random.default_rng(seed)
-        labels = np.arange(number) % 3
-        pixels = np.tile(rng.integers(0, 255, (number, 1, 1, 1), np.uint8), (1, 32, 32, 3))  # grey: they tell nothing
-        inputs = self.module.embed(self.config, pixels) if hasattr(self.module, "embed") else pixels
-        return Examples(inputs, labels, np.float32(np.eye(3)[labels] * 2 + rng.normal(0, 0.1, (number, 3))))
-
-    def fitted(self, folder: Path, view: TrainingView | None = None, **options: Any):
-        classifier = self.module.Classifier(self.config, CLASSES)
-        classifier.fit(view or self.view, self.validation, seed=0, folder=folder, **options)
-        return classifier
-
-    def predict(self, classifier: Any) -> np.ndarray:
-        return classifier.predict(self.validation.inputs, self.validation.metadata)
+    return Case(name, metadata=True, blind=True, **{**OPTIONS[name], **options})
 
 
-@pytest.fixture(scope="module", params=[n for n in plugins.names("classifiers") if n in OPTIONS])
+@pytest.fixture(scope="module", params=list(OPTIONS))
 def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+    return blind(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -289,17 +235,11 @@ def fit(case: Case, tmp_path_factory: pytest.TempPathFactory):
     return case.fitted(folder), folder
 
 
-def test_every_classifier_that_reads_metadata_is_tested():
-    reads = [n for n in plugins.names("classifiers") if getattr(plugins.load("classifiers", n), "METADATA", "")]
-    assert set(reads) == set(OPTIONS)
-
-
 def test_it_learns_from_metadata(case, fit):
-    logits = case.predict(fit[0])
-    assert logits.dtype == np.float32
-    assert (logits.argmax(1) == case.validation.labels).mean() > 0.9
-    shuffled = fit[0].predict(case.validation.inputs, np.roll(case.validation.metadata, 1, axis=0))
-    assert (shuffled.argmax(1) == case.validation.labels).mean() < 0.2
+    assert (case.predict(fit[0]).argmax(1) == case.validation.labels).mean() > 0.9
+    turned = case.validation.metadata[:, [2, 0, 1]]  # as if each image were of the next class
+    found = fit[0].predict(case.validation.inputs, turned).argmax(1)
+    assert (found == (case.validation.labels + 1) % 3).mean() > 0.9
 
 
 def test_metadata_that_are_not_those_of_the_training_are_refused(case, fit, tmp_path):
@@ -310,44 +250,7 @@ def test_metadata_that_are_not_those_of_the_training_are_refused(case, fit, tmp_
                 call(inputs, wrong)
     bare = Examples(inputs, case.validation.labels)
     with pytest.raises(DataError, match="reads 3 columns of metadata and got none"):
-        case.module.Classifier(case.config, CLASSES).fit(case.view, bare, seed=0, folder=tmp_path)
-
-
-def test_features_are_what_the_head_is_given(case, fit):
-    classifier = fit[0]
-    features = torch.from_numpy(classifier.features(case.validation.inputs, case.validation.metadata))
-    with torch.inference_mode():
-        if isinstance(classifier, finetune.Classifier):
-            logits = classifier.network.head(features)
-        else:
-            logits = features @ classifier.head.weight.T + classifier.head.bias
-    assert logits.numpy() == pytest.approx(case.predict(classifier), abs=1e-4)
-
-
-def test_save_and_load_round_trip(case, fit, tmp_path):
-    fit[0].save(tmp_path)
-    loaded = case.module.Classifier.load(tmp_path)
-    assert type(loaded) is case.module.Classifier
-    assert loaded.config == case.config
-    assert (case.predict(loaded) == case.predict(fit[0])).all()
-
-
-def test_a_second_fit_is_the_same_also_after_a_break(case, fit, tmp_path):
-    def stop(done, total, note):
-        if done > 0.6 * total:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        case.fitted(tmp_path, progress=stop)
-    assert (case.predict(case.fitted(tmp_path)) == case.predict(fit[0])).all()
-
-
-@pytest.mark.parametrize("name", ["probe", "metadata"])
-def test_an_empty_extra_is_none(name, tmp_path):
-    case = Case(name)
-    none = Examples(case.train.inputs[:0], np.zeros(0))
-    fits = [case.fitted(tmp_path / str(i), TrainingView(case.train, e, 8)) for i, e in enumerate((None, none))]
-    assert (case.predict(fits[0]) == case.predict(fits[1])).all()
+        case.new().fit(case.view, bare, seed=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -388,24 +291,14 @@ def test_mixed_metadata_reach_the_classifier(case, tmp_path):
 # Fine-tuning
 
 
-def test_checkpoints_of_other_metadata_are_refused(tmp_path):
-    case = Case("finetune")
-    case.config = case.config.model_copy(update={"epochs": 1})
-    case.fitted(tmp_path)
-    real = Examples(case.train.inputs, case.train.labels, case.train.metadata + 1)
-    with pytest.raises(CheckpointError, match="other settings"):
-        case.fitted(tmp_path, TrainingView(real, case.view.extra, 8))
-
-
 def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
     from moulage import backbones
 
     options = finetune.MetadataOptions(units=8, dropout=0.25)
     features = backbones.build(backbones.Backbone(**TINY), 32)
     network = finetune.Network(features, 3, 5, options)
-    config = finetune.Config(backbone_learning_rate=0.1, head_learning_rate=0.2)
     for head_only in (False, True):
-        groups = _state._optimizer(config, network, head_only=head_only).param_groups
+        groups = network.groups(None if head_only else 0.1, 0.2, 0.0)
         rates = {id(p): g["lr"] for g in groups for p in g["params"]}
         assert {rates[id(p)] for part in (network.head, network.metadata) for p in part.parameters()} == {0.2}
         assert (id(next(features.parameters())) in rates) != head_only
@@ -428,7 +321,7 @@ def test_every_view_of_an_image_has_its_metadata(case, fit, tmp_path):
     pixels, known = case.validation.inputs, case.validation.metadata
     plain = classifier._predict
     turned = [np.rot90(pixels, k, (1, 2)).copy() for k in range(4)]
-    expected = np.mean([plain(view, known, finetune.AS_IT_IS) for view in turned], axis=0)
+    expected = np.mean([plain(view, known, _views.AS_IT_IS) for view in turned], axis=0)
     assert classifier.predict(pixels, known) == pytest.approx(expected, abs=1e-4)
 
 
@@ -441,25 +334,20 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     folder, given = tmp_path_factory.mktemp("study"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        recipe = recipes.parse(RECIPE)
-        prepare.check(recipe)
-        prepared = prepare.prepare(recipe, folder / "run")
-        fit, tasks = probe.Classifier.fit, plan(recipe, prepared)
+        fit = probe.Classifier.fit
 
         def watched(self, view, validation, **options):
             given[options["folder"].name.rpartition("-")[0]] = (view, validation)
             fit(self, view, validation, **options)
 
         patch.setattr(probe.Classifier, "fit", watched)
-        for task in tasks:
-            execute(folder / "run", task, "cpu")
-        collect(recipe, prepared, folder / "run", tasks, "moulage study")
+        Small(RECIPE, folder / "run").collect()
         yield folder / "run", given
 
 
 @pytest.mark.slow
 def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run):
-    recipe, prepared = prepare.load(run[0])
+    recipe, prepared = data.load(run[0])
     train = prepared.split(0).part(prepared.catalog, "train")
     encoder = Encoder.fit(train, METADATA)
     folders = list((run[0] / "classifiers").iterdir())
@@ -471,8 +359,8 @@ def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run)
     lenders = {tuple(row) for row in encoder.encode(train.only(label="AK"))}
     assert len(view.extra) == 12
     assert {tuple(row) for row in view.extra.metadata} <= lenders
-    without = {task.folder for task in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
-    with_them = {task.folder for task in plan(recipe, prepared)}
+    without = {stage.folder for stage in plan(recipes.parse(merge(RECIPE, {"classifier": {"metadata": []}})), prepared)}
+    with_them = {stage.folder for stage in plan(recipe, prepared)}
     assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
 
 

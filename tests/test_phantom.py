@@ -146,11 +146,11 @@ def test_each_seed_matters() -> None:
 def test_two_folders_get_the_same_files_and_another_seed_gets_others(tmp_path: Path) -> None:
     first, second = (phantom.read(tmp_path / name, SMALL) for name in ("first", "second"))
     assert archives(first) == archives(second)
-    assert first.digest() == second.digest()
+    assert first.digest == second.digest
     other = phantom.read(tmp_path / "first", SMALL.model_copy(update={"seed": 1}))
     assert other.root != first.root
     assert archives(other) != archives(first)
-    assert other.digest() != first.digest()
+    assert other.digest != first.digest
 
 
 # ---- images
@@ -284,7 +284,7 @@ def test_drawn_images_are_not_touched_again(tmp_path: Path) -> None:
     first = phantom.read(tmp_path, SMALL)
     before = {path.name: path.stat().st_mtime_ns for path in first.root.iterdir()}
     (first.root / ".lock").unlink()  # a finished folder may lie where nobody may write
-    assert phantom.read(tmp_path, SMALL).digest() == first.digest()
+    assert phantom.read(tmp_path, SMALL).digest == first.digest
     after = {path.name: path.stat().st_mtime_ns for path in first.root.iterdir()}
     assert after == {name: time for name, time in before.items() if name != ".lock"}
 

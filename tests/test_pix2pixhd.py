@@ -9,41 +9,27 @@ import pytest
 import torch
 from torch import nn
 
-from moulage import plugins
+import tiny_generators
 from moulage.data import masks
 from moulage.data.catalog import Catalog
 from moulage.data.split import holdout
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.generators import _pix2pixhd, pix2pixhd
+from moulage.generators._upconv import UpConv
 from moulage.recipe import parse
 from moulage.sources import phantom
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import plan
+from moulage.stages import data
+from moulage.stages.plan import plan
+from moulage.stages.stage import execute
+from tiny_generators import SIZE, rates
 
 pytestmark = pytest.mark.slow
 
-SIZE = 16
-TINY: dict[str, Any] = {
-    "steps": 2,
-    "batch_size": 4,
-    "latent_size": 4,
-    "base_channels": 4,
-    "num_downsamplings": 1,
-    "num_blocks": 1,
-    "num_discriminators": 2,
-    "num_discriminator_layers": 1,
-    "discriminator_channels": 4,
-    "checkpoint_every": 2,
-    "preview_every": 2,
-    "precision": "fp32",
-    "generator_optimiser": {"learning_rate": 2e-3},
-    "discriminator_optimiser": {"learning_rate": 2e-3},
-}
+TINY: dict[str, Any] = {"steps": 2, "preview_every": 2, "precision": "fp32", **rates(2e-3)}
 
 
-def make(size: int = SIZE, classes: tuple[str, ...] = ("MEL", "BCC"), **options: Any) -> pix2pixhd.Generator:
-    return pix2pixhd.Generator(plugins.configure("generators", "pix2pixhd", TINY | options), classes, size)
+def make(size: int = SIZE, **options: Any) -> pix2pixhd.Generator:
+    return tiny_generators.make("pix2pixhd", ("MEL", "BCC"), size, **(TINY | options))
 
 
 def lesions(num: int = 8, size: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,9 +94,9 @@ def test_the_image_depends_on_mask_boundary_latent_and_class():
 
 def test_symmetries_turn_mask_and_image_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[torch.Tensor] = []
-    step = _pix2pixhd.Game.step
+    step = pix2pixhd.Game.step
     monkeypatch.setattr(
-        _pix2pixhd.Game, "step", lambda game, real, *rest: (seen.append(real), step(game, real, *rest))[1]
+        pix2pixhd.Game, "step", lambda game, real, *rest: (seen.append(real), step(game, real, *rest))[1]
     )
     images, labels, found = lesions()
     make().fit(images, labels, masks=found, seed=0, folder=tmp_path)
@@ -137,8 +123,8 @@ def test_discriminators_see_mask_and_image_moved_alike(augment: str):
 
 def test_an_untrained_discriminator_is_undecided_and_its_certainty_has_a_sign():
     real, fake = torch.full((3, 7), 1.0), torch.full((3, 7), 0.0)
-    assert torch.equal(_pix2pixhd.certainty([real, real]), torch.ones(3))
-    assert torch.equal(_pix2pixhd.certainty([fake, fake]), -torch.ones(3))
+    assert torch.equal(pix2pixhd.certainty([real, real]), torch.ones(3))
+    assert torch.equal(pix2pixhd.certainty([fake, fake]), -torch.ones(3))
 
 
 def test_feature_matching_is_nothing_where_the_image_is_the_real_one():
@@ -169,7 +155,7 @@ def test_diversity_is_the_distance_of_images_relative_to_that_of_latents():
     game.latents = lambda num, rng: torch.randn(num, 1, generator=rng)
     assert float(game.diversity(real, labels, torch.Generator())) == pytest.approx(0.1, rel=1e-3)
     per_latent = 5.0
-    assert float(game.diversity(real, labels, torch.Generator())) == pytest.approx(_pix2pixhd.MOST_APART)
+    assert float(game.diversity(real, labels, torch.Generator())) == pytest.approx(pix2pixhd.MOST_APART)
 
 
 def test_styled_norm_normalises_each_image_by_itself_and_takes_its_style():
@@ -203,7 +189,7 @@ def test_defaults_are_the_global_generator_and_the_discriminators_of_the_paper()
         scales = _pix2pixhd.Discriminator(pix2pixhd.Config(), 1).scales
     widths = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert widths == [64, 128, 256, 512, 1024, *[1024] * 18, 3]
-    ups = [m.weight.shape[0] for m in network.modules() if isinstance(m, _pix2pixhd.UpConv)]
+    ups = [m.weight.shape[0] for m in network.modules() if isinstance(m, UpConv)]
     assert ups == [512, 256, 128, 64]
     assert len(scales) == 3
     assert [(m.out_channels, m.stride[0]) for m in scales[0].layers] == [(64, 2), (128, 2), (256, 2), (512, 1)]
@@ -217,52 +203,7 @@ def test_every_size_is_reached(num_enhancers: int, size: int):
     assert network(torch.randn(2, 4), torch.zeros(2, dtype=torch.long), maps).shape == (2, 3, size, size)
 
 
-CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 5},
-    {"base_channels": 8},
-    {"max_channels": 4},
-    {"num_downsamplings": 2},
-    {"num_blocks": 2},
-    {"num_enhancers": 1},
-    {"conditional_from": 16},
-    {"num_discriminators": 1},
-    {"num_discriminator_layers": 2},
-    {"discriminator_channels": 8},
-    {"feature_matching_weight": 1.0},
-    {"diversity_weight": 0.0},
-    {"recombine": 0.0},
-    {"perceptual_weight": 1.0, "perceptual": {"name": "test_resnet", "weights": "scratch", "input_size": 32}},
-    {"discriminator_augment": "diffaugment"},
-    {"condition_end": 1.0},
-    {"accumulate": 2},
-    {"sampling": "balanced"},
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_no_option_changes_nothing(change: dict[str, Any], fitted: pix2pixhd.Generator, tmp_path: Path):
-    images, labels, found = lesions()
-    generator = make(**({"recombine": 0.5} | change))
-    generator.fit(images, labels, masks=found, seed=0, folder=tmp_path)
-    assert not np.array_equal(generator.sample(0, np.arange(12)), fitted.sample(0, np.arange(12)))
-
-
-def test_the_number_of_blocks_of_an_enhancer_counts():
-    few, many = (make(num_enhancers=1, num_enhancer_blocks=num).network_of() for num in (1, 3))
-    assert len(list(few.parameters())) < len(list(many.parameters()))
-
-
-def test_impossible_options_and_sizes_are_refused(tmp_path: Path):
-    for options, size, word in (
-        ({"num_downsamplings": 4}, 16, "halve"),
-        ({"num_downsamplings": 4}, 40, "halve"),
-        ({"num_discriminators": 3}, 16, "discriminators"),
-        ({}, 20, "20"),
-        ({"num_enhancers": 3}, 64, "base_channels"),
-    ):
-        with pytest.raises(RecipeError, match=word):
-            make(size, **options)
+def test_images_without_masks_are_refused_before_any_work(tmp_path: Path):
     images, labels, found = lesions()
     for wrong in (None, found[:3], found > 0, found[:, :8]):
         with pytest.raises(DataError, match="mask"):
@@ -282,17 +223,22 @@ def test_a_training_image_without_a_mask_is_refused_before_any_work():
         catalog = catalog.with_columns(mask=catalog.table["mask"].where(catalog.images != lost, ""))
         if refused:
             with pytest.raises(RecipeError, match=f'generators.gan: pix2pixhd .* "{lost}"') as error:
-                prepare._check_masks(recipe, catalog, (split,))
+                data._check_masks(recipe, catalog, (split,))
             assert "ham10000" in error.value.hint
         else:
-            prepare._check_masks(recipe, catalog, (split,))
+            data._check_masks(recipe, catalog, (split,))
 
 
 @pytest.mark.slow
 def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    generator = {"plugin": "pix2pixhd", "classes": ["MEL", "NV"], "size": SIZE, "options": TINY}
+    generator = {
+        "plugin": "pix2pixhd",
+        "classes": ["MEL", "NV"],
+        "size": SIZE,
+        "options": tiny_generators.RUN | tiny_generators.TINY["pix2pixhd"] | TINY,
+    }
     values = {"study": {"name": "few"}, "data": {"options": {"num_images": 260, "size": 32}}}
     whole = phantom.read
 
@@ -302,13 +248,13 @@ def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missi
 
     monkeypatch.setattr(phantom, "read", without)
     with pytest.raises(RecipeError, match=r"generators\.gan: pix2pixhd draws from lesion masks"):
-        prepare.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
+        data.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
     run, masked = tmp_path / "taken", generator | {"classes": ["VASC", "NV"]}
     recipe = parse(values | {"generators": {"gan": masked}})
-    prepared = prepare.prepare(recipe, run)
-    (task,) = [task for task in plan(recipe, prepared) if task.kind == "generator" and task.trial == 0]
-    execute(run, task, "cpu")
-    learned = pix2pixhd.Generator.load(run / task.folder)
+    prepared = data.prepare(recipe, run)
+    stage = plan(recipe, prepared)[0]
+    execute(run, stage, "cpu")
+    learned = pix2pixhd.Generator.load(run / stage.folder)
     train = prepared.split(0).part(prepared.catalog, "train").only(label="NV")
     assert np.array_equal(learned._masks[1], masks.read(train, SIZE, "squash"))
 

@@ -1,18 +1,15 @@
 """The pixel cache: what it holds, when it is made again, and that a crash at any point changes nothing."""
 
 import errno
-import io
 import multiprocessing
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
 import time
 import zipfile
-import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,33 +19,15 @@ import pytest
 from PIL import Image
 
 from moulage import runs
-from moulage.data import chunks, images, pixels
+from moulage.data import images, pixel_writer, pixels
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError, RecipeError, RunError
+from pictures import encoded, png_header
 
 
 def picture(seed: int, width: int = 24, height: int = 20, mode: str = "RGB") -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The first bytes of a PNG that claims this size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + head
-        + struct.pack(">I", zlib.crc32(head))
-        + b"\0\0\0\x14IDAT"
-        + bytes(24)
-    )
 
 
 def catalog_of(files: dict[str, bytes], root: Path) -> Catalog:
@@ -164,10 +143,10 @@ def test_rows_refuses_an_unknown_name_and_array_an_unknown_size(tmp_path: Path) 
         found.array(16)
 
 
-@pytest.mark.parametrize(("sizes", "fit"), [([16], "squish"), ([0, 16], "squash")])
-def test_a_wrong_request_is_refused_before_any_work(tmp_path: Path, sizes: list[int], fit: str) -> None:
+@pytest.mark.parametrize(("sizes", "framing"), [([16], "squish"), ([0, 16], "squash")])
+def test_a_wrong_request_is_refused_before_any_work(tmp_path: Path, sizes: list[int], framing: str) -> None:
     with pytest.raises(RecipeError):
-        pixels.build(catalog_of(many(1), tmp_path / "in"), sizes, fit, tmp_path / "cache")
+        pixels.build(catalog_of(many(1), tmp_path / "in"), sizes, framing, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -235,8 +214,8 @@ def test_the_key_follows_content_order_and_fit_but_not_names_or_place(tmp_path: 
     shutil.copy(tmp_path / "a.zip", tmp_path / "moved.zip")
     catalog = listed([f"a.zip::{k}.png" for k in range(3)], tmp_path)
 
-    def folder(which: Catalog, fit: str = "squash") -> Path:
-        return pixels.build(which, [16], fit, tmp_path / "cache").folder
+    def folder(which: Catalog, framing: str = "squash") -> Path:
+        return pixels.build(which, [16], framing, tmp_path / "cache").folder
 
     base = folder(catalog)
     renamed = catalog.with_columns(image=["x", "y", "z"], location=[f"moved.zip::{k}.png" for k in range(3)])
@@ -273,11 +252,6 @@ def test_two_workers_give_what_one_gives(tmp_path: Path) -> None:
     assert sorted(x.name for x in two.folder.iterdir()) == [
         *(".lock", "done.json", "scan.parquet", "size-16.npy", "size-20.npy", "thumbnails.npy")
     ]
-
-
-def test_modules_of_the_workers_need_no_torch() -> None:
-    code = "import sys, moulage.data.chunks; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -321,8 +295,8 @@ def test_after_a_crash_at_any_write_the_result_is_the_same(
         with pytest.raises(Crash):
             pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     done_before = len(list((tmp_path / "cache").glob("*/pass-*/*.json")))
-    counted = Counted(chunks.write_chunk)
-    monkeypatch.setattr(chunks, "write_chunk", counted)
+    counted = Counted(pixel_writer.write_chunk)
+    monkeypatch.setattr(pixel_writer, "write_chunk", counted)
     found = pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     assert contents(found, 16, 20) == whole
     assert counted.calls == 4 - done_before
@@ -413,7 +387,7 @@ def test_a_disk_that_is_too_small_is_found_out_before_the_work(tmp_path: Path, m
 @pytest.mark.usefixtures("small_chunks")
 def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = catalog_of(many(12), tmp_path / "in")
-    real, calls = chunks.write_json, iter(range(100))
+    real, calls = pixel_writer.write_json, iter(range(100))
 
     def full(path: Path, value: object) -> None:
         if next(calls) == 2:
@@ -421,7 +395,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path, monkeypatch: py
         real(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "write_json", full)
+        patch.setattr(pixel_writer, "write_json", full)
         with pytest.raises(RunError, match="No space left on device") as caught:
             pixels.build(catalog, [16], "squash", tmp_path / "cache")
     assert "What is done is kept" in caught.value.hint

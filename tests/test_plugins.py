@@ -14,6 +14,7 @@ from moulage.errors import RecipeError
 def test_every_plugin_has_config_and_a_sentence(kind):
     assert plugins.names(kind)
     for name in plugins.names(kind):
+        assert not name.startswith("_"), "helpers are no plug-ins"
         module = plugins.load(kind, name)
         assert issubclass(module.Config, plugins.Options), name
         if not any(field.is_required() for field in module.Config.model_fields.values()):
@@ -62,9 +63,19 @@ def test_third_parties_add_plugins_by_entry_point(tmp_path):
     assert "Rain on the window" in out
 
 
-def test_importing_the_package_and_its_data_layer_needs_no_torch():
-    code = (
-        "import sys, moulage, moulage.recipe, moulage.data.catalog, moulage.data.split, moulage.report, moulage.cli,"
-        " moulage.evaluation.compare; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+SUMMARIES = "moulage.plugins\nfor n in moulage.plugins.names('selection'): moulage.plugins.summary('selection', n)"
+LIBRARY = "moulage, moulage.recipe, moulage.data.split, moulage.report, moulage.cli, moulage.evaluation.compare"
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        (LIBRARY, {"torch"}),
+        (SUMMARIES, {"torch", "sklearn"}),
+        ("moulage.data.pixel_writer", {"torch", "pandas"}),  # what worker processes import
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(modules, heavy):
+    code = f"import sys, {modules}\nprint('loaded', sorted({heavy} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "loaded []" in out

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from moulage import backbones, randomness
 from moulage.errors import RecipeError
-from moulage.generators import _projected_gan, projected_gan
-from test_fastgan import FAST, SHARED_CHANGES
-from test_generators import make
+from moulage.generators import projected_gan
+from tiny_generators import make
 
 LABELS = torch.tensor([0, 1, 0, 1])
 SCRATCH = {"name": "test_resnet", "weights": "scratch"}
@@ -20,12 +19,12 @@ def images(size: int = 16, num: int = 4) -> Tensor:
     return torch.rand(num, 3, size, size, generator=randomness.generator_for("images")) * 2 - 1
 
 
-def built(size: int = 16, num_maps: int = 2, **options: Any) -> _projected_gan.Backbone:
+def built(size: int = 16, num_maps: int = 2, **options: Any) -> projected_gan.Backbone:
     with randomness.reproducible("backbone"):
-        return _projected_gan.Backbone(backbones.Backbone(**(SCRATCH | {"input_size": 32} | options)), size, num_maps)
+        return projected_gan.Backbone(backbones.Backbone(**(SCRATCH | {"input_size": 32} | options)), size, num_maps)
 
 
-def game_of(**options: Any) -> _projected_gan.Game:
+def game_of(**options: Any) -> projected_gan.Game:
     with randomness.reproducible("game"):
         return make("projected_gan", precision="fp32", **options).game()
 
@@ -36,7 +35,7 @@ def test_maps_are_the_last_of_each_resolution_and_large_enough():
     assert [(m.shape[1], m.shape[2]) for m in maps] == backbone.shapes
     sides = [side for _, side in backbone.shapes]
     assert sides == sorted(set(sides), reverse=True)
-    assert min(sides) >= _projected_gan.LAST
+    assert min(sides) >= projected_gan.LAST
     assert len(built(num_maps=1).shapes) == 1
     assert built(num_maps=1).shapes[-1] == backbone.shapes[-1]
 
@@ -91,16 +90,16 @@ def test_the_loss_is_the_hinge_over_all_maps_and_cells():
 def test_every_head_gives_a_logit_for_each_of_16_cells():
     shapes = [(6, 48), (8, 24), (10, 12), (12, 6), (14, 4)]
     config = projected_gan.Config(discriminator_channels=8)
-    heads = _projected_gan.Discriminator(config, shapes, 2)
+    heads = projected_gan.Discriminator(config, shapes, 2)
     logits = heads([torch.randn(2, num, side, side) for num, side in shapes], LABELS[:2])
-    assert logits.shape == (2, len(shapes) * _projected_gan.LAST**2)
+    assert logits.shape == (2, len(shapes) * projected_gan.LAST**2)
 
 
 def test_mixing_across_scales_brings_small_maps_into_large_ones():
     shapes = [(4, 16), (6, 8)]
     for how, reaches in (("none", False), ("channels", False), ("scales", True)):
         with randomness.reproducible("mixing"):
-            mixing = _projected_gan.Mixing(shapes, how)
+            mixing = projected_gan.Mixing(shapes, how)
         maps = [torch.randn(1, num, side, side) for num, side in shapes]
         changed = [maps[0], maps[1] + 1]
         large, small = mixing(list(maps))
@@ -112,41 +111,7 @@ def test_mixing_across_scales_brings_small_maps_into_large_ones():
 
 def test_mixed_features_keep_their_scale():
     with randomness.reproducible("mixing"):
-        mixing = _projected_gan.Mixing([(64, 16), (64, 8)], "scales")
+        mixing = projected_gan.Mixing([(64, 16), (64, 8)], "scales")
         large, small = mixing([torch.randn(8, 64, 16, 16), torch.randn(8, 64, 8, 8)])
     assert 0.7 < large.std() < 1.4
     assert 0.7 < small.std() < 1.4
-
-
-CHANGES: list[dict[str, Any]] = [
-    *SHARED_CHANGES,
-    {"num_maps": 1},
-    {"mixing": "channels"},
-    {"mixing": "none"},
-    {"discriminator_channels": 4},
-    {"backbone": {**SCRATCH, "input_size": 48}},
-]
-
-
-def after_steps(options: dict[str, Any]) -> Tensor:
-    """Images of both classes after three steps on noise."""
-    generator = make("projected_gan", precision="fp32", **(FAST | options))
-    with randomness.reproducible("test"):
-        game = generator.game()
-        for step in (1, 2, 3):
-            game.step(images(), LABELS, step, randomness.generator_for(step))
-        latents = torch.randn(4, game.generator.num_inputs, generator=randomness.generator_for("z"))
-        with torch.no_grad():
-            return game.ema.model.train()(latents, LABELS)
-
-
-@pytest.mark.slow
-def test_no_option_changes_nothing():
-    reference = after_steps({})
-    for change in CHANGES:
-        assert not torch.equal(after_steps(change), reference), change
-
-
-def test_a_missing_condition_is_refused():
-    with pytest.raises(RecipeError, match="conditional_from"):
-        make("projected_gan", conditional_from=32)

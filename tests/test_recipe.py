@@ -2,23 +2,33 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moulage import plugins
 from moulage import recipe as recipes
 from moulage.errors import RecipeError
+from recipes import phantom_recipe
 
 ROOT = Path(__file__).parents[1]
-SMALL = {
-    "study": {"name": "small", "target_classes": ["AK"]},
-    "generators": {"ak": {"plugin": "dcgan", "classes": ["AK"]}},
-    "arms": {
-        "none": {"balance": "none"},
+SMALL = phantom_recipe(
+    study={"num_trials": 3},
+    generators={"ak": {"plugin": "dcgan", "classes": ["AK"]}},
+    arms={
         "gan": {"balance": "synthesize", "generator": "ak", "add": {"AK": 8}},
         "copies": {"balance": "duplicates", "like": "gan"},
     },
-}
+)
+TEXT = st.text(max_size=20) | st.text("\x00\x1f\x7f\"'\\\\\n\r\t.#=[] \ufeff", max_size=8)
+"""Any text, and what TOML must escape."""
+VALUES = st.recursive(
+    TEXT | st.booleans() | st.integers() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def changed(**tables):
@@ -30,7 +40,7 @@ def test_all_recipes_of_the_project_load_with_each_budget():
     assert len(paths) >= 2
     assert any(path.parent.name == "isic" for path in paths)
     for path in paths:
-        for budget in ("", *recipes.budgets(path)):
+        for budget in ("", *recipes.budgets(recipes.read(path))):
             found = recipes.load(path, budget)
             assert found.arms, path
             assert found.budget_name == budget
@@ -42,10 +52,26 @@ def test_all_recipes_of_the_project_load_with_each_budget():
                     plugins.configure("balance", arm.treatment, arm.treatment_options, f"{where}, {name}")
 
 
-def test_resolved_recipe_survives_toml():
-    found = recipes.parse(SMALL)
-    text = recipes.to_toml(found.model_dump(mode="json"))
-    assert recipes.parse(tomllib.loads(text)) == found
+@given(text=TEXT, table=st.dictionaries(TEXT, VALUES, max_size=3), texts=st.dictionaries(TEXT, TEXT, max_size=3))
+def test_what_is_written_of_a_recipe_is_the_same_recipe(text: str, table: dict[str, Any], texts: dict[str, str]):
+    also = {"more": {"source": "folder", "classes": texts, "path": Path("a b") / text.replace("\0", "")}}
+    arms = {
+        "gan": {"options": table, "treatment": "focal", "treatment_options": {"deep": table}},
+        "plain": {"balance": "none", "logit_adjustment": False},
+    }
+    folds = {"scheme": "folds", "num_folds": 4}
+    study = {"question": text, "family": ["gan"], "num_trials": 4}
+    found = recipes.parse(changed(study=study, data={"also": also, "options": table}, arms=arms, split=folds))
+    assert recipes.parse(tomllib.loads(recipes.to_toml(found))) == found
+
+
+def test_what_is_empty_is_not_written_but_every_default_is():
+    arms = {"gan": {"options": {"of": None, "table": {}}}}
+    found = tomllib.loads(recipes.to_toml(recipes.parse(changed(arms=arms))))
+    assert found["arms"]["none"] == {"balance": "none", "like": "", "generator": "", "selection": "", "treatment": ""}
+    assert found["arms"]["gan"]["options"] == {"table": {}}
+    assert not {"selections", "path", "steps", "also", "metadata"} & {*found, *found["data"], *found["classifier"]}
+    assert found["split"]["num_folds"] == 5  # it may be another one in a later version
 
 
 @pytest.mark.parametrize(
@@ -62,18 +88,6 @@ def test_resolved_recipe_survives_toml():
         ({"generators": {"ak": {"classes": []}}}, ["generators.ak.classes"]),
         ({"split": {"test": 1.5}}, ["split.test"]),
         ({"studdy": {}}, ["studdy", '"study"']),
-    ],
-)
-def test_wrong_recipes_name_the_place_and_the_nearest_key(change, words):
-    with pytest.raises(RecipeError) as caught:
-        recipes.parse(changed(**change))
-    for word in words:
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
         ({"split": {"num_folds": 3}}, ["split", "num_folds", '"holdout"']),
         ({"split": {"scheme": "official", "num_repeats": 2}}, ["num_repeats", '"official"']),
         ({"split": {"scheme": "folds", "num_folds": 1}}, ["split.num_folds"]),
@@ -94,7 +108,7 @@ def test_wrong_recipes_name_the_place_and_the_nearest_key(change, words):
         ({"arms": {"none": {"treatmnt": "focal"}}}, ["arms.none.treatmnt", '"treatment"']),
     ],
 )
-def test_what_does_not_go_together_is_refused(change, words):
+def test_wrong_recipes_name_the_place_and_the_nearest_key(change, words):
     with pytest.raises(RecipeError) as caught:
         recipes.parse(changed(**change))
     for word in words:
@@ -104,28 +118,8 @@ def test_what_does_not_go_together_is_refused(change, words):
 def test_number_of_trials():
     assert recipes.parse(SMALL).num_trials == 3
     folds = {"scheme": "folds", "num_folds": 4, "num_repeats": 2}
-    found = recipes.parse(changed(split=folds))
-    assert found.num_trials == 8
+    assert recipes.parse(changed(split=folds)).num_trials == 8
     assert recipes.parse(changed(split=folds, study={"num_trials": 8})).num_trials == 8
-    text = recipes.to_toml(found.model_dump(mode="json"))
-    assert recipes.parse(tomllib.loads(text)) == found
-
-
-def test_arms_with_treatments_survive_toml():
-    arms = {
-        "both": {
-            "balance": "synthesize",
-            "generator": "ak",
-            "add": {"AK": 2},
-            "treatment": "focal",
-            "treatment_options": {"gamma": 1.5},
-            "logit_adjustment": False,
-        }
-    }
-    found = recipes.parse(changed(arms=arms, study={"family": ["gan", "both"], "logit_adjustment": True}))
-    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
-    assert found.arms["none"].logit_adjustment is None
-    assert found.arms["both"].logit_adjustment is False
 
 
 def test_classes_that_an_arm_adds():
@@ -152,9 +146,6 @@ def test_files_that_are_no_recipes(tmp_path):
         recipes.load(tmp_path / "none.toml")
     with pytest.raises(RecipeError, match="folder"):
         recipes.load(tmp_path)
-    (tmp_path / "broken.toml").write_text("[study\n")
-    with pytest.raises(RecipeError, match="line 1"):
-        recipes.load(tmp_path / "broken.toml")
 
 
 def test_counts_of_an_arm():
@@ -167,12 +158,6 @@ def test_counts_of_an_arm():
         found.additions("gan", {"NV": 900})
 
 
-def test_digest_ignores_where_the_data_lie_and_nothing_else():
-    base = recipes.parse(SMALL)
-    assert recipes.parse(changed(data={"path": "/elsewhere"})).digest() == base.digest()
-    assert recipes.parse(changed(study={"seed": 1})).digest() != base.digest()
-
-
 def test_differences_are_named():
     old, new = (recipes.parse(v).model_dump(mode="json") for v in (SMALL, changed(study={"seed": 4})))
     assert list(recipes.differences(old, new)) == ["study.seed: 0 -> 4"]
@@ -180,14 +165,14 @@ def test_differences_are_named():
 
 def test_a_feature_network_that_is_not_installed_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch):
     from moulage import backbones
-    from moulage.tasks.arms import check_fidelity
+    from moulage.stages.generator import Generator
 
     values = {"study": {"name": "x"}, "generators": {"gan": {"plugin": "dcgan", "classes": ["AK"]}}}
-    check_fidelity(recipes.parse(values))
+    Generator.check_recipe(recipes.parse(values))
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="not installed") as raised:
-        check_fidelity(recipes.parse(values))
+        Generator.check_recipe(recipes.parse(values))
     assert "judge_images = 0" in raised.value.hint
-    check_fidelity(recipes.parse({**values, "fidelity": {"num_images": 0, "judge_images": 0}}))
+    Generator.check_recipe(recipes.parse({**values, "fidelity": {"num_images": 0, "judge_images": 0}}))
     with pytest.raises(RecipeError, match=r"fidelity\.features"):
-        check_fidelity(recipes.parse({**values, "fidelity": {"features": {"network": "vgg"}}}))
+        Generator.check_recipe(recipes.parse({**values, "fidelity": {"features": {"network": "vgg"}}}))

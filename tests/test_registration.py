@@ -6,8 +6,8 @@ import pytest
 
 from moulage import recipe as recipes
 from moulage import runs
-from moulage.tasks.plan import roles
-from moulage.tasks.registration import FILE, declaration, register
+from moulage.arm import roles
+from moulage.registration import FILE, declaration, register
 
 SMALL = {
     "study": {"name": "small", "target_classes": ["AK"], "smallest_effect": 0.03},

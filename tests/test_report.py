@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import re
 import shutil
 import statistics
@@ -19,16 +18,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fake_run import ARMS, lesions, make_run
+from fake_run import ARMS, filled, make_results, make_run, noise
 from moulage import report
+from moulage.data.audit import Audit
 from moulage.errors import RunError
-from moulage import results as records
-from moulage.report import pictures, plot, reading, tables
+from moulage.report import plot, run_files, tables
+from moulage.report.page import render
+from moulage.report.sections import SECTIONS, generators, images
+from moulage.results import ClassScores, Cost, Fit, Results, Scores, Study
+from moulage.results.generated import GeneratorRun
+from moulage.results.pairs import ShownPair
 from moulage.runs import write_json
 
 HOSTILE = ("<script>alert('x')</script>", 'é "ü" & 皮膚 $x_1$', "MEL]]><b>")
-SECTIONS = ["comparison", "controls", "effects", "slices", "power", "arms", "curves", "classes", "calibration"]
-SECTIONS += ["confusion", "images", "generators", "audit", "split", "methods", "tables", "cost", "repeat", "data"]
+ABSENT = {"explanations", "fidelity", "selection"}
+"""Sections that the made-up run has nothing to show in."""
 TABLES = ("arms", "class_effects", "classes", "comparisons", "slices", "verdicts")
 """Names of the tables that are written as files beside the page of the fixture ``run``."""
 VOID = {"meta", "link", "img", "br"}
@@ -77,13 +81,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("report") / "thesis2020")
+def run(tmp_path_factory: pytest.TempPathFactory) -> run_files.Run:
+    folder = tmp_path_factory.mktemp("report") / "thesis2020"
+    return run_files.Run(folder, make_run(folder))
 
 
 @pytest.fixture(scope="module")
-def source(run: Path) -> str:
-    return report.write(run).read_text(encoding="utf-8")
+def source(run: run_files.Run) -> str:
+    return report.write(run.folder).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -92,51 +97,37 @@ def page(source: str) -> Page:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> run_files.Run:
     """A run that is quick to draw."""
-    return make_run(
-        tmp_path / "small",
-        classes=("AK", "NV"),
-        support=(20, 60),
-        arms=("none", "dcgan"),
-        num_trials=1,
-        num_generated=4,
-    )
+    few = {"classes": ("AK", "NV"), "support": (20, 60), "arms": ("none", "dcgan"), "num_trials": 1}
+    return run_files.Run(tmp_path / "small", make_run(tmp_path / "small", num_generated=4, **few))
 
 
-FEWER_FIGURES = {"class_effects": [], "power": [], "reliability": [], "slices": []}
-"""Changes for a test that is about something else, as figures take long to draw."""
-
-
-def edit(run: Path, **changes: object) -> None:
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    write_json(run / "results.json", results | changes)
+def bare(**changes: object) -> Results:
+    """Results of a study that found nothing but these."""
+    return filled(Results, study=filled(Study, name="bare", classes=("AK", "NV")), **changes)
 
 
 def test_every_section_is_there_in_order(page: Page) -> None:
-    headings = [attributes["id"] for attributes in page.named("h2")]
-    assert headings == SECTIONS
+    names = [name for name in SECTIONS if name not in ABSENT]
+    assert [attributes["id"] for attributes in page.named("h2")] == names
     links = [str(a["href"]) for a in page.named("a")]
-    assert [link for link in links if link.startswith("#")] == [f"#{name}" for name in SECTIONS]
+    assert [link for link in links if link.startswith("#")] == [f"#{name}" for name in names]
 
 
-def test_says_what_was_asked_answered_and_done(page: Page, run: Path) -> None:
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    for text in (
-        results["study"]["question"],
-        results["answer"],
-        *results["details"],
-        results["command"],
-        results["study"]["data"]["note"],
-        results["split_digest"],
-        "3.11.9",
-        "add = { AK = 80 }",
-        "2 candidate pairs of near-duplicates,\n1 accepted",
-        "101 images set aside",
-        "The file ends before the image does.",
-        "Fits vary by 1.3 points.",
-    ):
-        assert text in page.text
+def test_every_section_has_a_module_and_a_template_and_is_in_the_list() -> None:
+    folder = Path(report.__file__).parent / "sections"
+    for ending in (".py", ".html.j2"):
+        names = {path.name.removesuffix(ending) for path in folder.glob(f"*{ending}")}
+        assert names - {"__init__"} == set(SECTIONS)
+
+
+def test_says_what_was_asked_answered_and_done(page: Page, run: run_files.Run) -> None:
+    found = run.results
+    said = [found.study.question, found.answer, *found.details, found.command, found.study.data.note]
+    said += [found.split_digest, "3.11.9", "add = { AK = 80 }", "101 images set aside", "Fits vary by 1.3 points."]
+    said += ["2 candidate pairs of near-duplicates,\n1 accepted", "The file ends before the image does."]
+    assert [text for text in said if text not in page.text] == []
     assert "bad_058" in page.text
     assert "bad_059" not in page.text  # 60 names at most; the page says where the others are
 
@@ -164,12 +155,12 @@ def test_opens_offline(source: str, page: Page) -> None:
     assert "default-src 'none'" in str(page.named("meta"))
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(run: Path, source: str, page: Page) -> None:
+def test_ids_are_unique_and_every_reference_has_its_target(run: run_files.Run, source: str, page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     references = [a.get("href") or a.get("xlink:href") for tag, a in page.tags if tag in {"a", "use"}]
     files = [name for name in references if name and name.startswith("tables/")]
     assert sorted(files) == sorted(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex"))
-    assert all((run / name).is_file() for name in files)
+    assert all((run.folder / name).is_file() for name in files)
     references = [name for name in references if name not in files]
     references += [f"#{part.split(')')[0]}" for part in source.split("url(#")[1:]]
     assert len(references) > len(SECTIONS)
@@ -180,10 +171,7 @@ def test_reads_aloud(page: Page) -> None:
     assert all(attributes.get("alt") for attributes in page.named("img"))
     assert all(attributes.get("scope") for attributes in page.named("th"))
     drawn = page.named("svg")
-    of_run = ("differences", "power", "classes", "reliability", "losses", "distances")
-    of_generated = ("class effects", "slices")  # one arm adds generated images
-    of_arms = ("curves", "confusion")
-    assert len(drawn) == len(of_run) + len(of_generated) + len(of_arms) * len(ARMS)
+    assert len(drawn) == 8 + 2 * len(ARMS)
     assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in drawn)
     assert len(page.named("figcaption")) >= len(drawn)
 
@@ -198,21 +186,21 @@ def test_comparisons_in_points_with_sign_and_primary_first(page: Page) -> None:
     assert "±2.0 points" in page.text
 
 
-def test_class_report_is_mean_and_deviation_over_trials(page: Page, run: Path) -> None:
-    fits = json.loads((run / "results.json").read_text(encoding="utf-8"))["fits"]
-    recalls = [100 * fit["scores"]["test"]["classes"]["AK"]["recall"] for fit in fits if fit["arm"] == "dcgan"]
+def test_class_report_is_mean_and_deviation_over_trials(page: Page, run: run_files.Run) -> None:
+    scores = [fit.scores["test"].classes["AK"] for fit in run.results.fits if fit.arm == "dcgan"]
+    recalls = [100 * (score.recall or 0) for score in scores]
     assert len(recalls) == 3
     assert f"{statistics.mean(recalls):.1f} ± {statistics.stdev(recalls):.1f}" in page.text
 
 
-def test_pictures_are_small_and_the_closest_pairs_come_first(page: Page, run: Path) -> None:
-    images = page.named("img")
-    assert sum("nearest training image" in str(image["alt"]) for image in images) == 24
-    for image in images:
+def test_pictures_are_small_and_the_closest_pairs_come_first(page: Page, run: run_files.Run) -> None:
+    shown = page.named("img")
+    assert sum("nearest training image" in str(image["alt"]) for image in shown) == 24
+    for image in shown:
         data = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))
         with Image.open(io.BytesIO(data)) as picture:
             assert max(picture.size) <= (128 if "preview" in str(image["alt"]) else 64)
-    with np.load(run / "galleries" / "ak-0.npz") as gallery:
+    with np.load(run.folder / "galleries" / "ak-0.npz") as gallery:
         closest = int(np.argmin(gallery["distance"]))
         below = int((gallery["distance"] < np.quantile(gallery["real_distance"], 0.05)).sum())
         assert f"{gallery['distance'][closest]:.1f} · seed {closest}ISIC_0024306_{closest}" in page.text
@@ -220,12 +208,13 @@ def test_pictures_are_small_and_the_closest_pairs_come_first(page: Page, run: Pa
 
 
 @pytest.mark.parametrize(("size", "shown"), [((1600, 400), (512, 128)), ((900, 900), (256, 256)), ((90, 60), (90, 60))])
-def test_wide_previews_are_wider_and_no_heavier(small: Path, size: tuple[int, int], shown: tuple[int, int]) -> None:
-    loaded = reading.read(small)
-    [[path, *_]] = loaded.previews.values()
+def test_wide_previews_are_wider_and_no_heavier(
+    small: run_files.Run, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    path = next((small.folder / "generators").glob("*/previews/step-0.png"))
     Image.new("RGB", size).save(path)
-    [(_, images)] = pictures.previews(loaded)
-    with Image.open(io.BytesIO(base64.b64decode(images[0][1].partition(",")[2]))) as picture:
+    [(_, grids)] = generators.previews(small)
+    with Image.open(io.BytesIO(base64.b64decode(grids[0][1].partition(",")[2]))) as picture:
         assert picture.size == shown
 
 
@@ -236,45 +225,30 @@ def test_figures_fit_a_phone(source: str) -> None:
     widths = [float(width) for width in re.findall(r'style="--natural: ([\d.]+)pt"', source)]
     assert len(widths) > 10
     assert max(widths) * 96 / 72 * smallest <= 368
-
-
-def test_size(source: str) -> None:
     assert len(source.encode()) < 2.5e6
 
 
 def test_many_classes_show_fewer_pictures_each(tmp_path: Path) -> None:
-    rng, count = np.random.default_rng(1), 20
-    labels = np.repeat([f"class {k}" for k in range(8)], count)
-    images = rng.integers(0, 255, (len(labels), 64, 64, 3), np.uint8)  # noise: PNG cannot make it smaller
-    distance = rng.random(len(labels))
-    gallery = reading.Gallery(
-        images, labels, images, labels, np.arange(len(labels)), images, labels, distance, distance[:0]
-    )
-    made = [records.GeneratorRun(name=name, gallery=name) for name in ("a", "b")]
-    results = records.Results(study=records.Study(name="x", classes=["class 0"]), generators=made)
-    run = reading.Run(results, None, {}, "", {}, {"a": gallery, "b": gallery}, {})
-    groups = [group for shown in pictures.galleries(run) for group in shown.classes]
-    uris = [uri for group in groups for uri in (*group.real, *group.generated)]
-    uris += [uri for group in groups for pair in group.pairs for uri in (pair.generated, pair.nearest)]
+    rng, labels = np.random.default_rng(1), np.repeat([f"class {k}" for k in range(8)], 20)
+    drawn, distance = noise(160, 64, rng), rng.random(160)
+    gallery = images.Gallery(drawn, labels, drawn, labels, np.arange(160), drawn, labels, distance, distance[:0])
+    np.savez(tmp_path / "gallery.npz", **vars(gallery))
+    made = [filled(GeneratorRun, name=name, gallery="gallery.npz") for name in ("a", "b")]
+    shown = images.show(run_files.Run(tmp_path, bare(generators=made)))
+    assert shown is not None
+    groups = [group for generator in shown["generators"] for group in generator["classes"]]
+    uris = [uri for group in groups for uri in (*group["real"], *group["generated"])]
+    uris += [pair[side] for group in groups for pair in group["pairs"] for side in ("generated", "nearest")]
     assert len(groups) == 16
-    assert {len(group.pairs) for group in groups} == {4}
+    assert {len(group["pairs"]) for group in groups} == {4}
     assert sum(map(len, uris)) < 4.7e6
 
 
-def test_figures_for_a_paper(run: Path, source: str) -> None:
-    folder = run / "figures"
+def test_figures_for_a_paper(run: run_files.Run, source: str) -> None:
+    folder = run.folder / "figures"
     names = {path.stem for path in folder.iterdir()}
-    assert names == {
-        "differences",
-        "classes",
-        "power",
-        "reliability",
-        "class-effects-dcgan",
-        "slices-dcgan",
-        "losses-ak",
-        "distances-ak",
-        *(f"{kind}-{arm}" for kind in ("curves", "confusion") for arm in ARMS),
-    }
+    shown = ["differences", "classes", "power", "reliability", "class-effects-dcgan", "slices-dcgan", "losses-ak"]
+    assert names == {*shown, "distances-ak", *(f"{kind}-{arm}" for kind in ("curves", "confusion") for arm in ARMS)}
     for name in names:
         assert ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
         with Image.open(folder / f"{name}.png") as picture:
@@ -283,15 +257,17 @@ def test_figures_for_a_paper(run: Path, source: str) -> None:
 
 
 @pytest.mark.slow
-def test_same_run_gives_the_same_bytes_and_nothing_else_is_touched(small: Path) -> None:
-    def files() -> dict[Path, bytes]:
-        return {path.relative_to(small): path.read_bytes() for path in small.rglob("*") if path.is_file()}
+def test_same_run_gives_the_same_bytes_and_nothing_else_is_touched(small: run_files.Run) -> None:
+    folder = small.folder
 
-    shutil.rmtree(small / "classifiers")  # fewer figures to draw
+    def files() -> dict[Path, bytes]:
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    shutil.rmtree(folder / "classifiers")  # fewer figures to draw
     before = files()
-    assert report.write(small) == small / "report.html"
+    assert report.write(folder) == folder / "report.html"
     first = files()
-    report.write(small)
+    report.write(folder)
     assert files() == first
     assert before.items() <= first.items()
     assert {path.parts[0] for path in first.keys() - before.keys()} == {"report.html", "figures", "tables"}
@@ -299,16 +275,9 @@ def test_same_run_gives_the_same_bytes_and_nothing_else_is_touched(small: Path) 
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     script, unicode, _ = HOSTILE
-    run = make_run(
-        tmp_path / "run",
-        classes=HOSTILE,
-        support=(20, 60, 9),
-        arms=("../none", script),
-        target=script,
-        image_name=script,
-        num_trials=1,
-        num_generated=3,
-    )
+    names = {"classes": HOSTILE, "arms": ("../none", script), "target": script, "image_name": script}
+    run = tmp_path / "run"
+    make_run(run, support=(20, 60, 9), num_trials=1, num_generated=3, **names)
     source = report.write(run).read_text(encoding="utf-8")
     page = Page.parse(source)
     assert not page.named("script")
@@ -323,119 +292,80 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert all(path.resolve().parent == (run / "figures").resolve() for path in (run / "figures").iterdir())
 
 
-def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
-    write_json(tmp_path / "results.json", {"study": {"name": "bare", "classes": ["AK", "NV"]}})
-    page = Page.parse(report.write(tmp_path).read_text(encoding="utf-8"))
-    assert page.named("h2") == []
-    assert page.text.count("Not for clinical use.") == 2
+def test_a_study_that_found_nothing_has_a_page(tmp_path: Path) -> None:
+    bare().save(tmp_path)
+    parsed = Page.parse(report.write(tmp_path).read_text(encoding="utf-8"))
+    assert [a["id"] for a in parsed.named("h2")] == ["split", "repeat", "data"]
+    assert parsed.text.count("Not for clinical use.") == 2
 
 
-def test_files_that_are_missing_leave_their_section_out(small: Path) -> None:
+def test_files_that_are_missing_leave_their_section_out(small: run_files.Run) -> None:
+    names = ("curves", "images", "generators", "audit", "repeat")
     for name in ("audit.json", "environment.json", "recipe.toml"):
-        (small / name).unlink()
-    for name in ("galleries", "generators", "classifiers"):
-        shutil.rmtree(small / name)
-    edit(small, command="")
-    page = Page.parse(report.write(small).read_text(encoding="utf-8"))
-    left_out = {"curves", "images", "generators", "audit", "repeat"}
-    assert [a["id"] for a in page.named("h2")] == [name for name in SECTIONS if name not in left_out]
+        (small.folder / name).unlink()
+    for name in ("galleries", "classifiers"):
+        shutil.rmtree(small.folder / name)
+    for path in small.folder.glob("generators/*/previews"):
+        shutil.rmtree(path)
+    parsed = Page.parse(render(small, names))
+    assert [a["id"] for a in parsed.named("h2")] == ["generators", "repeat"]
+    shutil.rmtree(small.folder / "generators")
+    assert "generators" not in Page.parse(render(small, names)).ids
 
 
-def test_scores_that_could_not_be_computed(small: Path) -> None:
-    results = json.loads((small / "results.json").read_text(encoding="utf-8"))
-    shutil.rmtree(small / "classifiers")
-    for row in results["comparisons"]:
-        row.update(difference=None, low=None, high=None, p_value=None, estimate_arm=float("nan"))
-    nothing = dict.fromkeys(("precision", "recall", "f1", "auc", "average_precision"))
-    for fit in results["fits"]:
-        fit["scores"] = {"validation": {"accuracy": None, "classes": {"AK": {**nothing, "support": 0}}}}
-    edit(small, **results)
-    page = Page.parse(report.write(small).read_text(encoding="utf-8"))
-    assert "on the validation part" in page.text
-    assert "nan" not in page.text
-
-
-def test_a_generator_without_gallery_keeps_its_losses(small: Path) -> None:
-    results = json.loads((small / "results.json").read_text(encoding="utf-8"))
-    edit(
-        small,
-        generators=[made | {"gallery": None, "samples": None} for made in results["generators"]],
-        fits=[],
-        arms=[],
-        **FEWER_FIGURES,
-    )
-    page = Page.parse(report.write(small).read_text(encoding="utf-8"))
-    sections = [a["id"] for a in page.named("h2")]
-    assert "generators" in sections
-    assert "images" not in sections
+def test_scores_that_could_not_be_computed(tmp_path: Path) -> None:
+    scores = filled(Scores, classes={"AK": filled(ClassScores)})
+    found = make_results(classes=("AK",), support=(20,), arms=("none", "dcgan"), num_trials=1)
+    fits = [fit.model_copy(update={"scores": {"validation": scores}}) for fit in found.fits]
+    run = run_files.Run(tmp_path, found.model_copy(update={"fits": fits}))
+    parsed = Page.parse(render(run, ["arms", "classes", "confusion"]))
+    assert "on the validation part" in parsed.text
+    assert "none––––––" in "".join(parsed.text.split())
+    assert "nan" not in parsed.text
 
 
 @pytest.mark.real_data
-def test_real_images_stay_small(real_data: Path, small: Path) -> None:
+def test_real_images_stay_small(real_data: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(real_data / "isic2019-84px" / "ISIC_2019_Training_Input.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:96]
         opened = [Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((64, 64)) for name in names]
-    images, labels = np.stack([np.asarray(image) for image in opened]), np.repeat(["AK", "NV", "DF", "SCC"], 24)
-    np.savez(
-        small / "galleries" / "ak-0.npz",
-        real=images,
-        real_labels=labels,
-        generated=images,
-        generated_labels=labels,
-        generated_seeds=np.arange(96),
-        nearest=images[::-1],
-        nearest_images=np.array(names[::-1]),
-        distance=np.linspace(0, 30, 96),
-        real_distance=np.linspace(10, 30, 96),
-    )
-    shown = pictures.galleries(reading.read(small))[0]
-    assert [len(group.pairs) for group in shown.classes] == [17, 17, 17, 17]
-    assert [group.num_nearer for group in shown.classes] == [24, 11, 0, 0]  # below 11.0, the 5th percentile
-    edit(small, fits=[], arms=[], comparisons=[], **FEWER_FIGURES)  # the pictures are what weighs
-    assert report.write(small).stat().st_size < 4e6
+    pixels, labels = np.stack([np.asarray(image) for image in opened]), np.repeat(["AK", "NV", "DF", "SCC"], 24)
+    distance, of_real = np.linspace(0, 30, 96), np.linspace(10, 30, 96)
+    beside = (np.arange(96), pixels[::-1], np.array(names[::-1]), distance, of_real)
+    np.savez(tmp_path / "gallery.npz", **vars(images.Gallery(pixels, labels, pixels, labels, *beside)))
+    run = run_files.Run(tmp_path, bare(generators=[filled(GeneratorRun, name="a", gallery="gallery.npz")]))
+    shown = images.show(run)
+    assert shown is not None
+    classes = shown["generators"][0]["classes"]
+    assert [len(group["pairs"]) for group in classes] == [17, 17, 17, 17]
+    assert [group["num_nearer"] for group in classes] == [24, 11, 0, 0]  # below 11.0, the 5th percentile
+    assert len(render(run).encode()) < 4e6
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no results.json"),
-        ("{", "not valid JSON"),
-        ("{}", "study: Field required"),
-        ('{"study": {"name": "x", "classes": "AK"}}', "study.classes"),
-    ],
+    ("content", "message"),
+    [(b"", r"ak-0\.npz is no gallery"), (b"PK nonsense", r"ak-0\.npz is no gallery"), (None, "real_labels")],
 )
-def test_bad_results_are_named_with_advice(tmp_path: Path, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / "results.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RunError, match=message) as caught:
-        report.write(tmp_path)
-    assert caught.value.hint
-    assert not (tmp_path / "report.html").exists()
+def test_a_broken_gallery_is_named(small: run_files.Run, content: bytes | None, message: str) -> None:
+    path = small.folder / "galleries" / "ak-0.npz"
+    if content is None:
+        np.savez(path, real=noise(2, 8, np.random.default_rng(0)))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        images.show(small)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK nonsense"])
-def test_a_broken_gallery_is_named(small: Path, content: bytes) -> None:
-    (small / "galleries" / "ak-0.npz").write_bytes(content)
-    with pytest.raises(RunError, match=r"ak-0\.npz is no gallery"):
-        reading.read(small)
-
-
-def test_a_gallery_without_a_part_is_named(small: Path) -> None:
-    np.savez(small / "galleries" / "ak-0.npz", real=lesions(2, 8, np.random.default_rng(0)))
-    with pytest.raises(RunError, match="real_labels"):
-        reading.read(small)
-
-
-def test_previews_are_in_the_order_of_their_steps(small: Path) -> None:
-    folder = next((small / "generators").iterdir())
-    shutil.copy(folder / "previews" / "step-0.png", folder / "previews" / "step-10000.png")
-    (found,) = reading.read(small).previews.values()
-    assert [path.stem for path in found] == ["step-0", "step-500", "step-1000", "step-2000", "step-10000"]
+def test_previews_are_in_the_order_of_their_steps(small: run_files.Run) -> None:
+    folder = next((small.folder / "generators").iterdir()) / "previews"
+    shutil.copy(folder / "step-0.png", folder / "step-10000.png")
+    [(_, grids)] = generators.previews(small)
+    assert [name for name, _ in grids] == ["step-0", "step-500", "step-1000", "step-2000", "step-10000"]
 
 
 def test_one_run_of_each_generator_is_shown() -> None:
-    made = [records.GeneratorRun(name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
-    shown = reading.first_of_each(made, lambda run: (run.name, run.trial) != ("a", 0))
+    made = [filled(GeneratorRun, name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
+    shown = run_files.first_of_each(made, lambda run: (run.name, run.trial) != ("a", 0))
     assert [(run.name, run.trial) for run in shown] == [("b", 0), ("a", 1)]
 
 
@@ -471,24 +401,23 @@ def test_spread() -> None:
 
 def test_costs_are_joined_by_kind_and_device() -> None:
     cost = [
-        records.Cost(kind="classifier", wall_seconds=60, cpu_seconds=90),
-        records.Cost(kind="generator", wall_seconds=120, cpu_seconds=30, device="cuda:0"),
-        records.Cost(kind="classifier", wall_seconds=30, cpu_seconds=30),
+        filled(Cost, kind="classifier", device="cpu", wall_seconds=60, cpu_seconds=90),
+        filled(Cost, kind="generator", device="cuda:0", wall_seconds=120, cpu_seconds=30),
+        filled(Cost, kind="classifier", device="cpu", wall_seconds=30, cpu_seconds=30),
     ]
     assert tables.costs(cost) == [("classifier", "cpu", 2, 1.5, 2.0, None), ("generator", "cuda:0", 1, 2.0, 0.5, 2.0)]
 
 
 def test_confusion_is_summed_over_fits() -> None:
     fits = [
-        records.Fit(arm=arm, trial=trial, scores={"test": records.Scores(confusion=rows)})
+        filled(Fit, arm=arm, trial=trial, scores={"test": filled(Scores, confusion=rows)})
         for arm, trial, rows in (("a", 0, [[1, 2], [3, 4]]), ("a", 1, [[10, 0], [0, 10]]), ("b", 0, [[9, 9], [9, 9]]))
     ]
-    results = records.Results(study=records.Study(name="x", classes=["p", "q"]), fits=fits)
-    total, num_fits = tables.total_confusion(results, "a", "test")
+    total, num_fits = tables.total_confusion(bare(fits=fits), "a", "test")
     assert total is not None
     assert total.tolist() == [[11, 2], [3, 14]]
     assert num_fits == 2
-    assert tables.total_confusion(results, "c", "test") == (None, 0)
+    assert tables.total_confusion(bare(fits=fits), "c", "test") == (None, 0)
 
 
 def test_long_logs_are_averaged_in_equal_bins() -> None:
@@ -515,16 +444,12 @@ def test_needs_no_torch_and_starts_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_near_duplicates_are_shown_with_their_numbers(small: Path) -> None:
-    run = small
-    edit(run, fits=[], generators=[], **FEWER_FIGURES)
-    pair = {"number": 1, "first": "<b>one", "second": "two", "first_label": "NV", "second_label": "MEL"}
-    write_json(run / "pairs.json", [{**pair, "detail": 0.913, "accepted": True}])
-    Image.new("RGB", (300, 90), "white").save(run / "pairs.png")
-    page = report.write(run).read_text(encoding="utf-8")
-    assert "&lt;b&gt;one" in page
-    assert "0.91" in page
-    assert "<b>one" not in page
-    write_json(run / "pairs.json", [{"number": 1}])
-    with pytest.raises(RunError, match=r"pairs\.json"):
-        report.write(run)
+def test_near_duplicates_are_shown_with_their_numbers(tmp_path: Path) -> None:
+    pair = filled(ShownPair, number=1, first="<b>one", second="two", detail=0.913)
+    write_json(tmp_path / "pairs.json", [vars(pair)])
+    Image.new("RGB", (300, 90), "white").save(tmp_path / "pairs.png")
+    Audit().save(tmp_path / "audit.json")
+    source = render(run_files.Run(tmp_path, bare()), ["audit"])
+    assert "&lt;b&gt;one" in source
+    assert "<b>one" not in source
+    assert "0.91" in source

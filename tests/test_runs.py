@@ -2,11 +2,21 @@
 
 import json
 import multiprocessing
+import re
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from moulage import runs
+from moulage import checkpoints, runs
+from moulage.data.catalog import Catalog
+from moulage.data.split import Split
 from moulage.errors import RunError
+from moulage.recipe import parse, to_toml
+from moulage.stages import data as prepare
+from recipes import phantom_recipe
 
 
 def test_digest_depends_on_every_part_and_on_their_borders():
@@ -25,13 +35,38 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_done_marker_of_another_format_is_refused(tmp_path):
+def test_work_is_done_when_it_says_so(tmp_path):
     assert not runs.is_done(tmp_path)
     runs.finish(tmp_path, answer=42)
     assert runs.is_done(tmp_path)
-    runs.write_json(tmp_path / "done.json", {"format": runs.FORMAT + 1})
-    with pytest.raises(RunError, match=f"format {runs.FORMAT + 1}"):
-        runs.is_done(tmp_path)
+
+
+def _parquet_of_format_1(path, table, **facts):
+    pq.write_table(pa.Table.from_pandas(table).replace_schema_metadata({b"moulage": json.dumps(facts).encode()}), path)
+
+
+def test_what_format_1_wrote_is_refused_with_what_to_do(tmp_path):
+    """A run folder as it was then, by hand: catalogs and ``pixels.json`` did not state their format."""
+    recipe = parse(phantom_recipe())
+    runs.write_text(tmp_path / "recipe.toml", to_toml(recipe))
+    runs.write_json(tmp_path / "pixels.json", {"folder": "/cache/pixels-0", "sizes": [32]})
+    runs.write_json(tmp_path / "done.json", {"format": 1})
+    table = pd.DataFrame({"image": ["a"], "label": ["AK"], "group": ["a"], "part": ["train"]})
+    about = {"classes": ["AK"], "name": "then", "note": "", "unlabelled": []}
+    _parquet_of_format_1(tmp_path / "catalog.parquet", table, **about)
+    _parquet_of_format_1(tmp_path / "split.parquet", table, format=1, digest="0", scheme={})
+    torch.save({"format": 1, "settings": "0", "step": 1, "state": {}}, tmp_path / "checkpoint-00000001.pt")
+    for read in (
+        lambda: runs.is_done(tmp_path),
+        lambda: Catalog.load(tmp_path / "catalog.parquet"),
+        lambda: Split.load(tmp_path / "split.parquet"),
+        lambda: checkpoints.load(tmp_path, "0"),
+        lambda: prepare.load(tmp_path),
+        lambda: prepare.prepare(recipe, tmp_path),
+    ):
+        with pytest.raises(RunError, match="format 1; this moulage reads format 2") as caught:
+            read()
+        assert re.search("another .*folder", caught.value.hint)
 
 
 def test_log_keeps_the_last_record_of_a_step_and_skips_a_torn_line(tmp_path):

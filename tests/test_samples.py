@@ -43,7 +43,7 @@ def test_files_are_lossless_and_listed(tmp_path: Path):
     for row in catalog.table[:70].itertuples():
         assert np.array_equal(np.asarray(Image.open(str(row.location))), expected[row.seed])
     assert all(path.is_relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
-    assert Catalog.load(tmp_path / "catalog.parquet").digest() == catalog.digest()
+    assert Catalog.load(tmp_path / "catalog.parquet").digest == catalog.digest
 
 
 def test_every_file_says_what_it_is(tmp_path: Path):
@@ -76,7 +76,7 @@ def test_drawing_again_draws_only_what_is_missing_or_broken(tmp_path: Path):
     )
     assert again.drawn == [3, 7]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
-    assert second.digest() == first.digest()
+    assert second.digest == first.digest
     assert calls[-1] == (71, 71)
 
 

@@ -14,14 +14,15 @@ from PIL import Image
 
 from call_cli import Result, caller
 from moulage import backbones, plugins
-from moulage import segmentation as module
 from moulage.data import masks as lesion_masks
 from moulage.data import symmetries
 from moulage.errors import CheckpointError, DataError, RecipeError, RunError
-from moulage.segmentation import Config, Segmenter, dice, jaccard
+from moulage.losses import cross_entropy_and_dice
+from moulage.masks import predict
+from moulage.masks import segmenter as module
+from moulage.masks.learn import learn_masks
+from moulage.masks.segmenter import Config, Segmenter, dice, jaccard
 from moulage.sources import folder as folder_source
-from moulage.tasks import masks as tasks
-from moulage.tasks.segmentation import learn_masks
 
 pytest.importorskip("segmentation_models_pytorch")
 
@@ -80,10 +81,10 @@ def test_the_loss_falls_with_the_overlap_and_takes_images_without_lesion():
     true = torch.zeros(2, 8, 8)
     true[0, :4] = 1
     right, wrong = 40 * (true - 0.5), 40 * (0.5 - true)
-    assert module.loss_of(right, true) < 1e-3
-    assert module.loss_of(wrong, true) > 10
+    assert cross_entropy_and_dice(right, true) < 1e-3
+    assert cross_entropy_and_dice(wrong, true) > 10
     half = torch.zeros(1, 8, 8)  # 0.5 everywhere: cross-entropy log 2, Dice (2 * 16 + 1) / (32 + 32 + 1)
-    assert float(module.loss_of(half, true[:1])) == pytest.approx(np.log(2) + 1 - 33 / 65, abs=1e-5)
+    assert float(cross_entropy_and_dice(half, true[:1])) == pytest.approx(np.log(2) + 1 - 33 / 65, abs=1e-5)
 
 
 def test_image_and_mask_are_turned_alike_into_eight_symmetries():
@@ -183,7 +184,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_masks_are_called_after_their_images():
-    names = tasks.file_names(np.array(["ISIC_1", "AK/2.jpg", "AK/3.jpg", "AK/3.png"], object))
+    names = predict.file_names(np.array(["ISIC_1", "AK/2.jpg", "AK/3.jpg", "AK/3.png"], object))
     assert names == [
         "ISIC_1_segmentation.png",
         "AK/2_segmentation.png",
@@ -191,7 +192,7 @@ def test_masks_are_called_after_their_images():
         "AK/3.png_segmentation.png",
     ]
     with pytest.raises(DataError, match=r"\.\./a"):
-        tasks.file_names(np.array(["../a"], object))
+        predict.file_names(np.array(["../a"], object))
 
 
 @pytest.fixture(scope="module")
@@ -242,17 +243,17 @@ def test_learning_scores_held_out_lesions(learned: tuple[dict[str, Any], Path], 
 
 
 def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any], Path], data: Path, tmp_path: Path):
-    first = tasks.predict_masks(learned[1], "folder", data, {}, tmp_path)
+    first = predict.predict_masks(learned[1], "folder", data, {}, tmp_path)
     assert (first["num_images"], first["num_new"], first["unusable"]) == (60, 60, {})
     assert first["num_seen"] == 59 - learned[0]["num_images"]["test"]
     table = pd.read_csv(tmp_path / "masks.csv")
     assert list(table.columns) == ["image", "path", "area_share", "num_components"]
     kept = (tmp_path / "A/4_segmentation.png").read_bytes()
     (tmp_path / "A/4_segmentation.png").unlink()
-    assert tasks.predict_masks(learned[1], "folder", data, {}, tmp_path)["num_new"] == 1
+    assert predict.predict_masks(learned[1], "folder", data, {}, tmp_path)["num_new"] == 1
     assert (tmp_path / "A/4_segmentation.png").read_bytes() == kept
     catalog = folder_source.read(data, folder_source.Config())
-    read = lesion_masks.read(tasks.with_predicted(catalog, tmp_path), SIZE, "squash")
+    read = lesion_masks.read(lesion_masks.with_predicted(catalog, tmp_path), SIZE, "squash")
     for row in (0, 41):
         with Image.open(tmp_path / table["path"][row]) as picture:
             assert (picture.mode, picture.size) == ("L", (SIZE, SIZE))
@@ -261,7 +262,7 @@ def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any],
     true = lesion_masks.read(catalog.take(np.arange(1, 60)), SIZE, "squash")
     assert dice(read[1:], true).mean() > 0.8
     with pytest.raises(RunError, match="no predicted masks"):
-        tasks.with_predicted(catalog, data)
+        lesion_masks.with_predicted(catalog, data)
 
 
 def test_files_of_others_are_left_as_they_are(learned: tuple[dict[str, Any], Path], data: Path, tmp_path: Path):
@@ -274,12 +275,12 @@ def test_files_of_others_are_left_as_they_are(learned: tuple[dict[str, Any], Pat
     for path in (mine, table):
         before = path.read_bytes()
         with pytest.raises(RunError, match="in the way"):
-            tasks.predict_masks(learned[1], "folder", data, {}, tmp_path / path.relative_to(tmp_path).parts[0])
+            predict.predict_masks(learned[1], "folder", data, {}, tmp_path / path.relative_to(tmp_path).parts[0])
         assert path.read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "predicted.json").write_text('{"segmenter": "abc"}')
     with pytest.raises(RunError, match="another segmenter"):
-        tasks.predict_masks(learned[1], "folder", data, {}, tmp_path / "other")
+        predict.predict_masks(learned[1], "folder", data, {}, tmp_path / "other")
 
 
 def test_the_verbs(

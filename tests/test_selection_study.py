@@ -1,27 +1,25 @@
 """Selections in a study: planned, computed, guarded, told; recipes without any stay what they were."""
 
 import json
-import tomllib
-from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from moulage import recipe as recipes
-from moulage import runs
+from moulage.collect import kept_of_arms, too_few
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import LeakError, RecipeError
 from moulage.recipe import merge
-from moulage.report import reading
-from moulage.report.figures import Plots
+from moulage.report import run_files
 from moulage.report.page import render
+from moulage.results import SelectionRun
+from moulage.stages import plan as plans
+from moulage.stages import witness
+from moulage.stages.plan import plan
+from moulage.stages.stage import execute
 from moulage.study import time_steps
-from moulage.tasks import guards, prepare, witness
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import Task, plan
-from moulage.tasks.results import collect, kept_of_arms, too_few
+from small_study import Small
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +37,6 @@ PLAIN = {
         "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
     },
 }
-NO_PLOTS = Plots(*([] for _ in fields(Plots)))
 FEATURES = {"backbone": SCRATCH}
 RECIPE = merge(
     PLAIN,
@@ -65,38 +62,13 @@ RECIPE = merge(
 RECIPE["selections"]["lots"]["features"] = FEATURES
 
 
-class Finished:
-    """A finished run."""
-
-    def __init__(self, recipe, prepared, run: Path, tasks: list[Task]) -> None:
-        self.recipe, self.prepared, self.run, self.tasks = recipe, prepared, run, tasks
-
-    def task(self, kind: str, name: str, trial: int = 0) -> Task:
-        return next(t for t in self.tasks if (t.kind, t.name, t.trial) == (kind, name, trial))
-
-    def check(self) -> None:
-        guards.check_run(self.recipe, self.prepared, self.run, self.tasks)
-
-    def catalog(self, task: Task) -> Catalog:
-        return Catalog.load(self.run / task.folder / "catalog.parquet")
-
-    def extra(self, arm: str, trial: int = 0) -> pd.DataFrame:
-        return pd.read_parquet(self.run / self.task("classifier", arm, trial).folder / witness.EXTRA)
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Finished:
+def finished(tmp_path_factory) -> Small:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        recipe, run = recipes.parse(RECIPE), tmp_path_factory.mktemp("run")
-        prepare.check(recipe)
-        prepared = prepare.prepare(recipe, run)
-        tasks = plan(recipe, prepared)
-        for task in tasks:
-            execute(run, task, "cpu")
-        guards.check_run(recipe, prepared, run, tasks)
-        collect(recipe, prepared, run, tasks, "moulage study")
-    return Finished(recipe, prepared, run, tasks)
+        small = Small(RECIPE, tmp_path_factory.mktemp("run"))
+        small.collect()
+    return small
 
 
 # Recipes
@@ -130,42 +102,31 @@ def test_wrong_recipes_name_the_place(change, words):
 )
 def test_wrong_rules_and_features_are_refused_before_any_work(selection, words):
     with pytest.raises(RecipeError) as caught:
-        prepare.check(recipes.parse(merge(RECIPE, {"selections": {"lots": selection}})))
+        plans.check(recipes.parse(merge(RECIPE, {"selections": {"lots": selection}})))
     for word in words:
         assert word in str(caught.value)
-
-
-def test_a_recipe_with_selections_survives_toml():
-    found = recipes.parse(RECIPE)
-    assert recipes.parse(tomllib.loads(recipes.to_toml(found.model_dump(mode="json")))) == found
-
-
-def test_a_recipe_without_selections_is_written_and_hashed_as_before():
-    found = recipes.parse(PLAIN).model_dump(mode="json")
-    assert "selections" not in found
-    assert not any("selection" in arm for arm in found["arms"].values())
 
 
 # The plan
 
 
 def test_arms_without_selection_keep_their_folders(finished):
-    before = {task.folder for task in plan(recipes.parse(PLAIN), finished.prepared) if task.kind != "samples"}
-    now = {task.folder for task in finished.tasks}
+    before = {stage.folder for stage in plan(recipes.parse(PLAIN), finished.prepared) if stage.kind != "samples"}
+    now = {stage.folder for stage in finished.stages}
     lost = {folder.split("/")[0] for folder in before - now}
     assert lost <= {"embeddings", "galleries"}, "of more samples, drawn by the same generator"
 
 
 def test_as_many_are_drawn_as_the_greediest_arm_selects_from(finished):
-    assert finished.task("samples", "noise").settings["counts"] == {"AK": 12, "VASC": 9}
-    assert finished.task("selection", "harsh").settings["drawn"] == {"AK": 10, "VASC": 8}
-    assert finished.task("selection", "lots", 1).settings["drawn"] == {"AK": 12, "VASC": 9}
+    assert finished.stage("samples", "noise").counts == {"AK": 12, "VASC": 9}
+    assert finished.stage("selection", "harsh").first == {"AK": 10, "VASC": 8}
+    assert finished.stage("selection", "lots", 1).first == {"AK": 12, "VASC": 9}
 
 
 def test_features_are_computed_once_for_all_selections(finished):
-    features = [task for task in finished.tasks if task.kind == "features"]
+    features = [stage for stage in finished.stages if stage.kind == "features"]
     assert len(features) == 1 + 2, "real images, and the samples of each trial"
-    few, many = (time_steps(features[0], (), number, "cpu") for number in (100, 100_000))
+    few, many = (time_steps(features[0], number, "cpu") for number in (100, 100_000))
     assert 0 < few < many, "the estimate before a run counts them"
     names = json.loads((finished.run / features[0].folder / "images.json").read_text())
     values = np.load(finished.run / features[0].folder / "inputs.npy")
@@ -173,11 +134,11 @@ def test_features_are_computed_once_for_all_selections(finished):
 
 
 def test_a_changed_selection_recomputes_itself_and_its_arms_alone(finished):
-    old = {task.folder for task in finished.tasks}
+    old = {stage.folder for stage in finished.stages}
 
     def new(change):
         found = plan(recipes.parse(merge(RECIPE, change)), finished.prepared)
-        return {(task.kind, task.name) for task in found if task.folder not in old}
+        return {(stage.kind, stage.name) for stage in found if stage.folder not in old}
 
     lots = {("selection", "lots"), ("classifier", "lots")}
     assert new({"selections": {"lots": {"rules": [{"plugin": "random"}]}}}) == lots
@@ -195,12 +156,12 @@ def test_a_changed_selection_recomputes_itself_and_its_arms_alone(finished):
 def test_an_arm_adds_what_its_selection_kept(finished):
     for trial in range(2):
         for name in ("lots", "harsh"):
-            kept = finished.catalog(finished.task("selection", name, trial))
+            kept = finished.catalog(finished.stage("selection", name, trial))
             added = finished.extra(name, trial)
             assert set(added["image"]) <= set(kept.images)
             wanted = {label: min(number, kept.counts[label]) for label, number in ADD.items()}
             assert added["label"].value_counts().to_dict() == {k: n for k, n in wanted.items() if n}
-            drawn = finished.catalog(finished.task("samples", "noise", trial))
+            drawn = finished.catalog(finished.stage("samples", "noise", trial))
             assert set(kept.images) < set(drawn.images)
             assert not (finished.extra(name, trial)["origin"] == REAL).any()
     first = finished.extra("drawn")["image"].tolist()
@@ -209,9 +170,9 @@ def test_an_arm_adds_what_its_selection_kept(finished):
 
 def test_all_arms_see_equally_many_images_even_where_few_are_kept(finished):
     seen = {
-        json.loads((finished.run / task.folder / witness.FILE).read_text())["images_seen"]
-        for task in finished.tasks
-        if task.kind == "classifier"
+        json.loads((finished.run / stage.folder / witness.FILE).read_text())["images_seen"]
+        for stage in finished.stages
+        if stage.kind == "classifier"
     }
     assert len(seen) == 1
     harsh = sum(len(finished.extra("harsh", trial)) for trial in range(2))
@@ -219,23 +180,23 @@ def test_all_arms_see_equally_many_images_even_where_few_are_kept(finished):
 
 
 def test_a_selection_is_recorded(finished):
-    task = finished.task("selection", "harsh")
-    folder = finished.run / task.folder
+    stage = finished.stage("selection", "harsh")
+    folder = finished.run / stage.folder
     record, table = json.loads((folder / "selection.json").read_text()), pd.read_parquet(folder / "decisions.parquet")
     assert record["want"] == ADD
     assert [rule["plugin"] for rule in record["rules"]] == ["near_copies", "off_manifold", "random"]
-    left = dict(task.settings["drawn"])
+    left = dict(stage.first)
     for number, rule in enumerate(record["rules"]):
         assert rule["came_in"] == left
         rows = table[table["rule"] == f"{number + 1} {rule['plugin']}"]
         assert rows["label"][~rows["kept"]].value_counts().to_dict() == {k: n for k, n in rule["dropped"].items() if n}
         left = {label: count - rule["dropped"][label] for label, count in left.items()}
-    assert record["kept"] == left == {label: finished.catalog(task).counts[label] for label in ADD}
+    assert record["kept"] == left == {label: finished.catalog(stage).counts[label] for label in ADD}
     assert record["network"].startswith("test_resnet (scratch")
     said = json.loads((folder / witness.FILE).read_text())
     train = finished.prepared.split(0).part(finished.prepared.catalog, "train")
     assert said["fitted_on"] == witness.names_digest(train.images)
-    assert said["kept"] == witness.names_digest(finished.catalog(task).images)
+    assert said["kept"] == witness.names_digest(finished.catalog(stage).images)
 
 
 def test_the_same_task_again_gives_the_same(finished, tmp_path):
@@ -243,33 +204,17 @@ def test_the_same_task_again_gives_the_same(finished, tmp_path):
 
     copy = tmp_path / "run"
     shutil.copytree(finished.run, copy)
-    task = finished.task("selection", "lots")
-    before = (copy / task.folder / "selection.json").read_text()
-    shutil.rmtree(copy / task.folder)
-    execute(copy, task, "cpu")
-    assert (copy / task.folder / "selection.json").read_text() == before
+    stage = finished.stage("selection", "lots")
+    before = (copy / stage.folder / "selection.json").read_text()
+    shutil.rmtree(copy / stage.folder)
+    execute(copy, stage, "cpu")
+    assert (copy / stage.folder / "selection.json").read_text() == before
     assert (
-        Catalog.load(copy / task.folder / "catalog.parquet").images.tolist() == finished.catalog(task).images.tolist()
+        Catalog.load(copy / stage.folder / "catalog.parquet").images.tolist() == finished.catalog(stage).images.tolist()
     )
 
 
 # Guards
-
-
-@pytest.fixture
-def spoil(finished):
-    """Files that a test changes are put back."""
-    kept: dict[Path, bytes] = {}
-
-    def path(task: Task, name: str) -> Path:
-        file = finished.run / task.folder / name
-        kept.setdefault(file, file.read_bytes())
-        return file
-
-    yield path
-    for file, content in kept.items():
-        file.write_bytes(content)
-    finished.check()
 
 
 def refused(finished, *words):
@@ -279,43 +224,51 @@ def refused(finished, *words):
         assert word in str(caught.value)
 
 
-def test_a_selection_that_kept_what_it_was_not_given(finished, spoil):
-    task, other = finished.task("selection", "lots"), finished.task("selection", "lots", 1)
-    path = spoil(task, "catalog.parquet")
-    catalog = finished.catalog(task)
-    finished.catalog(other).save(path)
-    refused(finished, task.folder, "which is not among", task.needs[0])
-    catalog.with_columns(label=catalog.table["label"].to_numpy()[::-1]).save(path)
-    refused(finished, task.folder, "which is not among")
-    catalog.take(np.arange(1, len(catalog))).save(path)
-    refused(finished, task.folder, "other images than were kept")
+def test_a_selection_that_kept_what_it_was_not_given(finished):
+    stage, other = finished.stage("selection", "lots"), finished.stage("selection", "lots", 1)
+    catalog = finished.catalog(stage)
+    with finished.kept(stage, "catalog.parquet") as path:
+        finished.catalog(other).save(path)
+        refused(finished, stage.folder, "which is not among", stage.samples.folder)
+        catalog.with_columns(label=catalog.table["label"].to_numpy()[::-1]).save(path)
+        refused(finished, stage.folder, "which is not among")
+        catalog.take(np.arange(1, len(catalog))).save(path)
+        refused(finished, stage.folder, "other images than were kept")
 
 
-def test_a_selection_that_saw_the_test_part(finished, spoil):
-    task, catalog = finished.task("selection", "lots"), finished.prepared.catalog
-    test = finished.prepared.split(0).part(catalog, "test")
-    path = spoil(task, witness.FILE)
-    runs.write_json(path, {**json.loads(path.read_text()), "fitted_on": witness.names_digest(test.images)})
-    refused(finished, task.folder, "the selection was fitted on the test part")
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_selection_that_saw_images_that_score(finished, part):
+    stage, images = finished.stage("selection", "lots"), finished.part(part).images
+    digest = witness.names_digest(images)
+    with finished.record(stage, fitted_on=digest):
+        refused(finished, stage.folder, f"the selection was fitted on the {part} part")
+    with finished.record(stage, fitted_on=witness.names_digest([*finished.part("train").images, *images])):
+        refused(finished, stage.folder, "fitted on other images")
+    with finished.record(stage, chosen_on={"part": part, "digest": witness.names_digest(finished.part("test").images)}):
+        refused(finished, stage.folder, "a choice was made on the", "test")
+    with finished.record(stage, split_digest="0" * 12):
+        refused(finished, stage.folder, "0" * 12)
 
 
-def test_an_arm_that_adds_what_its_selection_dropped(finished, spoil):
-    task, selection = finished.task("classifier", "lots"), finished.task("selection", "lots")
-    drawn = finished.catalog(finished.task("samples", "noise"))
+def test_an_arm_that_adds_what_its_selection_dropped(finished):
+    stage, selection = finished.stage("classifier", "lots"), finished.stage("selection", "lots")
+    drawn = finished.catalog(finished.stage("samples", "noise"))
     dropped = drawn.take(~np.isin(drawn.images, finished.catalog(selection).images))
-    path, says = spoil(task, witness.EXTRA), spoil(task, witness.FILE)
-    rows = pd.concat([pd.read_parquet(path), dropped.table[witness.EXTRA_COLUMNS].head(1)])
-    rows.to_parquet(path)
-    runs.write_json(says, {**json.loads(says.read_text()), "extra": witness.rows_digest(rows)})
-    refused(finished, task.folder, dropped.images[0], f"which {selection.folder} dropped")
+    row = {name: str(dropped.table[name][0]) for name in witness.ROW}
+    with finished.added(stage, **row):
+        refused(finished, stage.folder, dropped.images[0], f"which {selection.folder} dropped")
+    finished.check()
 
 
 # What is told
 
 
 def test_too_few_is_said_once_for_all_trials():
-    base = {"name": "strict", "arms": ["a"], "want": {"AK": 160, "NV": 5}}
-    records = [{**base, "trial": t, "kept": {"AK": kept, "NV": 9}} for t, kept in enumerate((200, 97, 120))]
+    about = {"name": "strict", "arms": ["a"], "want": {"AK": 160, "NV": 5}, "folder": "", "pictures": ""}
+    about |= {"generator": "gan", "network": "", "rules": []}
+    records = [
+        SelectionRun(**about, trial=trial, kept={"AK": kept, "NV": 9}) for trial, kept in enumerate((200, 97, 120))
+    ]
     assert too_few(records) == [
         "a: 160 images of AK were wanted, and the selection strict kept 97 (the fewest of 2 such trials). The arm "
         "added what was kept, and saw as many images in training as all others."
@@ -328,7 +281,7 @@ def test_too_few_is_said_once_for_all_trials():
 
 
 def test_the_report_shows_what_was_dropped_and_why(finished):
-    page = render(reading.read(finished.run), NO_PLOTS, [], "")
+    page = render(run_files.read(finished.run), ["selection"])
     results = json.loads((finished.run / "results.json").read_text())
     harsh = [made for made in results["selections"] if made["name"] == "harsh"]
     assert len(harsh) == 2

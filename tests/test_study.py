@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ import pytest
 
 from moulage import recipe as recipes
 from moulage import runs
+from moulage.arm import Ways
 from moulage.data.catalog import Catalog
+from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
+from moulage.stages import data, predicting
+from moulage.stages import plan as plans
+from moulage.stages.classifier import check_extra
+from moulage.stages.data import Prepared
+from moulage.stages.plan import plan
+from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
-from moulage.tasks import execute as execution
-from moulage.tasks import prepare
-from moulage.tasks.execute import adjust_logits, check_extra, predict_parts, samples_of, treatment_of
-from moulage.tasks.gallery import nearest_images
-from moulage.tasks.plan import plan
 from moulage.treatment import PLAIN, Treatment
 
 RECIPE = """
@@ -125,8 +129,8 @@ def test_study_ends_with_scores_and_comparisons(finished):
 
 
 def test_all_arms_see_the_same_number_of_images(finished):
-    seen = {arm["name"]: arm["images_seen"] for arm in finished.results["arms"]}
-    extra = {arm["name"]: sum(arm["extra"].values()) for arm in finished.results["arms"]}
+    seen = {arm.name: arm.images_seen for arm in finished.results.arms}
+    extra = {arm.name: sum(arm.extra.values()) for arm in finished.results.arms}
     assert len(set(seen.values())) == 1
     assert extra == {"none": 0, "duplicates": 10, "gan": 10}
 
@@ -150,17 +154,16 @@ def test_same_command_computes_nothing_again(finished, recipe_file):
     stamps = {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")}
     again = run_study(recipes.load(recipe_file), finished.run)
     assert {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")} == stamps
-    old, new = dict(finished.results), dict(again.results)
-    assert {k: v for k, v in old.items() if k != "date"} == {k: v for k, v in new.items() if k != "date"}
+    assert again.results.model_copy(update={"date": finished.results.date}) == finished.results
 
 
 def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
-    before = {task.folder for task in finished.tasks}
+    before = {stage.folder for stage in finished.stages}
     changed = recipes.load(
         recipe_file, "", {"arms.half": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}}}
     )
-    new = [task for task in plan(changed, finished.prepared) if task.folder not in before]
-    assert {(task.kind, task.name) for task in new} == {("classifier", "half")}
+    new = [stage for stage in plan(changed, finished.prepared) if stage.folder not in before]
+    assert {(stage.kind, stage.name) for stage in new} == {("classifier", "half")}
     head = recipes.load(recipe_file, "", {"classifier.options.epochs": 4})
     assert {t.kind for t in plan(head, finished.prepared) if t.folder not in before} == {"classifier"}
     other = recipes.load(recipe_file, "", {"generators.gan.options.steps": 13})
@@ -172,34 +175,34 @@ def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
 
 def test_another_split_recomputes_everything(finished, recipe_file, tmp_path):
     other = recipes.load(recipe_file, "", {"split.seed": 1})
-    prepared = prepare.prepare(other, tmp_path)
-    shared = {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.tasks}
-    assert {t.name for t in finished.tasks if t.folder in shared} == {"real images"}
+    prepared = data.prepare(other, tmp_path)
+    shared = {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.stages}
+    assert {t.name for t in finished.stages if t.folder in shared} == {"real images"}
 
 
 def test_arms_share_seeds_within_a_trial_and_not_between_trials(finished):
     seeds = {}
-    for task in finished.tasks:
-        if task.kind == "classifier":
-            seeds.setdefault(task.trial, set()).add(task.settings["seed"])
+    for stage in finished.stages:
+        if stage.kind == "classifier":
+            seeds.setdefault(stage.trial, set()).add(stage.seed)
     assert all(len(found) == 1 for found in seeds.values())
     assert len(set.union(*seeds.values())) == 3
 
 
 def test_samples_of_another_split_are_refused(finished, recipe_file, tmp_path):
-    samples = next(task for task in finished.tasks if task.kind == "samples")
+    samples = next(stage for stage in finished.stages if stage.kind == "samples")
     arm = {"balance": "synthesize", "samples": str(finished.run / samples.folder), "add": {"AK": 2}}
     recipe = recipes.load(recipe_file, "", {"split.seed": 1, "arms.gan": {"generator": "", **arm}})
-    prepared = prepare.prepare(recipe, tmp_path)
+    prepared = data.prepare(recipe, tmp_path)
     with pytest.raises(LeakError, match="fitted on the split"):
         plan(recipe, prepared)
 
 
 def test_samples_are_proven_again_where_they_are_read(finished):
-    samples = next(task for task in finished.tasks if task.kind == "samples")
-    assert samples_of(finished.run, samples.folder, finished.prepared.split(0).digest).counts["AK"] == 6
+    stage = next(stage for stage in finished.stages if (stage.kind, stage.name) == ("classifier", "gan"))
+    assert stage.extra(finished.prepared, finished.run).counts["AK"] == 6
     with pytest.raises(LeakError, match="fitted on the split"):
-        samples_of(finished.run, samples.folder, "another")
+        replace(stage, split="another").extra(finished.prepared, finished.run)
 
 
 def test_real_images_of_another_part_are_refused(finished):
@@ -219,7 +222,7 @@ def test_a_tampered_split_is_refused(finished, tmp_path):
     merged = catalog.with_columns(group=np.full(len(catalog), "lesion:one"))
     merged.save(copy / "catalog.parquet")
     with pytest.raises(LeakError):
-        prepare.load(copy)
+        Prepared.load(copy)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_nearest_image_is_found_through_flips_and_turns():
 KILL_AT = {
     "generator checkpoint": "run/generators/*/checkpoint-*",
     "samples": "run/samples/*/*",
-    "embedding": "run/embeddings/*/task.json",
+    "embedding": "run/embeddings/*/stage.json",
     "first classifier": "run/classifiers/*/done.json",
     "results": "run/results.json",
 }
@@ -308,21 +311,12 @@ def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(fin
 
 
 def test_samples_carry_origin_seed_and_split(finished):
-    task = next(task for task in finished.tasks if task.kind == "samples" and task.trial == 2)
-    samples = Catalog.load(finished.run / task.folder / "catalog.parquet")
+    stage = next(stage for stage in finished.stages if stage.kind == "samples" and stage.trial == 2)
+    samples = Catalog.load(finished.run / stage.folder / "catalog.parquet")
     assert samples.counts["AK"] == 6
     assert set(samples.table["split_digest"]) == {finished.prepared.split(0).digest}
-    assert set(samples.table["origin"]) == {Path(task.needs[0]).name}
+    assert set(samples.table["origin"]) == {Path(stage.generator.folder).name}
     assert samples.only(label="AK").table["seed"].min() == 2_000_000
-
-
-def test_pairs_are_laid_side_by_side():
-    pairs = np.zeros((7, 2, 32, 32, 3), np.uint8)
-    pairs[6, 1] = (200, 0, 0)
-    sheet = np.asarray(prepare.pair_sheet(pairs, tile=32, num_columns=6))
-    red = np.argwhere((sheet == (200, 0, 0)).all(axis=2))
-    assert len(red) == 32 * 32
-    assert red.min(axis=0).tolist() == [50 + 12, 33]
 
 
 FOLDS = {
@@ -382,18 +376,18 @@ def test_folds_score_every_image_once(folded):
 @pytest.mark.slow
 def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
     outcome, _ = folded
-    for task in outcome.tasks:
-        split = outcome.prepared.split(task.trial)
+    for stage in outcome.stages:
+        split = outcome.prepared.split(stage.trial)
         train = split.part(outcome.prepared.catalog, "train")
-        if task.kind == "generator":
-            about = runs.read_json(outcome.run / task.folder / "generator.json")
+        if stage.kind == "generator":
+            about = runs.read_json(outcome.run / stage.folder / "generator.json")
             assert about["split_digest"] == split.digest
             assert about["num_images"] == train.counts["AK"] + train.counts["VASC"]
-        if task.kind == "classifier" and task.name == "drawn":
-            assert task.settings["add"] == {"AK": train.counts["AK"], "VASC": round(train.counts["VASC"] / 2)}
-            assert task.settings["num_slots"] == sum(task.settings["add"].values())
-    assert [task.trial for task in outcome.tasks if task.kind == "gallery"] == [0]
-    embedded = [task.name for task in outcome.tasks if task.kind == "embedding"]
+        if stage.kind == "classifier" and stage.name == "drawn":
+            assert stage.add == {"AK": train.counts["AK"], "VASC": round(train.counts["VASC"] / 2)}
+            assert stage.num_slots == sum(stage.add.values())
+    assert [stage.trial for stage in outcome.stages if stage.kind == "gallery"] == [0]
+    embedded = [stage.name for stage in outcome.stages if stage.kind == "embedding"]
     assert embedded.count("real images") == 1
 
 
@@ -402,9 +396,9 @@ def test_views_of_arms_say_how_they_were_trained(folded):
     outcome, _ = folded
     held_back = set(outcome.prepared.split(0).part(outcome.prepared.catalog, "reserve").images)
     views = {
-        task.name: runs.read_json(outcome.run / task.folder / "view.json")
-        for task in outcome.tasks
-        if task.kind == "classifier" and task.trial == 0
+        stage.name: runs.read_json(outcome.run / stage.folder / "view.json")
+        for stage in outcome.stages
+        if stage.kind == "classifier" and stage.trial == 0
     }
     assert {name: view["treatment"] for name, view in views.items()} == {
         "none": "",
@@ -430,8 +424,8 @@ def test_the_question_is_registered_before_any_task_runs(folded):
     assert (record["declared"]["scheme"], record["declared"]["num_trials"]) == ("folds", 3)
     assert any(record["digest"] in line for line in said)
     written = (outcome.run / "registration.json").stat().st_mtime_ns
-    assert all(written < file.stat().st_mtime_ns for file in outcome.run.glob("*/*/task.json"))
-    assert outcome.results["registration"]["digest"] == record["digest"]
+    assert all(written < file.stat().st_mtime_ns for file in outcome.run.glob("*/*/stage.json"))
+    assert outcome.results.registration.digest == record["digest"]
 
 
 @pytest.mark.slow
@@ -440,18 +434,18 @@ def test_folds_compute_nothing_again_and_fewer_of_them_leave_no_split_behind(fol
     stamps = {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")}
     again = run_study(folds_with(), outcome.run)
     assert {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")} == stamps
-    assert again.results["comparisons"] == outcome.results["comparisons"]
-    prepare.prepare(folds_with(), tmp_path)
+    assert again.results.comparisons == outcome.results.comparisons
+    data.prepare(folds_with(), tmp_path)
     assert len(list((tmp_path / "splits").iterdir())) == 3
-    prepare.prepare(folds_with(split={"num_folds": 2}), tmp_path)
+    data.prepare(folds_with(split={"num_folds": 2}), tmp_path)
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["000.parquet", "001.parquet"]
 
 
 @pytest.mark.slow
 def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     outcome, _ = folded
-    task = next(task for task in outcome.tasks if task.kind == "classifier" and task.trial == 1)
-    path, results = outcome.run / task.folder / "witness.json", outcome.run / "results.json"
+    stage = next(stage for stage in outcome.stages if stage.kind == "classifier" and stage.trial == 1)
+    path, results = outcome.run / stage.folder / "witness.json", outcome.run / "results.json"
     honest, stamp = path.read_bytes(), results.stat().st_mtime_ns
     record = runs.read_json(path)
     try:
@@ -464,7 +458,7 @@ def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
 
 
 def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
-    monkeypatch.setattr(execution, "PREDICT_CHUNK", 4)
+    monkeypatch.setattr(predicting, "PREDICT_CHUNK", 4)
     names = [f"i{number}" for number in range(11)]
     table = pd.DataFrame({"image": names, "label": "AK", "location": names})
     catalog = Catalog.build(table, ("AK", "NV"), "r")
@@ -491,11 +485,11 @@ def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
 @pytest.mark.slow
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
-    _, prepared = prepare.load(outcome.run, 1)
+    prepared = Prepared.load(outcome.run, 1)
     assert prepared.split(1).digest == outcome.prepared.split(1).digest
     with pytest.raises(RunError, match="Only the split of trial 1"):
         prepared.split(0)
-    _, everything = prepare.load(outcome.run)
+    everything = Prepared.load(outcome.run)
     assert [s.digest for s in everything.splits] == [s.digest for s in outcome.prepared.splits]
     assert everything.digest == prepared.digest == outcome.prepared.digest
 
@@ -518,23 +512,22 @@ def test_a_task_loads_the_split_of_its_own_trial(folded):
 )
 def test_arms_that_cannot_be_are_refused_before_work(arm, words):
     with pytest.raises(RecipeError, match=words):
-        prepare.check(folds_with(arms={"x": arm}))
+        plans.check(folds_with(arms={"x": arm}))
 
 
 def test_an_oracle_needs_a_reserve():
     with pytest.raises(RecipeError, match=r"arms.oracle(.|\n)*split.reserve is 0"):
-        prepare.check(folds_with(split={"reserve": 0.0}))
+        plans.check(folds_with(split={"reserve": 0.0}))
 
 
 def test_the_treatment_of_an_arm():
     counts = np.array([90, 9, 1])
-    plain = {"balance": "duplicates", "balance_config": {}, "treatment": "", "treatment_config": {}}
-    assert treatment_of(plain, counts) is PLAIN
-    own = treatment_of({**plain, "balance": "oversampling", "balance_config": {"power": 1.0}}, counts)
+    plain = Ways("duplicates", {}, "", {}, adjust=False)
+    assert plain.treat(counts) is PLAIN
+    own = replace(plain, balance="oversampling", balance_config={"power": 1.0}).treat(counts)
     assert own.class_weights is not None
     assert len(set(own.class_weights)) == 1
-    lent = treatment_of({**plain, "treatment": "focal", "treatment_config": {}}, counts)
-    assert lent.loss is not None
+    assert replace(plain, treatment="focal").treat(counts).loss is not None
 
 
 def test_logits_are_adjusted_as_strongly_as_validation_wants():

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from scipy.signal import convolve2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import devices, monitoring, plugins, randomness
-from moulage.errors import RecipeError
+from moulage import monitoring, randomness
 from moulage.generators import _stylegan2 as networks
 from moulage.generators import stylegan2
 from moulage.generators._adversary import gradient_penalty
-from moulage.generators._stylegan2_game import Game, PathLength
-from test_generators import SMALL, make
+from moulage.generators.stylegan2 import Game, PathLength
+from tiny_generators import configure, make
 
 TAPS = np.array([1.0, 3, 3, 1]) / 8
 KERNEL = np.outer(TAPS, TAPS)
@@ -33,9 +31,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def game(num_classes: int = 2, size: int = 16, **options: Any) -> Game:
-    config = plugins.configure("generators", "stylegan2", SMALL["stylegan2"] | {"precision": "fp32"} | options)
     with randomness.reproducible("test"):
-        return Game(config, num_classes, size)
+        return Game(configure("stylegan2", **({"precision": "fp32"} | options)), num_classes, size)
 
 
 def filtered(image: np.ndarray, padding: int, gain: float = 1.0) -> np.ndarray:
@@ -252,89 +249,3 @@ def test_both_networks_reach_the_size(size: int):
     assert images.shape == (2, 3, size, size)
     assert one.discriminator(images, labels).shape == (2,)
     assert one.generator.sides[0] in (4, 5, 6, 7)
-
-
-CHANGES: list[dict[str, Any]] = [
-    {"latent_size": 7},
-    {"generator_optimiser": {"learning_rate": 1e-3}},
-    {"discriminator_optimiser": {"name": "sgd", "learning_rate": 0.1}},
-    {"discriminator_augment": "none"},
-    {"discriminator_augment": "diffaugment"},
-    {"mapping_layers": 2},
-    {"base_channels": 80},
-    {"max_channels": 6},
-    {"conditional_from": 16},
-    {"style_mixing": 0.0},
-    {"r1_weight": 1.0},
-    {"r1_every": 1},
-    {"path_length_weight": 1.0},
-    {"path_length_every": 1},
-    {"deviation_group": 4},
-    {"truncation": 0.5},
-    {"accumulate": 2},
-    {"ema_decay": 0.1},
-    {"precision": "bf16"},
-]
-
-
-def drawn_after_two_steps(**options: Any) -> np.ndarray:
-    """Images and weights."""
-    one, generator = game(**options), make("stylegan2", **({"precision": "fp32"} | options))
-    one.adaptive.p = 0.5
-    with randomness.reproducible("test"):
-        for step in (1, 2):
-            one.step(normal(4, 3, 16, 16), torch.tensor([0, 1, 0, 1]), step, rng(step))
-    generator.settle(one.ema.model, np.array([0, 1]))
-    with torch.no_grad(), devices.precision("cpu", generator.config.precision):
-        images = generator.draw(one.ema.model, torch.tensor([0, 1]), np.arange(2))
-    weights = [p.flatten() for network in (one.ema.model, one.discriminator) for p in network.parameters()]
-    return torch.cat([images.flatten(), *weights]).detach().numpy()
-
-
-@pytest.fixture(scope="module")
-def reference() -> np.ndarray:
-    return drawn_after_two_steps()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_no_option_changes_nothing(change: dict[str, Any], reference: np.ndarray):
-    assert not np.array_equal(drawn_after_two_steps(**change), reference)
-
-
-def test_an_optimiser_given_in_part_keeps_the_papers_other_values():
-    config = stylegan2.Config.model_validate({"generator_optimiser": {"learning_rate": 0.001}})
-    adam = config.generator_optimiser
-    assert (adam.learning_rate, adam.beta1, adam.beta2) == (0.001, 0.0, 0.99)
-    assert config.discriminator_augment == "ada"
-
-
-@pytest.mark.parametrize("options", [{"truncation": 1.5}, {"r1_every": 0}, {"max_channels": 0}, {"style_mixing": -1}])
-def test_impossible_options_are_refused(options: dict[str, Any]):
-    with pytest.raises(RecipeError, match="stylegan2"):
-        plugins.configure("generators", "stylegan2", options)
-
-
-def test_impossible_sizes_are_refused():
-    for size in (8, 30, 72, 512):
-        with pytest.raises(RecipeError, match=str(size)):
-            make("stylegan2", size=size)
-    with pytest.raises(RecipeError, match="conditional_from"):
-        make("stylegan2", conditional_from=17)
-
-
-@pytest.mark.slow
-def test_each_class_is_drawn_in_its_own_colour(tmp_path: Path):
-    images = np.random.default_rng(0).integers(60, 120, (24, 16, 16, 3)).astype(np.uint8)
-    labels = np.arange(24, dtype=np.int64) % 2
-    images[labels == 0, :, :, 0] += 100
-    images[labels == 1, :, :, 2] += 100
-    size = {"base_channels": 256, "max_channels": 16, "latent_size": 16, "mapping_layers": 2, "ema_decay": 0.9}
-    size |= {"r1_every": 16, "path_length_every": 8, "deviation_group": 4}
-    run = {"steps": 200, "batch_size": 8, "checkpoint_every": 200, "preview_every": 200}
-    generator = make("stylegan2", **run, **size)
-    generator.fit(images, labels, seed=0, folder=tmp_path)
-    for label, channel in ((0, 0), (1, 2)):
-        mean = generator.sample(label, np.arange(32)).mean((0, 1, 2))
-        assert mean.argmax() == channel
-        assert mean[channel] - np.delete(mean, channel).max() > 50

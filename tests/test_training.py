@@ -1,4 +1,4 @@
-"""What training loops share: devices, seeds, batches, averages, checkpoints, guards, contact sheets."""
+"""What training loops share: devices, seeds, batches, averages, checkpoints, guards."""
 
 import json
 from pathlib import Path
@@ -172,15 +172,6 @@ def test_collapse_is_judged_against_real_images():
     monitoring.check_collapse(1, same, same)  # the real images are all alike too
     with pytest.raises(CollapsedError, match="step 1"):
         monitoring.check_collapse(1, same, real)
-
-
-def test_grid_places_images_row_by_row():
-    images = np.zeros((3, 4, 4, 3), np.uint8)
-    images[2] = 9
-    picture = np.asarray(sheets.grid(images, 2, gap=1))
-    assert picture.shape == (9, 9, 3)
-    assert (picture[5:, :4] == 9).all()
-    assert (picture[5:, 5:] == 255).all()
 
 
 def test_board_writes_events(tmp_path: Path):

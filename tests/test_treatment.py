@@ -7,12 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from moulage import plugins
+from moulage import arm, contracts, plugins
 from moulage.classifiers import _fitting, probe
-from moulage.data.view import Examples, TrainingView
+from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
-from moulage.tasks import arms
-from moulage.treatment import PLAIN, Treatment, check_counts
+from moulage.treatment import PLAIN, Loss, Treatment, check_counts
 
 LN = math.log
 ODDS = (1.0, 2.0, 5.0)
@@ -23,113 +22,87 @@ def treat(name: str, counts=(1, 2, 4), **options) -> Treatment:
     return plugins.load("balance", name).treat(plugins.configure("balance", name, options), np.array(counts))
 
 
-def loss(treatment: Treatment, *labels: int, progress: float = 0.0) -> float:
+def loss_of(name: str, counts=(1, 2, 4), **options) -> Loss:
+    found = treat(name, counts, **options).loss
+    assert found is not None
+    return found
+
+
+def loss(found: Loss, *labels: int, progress: float = 0.0) -> float:
     """The loss of images that all have the logits log(ODDS), with these labels."""
     logits = torch.tensor(ODDS).log().repeat(len(labels), 1)
-    targets = torch.eye(3)[list(labels)]
-    assert treatment.loss is not None
-    return float(treatment.loss(logits, targets, progress))
+    return float(found(logits, torch.eye(3)[list(labels)], progress))
 
 
-LOSSES = {
-    "class_weights": {},
-    "focal": {},
-    "ldam_drw": {},
-    "balanced_softmax": {},
-    "logit_adjustment": {},
-    "label_smoothing": {},
-}
+LOSSES = ("class_weights", "focal", "ldam_drw", "balanced_softmax", "logit_adjustment", "label_smoothing")
+RARE = (1, 16, 81)
+ROOTS = 11 + 2 * math.sqrt(2)
+BY_HAND = [
+    # 1 : 1/2 : 1/4 with the sum 3 is 12/7, 6/7, 3/7; the mean is over images, not over weights.
+    ("class_weights", {"mode": "inverse"}, {(0,): 12 / 7 * LN(8), (0, 2): (12 / 7 * LN(8) + 3 / 7 * LN(8 / 5)) / 2}),
+    # Beta 1/2: 1 - beta^n = 1/2, 3/4, 15/16, so 1 : 2/3 : 8/15 with the sum 3 is 15/11, 10/11, 8/11.
+    ("class_weights", {"beta": 0.5}, {(0,): 15 / 11 * LN(8), (1,): 10 / 11 * LN(4), (2,): 8 / 11 * LN(8 / 5)}),
+    ("class_weights", {"beta": 0}, {(0,): LN(8)}),
+    ("focal", {}, {(1,): (6 / 8) ** 2 * LN(4), (2,): (3 / 8) ** 2 * LN(8 / 5)}),
+    ("focal", {"gamma": 0}, {(0, 1): (LN(8) + LN(4)) / 2}),
+    ("focal", {"gamma": 0.5, "alpha": "inverse"}, {(1,): 6 / 7 * math.sqrt(6 / 8) * LN(4)}),
+    # Margins ln 4 times 1, 1/2, 1/3. Class 0: (1/4) / (1/4 + 2 + 5); class 1: 1 / (1 + 1 + 5).
+    (
+        "ldam_drw",
+        {"counts": RARE, "scale": LN(4), "max_margin": 1.0},
+        {(0,): LN(29), (1,): LN(7), (2,): -LN(5 * 4 ** (-1 / 3) / (1 + 2 + 5 * 4 ** (-1 / 3)))},
+    ),
+    ("ldam_drw", {"counts": RARE, "max_margin": 0}, {(0,): LN(8)}),
+    # Counts 1, 2, 4 times odds 1, 2, 5: 1, 4, 20 of 25.
+    ("balanced_softmax", {}, {(0,): LN(25), (1,): LN(25 / 4), (2,): LN(25 / 20)}),
+    ("logit_adjustment", {}, {(0,): LN(25), (1,): LN(25 / 4), (2,): LN(25 / 20)}),
+    # Square roots 1, sqrt 2, 2 of the counts times the odds.
+    ("logit_adjustment", {"tau": 0.5}, {(0,): LN(ROOTS), (1,): LN(ROOTS / math.sqrt(8)), (2,): LN(ROOTS / 10)}),
+    ("logit_adjustment", {"tau": 0}, {(0,): LN(8)}),
+    ("label_smoothing", {"epsilon": 0.3}, {(1,): 0.1 * LN(8) + 0.8 * LN(4) + 0.1 * LN(8 / 5)}),
+]
 
 
 def test_every_loss_is_tested():
     rivals = [n for n in plugins.names("balance") if hasattr(plugins.load("balance", n), "treat")]
-    assert {n for n in rivals if treat(n).loss is not None} == set(LOSSES)
+    assert {n for n in rivals if treat(n).loss is not None} == set(LOSSES) == {name for name, *_ in BY_HAND}
 
 
-def test_inverse_weights_by_hand():
-    """1 : 1/2 : 1/4 with the sum 3 is 12/7, 6/7, 3/7; the mean is over images, not over weights."""
-    found = treat("class_weights", mode="inverse")
-    assert loss(found, 0) == pytest.approx(12 / 7 * LN(8))
-    assert loss(found, 0, 2) == pytest.approx((12 / 7 * LN(8) + 3 / 7 * LN(8 / 5)) / 2)
+@pytest.mark.parametrize(("name", "options", "expected"), BY_HAND)
+def test_losses_by_hand(name, options, expected):
+    found = loss_of(name, **options)
+    assert {labels: loss(found, *labels) for labels in expected} == pytest.approx(expected)
 
 
-def test_effective_number_by_hand():
-    """Beta 1/2: 1 - beta^n = 1/2, 3/4, 15/16, so 1 : 2/3 : 8/15 with the sum 3 is 15/11, 10/11, 8/11."""
-    found = treat("class_weights", beta=0.5)
-    for label, weight in enumerate((15 / 11, 10 / 11, 8 / 11)):
-        assert loss(found, label) == pytest.approx(weight * LN(8 / ODDS[label]))
-
-
-def test_effective_number_lies_between_equal_and_inverse():
-    assert loss(treat("class_weights", beta=0), 0) == pytest.approx(LN(8))
-    limit, inverse = treat("class_weights", beta=1 - 1e-9), treat("class_weights", mode="inverse")
+def test_effective_number_near_1_is_inverse():
+    limit, inverse = loss_of("class_weights", beta=1 - 1e-9), loss_of("class_weights", mode="inverse")
     assert loss(limit, 0, 1, 2) == pytest.approx(loss(inverse, 0, 1, 2), rel=1e-5)
-
-
-def test_focal_by_hand():
-    found = treat("focal")
-    assert loss(found, 1) == pytest.approx((6 / 8) ** 2 * LN(4))
-    assert loss(found, 2) == pytest.approx((3 / 8) ** 2 * LN(8 / 5))
-    assert loss(treat("focal", gamma=0), 0, 1) == pytest.approx((LN(8) + LN(4)) / 2)
-    weighted = treat("focal", gamma=0.5, alpha="inverse")
-    assert loss(weighted, 1) == pytest.approx(6 / 7 * math.sqrt(6 / 8) * LN(4))
 
 
 def test_focal_is_accurate_where_an_image_is_classified_well():
     logits = torch.tensor([[12.0, 0.0]], dtype=torch.float32)
-    focal = treat("focal", (1, 1)).loss
-    assert focal is not None
     p = 1 / (1 + math.exp(-12))
-    assert float(focal(logits, torch.tensor([[1.0, 0.0]]), 0)) == pytest.approx(-((1 - p) ** 2) * LN(p), rel=1e-4)
-
-
-def test_ldam_by_hand():
-    """Counts 1, 16, 81: margins ln 4 times 1, 1/2, 1/3. Class 0: (1/4) / (1/4 + 2 + 5); class 1: 1 / (1 + 1 + 5)."""
-    options = {"counts": (1, 16, 81), "scale": LN(4), "max_margin": 1.0}
-    found = treat("ldam_drw", **options)
-    expected = LN(29), LN(7), -LN(5 * 4 ** (-1 / 3) / (1 + 2 + 5 * 4 ** (-1 / 3)))
-    for label in range(3):
-        assert loss(found, label) == pytest.approx(expected[label])
-    assert loss(treat("ldam_drw", (1, 16, 81), max_margin=0), 0) == pytest.approx(LN(8))
+    found = float(loss_of("focal", (1, 1))(logits, torch.tensor([[1.0, 0.0]]), 0))
+    assert found == pytest.approx(-((1 - p) ** 2) * LN(p), rel=1e-4)
 
 
 def test_the_weights_of_ldam_are_deferred():
-    found = treat("ldam_drw", max_margin=0, beta=0.5, defer=0.8)
+    found = loss_of("ldam_drw", max_margin=0, beta=0.5, defer=0.8)
     assert loss(found, 0, progress=0.79) == pytest.approx(LN(8))
     assert loss(found, 0, progress=0.8) == pytest.approx(15 / 11 * LN(8))
-    assert loss(treat("ldam_drw", max_margin=0, defer=1.0), 0, progress=0.999) == pytest.approx(LN(8))
+    assert loss(loss_of("ldam_drw", max_margin=0, defer=1.0), 0, progress=0.999) == pytest.approx(LN(8))
 
 
-def test_balanced_softmax_by_hand():
-    """Counts 1, 2, 4 times odds 1, 2, 5: 1, 4, 20 of 25."""
-    for label, share in enumerate((1 / 25, 4 / 25, 20 / 25)):
-        assert loss(treat("balanced_softmax"), label) == pytest.approx(-LN(share))
-
-
-def test_logit_adjustment_by_hand():
-    """Tau 1/2: square roots 1, sqrt 2, 2 of the counts times the odds."""
-    odds = np.array([1, 2 * math.sqrt(2), 10])
-    for label in range(3):
-        assert loss(treat("logit_adjustment", tau=0.5), label) == pytest.approx(-LN(odds[label] / odds.sum()))
-    assert loss(treat("logit_adjustment"), 0, 2) == pytest.approx(loss(treat("balanced_softmax"), 0, 2))
-    assert loss(treat("logit_adjustment", tau=0), 0) == pytest.approx(LN(8))
-
-
-def test_label_smoothing_by_hand():
-    expected = 0.1 * LN(8) + 0.8 * LN(4) + 0.1 * LN(8 / 5)
-    assert loss(treat("label_smoothing", epsilon=0.3), 1) == pytest.approx(expected)
+def test_label_smoothing_is_that_of_torch():
     logits, labels = torch.tensor([ODDS, (3.0, 1.0, 1.0)]).log(), torch.tensor([1, 0])
     judge = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    found = treat("label_smoothing").loss
-    assert found is not None
-    assert torch.allclose(found(logits, torch.eye(3)[labels], 0), judge)
+    assert torch.allclose(loss_of("label_smoothing")(logits, torch.eye(3)[labels], 0), judge)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_take_soft_targets(name):
     soft, logits = torch.tensor([[0.3, 0.0, 0.7]]), torch.tensor([ODDS]).log()
-    found = treat(name, (1, 16, 81)).loss
-    assert found is not None
+    found = loss_of(name, RARE)
     by_class = [float(found(logits, torch.eye(3)[[k]], 0.9)) for k in range(3)]
     assert float(found(logits, soft, 0.9)) == pytest.approx(0.3 * by_class[0] + 0.7 * by_class[2], rel=1e-5)
     assert found(logits.repeat(5, 1), soft.repeat(5, 1), 0.9).shape == ()
@@ -142,8 +115,7 @@ def test_gradients_are_finite(name, options):
     logits[:2] = torch.tensor([[0.0, 0.0, 0.0], [200.0, 0.0, -200.0]])
     logits.requires_grad_()
     targets = torch.eye(3)[torch.arange(60) % 3]
-    found = treat(name, (1, 500, 12000), **options).loss
-    assert found is not None
+    found = loss_of(name, (1, 500, 12000), **options)
     for progress in (0.0, 1.0):
         (gradient,) = torch.autograd.grad(found(logits, targets, progress), logits)
         assert gradient.isfinite().all()
@@ -154,8 +126,7 @@ def test_gradients_are_finite(name, options):
 def test_gradients_agree_with_differences(name):
     logits = torch.tensor([ODDS, (4.0, 1.0, 0.5)], dtype=torch.float64).log().requires_grad_()
     targets = torch.tensor([[0.0, 1.0, 0.0], [0.2, 0.0, 0.8]], dtype=torch.float64)
-    found = treat(name, (1, 16, 81)).loss
-    assert found is not None
+    found = loss_of(name, RARE)
     assert torch.autograd.gradcheck(lambda z: found(z, targets, 1.0), logits)
 
 
@@ -251,8 +222,8 @@ def test_a_treatment_that_contradicts_itself_is_refused():
 
 def both(*named: str, **settings) -> Treatment:
     """Two plug-ins at once, as an arm's ``balance`` and ``treatment``."""
-    plugs = [(plugins.load("balance", n), plugins.configure("balance", n, settings.get(n, {}))) for n in named]
-    return arms.treat(plugs, np.array((1, 2, 4)))
+    plugs = [(plug := contracts.balance(name), plug.configure(settings.get(name, {}))) for name in named]
+    return arm.treat(plugs, np.array((1, 2, 4)))
 
 
 def test_a_loss_and_a_mixing_go_together_in_either_order():
@@ -260,7 +231,8 @@ def test_a_loss_and_a_mixing_go_together_in_either_order():
         found = both(*names)
         assert found.mix is not None
         assert found.class_weights is None
-        assert loss(found, 0, 2) == pytest.approx(loss(treat("balanced_softmax"), 0, 2))
+        assert found.loss is not None
+        assert loss(found.loss, 0, 2) == pytest.approx(loss(loss_of("balanced_softmax"), 0, 2))
         assert found.key not in (treat(names[0]).key, treat(names[1]).key)
     assert both("focal", "cutmix").needs_pixels
     assert both("none", "mixup").key == treat("mixup").key
@@ -273,7 +245,8 @@ def test_a_loss_beside_a_sampling_answers_the_imbalance_that_is_left(power, shar
     found = both("balanced_softmax", "oversampling", oversampling={"power": power})
     assert found.class_weights == pytest.approx(treat("oversampling", power=power).class_weights)
     odds = np.array(ODDS) * shares
-    assert loss(found, 0) == pytest.approx(-LN(odds[0] / odds.sum()))
+    assert found.loss is not None
+    assert loss(found.loss, 0) == pytest.approx(-LN(odds[0] / odds.sum()))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,10 @@ from moulage import recipe as recipes
 from moulage import runs
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
+from moulage.finished.unknown import SCORES, score_unknown
 from moulage.recipe import merge
-from moulage.tasks import prepare
-from moulage.tasks.execute import execute
-from moulage.tasks.plan import plan
-from moulage.tasks.results import collect
-from moulage.tasks.unknown import SCORES, score_unknown
+from moulage.stages import data
+from small_study import Small
 
 RECIPE: dict[str, Any] = {
     "study": {"name": "small", "target_classes": ["AK"], "num_trials": 1, "logit_adjustment": True},
@@ -40,21 +38,16 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     classifier = {"plugin": request.param, "options": CLASSIFIERS[request.param]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        recipe = recipes.parse(merge(RECIPE, {"classifier": classifier}))
-        prepared = prepare.prepare(recipe, folder / "run")
-        tasks = plan(recipe, prepared)
-        for task in tasks:
-            execute(folder / "run", task, "cpu")
-        collect(recipe, prepared, folder / "run", tasks, "moulage study")
+        Small(merge(RECIPE, {"classifier": classifier}), folder / "run").collect()
         yield folder / "run"
 
 
 @pytest.mark.slow
 def test_nothing_learns_an_unknown_class_and_every_score_is_given(run: Path):
-    recipe, prepared = prepare.load(run)
+    recipe, prepared = data.load(run)
     assert "VASC" not in prepared.catalog.classes
     assert "VASC" not in set(prepared.catalog.table["label"])
-    _, strange = prepare.parted(recipe)
+    _, strange = data.parted(recipe)
     said: list[tuple[int, int, str]] = []
     shutil.rmtree(run / "unknown", ignore_errors=True)  # nothing is said of scores that an earlier call has kept
     found = score_unknown(run, device="cpu", progress=lambda *told: said.append(told))
@@ -103,19 +96,13 @@ def test_the_verb_prints_a_table(run: Path, capsys, monkeypatch, tmp_path):
 def test_wrong_classes_are_refused():
     for classes, says in ((["VAC"], "no class of"), (["NV", "MEL", "BCC", "AK", "BKL", "DF", "VASC"], "leaves 1")):
         with pytest.raises(DataError, match=says):
-            prepare.parted(recipes.parse(merge(RECIPE, {"data": {"unknown": classes}})))
-
-
-def test_a_recipe_without_unknown_classes_is_written_as_before():
-    plain = {**RECIPE, "data": {k: v for k, v in RECIPE["data"].items() if k != "unknown"}}
-    assert "unknown" not in recipes.parse(plain).model_dump(mode="json")["data"]
-    assert recipes.parse(plain).digest() != recipes.parse(RECIPE).digest()
+            data.parted(recipes.parse(merge(RECIPE, {"data": {"unknown": classes}})))
 
 
 def test_a_study_that_left_none_unknown_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plain = {**RECIPE, "data": {k: v for k, v in RECIPE["data"].items() if k != "unknown"}}
     plain["classifier"] = {"plugin": "probe", "options": CLASSIFIERS["probe"]}
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    prepare.prepare(recipes.parse(plain), tmp_path / "run")
+    data.prepare(recipes.parse(plain), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"data\.unknown"):
         score_unknown(tmp_path / "run", device="cpu")

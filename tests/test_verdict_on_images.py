@@ -12,11 +12,13 @@ import pytest
 
 from moulage import plugins, recipe
 from moulage.data import samples
+from moulage.evaluation.compare import Comparison
 from moulage.evaluation.predictions import Predictions
+from moulage.finished.external import evaluate_on
+from moulage.results import Verdict
 from moulage.sources import phantom
+from moulage.stages import data
 from moulage.study import Outcome, run_study
-from moulage.tasks import prepare
-from moulage.tasks.external import evaluate_on
 
 TARGET = "VASC"
 DATA = {"num_images": 1980, "size": 48, "min_lesions": 110}
@@ -64,7 +66,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     base = tmp_path_factory.mktemp("planted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOULAGE_CACHE", str(base / "cache"))
-        first = prepare.prepare(recipe.parse(RECIPE), base / "run")
+        first = data.prepare(recipe.parse(RECIPE), base / "run")
         split = first.split(0)
         about = {"split_digest": split.digest, "classes": first.catalog.classes}
         train = split.part(first.catalog, "train").only(label=TARGET)
@@ -80,47 +82,47 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         return run_study(whole, base / "run", workers=1, device="cpu")
 
 
-def verdict_on(outcome: Outcome, arm: str) -> dict[str, Any]:
-    return next(found for found in outcome.results["verdicts"] if found["arm"] == arm)
+def verdict_on(outcome: Outcome, arm: str) -> Verdict:
+    return next(found for found in outcome.results.verdicts if found.arm == arm)
 
 
-def comparison(outcome: Outcome, arm: str, reference: str) -> dict[str, Any]:
+def comparison(outcome: Outcome, arm: str, reference: str) -> Comparison:
     [found] = [
         c
-        for c in outcome.results["comparisons"]
-        if (c["arm"], c["reference"], c["measure"]) == (arm, reference, "mean_average_precision")
+        for c in outcome.results.comparisons
+        if (c.arm, c.reference, c.measure) == (arm, reference, "mean_average_precision")
     ]
     return found
 
 
 def test_the_planted_benefit_is_found(outcome: Outcome):
-    for c in outcome.results["comparisons"]:
-        if c["measure"] == "mean_average_precision":
-            print(c["arm"], c["reference"], *(round(100 * c[k], 1) for k in ("difference", "low", "high")))
+    for c in outcome.results.comparisons:
+        if c.measure == "mean_average_precision":
+            print(c.arm, c.reference, *(round(100 * (value or 0), 1) for value in (c.difference, c.low, c.high)))
     found = verdict_on(outcome, "truth")
-    assert found["outcome"] == "helps", found
-    assert found["refused"] == ""
-    assert set(found["references"].values()) == {"none", "duplicates", "class_weights"}
-    assert found["p_adjusted"] < 0.05
-    for reference in found["references"].values():
-        assert comparison(outcome, "truth", reference)["low"] > 0
+    assert found.outcome == "helps", found
+    assert found.refused == ""
+    assert set(found.references.values()) == {"none", "duplicates", "class_weights"}
+    assert found.p_adjusted < 0.05
+    for reference in found.references.values():
+        assert comparison(outcome, "truth", reference).low > 0
 
 
 def test_noise_that_passes_for_a_generator_does_not_help(outcome: Outcome):
     found = verdict_on(outcome, "fake")
-    assert found["outcome"] != "helps", found
-    assert comparison(outcome, "fake", "duplicates")["low"] < 0
+    assert found.outcome != "helps", found
+    assert comparison(outcome, "fake", "duplicates").low < 0
 
 
 def test_the_controls_behave(outcome: Outcome):
-    states = {found["arm"]: (found["role"], found["state"]) for found in outcome.results["controls"]}
+    states = {found.arm: (found.role, found.state) for found in outcome.results.controls}
     assert states == {
         "noise": ("null", "behaves"),
         "permuted": ("null", "behaves"),
         "oracle": ("positive", "behaves"),
     }
-    assert outcome.results["controls_missing"] == []
-    assert comparison(outcome, "oracle", "duplicates")["low"] > 0
+    assert outcome.results.controls_missing == []
+    assert comparison(outcome, "oracle", "duplicates").low > 0
 
 
 def test_the_reserve_trains_the_oracle_alone(outcome: Outcome):
@@ -129,20 +131,20 @@ def test_the_reserve_trains_the_oracle_alone(outcome: Outcome):
     prepared = outcome.prepared
     held_back = set(prepared.split(0).part(prepared.catalog, "reserve").images)
     assert len(held_back) >= 30
-    for task in outcome.tasks:
-        if task.kind == "classifier":
-            added = set(pd.read_parquet(outcome.run / task.folder / "extra.parquet")["image"])
-            assert (added & held_back == held_back) is (task.name == "oracle")
-            assert bool(added & held_back) is (task.name == "oracle")
-            tested = Predictions.load(outcome.run / task.folder / "test.parquet").images
+    for stage in outcome.stages:
+        if stage.kind == "classifier":
+            added = set(pd.read_parquet(outcome.run / stage.folder / "extra.parquet")["image"])
+            assert (added & held_back == held_back) is (stage.name == "oracle")
+            assert bool(added & held_back) is (stage.name == "oracle")
+            tested = Predictions.load(outcome.run / stage.folder / "test.parquet").images
             assert held_back.isdisjoint(tested)
 
 
 def test_slices_of_the_study(outcome: Outcome):
-    found = outcome.results["slices"]
-    assert {block["column"] for block in found} == {"source", "sex", "age", "site", "lesion seen"}
-    rows = [row for block in found for row in block["rows"] if block["measure"] == "mean_average_precision"]
-    assert {row["arm"] for row in rows} == {"truth", "fake"}
+    found = outcome.results.slices
+    assert {block.column for block in found} == {"source", "sex", "age", "site", "lesion seen"}
+    rows = [row for block in found for row in block.rows if block.measure == "mean_average_precision"]
+    assert {row.arm for row in rows} == {"truth", "fake"}
 
 
 def test_the_benefit_is_seen_on_other_data(outcome: Outcome, monkeypatch: pytest.MonkeyPatch):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from classifier_case import Case
 from moulage.classifiers import _fitting, _views
 from moulage.errors import RecipeError
-from test_classifiers import Case
 
 
 def shown(**options: Any) -> list[tuple[torch.Tensor, int | None]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moulage.data.audit import Audit, audit
     from moulage.data.catalog import Catalog
     from moulage.data.split import Split, folds, holdout, official, prove
-    from moulage.data.view import Examples, TrainingView
+    from moulage.data.training_view import Examples, TrainingView
     from moulage.errors import MoulageError
     from moulage.evaluation.compare import Comparison, compare
     from moulage.evaluation.model_comparison import compare_models
@@ -45,8 +45,8 @@ _WHERE = {
     "holdout": "data.split",
     "official": "data.split",
     "prove": "data.split",
-    "Examples": "data.view",
-    "TrainingView": "data.view",
+    "Examples": "data.training_view",
+    "TrainingView": "data.training_view",
     "MoulageError": "errors",
     "Comparison": "evaluation.compare",
     "compare": "evaluation.compare",

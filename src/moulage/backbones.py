@@ -1,6 +1,8 @@
 """Backbones: any timm network without its head, from scratch or with weights of several origins; and their features."""
 
 import difflib
+import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -208,15 +210,10 @@ def embed(
     batch_size: int,
     progress: runs.Progress = runs.no_progress,
 ) -> np.ndarray:
-    """Features float32 [N, num_features] of pixels, each image forwarded once.
+    """Features float32 [N, num_features] of pixels uint8 [N, S, S, 3] (or memory-mapped), each image forwarded once.
 
-    Args:
-        network: takes images float32 [N, 3, S, S] in 0..1.
-        num_features: length of a row of features.
-        pixels: uint8 [N, S, S, 3]; may be memory-mapped.
-        device: where the network runs; it is moved there.
-        batch_size: images a forward pass.
-        progress: called after each batch with the number of images done.
+    ``network`` takes images float32 [N, 3, S, S] in 0..1; it is moved to the device. ``progress`` is called after each
+    batch.
     """
     network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     embeddings = np.empty((len(pixels), num_features), np.float32)
@@ -227,6 +224,21 @@ def embed(
             embeddings[batch] = network(images).float().cpu().numpy()
             progress(min(batch.stop, len(pixels)), len(pixels), "features")
     return embeddings
+
+
+def seconds_to_embed(
+    embed_all: Callable[[np.ndarray, runs.Progress], object], size: int, batch_size: int, num_images: int
+) -> float:
+    """Seconds that features of so many images of ``size`` pixels take, from two batches: for the estimate before a run.
+
+    Args:
+        embed_all: makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
+    """
+    times: list[float] = []
+    embed_all(
+        np.zeros((3 * batch_size, size, size, 3), np.uint8), lambda done, total, note: times.append(time.perf_counter())
+    )
+    return (times[-1] - times[0]) / (2 * batch_size) * num_images
 
 
 def digest(network: nn.Module) -> str:

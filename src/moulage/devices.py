@@ -42,7 +42,7 @@ def resolve_precision(device: torch.device | str, name: str = "auto") -> Literal
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
-def precision(device: torch.device | str, name: str = "auto") -> contextlib.AbstractContextManager:
+def precision(device: torch.device | str, name: str = "auto") -> torch.autocast:
     """The context for forward passes and losses in ``resolve_precision(device, name)``; weights stay fp32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=resolve_precision(device, name) == "bf16")
 

@@ -4,7 +4,6 @@ Fidelity, memorisation and selection measure distances in them. A distance means
 result carries ``features_name``, and ``require_same`` refuses to set results of two networks beside each other.
 """
 
-import time
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -52,17 +51,7 @@ def extract(
     batch_size: int = 64,
     progress: runs.Progress = runs.no_progress,
 ) -> np.ndarray:
-    """Features of images, each forwarded once.
-
-    Args:
-        options: which network.
-        images: uint8 [N, S, S, 3]; may be memory-mapped.
-        device: where the network runs.
-        batch_size: images a forward pass, 1 or more.
-        progress: called after each batch with the number of images done.
-
-    Returns:
-        float32 [N, D].
+    """Features float32 [N, D] of images uint8 [N, S, S, 3], see ``backbones.embed``.
 
     Raises:
         RecipeError: the weights are not installed or cannot be loaded, or the network does not take this size.
@@ -82,15 +71,12 @@ def extract(
 
 
 def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str = "cpu", batch_size: int = 64) -> float:
-    """Seconds that ``extract`` takes for this many images of ``size`` pixels, from two batches: for the estimate."""
-    times = []
+    """Seconds that ``extract`` takes for this many images of ``size`` pixels."""
 
-    def tick(done: int, total: int, note: str) -> None:
-        times.append(time.perf_counter())
+    def embed(images: np.ndarray, progress: runs.Progress) -> np.ndarray:
+        return extract(options, images, device=device, batch_size=batch_size, progress=progress)
 
-    images = np.zeros((3 * batch_size, size, size, 3), np.uint8)
-    extract(options, images, device=device, batch_size=batch_size, progress=tick)
-    return (times[-1] - times[0]) / (2 * batch_size) * num_images
+    return backbones.seconds_to_embed(embed, size, batch_size, num_images)
 
 
 def features_name(options: FeatureOptions) -> str:

@@ -8,298 +8,29 @@ name. ``[budget.NAME]`` tables hold changes that make the same study cheaper or 
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+import tomli_w
+from pydantic import Field, model_validator
 
+from moulage import recipe_tables as tables
 from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
-from moulage.runs import digest
 
-METADATA = ("age", "sex", "site")
-"""What is known of a patient, and may be read beside the image: columns of the catalog."""
-_COLLECTION = "it says where an image was collected, and collections differ in their diagnoses"
-_GENERATED = "only generated images have it, so it tells them from real ones"
-NO_METADATA = {
-    "label": "it is what is asked for",
-    "diagnosis": "it is what is asked for",
-    "dx": "it is what is asked for",
-    "dx_type": "how a diagnosis was confirmed depends on the diagnosis",
-    "image": "it names one image",
-    "lesion": "it names one lesion",
-    "group": "it names one lesion or patient",
-    "patient": "it names one patient",
-    "source": _COLLECTION,
-    "data_set": _COLLECTION,
-    "attribution": _COLLECTION,
-    "location": "a path may hold the class, and names one image",
-    "mask": "it names one image",
-    "official_part": "it is the part of the split",
-    "only_part": "it is the part of the split",
-    "origin": _GENERATED,
-    "split_digest": _GENERATED,
-    "seed": _GENERATED,
-}
-"""Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""
-
-
-class StudyOptions(Options):
-    """What the study asks."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the study and of its run folder.")
-    question: str = Field("", description="The question in one sentence; the report opens with it.")
-    seed: int = Field(0, ge=0, description="Every random number of the study derives from it.")
-    num_trials: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="Independent fits of every arm; three are needed for intervals. With folds the split decides.",
-    )
-    target_classes: tuple[str, ...] = Field((), description="The rare classes that the study is about.")
-    primary: str = Field(
-        "mean_average_precision",
-        description="The measure that the answer is about, over the target classes where it takes any.",
-    )
-    measures: tuple[str, ...] = Field(
-        (), description="Further measures that arms are compared by, such as `auc:MEL`; see docs/compare.md."
-    )
-    smallest_effect: float = Field(
-        0.02, gt=0, lt=1, description="Smallest difference of the primary measure that would matter (0.02 = 2 points)."
-    )
-    family: tuple[str, ...] = Field(
-        (), description="Arms over which p values are corrected (Holm); none: every arm that adds generated images."
-    )
-    logit_adjustment: bool = Field(
-        False, description="Adjust every arm's logits by the classes' frequency, as strongly as validation wants it."
-    )
-
-
-class StepOptions(Options):
-    """One step of the pre-processing."""
-
-    plugin: str = Field(description="A preprocessing plug-in; `moulage list preprocessing` names them.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the preprocessing plug-in.")
-
-
-class AlsoOptions(Options):
-    """A further data set beside the main one; see docs/your-data.md."""
-
-    source: str = Field(description="A source plug-in; `moulage list sources` names them.")
-    path: Path | None = Field(None, description="Folder or file of these data.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
-    classes: dict[str, str] = Field(
-        default_factory=dict,
-        description='Which of its classes is which of the main data\'s, as `AKIEC = "AK"`; `""` leaves a class out. '
-        "One of the same name needs no entry; any other without one is left out.",
-    )
-    parts: Literal["train", "all"] = Field(
-        "train", description="`train`: its images are trained on and nothing else; `all`: split like the main data's."
-    )
-    weight: float = Field(
-        1.0, gt=0, le=1000, description="How often a classifier is shown an image of it, for once an image of weight 1."
-    )
-
-
-class DataOptions(Options):
-    """Which data set, and how it is cut into squares."""
-
-    source: str = Field("phantom", description="A source plug-in; `moulage list sources` names them.")
-    path: Path | None = Field(
-        None, description="Folder or file of the data; `--data` on the command line overrides it."
-    )
-    fit: Literal["squash", "crop", "pad"] = Field("squash", description="How images that are not square become square.")
-    sizes: tuple[int, ...] = Field((), description="Sides in pixels to keep beside those that the plug-ins ask for.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the source plug-in.")
-    steps: tuple[StepOptions, ...] = Field((), description="Pre-processing of every image, in this order.")
-    masks: Path | None = Field(
-        None, description="Folder that `moulage masks predict` wrote: lesion masks in place of the data's own."
-    )
-    unknown: tuple[str, ...] = Field(
-        (), description="Classes that nothing learns; `moulage unknown` scores how well their images are recognised."
-    )
-
-    also: dict[str, AlsoOptions] = Field(
-        default_factory=dict, description="Further data sets, each in a table `[data.also.NAME]`."
-    )
-
-    @field_validator("also")
-    @classmethod
-    def _plain_names(cls, also: dict[str, AlsoOptions]) -> dict[str, AlsoOptions]:
-        for name in also:
-            if not _is_plain(name):
-                raise ValueError(f'"{name}": names of data sets are letters, digits, - and _')
-        return also
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weights of the further data sets, where they are not 1."""
-        return {name: options.weight for name, options in self.also.items() if options.weight != 1}
-
-    @model_validator(mode="after")
-    def _masks_fit(self) -> "DataOptions":
-        if self.masks and self.fit != "squash":
-            raise ValueError(f'predicted masks fit images that are squashed, and fit is "{self.fit}"')
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "unknown", "steps", "masks", "also")
-
-
-PATHS: Any = {"path": True, "also": {"__all__": {"path"}}}
-"""Keys of ``[data]`` that say where data lie, and so decide nothing."""
-
-
-class SplitOptions(Options):
-    """How images become training, validation and test part; groups (lesions) never cross."""
-
-    scheme: Literal["holdout", "official", "folds"] = Field(
-        "holdout",
-        description="`holdout` draws the parts; `official` keeps the data's own; `folds` tests on all images in turn.",
-    )
-    validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the images for validation.")
-    test: float = Field(
-        0.2, gt=0, lt=0.9, description="Share of the images for the test; `official` and `folds` ignore it."
-    )
-    num_folds: int = Field(
-        5, ge=2, le=50, description="`folds`: parts that are the test part in turn; each is a trial."
-    )
-    num_repeats: int = Field(1, ge=1, le=20, description="`folds`: how often the lesions are dealt into folds anew.")
-    reserve: float = Field(
-        0.0, ge=0, lt=1, description="Share of the target classes' training lesions held back for the arm `oracle`."
-    )
-    seed: int = Field(0, ge=0, description="Draws the parts; without folds every trial uses the same parts.")
-
-    @model_validator(mode="after")
-    def _folds_only(self) -> "SplitOptions":
-        for name in ("num_folds", "num_repeats"):
-            if self.scheme != "folds" and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f'{name} is for scheme = "folds", and the scheme is "{self.scheme}"')
-        return self
-
-
-class GeneratorOptions(Options):
-    """A generator to fit on the training part."""
-
-    plugin: str = Field(description="A generator plug-in; `moulage list generators` names them.")
-    classes: tuple[str, ...] = Field(min_length=1, description="Classes to train on and to draw.")
-    size: int = Field(64, ge=8, le=1024, description="Side of the images in pixels.")
-    refit: Literal["trial", "study"] = Field(
-        "trial",
-        description="`trial` fits anew for each trial, so that intervals hold the generator's luck; `study` fits once.",
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the generator plug-in.")
-
-
-class RuleOptions(Options):
-    """One rule of a selection."""
-
-    plugin: str = Field(description="A selection plug-in; `moulage list selection` names them.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the selection plug-in.")
-
-
-class SelectionOptions(Options):
-    """Which of the images that a generator drew are kept."""
-
-    rules: tuple[RuleOptions, ...] = Field(min_length=1, description="Applied in this order, each to what is left.")
-    draw: float = Field(3.0, ge=1, le=100, description="Images drawn for each image that an arm wants to add.")
-    features: dict[str, Any] = Field(
-        default_factory=dict, description="The feature network that rules measure in; see docs/selection.md."
-    )
-
-
-class FidelityOptions(Options):
-    """How true and how new the images of each generator are; nulls are not scored."""
-
-    num_images: int = Field(
-        256, ge=0, le=100_000, description="Images of each class that are drawn to be scored; 0: none is scored."
-    )
-    judge_images: int = Field(
-        64,
-        ge=0,
-        le=10_000,
-        description="Images of each class by whose KID to the validation part a fit chooses its weights; 0: the last.",
-    )
-    features: dict[str, Any] = Field(
-        default_factory=dict, description="The feature network that is measured in; see docs/fidelity.md."
-    )
-
-
-class ClassifierOptions(Options):
-    """The classifier that every arm trains."""
-
-    plugin: str = Field("probe", description="A classifier plug-in; `moulage list classifiers` names them.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the classifier plug-in.")
-    metadata: tuple[str, ...] = Field(
-        (), description="What it reads of the patient beside the image: any of age, sex, site; see docs/classifiers.md."
-    )
-
-    @field_validator("metadata")
-    @classmethod
-    def _are_of_the_patient(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name in NO_METADATA:
-                raise ValueError(f'"{name}" is not for a classifier: {NO_METADATA[name]}. Valid: {", ".join(METADATA)}')
-            if name not in METADATA:
-                raise ValueError(f'"{name}" is no metadata of a patient. {nearest(name, METADATA)}')
-        if len(set(names)) < len(names):
-            raise ValueError("name each column once")
-        return names
-
-    @model_serializer(mode="wrap")
-    def _as_before_metadata(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "metadata")
-
-
-class ArmOptions(Options):
-    """One way to treat the training part."""
-
-    balance: str = Field(description="A balance plug-in; `moulage list balance` names them.")
-    add: dict[str, int] = Field(default_factory=dict, description="Images to add, by class.")
-    ratio: dict[str, float] = Field(
-        default_factory=dict, description="Images to add as a multiple of the class's training images, by class."
-    )
-    like: str = Field("", description="Add the same counts as this arm.")
-    generator: str = Field("", description="For arms that add generated images: a name from [generators].")
-    samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
-    selection: str = Field("", description="Which of the generator's images are kept: a name from [selections].")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
-    treatment: str = Field(
-        "", description="A balance plug-in that changes the training, beside the one that adds rows."
-    )
-    treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
-    logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
-
-    @model_validator(mode="after")
-    def _one_way_to_count(self) -> "ArmOptions":
-        if sum(map(bool, (self.add, self.ratio, self.like))) > 1:
-            raise ValueError("give one of add, ratio, like")
-        if self.generator and self.samples:
-            raise ValueError("give generator or samples, not both")
-        if self.selection and not self.generator:
-            raise ValueError(f'selection "{self.selection}" chooses among drawn images, and there is no generator')
-        if any(n < 0 for n in (*self.add.values(), *self.ratio.values())):
-            raise ValueError("counts and ratios are not negative")
-        if self.treatment_options and not self.treatment:
-            raise ValueError("treatment_options are given, but no treatment")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_selections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "selection")
+_SAVE = "Save it as UTF-8 text without a byte order mark."
 
 
 class Recipe(Options):
     """A whole study."""
 
-    study: StudyOptions
-    data: DataOptions = DataOptions()  # pyright: ignore[reportCallIssue]
-    split: SplitOptions = SplitOptions()  # pyright: ignore[reportCallIssue]
-    generators: dict[str, GeneratorOptions] = Field(default_factory=dict)
-    fidelity: FidelityOptions = FidelityOptions()  # pyright: ignore[reportCallIssue]
-    selections: dict[str, SelectionOptions] = Field(default_factory=dict)
-    classifier: ClassifierOptions = ClassifierOptions()  # pyright: ignore[reportCallIssue]
-    arms: dict[str, ArmOptions] = Field(default_factory=dict)
+    study: tables.StudyOptions
+    data: tables.DataOptions = tables.DataOptions()  # pyright: ignore[reportCallIssue]
+    split: tables.SplitOptions = tables.SplitOptions()  # pyright: ignore[reportCallIssue]
+    generators: dict[str, tables.GeneratorOptions] = Field(default_factory=dict)
+    fidelity: tables.FidelityOptions = tables.FidelityOptions()  # pyright: ignore[reportCallIssue]
+    selections: dict[str, tables.SelectionOptions] = Field(default_factory=dict)
+    classifier: tables.ClassifierOptions = tables.ClassifierOptions()  # pyright: ignore[reportCallIssue]
+    arms: dict[str, tables.ArmOptions] = Field(default_factory=dict)
     budget_name: str = Field("", description="The budget that was applied; set by the loader.")
 
     @model_validator(mode="after")
@@ -318,7 +49,7 @@ class Recipe(Options):
             if name not in self.arms:
                 raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')
         for name in (*self.generators, *self.selections, *self.arms):
-            if not _is_plain(name):
+            if not tables.is_plain(name):
                 raise ValueError(f'"{name}": names of arms, generators and selections are letters, digits, - and _')
         return self
 
@@ -328,7 +59,7 @@ class Recipe(Options):
             raise ValueError("split.reserve holds back images of study.target_classes, and there are none")
         if self.split.scheme != "folds":
             return self
-        if self.study.num_trials not in (self.num_trials, StudyOptions.model_fields["num_trials"].default):
+        if self.study.num_trials not in (self.num_trials, tables.StudyOptions.model_fields["num_trials"].default):
             raise ValueError(
                 f"study.num_trials is {self.study.num_trials}, but {self.split.num_folds} folds x "
                 f"{self.split.num_repeats} are {self.num_trials} trials: leave it out, or change split.num_repeats"
@@ -372,14 +103,6 @@ class Recipe(Options):
             return {name: round(ratio * counts[name]) for name, ratio in options.ratio.items()}
         return dict(options.add)
 
-    @model_serializer(mode="wrap")
-    def _as_before_selections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "selections")
-
-    def digest(self) -> str:
-        """Digest of every setting but the data's paths."""
-        return digest(self.model_dump(mode="json", exclude={"data": PATHS}))
-
 
 def load(path: Path, budget: str = "", changes: dict[str, Any] | None = None) -> Recipe:
     """Read and check a recipe.
@@ -392,26 +115,34 @@ def load(path: Path, budget: str = "", changes: dict[str, Any] | None = None) ->
     Raises:
         RecipeError: naming the file, the key, and the nearest valid one.
     """
+    return parse(read(path), budget, changes, where=path.name)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The values of a recipe file as they stand there, budgets among them; ``parse`` checks them."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         raise RecipeError(f"There is no recipe at {path}.", "Recipes are TOML files; see studies/.") from None
     except IsADirectoryError:
         raise RecipeError(f"{path} is a folder, not a recipe.", "Name a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}.", "Mend that line.") from None
-    return parse(values, budget, changes, where=path.name)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.", _SAVE) from None
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # beside errors of syntax, a number of more digits than Python reads
+        hint = _SAVE if text.startswith("\ufeff") else "Mend that line."
+        raise RecipeError(f"{path} is not valid TOML: {error}.", hint) from None
 
 
 def parse(values: dict[str, Any], budget: str = "", changes: dict[str, Any] | None = None, where: str = "") -> Recipe:
     """A checked recipe from nested values; see ``load``."""
-    values = dict(values)
-    budgets = values.pop("budget", {})
-    if budget and budget not in budgets:
-        raise RecipeError(f'{where}: there is no budget "{budget}".', nearest(budget, budgets))
+    known = budgets(values, where)
+    values = {key: value for key, value in values.items() if key != "budget"}
+    if budget and budget not in known:
+        raise RecipeError(f'{where}: there is no budget "{budget}".', nearest(budget, known))
     if budget:
-        values = merge(values, budgets[budget])
-        values["budget_name"] = budget
+        values = merge(values, known[budget]) | {"budget_name": budget}
     for key, value in (changes or {}).items():
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -419,9 +150,13 @@ def parse(values: dict[str, Any], budget: str = "", changes: dict[str, Any] | No
     return validate(Recipe, values, where)
 
 
-def budgets(path: Path) -> tuple[str, ...]:
-    """The names of a recipe's budgets."""
-    return tuple(tomllib.loads(path.read_text(encoding="utf-8")).get("budget", {}))
+def budgets(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
+    """The changes that each budget of these values makes, by its name."""
+    return validate(_Budgets, {"budget": values.get("budget", {})}, where).budget
+
+
+class _Budgets(Options):
+    budget: dict[str, dict[str, Any]]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -444,34 +179,21 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> It
             yield f"{place}: {a!r} -> {b!r}"
 
 
-def to_toml(values: dict[str, Any], where: str = "") -> str:
-    """Nested plain values as TOML; what is None, or an empty table, is left out."""
-    import json
-
-    def plain(value: Any) -> str:
-        if isinstance(value, dict):
-            return "{ " + ", ".join(f"{_key(k)} = {plain(v)}" for k, v in value.items() if v not in (None, {})) + " }"
-        if isinstance(value, list | tuple):
-            return "[" + ", ".join(map(plain, value)) + "]"
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int) else repr(value)
-
-    keep = {k: v for k, v in values.items() if v is not None and v != {}}
-    lines = [f"{_key(k)} = {plain(v)}" for k, v in keep.items() if not isinstance(v, dict)]
-    text = (f"[{where}]\n" if where and lines else "") + "".join(f"{line}\n" for line in lines)
-    for k, v in keep.items():
-        if isinstance(v, dict):
-            text += "\n" + to_toml(v, f"{where}.{_key(k)}" if where else _key(k))
-    return text.lstrip("\n") if not where else text
+def to_toml(recipe: Recipe) -> str:
+    """A recipe with all its settings as TOML that ``parse`` makes the same recipe of; empty values are left out."""
+    return tomli_w.dumps(_written(recipe))
 
 
-def _without_empty(values: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """A recipe that does not use these keys is written, and hashed, as it was before they existed."""
-    return {k: v for k, v in values.items() if k not in keys or v}
-
-
-def _is_plain(name: str) -> bool:
-    return name.replace("-", "").replace("_", "").isalnum()
-
-
-def _key(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else f'"{key}"'
+def _written(value: Any) -> Any:
+    """Values that TOML can say. What is empty in a table of ours is so by default; in free tables, of options of
+    plug-ins, an empty table may differ from none."""
+    match value:
+        case Options():
+            return {key: _written(each) for key, each in value if each is not None and each not in ({}, ())}
+        case dict():
+            return {key: _written(each) for key, each in value.items() if each is not None}
+        case list() | tuple():
+            return [_written(each) for each in value]
+        case Path():
+            return str(value)
+    return value

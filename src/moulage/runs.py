@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from moulage.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
 
 Progress = Callable[[int, int, str], None]
@@ -63,27 +63,30 @@ def digest(*parts: Any, length: int = 12) -> str:
     return hasher.hexdigest()[:length]
 
 
+def seed_of(*parts: Any) -> int:
+    """A seed in 0..2**31 - 1 for one purpose, from the study's seed and the purpose's name."""
+    return int(digest(*parts), 16) % 2**31
+
+
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not."""
+def atomic(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
+
+    Without ``flush`` a power cut may leave a broken file under the name; it costs less than making a small image.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _flush(temporary)
+        if flush and temporary.is_file():  # the bytes are to be on the disk before the name is
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Make sure that the bytes are on the disk before the name is."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,13 +115,17 @@ def is_done(folder: Path) -> bool:
     marker = folder / "done.json"
     if not marker.exists():
         return False
-    version = read_json(marker).get("format")
-    if version != FORMAT:
+    check_format(read_json(marker).get("format"), folder)
+    return True
+
+
+def check_format(found: object, where: Path) -> None:
+    """Refuse what was written in another format than ``FORMAT``; ``found`` is the one that it states."""
+    if found != FORMAT:
         raise RunError(
-            f"{folder} was written in format {version}; this moulage reads format {FORMAT}.",
+            f"{where} was written in format {found}; this moulage reads format {FORMAT}.",
             "Use the moulage version that wrote it, or name another run folder with --out.",
         )
-    return True
 
 
 def finish(folder: Path, **facts: Any) -> None:
@@ -150,23 +157,36 @@ def read_log(folder: Path, key: str = "step") -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process. A second process gets a ``RunError``; a crash frees the lock."""
+def lock(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a folder for this process; a crash frees the lock.
+
+    A second process gets a ``RunError``, or waits for the first where it gives ``waiting``, which is called meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            owner = stream.read().strip() or "unknown"
-            raise RunError(
-                f"{folder} is in use by another process ({owner}).",
-                "Wait for it, stop it, or name another run folder with --out.",
-            ) from None
+        while not _is_locked(stream):
+            if waiting is None:
+                stream.seek(0)
+                owner = stream.read().strip() or "unknown"
+                raise RunError(
+                    f"{folder} is in use by another process ({owner}).",
+                    "Wait for it, stop it, or name another run folder with --out.",
+                )
+            waiting()
+            time.sleep(0.2)
         stream.truncate(0)
         stream.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         stream.flush()
         yield
+
+
+def _is_locked(stream: IO[str]) -> bool:
+    """Lock an open file for this process, if no other one has."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def start_worker() -> None:

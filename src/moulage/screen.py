@@ -51,9 +51,8 @@ class Screen:
     def estimated(self, found: list[tuple[Any, float]]) -> None:
         """The cost of what is to come, by kind."""
         by_kind: dict[str, list[float]] = {}
-        for task, seconds in found:
-            of = task.settings["network"] if task.kind == "features" else task.settings["plugin"]
-            by_kind.setdefault(f"{task.kind} {of}", []).append(seconds)
+        for stage, seconds in found:
+            by_kind.setdefault(f"{stage.kind} {stage.takes_time}", []).append(seconds)
         for kind, each in by_kind.items():
             self.say(f"to do: {len(each)} x {kind}, about {sum(each) / 60:.1f} core-minutes in all")
 

@@ -1,36 +1,26 @@
-"""A study from recipe to results: prepare, plan, estimate, run or resume, collect."""
+"""A study from recipe to results: prepare, plan, estimate, run or resume, collect.
 
-import contextlib
-import os
+Which stages, in which order, on which engine; nothing here knows what kinds of stages there are.
+"""
+
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moulage import runs
-from moulage.errors import RunError
-from moulage.recipe import Recipe, differences, parse
-from moulage.tasks import prepare
-from moulage.tasks.plan import Task, plan, roles
-from moulage.tasks.prepare import Prepared
-from moulage.tasks.registration import register
-
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # Tensors of a training step are freed and asked for again at once: keeping their pages saves faulting them in anew.
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-}
-"""One thread a process: two such processes use two cores better than one with two threads, and their sums repeat."""
-
-TIMED = ("generator", "embedding", "features", "classifier")
-"""Kinds of task that the estimate before a run times."""
+from moulage.arm import roles
+from moulage.engines.engine import Engine, Job, WorkerDied
+from moulage.engines.local import Local, one_thread_each
+from moulage.recipe import Recipe, differences
+from moulage.recipe import load as load_recipe
+from moulage.registration import register
+from moulage.results import Results
+from moulage.stages import plan as plans
+from moulage.stages.data import RECIPE, Prepared, prepare
+from moulage.stages.stage import Stage, execute
+from moulage.stages.witness import check_run
 
 
 @dataclass
@@ -40,28 +30,35 @@ class Watch:
     Attributes:
         say: one line about what happens.
         progress: how far reading and decoding are.
-        estimated: the tasks to come with their estimated core-seconds, before the first starts.
-        running: called a few times a second with finished, running (task, its progress.json) and waiting tasks.
+        estimated: the stages to come with their estimated core-seconds, before the first starts.
+        running: called a few times a second with finished, running (stage, its progress.json) and waiting stages.
     """
 
     say: Callable[[str], None] = lambda text: None
     progress: runs.Progress = runs.no_progress
-    estimated: Callable[[list[tuple[Task, float]]], None] = lambda found: None
-    running: Callable[[int, list[tuple[Task, dict[str, Any]]], int], None] = lambda done, running, waiting: None
+    estimated: Callable[[list[tuple[Stage, float]]], None] = lambda found: None
+    running: Callable[[int, list[tuple[Stage, dict[str, Any]]], int], None] = lambda done, running, waiting: None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished study: its folder, data, tasks, and results (empty for a run without arms)."""
+    """A finished study: its folder, data, stages, and results (None for a run without arms)."""
 
     run: Path
     prepared: Prepared
-    tasks: list[Task]
-    results: dict[str, Any] = field(default_factory=dict)
+    stages: list[Stage]
+    results: Results | None = None
 
 
 def run_study(
-    recipe: Recipe, run: Path, *, workers: int = 1, device: str = "auto", command: str = "", watch: Watch | None = None
+    recipe: Recipe,
+    run: Path,
+    *,
+    workers: int = 1,
+    device: str = "auto",
+    command: str = "",
+    watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> Outcome:
     """Run a study, or go on with it where it stopped.
 
@@ -72,35 +69,36 @@ def run_study(
         device: ``auto``, ``cpu``, ``cuda``.
         command: the command that repeats this, for the report.
         watch: who looks on.
+        engine: where stages run; ``workers`` processes on this machine if left out.
 
     Raises:
         MoulageError: whatever stops it; what is finished is kept, and the same call goes on from there.
     """
     watch = watch or Watch()
-    prepare.check(recipe)
-    with runs.lock(run), _worker_environment():
+    plans.check(recipe)
+    with runs.lock(run), one_thread_each():
         for line in changed(recipe, run):
             watch.say(f"changed since the last run: {line}")
-        prepared = prepare.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)
-        tasks = plan(recipe, prepared)
+        prepared = prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)
+        stages = plans.plan(recipe, prepared)
+        plans.save(stages, run)
         if recipe.arms:
             _register(recipe, run, watch)
-        todo = [task for task in tasks if not task.is_done(run)]
-        if len(todo) < len(tasks):
-            watch.say(f"{len(tasks) - len(todo)} of {len(tasks)} tasks are finished already")
+        todo = [stage for stage in stages if not stage.is_done(run)]
+        if len(todo) < len(stages):
+            watch.say(f"{len(stages) - len(todo)} of {len(stages)} tasks are finished already")
         if todo:
-            with _workers(workers) as pool:
-                watch.estimated(_estimate(pool, prepared, run, todo, device))
-                _run_all(pool, run, tasks, device, watch)
+            with engine or Local(workers) as where:
+                watch.estimated(_estimate(where, prepared, run, todo, device))
+                _run_all(where, run, stages, device, watch)
         if not recipe.arms:
-            return Outcome(run, prepared, tasks)
-        from moulage.tasks.guards import check_run
-        from moulage.tasks.results import collect
+            return Outcome(run, prepared, stages)
+        from moulage.collect import collect
 
         watch.say("checking that nothing leaked")
-        check_run(recipe, prepared, run, tasks)
+        check_run(prepared, run, stages)
         watch.say("comparing the arms")
-        return Outcome(run, prepared, tasks, collect(recipe, prepared, run, tasks, command))
+        return Outcome(run, prepared, stages, collect(recipe, prepared, run, stages, command))
 
 
 def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
@@ -119,90 +117,56 @@ def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
 
 def changed(recipe: Recipe, run: Path) -> list[str]:
     """The settings that differ from those of the last run in this folder."""
-    import tomllib
-
-    path = run / "recipe.toml"
-    if not path.exists():
-        return []
-    old = parse(tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
+    path = run / RECIPE
+    old = load_recipe(path) if path.exists() else recipe
     return list(differences(old.model_dump(mode="json"), recipe.model_dump(mode="json")))
 
 
-@contextlib.contextmanager
-def _workers(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; whatever stops the block stops them at once, in the middle of what they do."""
-    with ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=runs.start_worker) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()
-            raise
-
-
-def _work(run: Path, task: Task, device: str) -> None:
-    from moulage.tasks.execute import execute
-
-    execute(run, task, device)
-
-
-def _run_all(pool: ProcessPoolExecutor, run: Path, tasks: list[Task], device: str, watch: Watch) -> None:
-    """Run every task whose needs are done, until none is left; the first error stops the rest."""
-    waiting = [task for task in tasks if not task.is_done(run)]
-    done = {task.folder for task in tasks} - {task.folder for task in waiting}
-    running: dict[Future[None], Task] = {}
+def _run_all(engine: Engine, run: Path, stages: Sequence[Stage], device: str, watch: Watch) -> None:
+    """Run every stage whose needs are done, until none is left; the first error stops the rest."""
+    waiting = [stage for stage in stages if not stage.is_done(run)]
+    done = {stage.folder for stage in stages} - {stage.folder for stage in waiting}
+    running: dict[Job[None], Stage] = {}
     while waiting or running:
-        for task in [task for task in waiting if done.issuperset(task.needs)]:
-            running[pool.submit(_work, run, task, device)] = task
-            waiting.remove(task)
-        finished, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
-        for future in finished:
+        for stage in [stage for stage in waiting if done.issuperset(need.folder for need in stage.needs)]:
+            running[engine.submit(execute, run, stage, device)] = stage
+            waiting.remove(stage)
+        for job in engine.wait(running, 0.3):
             try:
-                future.result()
-            except BrokenProcessPool:
-                raise RunError(
-                    f"A worker process died, perhaps in {running[future]}.",
-                    "Often memory ran out: use fewer --workers or smaller batches. The same command goes on from here.",
-                ) from None
-            done.add(running.pop(future).folder)
-        shown = [(task, state) for task in running.values() if (state := _state(run / task.folder)) is not None]
-        watch.running(len(done), shown, len(tasks) - len(done) - len(shown))
+                job.answer()
+            except WorkerDied as error:
+                raise WorkerDied(f"{error.message[:-1]}, perhaps in {running[job]}.", error.hint) from None
+            done.add(running.pop(job).folder)
+        shown = [(stage, state) for stage in running.values() if (state := _state(run / stage.folder)) is not None]
+        watch.running(len(done), shown, len(stages) - len(done) - len(shown))
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
-    """The progress of a task that has begun; None before that."""
+    """The progress of a stage that has begun; None before that."""
     path = folder / "progress.json"
     return runs.read_json(path) if path.exists() else None
 
 
 def _estimate(
-    pool: ProcessPoolExecutor, prepared: Prepared, run: Path, todo: list[Task], device: str
-) -> list[tuple[Task, float]]:
-    """Core-seconds of each task to come of the kinds that are timed, from a few steps of each."""
-    train = [split.part(prepared.catalog, "train") for split in prepared.splits]
-    timed: dict[str, Future[float]] = {}
-    found: list[tuple[Task, Future[float]]] = []
-    for task in todo:
-        classes = tuple(task.settings.get("classes", prepared.catalog.classes))
-        own = train[task.trial if len(train) > 1 else 0]
-        num_images = len(own.only(label=classes)) + task.settings.get("num_slots", 0)
-        if task.kind in ("embedding", "features"):
-            num_images = len(prepared.catalog) if task.settings["of"] == "real" else 0
-        if task.kind not in TIMED or not num_images:
-            continue
-        named = {name: task.settings.get(name) for name in ("plugin", "config", "size")}
-        key = runs.digest(task.kind, named, classes, num_images)
-        if key not in timed:
-            timed[key] = pool.submit(time_steps, task, classes, num_images, device)
-        found.append((task, timed[key]))
-    estimate = [(task, future.result()) for task, future in found]
-    runs.write_json(run / "estimate.json", {str(task): seconds for task, seconds in estimate})
+    engine: Engine, prepared: Prepared, run: Path, todo: Sequence[Stage], device: str
+) -> list[tuple[Stage, float]]:
+    """Core-seconds of each stage to come that can tell, from a few steps of it; those alike are timed once."""
+    timed: dict[str, Job[float]] = {}
+    found: list[tuple[Stage, Job[float]]] = []
+    for stage in todo:
+        num_images = stage.num_images(prepared)
+        if num_images:
+            key = runs.digest(stage.kind, stage.alike(), num_images)
+            if key not in timed:
+                timed[key] = engine.submit(time_steps, stage, num_images, device)
+            found.append((stage, timed[key]))
+    estimate = [(stage, job.answer()) for stage, job in found]
+    runs.write_json(run / "estimate.json", {str(stage): seconds for stage, seconds in estimate})
     return estimate
 
 
-def time_steps(task: Task, classes: tuple[str, ...], num_images: int, device: str) -> float:
-    """Core-seconds that a task of one of the kinds ``TIMED`` will take, from a few steps of it.
+def time_steps(stage: Stage, num_images: int, device: str) -> float:
+    """Core-seconds that a stage will take, from a few steps of it.
 
     On a CPU that others use as well a step takes longer than it costs: the share of it that we got is taken off.
     """
@@ -212,43 +176,6 @@ def time_steps(task: Task, classes: tuple[str, ...], num_images: int, device: st
     chosen = pick_device(device)
     with reproducible():
         wall, cpu = time.perf_counter(), time.process_time()
-        seconds = _seconds(task, classes, num_images, str(chosen))
+        seconds = stage.seconds(num_images, str(chosen))
         share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     return seconds * (min(1.0, share) if chosen.type == "cpu" else 1.0)
-
-
-def _seconds(task: Task, classes: tuple[str, ...], num_images: int, device: str) -> float:
-    """Seconds that a task will take at the speed of a few steps."""
-    from moulage import features, plugins
-
-    settings = task.settings
-    if task.kind == "features":
-        network = plugins.validate(features.FeatureOptions, settings["config"], "features")
-        return features.seconds(network, num_images, settings["size"], device=device)
-    kind = "generators" if task.kind == "generator" else "classifiers"
-    module, config = (
-        plugins.load(kind, settings["plugin"]),
-        plugins.configure(kind, settings["plugin"], settings["config"]),
-    )
-    if task.kind == "embedding":
-        return module.embed_seconds(config, num_images, device=device)
-    if task.kind == "generator":
-        model = module.Generator(config, classes, settings["size"])
-    else:
-        model = module.Classifier(config, classes)
-    num_steps, a_step = model.steps_and_seconds(num_images, device=device)
-    return num_steps * a_step
-
-
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """The environment that worker processes inherit; what the user has set wins."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    for name, value in WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)

@@ -1,14 +1,12 @@
 """How an arm trains otherwise than plainly: the loss, the sampling, the mixing, what is trained. Data, not a trainer.
 
-A way to treat imbalance says it with ``treat(config, counts) -> Treatment``; every classifier honours every field, or
-refuses the treatment with a ``RecipeError`` before it starts. How many images are seen is the same under all of them.
+A way to treat imbalance makes one; every classifier honours every field, or refuses the treatment with a
+``RecipeError`` before it starts. How many images are seen is the same under all of them.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -17,11 +15,13 @@ from moulage import runs
 from moulage.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor as Tensor
+else:
+    Tensor = Any  # for annotations: listing the plug-ins loads no torch
 
-    Loss = Callable[[Tensor, Tensor, float], Tensor]
-    Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    Augment = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Augment = Callable[[Tensor], Tensor]
 
 FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")
 """What a treatment can set."""

@@ -1,29 +1,25 @@
 """Image policies of torchvision, each image by its own random numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Augment, Tensor
 
 
-def trivialaugment() -> Callable[[Tensor], Tensor]:
-    """TrivialAugment in its wide version (Müller and Hutter 2021): ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``."""
+def trivialaugment() -> Augment:
+    """TrivialAugment in its wide version (Müller and Hutter 2021)."""
     from torchvision.transforms import InterpolationMode, v2
 
     return image_by_image(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
 
 
-def randaugment(num_operations: int, magnitude: int) -> Callable[[Tensor], Tensor]:
-    """RandAugment (Cubuk et al. 2020): ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``."""
+def randaugment(num_operations: int, magnitude: int) -> Augment:
+    """RandAugment (Cubuk et al. 2020)."""
     from torchvision.transforms import InterpolationMode, v2
 
     return image_by_image(v2.RandAugment(num_operations, magnitude, interpolation=InterpolationMode.BILINEAR))
 
 
-def image_by_image(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def image_by_image(transform: Callable[[Tensor], Tensor]) -> Augment:
     """A transform that draws its numbers once a call, applied to each image [3, S, S] of a batch on its own."""
     import torch
 

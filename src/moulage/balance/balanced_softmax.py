@@ -5,17 +5,10 @@ p_j = n_j e^z_j / sum_i n_i e^z_i (J. Ren et al., Balanced meta-softmax for long
 Meta-sampling is not part of it. It equals ``logit_adjustment`` with tau = 1.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from moulage.plugins import Options
-from moulage.treatment import Treatment, check_counts, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, check_counts, identity
 
 ROLE = "rival"
 
@@ -25,7 +18,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A loss with counts in it; ``counts`` int64 [K] are those of what the arm trains on."""
+    """A loss with counts in it."""
     log_counts = np.log(check_counts(counts))
 
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:

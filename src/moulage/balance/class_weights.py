@@ -5,19 +5,14 @@ et al., Class-balanced loss based on effective number of samples, CVPR 2019, sec
 by the weights of the batch, so that an image counts the same whatever its neighbours.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from moulage.balance import _weights
 from moulage.plugins import Options
-from moulage.treatment import Treatment, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, identity
 
 ROLE = "rival"
 
@@ -34,7 +29,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A weighted loss; ``counts`` int64 [K] are those of what the arm trains on."""
+    """A weighted loss."""
     inverse = config.mode == "inverse"
     weights = _weights.inverse(counts) if inverse else _weights.effective_number(counts, config.beta)
 

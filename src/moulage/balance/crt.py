@@ -22,5 +22,5 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A second stage; ``counts`` do not matter."""
+    """A second stage."""
     return Treatment(retrain_head=config.share, key=identity(config))

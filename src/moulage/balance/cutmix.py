@@ -5,18 +5,11 @@ targets are blended by the area that was really replaced (S. Yun et al., CutMix,
 Torchvision's ``CutMix``: the other image is the neighbour in the batch, whose order is random.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.treatment import Treatment, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, identity
 
 ROLE = "rival"
 
@@ -28,7 +21,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A mixing of batches; ``counts`` do not matter."""
+    """A mixing of batches."""
     from torchvision.transforms import v2
 
     cut = v2.CutMix(alpha=config.alpha)

@@ -7,6 +7,7 @@ does, and brings no new picture. A gain that duplicates reach as well is owed to
 
 import numpy as np
 
+from moulage.balance._draw import evenly
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError
 from moulage.plugins import Options
@@ -21,16 +22,11 @@ class Config(Options):
 def extend(
     config: Config, train: Catalog, samples: Catalog | None, add: dict[str, int], rng: np.random.Generator
 ) -> Catalog:
-    """``add[c]`` images of each class ``c``, drawn from the training part as evenly as whole copies allow.
-
-    Raises:
-        DataError: a class of ``add`` has no training image.
-    """
-    chosen = []
+    """``add[c]`` images of each class ``c``, drawn from the training part as evenly as whole copies allow."""
+    chosen: list[Catalog] = []
     for name, count in add.items():
         rows = np.flatnonzero((train.table["label"] == name).to_numpy())
         if count and not len(rows):
             raise DataError(f'Class "{name}" has no training image to duplicate.', "Leave it out of the arm's counts.")
-        rounds = [rng.permutation(rows) for _ in range(-(-count // max(1, len(rows))))]
-        chosen.append(train.take(np.concatenate([*rounds, rows[:0]])[:count]))
+        chosen.append(train.take(evenly(rows, count, rng)))
     return concatenate(train.take([]), *chosen)

@@ -5,19 +5,14 @@ FL = -alpha_t (1 - p_t)^gamma log p_t (T.-Y. Lin et al., Focal loss for dense ob
 the classes are weighted by the targets. Gamma = 0 is cross-entropy.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from moulage.balance import _weights
 from moulage.plugins import Options
-from moulage.treatment import Treatment, check_counts, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, check_counts, identity
 
 ROLE = "rival"
 SMALLEST = 1e-12
@@ -34,7 +29,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A focal loss; ``counts`` int64 [K] are those of what the arm trains on."""
+    """A focal loss."""
     counts = check_counts(counts)
     alpha = _weights.inverse(counts) if config.alpha == "inverse" else np.ones(len(counts))
 

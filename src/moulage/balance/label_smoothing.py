@@ -4,18 +4,11 @@ t = (1 - e) t + e / K (C. Szegedy et al., Rethinking the Inception architecture 
 section 7). Where the classifier smooths labels itself, this comes on top.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.treatment import Treatment, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, identity
 
 ROLE = "rival"
 
@@ -27,7 +20,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A loss of smoothed targets; ``counts`` do not matter."""
+    """A loss of smoothed targets."""
 
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         smoothed = (1 - config.epsilon) * targets + config.epsilon / logits.shape[1]

@@ -14,19 +14,12 @@ what the paper has after scaling: the margin of the rarest class is ``scale * ma
 a network can answer a margin with longer weights. So the default scale is far below 30.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from moulage.balance import _weights
 from moulage.plugins import Options
-from moulage.treatment import Treatment, check_counts, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, check_counts, identity
 
 ROLE = "rival"
 
@@ -41,7 +34,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A loss that changes with progress; ``counts`` int64 [K] are those of what the arm trains on."""
+    """A loss that changes with progress."""
     counts = check_counts(counts)
     margins = config.scale * config.max_margin * (counts.min() / counts) ** 0.25
     weights = _weights.effective_number(counts, config.beta)

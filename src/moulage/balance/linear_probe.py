@@ -18,5 +18,5 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A frozen backbone; ``counts`` do not matter."""
+    """A frozen backbone."""
     return Treatment(freeze_backbone=True, key=identity(config))

@@ -4,18 +4,11 @@
 adjustment, ICLR 2021, equation 10). With tau = 1 the minimum of the balanced error is its minimum too.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.treatment import Treatment, check_counts, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, check_counts, identity
 
 ROLE = "rival"
 
@@ -27,7 +20,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A loss with class shares in it; ``counts`` int64 [K] are those of what the arm trains on."""
+    """A loss with class shares in it."""
     counts = check_counts(counts)
     shift = config.tau * np.log(counts / counts.sum())
 

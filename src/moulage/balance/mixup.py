@@ -5,18 +5,11 @@ mixup: beyond empirical risk minimization, ICLR 2018, section 2 and its referenc
 the neighbour of i in the batch, whose order is random.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.treatment import Treatment, identity
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from moulage.treatment import Tensor, Treatment, identity
 
 ROLE = "rival"
 
@@ -28,7 +21,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """A mixing of batches; ``counts`` do not matter."""
+    """A mixing of batches."""
     from torchvision.transforms import v2
 
     blend = v2.MixUp(alpha=config.alpha)

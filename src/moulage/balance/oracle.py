@@ -7,6 +7,7 @@ generated image can, or the study is too small to show it.
 
 import numpy as np
 
+from moulage.balance._draw import evenly
 from moulage.data.catalog import REAL, Catalog, concatenate
 from moulage.errors import DataError
 from moulage.plugins import Options
@@ -22,18 +23,7 @@ class Config(Options):
 def extend(
     config: Config, train: Catalog, samples: Catalog | None, add: dict[str, int], rng: np.random.Generator
 ) -> Catalog:
-    """``add[c]`` images of each class ``c`` from the reserve, each of them once before any is drawn again.
-
-    Args:
-        config: has no options.
-        train: the training part, which the reserve is no part of.
-        samples: the reserve: real images that were held back.
-        add: images to add, by class.
-        rng: draws them.
-
-    Raises:
-        DataError: there is no reserve, it lacks a class, or it holds generated images.
-    """
+    """``add[c]`` images of each class ``c`` from the reserve, each of them once before any is drawn again."""
     wanted = {name: count for name, count in add.items() if count}
     if not wanted:
         return train.take([])
@@ -41,11 +31,10 @@ def extend(
         raise DataError("The oracle arm adds held-back real images, but none were held back.", HINT)
     if (samples.table["origin"] != REAL).any():
         raise DataError(f"{samples.name} holds generated images; the oracle adds real ones only.", HINT)
-    chosen = []
+    chosen: list[Catalog] = []
     for name, count in wanted.items():
         rows = np.flatnonzero((samples.table["label"] == name).to_numpy())
         if not len(rows):
             raise DataError(f'No image of the class "{name}" was held back for the oracle arm.', HINT)
-        rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
-        chosen.append(samples.take(np.concatenate(rounds)[:count]))
+        chosen.append(samples.take(evenly(rows, count, rng)))
     return concatenate(train.take([]), *chosen)

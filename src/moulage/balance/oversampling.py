@@ -22,6 +22,6 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """Class weights; ``counts`` int64 [K] are those of what the arm trains on."""
+    """Class weights."""
     weights = check_counts(counts) ** (1 - config.power)
     return Treatment(class_weights=tuple(weights.tolist()), key=identity(config))

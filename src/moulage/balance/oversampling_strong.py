@@ -27,7 +27,7 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """Class weights and an image policy; ``counts`` int64 [K] are those of what the arm trains on."""
+    """Class weights and an image policy."""
     weights = check_counts(counts) ** (1 - config.power)
     if config.policy == "trivialaugment":
         augment = _policies.trivialaugment()

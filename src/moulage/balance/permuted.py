@@ -7,6 +7,7 @@ labels, or to something that the study measures wrongly.
 
 import numpy as np
 
+from moulage.balance._draw import evenly
 from moulage.data.catalog import Catalog
 from moulage.plugins import Options
 
@@ -25,7 +26,5 @@ def extend(
     Every training image is drawn once before any is drawn again. By chance an image may get its own label. A row keeps
     the image's name, so that its pixels are found, and its lesion and group; only the label changes.
     """
-    total = sum(add.values())
-    rounds = [rng.permutation(len(train)) for _ in range(-(-total // len(train)))]
-    rows = np.concatenate([*rounds, np.zeros(0, np.int64)])[:total]
+    rows = evenly(np.arange(len(train)), sum(add.values()), rng)
     return train.take(rows).with_columns(label=np.repeat(np.array(list(add), object), list(add.values())))

@@ -22,6 +22,6 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """An image policy; ``counts`` do not matter."""
+    """An image policy."""
     augment = _policies.randaugment(config.num_operations, config.magnitude)
     return Treatment(augment=augment, needs_pixels=True, key=identity(config))

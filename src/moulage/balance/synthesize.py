@@ -16,19 +16,14 @@ class Config(Options):
 def extend(
     config: Config, train: Catalog, samples: Catalog | None, add: dict[str, int], rng: np.random.Generator
 ) -> Catalog:
-    """The first ``add[c]`` samples of each class ``c``, in the order of their seeds.
-
-    Raises:
-        DataError: there are no samples, or fewer than asked for.
-        LeakError: a "sample" is a real image.
-    """
+    """The first ``add[c]`` samples of each class ``c``, in the order of their seeds; ``LeakError`` for a real image."""
     if samples is None:
         raise DataError(
             "The arm synthesizes, but there are no samples.", "Give the arm a generator or a samples folder."
         )
     if (samples.table["origin"] == REAL).any():
         raise LeakError(f"{samples.name} holds real images among its samples.", "Draw samples with `moulage sample`.")
-    chosen = []
+    chosen: list[Catalog] = []
     for name, count in add.items():
         drawn = samples.only(label=name)
         if len(drawn) < count:

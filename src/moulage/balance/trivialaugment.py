@@ -18,5 +18,5 @@ class Config(Options):
 
 
 def treat(config: Config, counts: np.ndarray) -> Treatment:
-    """An image policy; ``counts`` do not matter."""
+    """An image policy."""
     return Treatment(augment=_policies.trivialaugment(), needs_pixels=True, key=identity(config))

@@ -2,7 +2,7 @@
 
 import copy
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +19,46 @@ SHUFFLED = ("", "head", "network")
 INSTALL = "pip install 'moulage[explain]'"
 
 
+class LookedAt(NamedTuple):
+    """What gives a classifier's logits.
+
+    Attributes:
+        backbone: a convolutional network.
+        head: features float [n, D] (or [n, D + M]) -> logits [n, K].
+        beside: what the head is given behind the features of each image, float32 [N, M]: metadata.
+        views: what the classifier averages over.
+    """
+
+    backbone: backbones.Features
+    head: nn.Module
+    beside: np.ndarray | None = None
+    views: _views.Views = _views.AS_IT_IS
+
+
+class GradCam:
+    """Gives a classifier ``attention``; a subclass says in ``_looked_at`` what is looked at."""
+
+    def attention(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
+    ) -> tuple[np.ndarray, int]:
+        """Where in each image the evidence for a class lies (positive) and against it: see ``grad_cam``.
+
+        Through everything that ``predict`` does, and from pixels even where that reads embeddings.
+        """
+        return grad_cam(self._looked_at(pixels, metadata), pixels, labels, shuffled=shuffled, draw=draw)
+
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> LookedAt:
+        raise NotImplementedError
+
+
 def grad_cam(
-    backbone: backbones.Features,
-    head: nn.Module,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    device: torch.device,
-    *,
-    beside: np.ndarray | None = None,
-    views: _views.Views | None = None,
-    shuffled: str = "",
-    draw: int = 0,
+    given: LookedAt, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
 ) -> tuple[np.ndarray, int]:
     """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
 
@@ -37,21 +66,16 @@ def grad_cam(
     map is put back where the view was cut from, and they are averaged. What is positive is the paper's map.
 
     Args:
-        backbone: a convolutional network.
-        head: features float [n, D] (or [n, D + M]) -> logits [n, K].
+        given: what is looked at.
         pixels: uint8 [N, S, S, 3].
         labels: the class of each map, int64 [N] in range(K).
-        device: where both networks are.
-        beside: what the head is given behind the features of each image, float32 [N, M]: metadata. None: nothing.
-        views: what the classifier averages over; None: the image as it is.
-        shuffled: "head" or "network": with the entries of each of its weight matrices and filters in random order. A
-            map that stays the same says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw
-            the weights anew).
-        draw: which random order; the same at every call.
+        shuffled, draw: "head" or "network": with the entries of each of its weight matrices and filters in random order
+            number ``draw``. A map that stays the same says nothing of what was learned (Adebayo et al. 2018,
+            arXiv:1810.03292, who draw the weights anew).
 
     Returns:
-        float32 [N, S, S] in -1..1, the largest absolute value of each map 1 (all 0 where the class's logit does not
-        depend on the feature map); and how many cells a side the feature map has.
+        float32 [N, S, S], the largest absolute value of each map 1 (all 0 where the class's logit does not depend on
+        the feature map); and how many cells a side the feature map has.
 
     Raises:
         RunError: captum is not installed.
@@ -62,26 +86,25 @@ def grad_cam(
         raise RunError("Grad-CAM needs the package captum, which is not installed.", INSTALL)
     size = pixels.shape[1] if pixels.ndim == 4 else 0
     _fitting.check_pixels(pixels, size)
-    if (np.asarray(labels) < 0).any():
+    if len(labels) and np.min(labels) < 0:
         raise DataError(f"The label {int(np.min(labels))} is none of the network's classes.")
     if shuffled not in SHUFFLED:
         raise RecipeError(f'shuffled is "{shuffled}".', f"Valid: {', '.join(SHUFFLED[1:])}, or nothing.")
-    views = views or _views.Views()  # pyright: ignore[reportCallIssue]
-    network = _Tail(backbone, head).eval()
+    network, device = _Tail(given.backbone, given.head).eval(), given.backbone.mean.device
     if shuffled:
         network = _shuffled(network, draw, whole=shuffled == "network")
     maps, cells = np.empty((len(pixels), size, size), np.float32), 0
     for start in range(0, len(pixels), BATCH):
         batch = slice(start, start + BATCH)
-        images = backbones.to_float(pixels[batch], device)
         wanted = torch.from_numpy(np.array(labels[batch], np.int64)).to(device)
-        network.beside = None if beside is None else torch.from_numpy(np.array(beside[batch], np.float32)).to(device)
-        of_views = []
-        for view, side in _views.each(images, views):
+        if given.beside is not None:
+            network.beside = torch.from_numpy(np.array(given.beside[batch], np.float32)).to(device)
+        of_views: list[torch.Tensor] = []
+        for view, side in _views.each(backbones.to_float(pixels[batch], device), given.views):
             found = _of_view(network, view, side, wanted)
             cells = cells or found.shape[-1]
             of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
-        whole = _put_back(of_views, views)[:, 0].nan_to_num(0, 0, 0)
+        whole = _put_back(of_views, given.views)[:, 0].nan_to_num(0, 0, 0)
         maps[batch] = (whole / whole.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     return maps, cells
 

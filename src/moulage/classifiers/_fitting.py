@@ -1,20 +1,21 @@
 """What the classifiers share: the call of a fit, its checks and stages, the loss, the choice of an epoch, files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel
+from torch import nn
 from torch.nn import functional
 
-from moulage import devices, runs
-from moulage.data.view import Examples, TrainingView, require_classes
+from moulage import checkpoints, devices, plugins, randomness, runs
+from moulage.data.training_view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
 
+Net = TypeVar("Net", bound=nn.Module)
 Choice = Literal["balanced_accuracy", "loss", "last"]
 CHOICE = (
     "which epoch's weights are kept: the best by balanced accuracy or by loss on the validation part (the first of "
@@ -25,15 +26,19 @@ CALIBRATE = "divide the logits by the temperature that makes the validation part
 
 @dataclass(frozen=True)
 class Job:
-    """All that one fit is given; see ``Base.fit``."""
+    """What one fit is given; see ``Base.fit``."""
 
     view: TrainingView
     validation: Examples
     seed: int
     folder: Path
-    device: torch.device
     progress: runs.Progress
     treatment: Treatment
+
+    @classmethod
+    def timing(cls, view: TrainingView, progress: runs.Progress = runs.no_progress) -> Self:
+        """A plain one whose epochs are only timed: nothing is written."""
+        return cls(view, view.real, 0, Path(), progress, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,25 @@ class Stage:
     head_only: bool
 
 
-class Base:
-    """The call of every classifier: a subclass trains in ``_fit`` and refuses inputs in ``_check_inputs``.
+class Base(Generic[Net]):
+    """What all classifiers do alike of ``contracts.Classifier``; one trains in ``_fit``, and predicts.
+
+    Inputs are pixels uint8 [N, size, size, 3], or embeddings float32 [N, D] where the plug-in's module has ``embed``.
+    Metadata are float32 [N, M], or None where the classifier was trained without. What takes either raises
+    ``DataError`` where they are of another kind or size than in training, and ``RunError`` before ``fit`` or ``load``.
 
     Args:
-        config: the options, with ``epochs``.
-        classes: class names in the order of their indices.
+        config: the options, with ``size`` and ``epochs``.
+        classes: names of the K classes in the order of their indices.
     """
 
     config: Any
+    CONFIG: ClassVar[type[BaseModel]]
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, tuple(classes)
+        self.device = torch.device("cpu")
+        self.network: Net | None = None
         self.num_metadata = 0
         """Columns of metadata that the classifier was trained with."""
 
@@ -82,40 +94,77 @@ class Base:
         """Train, and keep the epoch that validates best. The same call again gives the same, also after a break.
 
         Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them,
-        and all see equally many images, whatever the treatment.
-
-        Args:
-            view: what is trained on.
-            validation: what chooses the epoch.
-            seed: of everything random.
-            folder: where log and checkpoints go.
-            device: "cpu", "cuda:0" ...
-            progress: called while training.
-            treatment: loss, sampling, mixing and what is trained; plain by default.
-
-        Raises:
-            RecipeError: this classifier cannot do what the treatment asks for.
-            DataError: inputs of the wrong kind or size, no validation image, a class without a training image, or
-                metadata on one side alone.
-            DivergedError: the loss is not finite any more.
-            CheckpointError: ``folder`` holds checkpoints of other options, data, treatment or seed.
+        and all see equally many images, whatever the treatment. ``DataError`` also where there is no validation image,
+        a class has no training image, or one side alone has metadata.
         """
         self.check_treatment(treatment)
         check(view, validation, self.classes)
         self._check_inputs(view, validation)
         self.num_metadata = view.num_metadata
         check_metadata(validation.metadata, len(validation), self.num_metadata)
-        self._fit(Job(view, validation, seed, folder, devices.pick_device(device), progress, treatment))
+        self.device = devices.pick_device(device)
+        self._fit(Job(view, validation, seed, folder, progress, treatment))
 
     def check_treatment(self, treatment: Treatment) -> None:
         """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""
         stages(self.config.epochs, treatment, len(self.classes))
+
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
+        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
+
+        Embeddings and validation are not in it; the latter takes about a third of the time of training, image by image.
+        """
+        self.device = devices.pick_device(device)
+        steps = -(-num_images // self.config.batch_size)
+        return self.config.epochs * min(steps, self.config.steps_per_epoch or steps), self._seconds_a_step()
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors``, and ``config.json``: options, classes, and what else ``load`` needs."""
+        if self.network is None:
+            raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
+        checkpoints.save_weights(folder / "weights.safetensors", self.network)
+        known = {"config": self.config.model_dump(mode="json"), "classes": list(self.classes)}
+        runs.write_json(folder / "config.json", {**known, **self._facts(), "num_metadata": self.num_metadata})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
+
+        Raises:
+            RunError: a file is missing, damaged, or something else.
+        """
+        saved = runs.read_json(folder / "config.json")
+        if not {"config", "classes", "num_metadata"} <= set(saved):
+            raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
+        classifier = cls(plugins.validate(cls.CONFIG, saved["config"], str(folder)), tuple(saved["classes"]))
+        classifier.device, classifier.num_metadata = devices.pick_device(device), saved["num_metadata"]
+        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
+            network = classifier._empty(saved)
+        checkpoints.load_weights(folder / "weights.safetensors", network)
+        classifier.network = network.to(classifier.device)
+        return classifier
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
         raise NotImplementedError
 
     def _fit(self, job: Job) -> None:
         raise NotImplementedError
+
+    def _seconds_a_step(self) -> float:
+        raise NotImplementedError
+
+    def _facts(self) -> dict[str, Any]:
+        """What ``_empty`` needs beside options and classes."""
+        raise NotImplementedError
+
+    def _empty(self, saved: dict[str, Any]) -> Net:
+        """The network of these facts, with any weights."""
+        raise NotImplementedError
+
+    def _trained(self) -> Net:
+        if self.network is None:
+            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        return self.network
 
 
 def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, ...]:
@@ -154,14 +203,7 @@ def soft_targets(
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
-    """What is minimised: the treatment's loss, or the mean cross-entropy.
-
-    Args:
-        logits: float [n, K]; taken as float32.
-        targets: float32 [n, K], rows sum to 1.
-        treatment: of this arm.
-        progress: share of the training that lies behind.
-    """
+    """What is minimised: the loss of the treatment (see there), or the mean cross-entropy; logits [n, K] as float32."""
     if treatment.loss is not None:
         return treatment.loss(logits.float(), targets, progress)
     return functional.cross_entropy(logits.float(), targets)
@@ -181,38 +223,30 @@ def mixed(
 
 
 class Tally:
-    """Mean loss and accuracy of an epoch's batches, each before its own step, and the number of images seen."""
+    """Means over an epoch's batches, each before its own step, and the number of images seen."""
 
     def __init__(self, device: torch.device) -> None:
-        self.loss, self.num_correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.num_images = 0
-        self.others: dict[str, tuple[torch.Tensor, int]] = {}
+        self.zero = torch.zeros((), device=device)
+        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count a batch: its mean loss, logits [n, K] and targets [n, K]; of a mixed one the larger part is right."""
-        self.loss += loss.detach() * len(targets)
-        self.num_correct += (logits.argmax(1) == targets.argmax(1)).sum()
-        self.num_images += len(targets)
+        self.add_sum("train_loss", loss.detach() * len(targets), len(targets))
+        self.add_sum("train_accuracy", (logits.argmax(1) == targets.argmax(1)).sum(), len(targets))
 
-    def add_other(self, name: str, loss: torch.Tensor, number: int) -> None:
-        """Count another loss, the mean over ``number`` images of a batch."""
-        sum_, counted = self.others.get(name, (torch.zeros_like(self.loss), 0))
-        self.others[name] = sum_ + loss.detach() * number, counted + number
+    def add_sum(self, name: str, value: torch.Tensor, number: int) -> None:
+        """Count something else, of which ``value`` is the sum over ``number`` images."""
+        sum_, counted = self.sums.get(name, (self.zero, 0))
+        self.sums[name] = sum_ + value.detach(), counted + number
 
     def means(self) -> dict[str, float]:
         """For the log."""
-        of_all = {"train_loss": self.loss, "train_accuracy": self.num_correct}
-        sums = {**{name: (sum_, self.num_images) for name, sum_ in of_all.items()}, **self.others}
-        means = {name: float(sum_) / max(1, number) for name, (sum_, number) in sums.items()}
-        return {**means, "num_images": self.num_images}
+        means = {name: float(sum_) / max(1, number) for name, (sum_, number) in self.sums.items()}
+        return {**means, "num_images": self.sums["train_loss"][1]}
 
 
 def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) -> None:
-    """Check labels before a fit: every class is trained on, and there is something to validate on.
-
-    Raises:
-        DataError: a class without a training image, no validation image, or labels beyond the classes.
-    """
+    """Raise ``DataError`` for a class without a training image, no validation image, or labels beyond the classes."""
     require_classes(view.labels, classes, "the training images")
     if not len(validation):
         raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
@@ -235,15 +269,9 @@ def check_metadata(metadata: np.ndarray | None, number: int, num_metadata: int) 
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy and balanced accuracy of the validation part, for the log and the choice of an epoch.
+    """For the log and the choice of an epoch, of logits float [N, K] and labels int64 [N] of the validation part.
 
-    Args:
-        logits: float [N, K].
-        labels: int64 [N] in range(K).
-
-    Returns:
-        ``validation_loss``: mean cross-entropy in nats. ``validation_accuracy``. ``validation_balanced_accuracy``:
-        mean recall of the classes that occur in ``labels``.
+    The mean cross-entropy in nats, the accuracy, and the mean recall of the classes that occur in ``labels``.
     """
     values = logits.astype(np.float64)
     values -= values.max(axis=1, keepdims=True)
@@ -257,14 +285,9 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The number that logits are divided by to make the labels most likely (Guo et al. 2017, section 4.2).
+    """The number that logits [N, K] are divided by to make labels [N] most likely (Guo et al. 2017, section 4.2).
 
-    Args:
-        logits: float [N, K] of the validation part.
-        labels: int64 [N].
-
-    Returns:
-        From 0.05 to 20; above 1 where the classifier was too sure.
+    From 0.05 to 20; above 1 where the classifier was too sure.
     """
     from scipy.optimize import minimize_scalar
 
@@ -283,24 +306,6 @@ def merit(choose: Choice, epoch: int, scored: dict[str, float]) -> float:
         "last": float(epoch),
     }
     return merits[choose]
-
-
-def write_config(folder: Path, config: BaseModel, classes: tuple[str, ...], **facts: Any) -> None:
-    """Write ``config.json``: the resolved options, the classes, and what else ``load`` needs."""
-    options = json.loads(config.model_dump_json())
-    runs.write_json(folder / "config.json", {"config": options, "classes": list(classes), **facts})
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read what ``write_config`` wrote.
-
-    Raises:
-        RunError: the file is missing, damaged, or something else.
-    """
-    saved = runs.read_json(folder / "config.json")
-    if not {"config", "classes"} <= set(saved):
-        raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
-    return saved
 
 
 def check_pixels(inputs: np.ndarray, size: int) -> None:

@@ -1,7 +1,7 @@
 """The network that is fine-tuned: backbone and head, what reads metadata, what finds the lesion as a second task."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import backbones, plugins, segmentation
+from moulage import backbones, optimisers, plugins
 from moulage.errors import RecipeError
+from moulage.losses import cross_entropy_and_dice
 
 FINEST = 4
 """Maps of a backbone that are this many times smaller than the image are the finest that masks are made of."""
@@ -19,21 +20,27 @@ FINEST = 4
 class MetadataOptions(plugins.Options):
     """The small network that reads metadata; it learns at the head's rate, and whenever the head does."""
 
-    units: int = Field(32, ge=1, le=4096, description="units of its two layers")
+    units: int = Field(default=32, ge=1, le=4096, description="units of its two layers")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of the training images whose metadata are hidden: their features are 0"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the training images whose metadata are hidden: their features are 0",
     )
+
+
+DEFAULT = MetadataOptions()
 
 
 class MaskOptions(plugins.Options):
     """Lesion masks as a second task, learned from the training images that have one; nothing is predicted from them."""
 
-    weight: float = Field(0.0, ge=0, le=10, description="weight of the masks' loss beside the classes'; 0: not learned")
-    units: int = Field(32, ge=1, le=1024, description="filters of the layers that make masks of the backbone's maps")
-
-
-NO_CHANGE = MetadataOptions()  # pyright: ignore[reportCallIssue]
-NO_MASKS = MaskOptions()  # pyright: ignore[reportCallIssue]
+    weight: float = Field(
+        default=0.0, ge=0, le=10, description="weight of the masks' loss beside the classes'; 0: not learned"
+    )
+    units: int = Field(
+        default=32, ge=1, le=1024, description="filters of the layers that make masks of the backbone's maps"
+    )
 
 
 class MetadataNetwork(nn.Module):
@@ -62,7 +69,7 @@ class MetadataNetwork(nn.Module):
 
 
 @contextlib.contextmanager
-def _made_by(backbone: backbones.Features, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+def _made_by(backbone: backbones.Features, names: list[str]) -> Generator[dict[str, torch.Tensor]]:
     """What these modules of the network give while the block forwards images, by name."""
     made: dict[str, torch.Tensor] = {}
     network: Any = backbone.network
@@ -131,7 +138,7 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The loss of lesion masks (``segmentation.loss_of``), a mean over those known.
+    """The loss of lesion masks (``cross_entropy_and_dice``), a mean over those known.
 
     Args:
         logits: float [n, 1, s, s].
@@ -140,7 +147,8 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
     """
     if not known.any():
         return logits.sum() * 0
-    return segmentation.loss_of(logits[known, 0], functional.adaptive_avg_pool2d(masks[known], logits.shape[-1]))
+    small = functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])
+    return cross_entropy_and_dice(logits[known, 0], small)
 
 
 class Network(nn.Module):
@@ -160,7 +168,7 @@ class Network(nn.Module):
         backbone: backbones.Features,
         num_classes: int,
         num_metadata: int = 0,
-        options: MetadataOptions = NO_CHANGE,
+        options: MetadataOptions = DEFAULT,
         decoder: Callable[[], MaskDecoder] | None = None,
     ) -> None:
         super().__init__()
@@ -169,8 +177,17 @@ class Network(nn.Module):
         self.metadata = MetadataNetwork(num_metadata, options) if num_metadata else None
         self.decoder = decoder() if decoder else None
 
+    def groups(self, backbone_rate: float | None, head_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of an optimiser: the backbone (None: frozen), and all else at the head's learning rate."""
+        parts: list[tuple[nn.Module, float]] = [(part, head_rate) for part in self.top]
+        if backbone_rate is not None:
+            parts.insert(0, (self.backbone, backbone_rate))
+            if self.decoder is not None:
+                parts.append((self.decoder, head_rate))
+        return [group for part, rate in parts for group in optimisers.decay_groups(part, rate, weight_decay)]
+
     @property
-    def top(self) -> "tuple[nn.Linear | MetadataNetwork, ...]":
+    def top(self) -> tuple[nn.Linear | MetadataNetwork, ...]:
         """What learns at the head's rate."""
         return (self.head,) if self.metadata is None else (self.head, self.metadata)
 

@@ -3,8 +3,7 @@
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from moulage import checkpoints, devices, monitoring, plugins, randomness, runs
+from moulage import monitoring, plugins, randomness, runs
 from moulage.classifiers import _fitting
-from moulage.data.view import Examples, TrainingView
-from moulage.errors import DataError, RecipeError, RunError
-from moulage.treatment import PLAIN, Treatment
+from moulage.data.training_view import Examples, TrainingView
+from moulage.epochs import State
+from moulage.errors import DataError, RecipeError
+from moulage.treatment import Treatment
 
 PREDICT_BATCH = 4096
 NUM_TIMED_STEPS = 8
@@ -74,26 +74,19 @@ class Head(nn.Module):
         self.std.copy_(torch.from_numpy(std))
 
 
-class Classifier(_fitting.Base):
-    """Softmax regression on embeddings and metadata; see ``docs/architecture.md`` for the methods.
+class Classifier(_fitting.Base[Head]):
+    """Softmax regression on embeddings and metadata.
 
     Metadata are further features beside the embedding (late fusion). An interrupted fit starts over: it takes seconds.
     The features are standardised by the real training images alone, so that they are the same in all arms.
     """
-
-    config: Any
-    CONFIG: type[Options]
-
-    def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        super().__init__(config, classes)
-        self.head: Head | None = None
 
     def _num_features(self) -> int:
         """About how many numbers describe an image: for timing."""
         raise NotImplementedError
 
     def check_treatment(self, treatment: Treatment) -> None:
-        """Raise ``RecipeError`` for a treatment of pixels, and for a frozen backbone: it is frozen anyway."""
+        """It refuses a treatment of pixels, and a frozen backbone: that is frozen anyway."""
         super().check_treatment(treatment)
         if treatment.needs_pixels:
             raise RecipeError(
@@ -113,58 +106,28 @@ class Classifier(_fitting.Base):
         job = replace(job, view=_joined_view(job.view), validation=_joined(job.validation))
         config, validation = self.config, job.validation
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
-        with randomness.reproducible("probe", job.seed, device=job.device):
+        with randomness.reproducible("probe", job.seed, device=self.device):
             head = Head(job.view.real.inputs.shape[1], len(self.classes))
             if config.standardize:
                 head.standardize(job.view.real.inputs)
-            self.head = head.to(job.device)
-            optimizer, best, kept = self._optimizer(head), -np.inf, head.state_dict()
+            self.network = head.to(self.device)
+            state = self._begin(head)
             for epoch in range(1, config.epochs + 1):
                 start = time.perf_counter()
                 stage = _fitting.stage_of(stages, epoch)
                 if epoch == stage.first > 1:  # a fresh head, and none of the first stage can be kept
                     head.reset()
-                    optimizer, best = self._optimizer(head), -np.inf
+                    state = self._begin(head)
                 torch.manual_seed(randomness.seed_from("probe", job.seed, epoch))
-                trained = self._train(head, optimizer, job.view, job.seed, epoch, stage, job.treatment)
+                trained = self._train(state, job, epoch, stage)
                 scored = _fitting.scores(self._predict(validation.inputs), validation.labels)
                 monitoring.check_finite(epoch, train_loss=trained["train_loss"], **scored)
                 runs.log(job.folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
-                merit = _fitting.merit(config.choose, epoch, scored)
-                if merit > best:
-                    best, kept = merit, {name: value.clone() for name, value in head.state_dict().items()}
+                state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
                 job.progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")
-            head.load_state_dict(kept)
+            head.load_state_dict(state.best)
 
-    def _train(
-        self,
-        head: Head,
-        optimizer: torch.optim.Optimizer,
-        view: TrainingView,
-        seed: int,
-        epoch: int,
-        stage: _fitting.Stage,
-        treatment: Treatment,
-    ) -> dict[str, float]:
-        """One epoch; the mean loss and accuracy of its batches, each before its own step."""
-        config, device = self.config, head.mean.device
-        num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
-        tally = _fitting.Tally(device)
-        batches = view.batches(seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
-        for step, batch in enumerate(batches, (epoch - 1) * num_steps):
-            embeddings = torch.from_numpy(batch.inputs).to(device)
-            targets = _fitting.soft_targets(batch.labels, len(self.classes), device)
-            if treatment.mix is not None:
-                embeddings, targets = treatment.mix(embeddings, targets)
-            logits = head(embeddings)
-            loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            tally.add(loss, logits, targets)
-        return tally.means()
-
-    def _optimizer(self, head: Head) -> torch.optim.Optimizer:
+    def _begin(self, head: Head) -> State[Head]:
         config = self.config
         if config.optimizer == "adam":
             # Adam moves every parameter by about the learning rate: D weights then outrun one bias, which would need
@@ -174,18 +137,30 @@ class Classifier(_fitting.Base):
                 {"params": [head.weight], "weight_decay": config.weight_decay},
                 {"params": [head.bias], "lr": bias_rate, "weight_decay": 0.0},
             ]
-            return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        return torch.optim.SGD(
-            head.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+            return State(head, torch.optim.AdamW(groups, lr=config.learning_rate, fused=True))
+        sgd = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        return State(head, torch.optim.SGD(head.parameters(), **sgd))
+
+    def _train(self, state: State[Head], job: _fitting.Job, epoch: int, stage: _fitting.Stage) -> dict[str, float]:
+        """One epoch; the mean loss and accuracy of its batches, each before its own step."""
+        config, view, treatment = self.config, job.view, job.treatment
+        num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
+        tally = _fitting.Tally(self.device)
+        batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
+        for step, batch in enumerate(batches, (epoch - 1) * num_steps):
+            embeddings = torch.from_numpy(batch.inputs).to(self.device)
+            targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device)
+            if treatment.mix is not None:
+                embeddings, targets = treatment.mix(embeddings, targets)
+            logits = state.network(embeddings)
+            loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
+            state.optimizer.zero_grad()
+            loss.backward()
+            state.step(step)
+            tally.add(loss, logits, targets)
+        return tally.means()
 
     def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """Logits float32 [N, K] of embeddings float32 [N, D] and, where it was trained with them, metadata [N, M].
-
-        Raises:
-            RunError: neither ``fit`` nor ``load`` was called.
-            DataError: inputs are no embeddings, or of another backbone; metadata are missing, or not as in training.
-        """
         return self._predict(self._features(inputs, metadata))
 
     @torch.inference_mode()
@@ -195,11 +170,11 @@ class Classifier(_fitting.Base):
         logits = np.empty((len(features), len(self.classes)), np.float32)
         for start in range(0, len(features), PREDICT_BATCH):
             batch = slice(start, start + PREDICT_BATCH)
-            logits[batch] = head(torch.from_numpy(np.array(features[batch])).to(head.mean.device)).cpu().numpy()
+            logits[batch] = head(torch.from_numpy(np.array(features[batch])).to(self.device)).cpu().numpy()
         return logits
 
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """What the softmax regression is given, float32 [N, D + M]: embeddings and metadata, standardised."""
+        """Embeddings and metadata, standardised."""
         head = self._trained()
         return (self._features(inputs, metadata) - head.mean.cpu().numpy()) / head.std.cpu().numpy()
 
@@ -209,46 +184,20 @@ class Classifier(_fitting.Base):
         _fitting.check_metadata(metadata, len(inputs), self.num_metadata)
         return inputs if metadata is None else np.concatenate([inputs, metadata], axis=1)
 
-    def _trained(self) -> Head:
-        if self.head is None:
-            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
-        return self.head
+    def _facts(self) -> dict[str, Any]:
+        return {"num_features": len(self._trained().mean)}
 
-    def save(self, folder: Path) -> None:
-        """Write ``weights.safetensors`` and ``config.json``."""
-        if self.head is None:
-            raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
-        checkpoints.save_weights(folder / "weights.safetensors", self.head)
-        facts = {"num_features": len(self.head.mean), "num_metadata": self.num_metadata}
-        _fitting.write_config(folder, self.config, self.classes, **facts)
+    def _empty(self, saved: dict[str, Any]) -> Head:
+        return Head(saved["num_features"], len(self.classes))
 
-    @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Read what ``save`` wrote."""
-        saved = _fitting.read_config(folder)
-        config = plugins.validate(cls.CONFIG, saved["config"], str(folder))
-        classifier = cls(config, tuple(saved["classes"]))
-        classifier.num_metadata = saved.get("num_metadata", 0)
-        head = Head(saved["num_features"], len(classifier.classes))
-        checkpoints.load_weights(folder / "weights.safetensors", head)
-        classifier.head = head.to(devices.pick_device(device))
-        return classifier
-
-    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
-
-        The features are not in it: see ``embed_seconds``.
-        """
-        config, num_features = self.config, self._num_features()
-        labels = np.arange(NUM_TIMED_STEPS * config.batch_size) % len(self.classes)
+    def _seconds_a_step(self) -> float:
+        num_features = self._num_features()
+        labels: np.ndarray = np.arange(NUM_TIMED_STEPS * self.config.batch_size) % len(self.classes)
         view = TrainingView(Examples(np.zeros((len(labels), num_features), np.float32), labels), None, 0)
-        head = Head(num_features, len(self.classes)).to(devices.pick_device(device))
+        state = self._begin(Head(num_features, len(self.classes)).to(self.device))
         start = time.perf_counter()
-        stage = _fitting.stage_of(_fitting.stages(config.epochs, PLAIN, len(self.classes)), 1)
-        self._train(head, self._optimizer(head), view, 0, 1, stage, PLAIN)
-        seconds = (time.perf_counter() - start) / NUM_TIMED_STEPS
-        steps = -(-num_images // config.batch_size)
-        return config.epochs * min(steps, config.steps_per_epoch or steps), seconds
+        self._train(state, _fitting.Job.timing(view), 1, _fitting.Stage(1, self.config.epochs, None, False))
+        return (time.perf_counter() - start) / NUM_TIMED_STEPS
 
 
 def _joined(examples: Examples) -> Examples:

@@ -20,16 +20,21 @@ class Views(plugins.Options):
     """Which views of each image are predicted; by default the image as it is. All combinations are taken."""
 
     symmetries: Number = Field(
-        1, description="1: as it is; 2: also mirrored; 4: the quarter turns; 8: all symmetries of the square"
+        default=1, description="1: as it is; 2: also mirrored; 4: the quarter turns; 8: all symmetries of the square"
     )
     crops: int = Field(
-        1, ge=1, le=8, description="side of a grid of crops, evenly placed from corner to corner, in place of the whole"
+        default=1,
+        ge=1,
+        le=8,
+        description="side of a grid of crops, evenly placed from corner to corner, in place of the whole",
     )
-    crop_share: float = Field(0.8, gt=0.1, lt=1, description="side of a crop as a share of the image's")
+    crop_share: float = Field(default=0.8, gt=0.1, lt=1, description="side of a crop as a share of the image's")
     sizes: tuple[int, ...] = Field(
-        (), description="pixels a side at which the network sees each view; none: the backbone's input size"
+        default=(), description="pixels a side at which the network sees each view; none: the backbone's input size"
     )
-    average: Literal["probabilities", "logits"] = Field("probabilities", description="what is averaged over the views")
+    average: Literal["probabilities", "logits"] = Field(
+        default="probabilities", description="what is averaged over the views"
+    )
 
     @model_validator(mode="after")
     def _sizes_are_sides(self) -> Self:
@@ -43,15 +48,13 @@ class Views(plugins.Options):
         return self.symmetries * self.crops**2 * max(1, len(self.sizes))
 
 
+AS_IT_IS = Views()
+
+
 def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, int | None]]:
     """The views of a batch in a fixed order, each with the size at which the network sees it (None: its own).
 
-    Args:
-        images: float [n, 3, S, S].
-        options: which.
-
-    Yields:
-        float [n, 3, S, S], crops enlarged to S; the first view of the default options is ``images`` itself.
+    All are float [n, 3, S, S], crops enlarged to S; the first view of the default options is ``images`` itself.
     """
     for crop in _crops(images, options):
         for view in _symmetries(crop, options.symmetries):
@@ -60,12 +63,7 @@ def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, i
 
 
 def averaged(logits: list[torch.Tensor], average: str) -> torch.Tensor:
-    """One row of logits for each image: of a single view as they are, else of the mean over views.
-
-    Args:
-        logits: of each view, float [n, K].
-        average: "logits", or "probabilities": then the logarithms of their means.
-    """
+    """Logits float [n, K] of those of each view: of a single one as they are, else means, or logarithms of means."""
     if len(logits) == 1:
         return logits[0]
     if average == "logits":

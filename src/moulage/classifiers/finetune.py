@@ -3,35 +3,30 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from torch import nn
+from pydantic import Field, model_validator
 
 from moulage import backbones, checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _attention, _augment, _fitting, _views
 from moulage.classifiers._network import (
-    NO_CHANGE,
-    NO_MASKS,
     MaskDecoder,
     MaskOptions,
     MetadataOptions,
     Network,
     mask_loss,
 )
-from moulage.classifiers._state import State
 from moulage.data.masks import UNKNOWN, unknown
-from moulage.data.view import Examples, TrainingView
-from moulage.errors import DataError, RecipeError, RunError
-from moulage.treatment import PLAIN, Treatment
+from moulage.data.training_view import Examples, TrainingView
+from moulage.epochs import State, rise_then_fall
+from moulage.errors import DataError, RecipeError
+from moulage.treatment import Treatment
 
 METADATA = "optional"
 PREDICT_BATCH = 128
 NUM_TIMED_STEPS = 3
-AS_IT_IS = _views.Views()  # pyright: ignore[reportCallIssue]
 
 
 class Config(plugins.Options):
@@ -68,14 +63,14 @@ class Config(plugins.Options):
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
     choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
     views: _views.Views = Field(
-        default=AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
+        default=_views.AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
     metadata_network: MetadataOptions = Field(
-        default=NO_CHANGE,
+        default=MetadataOptions(),
         description="the network that reads the metadata, where the recipe's classifier.metadata asks",
     )
-    mask_task: MaskOptions = Field(default=NO_MASKS, description="lesion masks as a second task")
+    mask_task: MaskOptions = Field(default=MaskOptions(), description="lesion masks as a second task")
 
     @model_validator(mode="after")
     def _parts_are_batches(self) -> Self:
@@ -99,32 +94,20 @@ class Config(plugins.Options):
         """Images a forward pass; fewer where memory is short. Without gradients an image needs far less of it."""
         return PREDICT_BATCH if self.accumulate == 1 else min(PREDICT_BATCH, 2 * (self.batch_size // self.accumulate))
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Options that came later are left out where they change nothing, so that a fit keeps its folder."""
-        same = {
-            "accumulate": self.accumulate == 1,
-            "metadata_network": self.metadata_network == NO_CHANGE,
-            "progressive": not self.progressive,
-            "mask_task": not self.mask_task.weight,
-        }
-        return {key: value for key, value in handler(self).items() if not same.get(key, False)}
-
 
 def learns_masks(config: Config) -> bool:
     """Whether training images are wanted with their lesion masks."""
     return config.mask_task.weight > 0
 
 
-class Classifier(_fitting.Base):
-    """A fine-tuned network; see ``docs/architecture.md`` for the methods. A fit resumes after its last epoch."""
+class Classifier(_attention.GradCam, _fitting.Base[Network]):
+    """A fine-tuned network. A fit resumes after its last epoch."""
 
     config: Config
+    CONFIG = Config
 
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
         super().__init__(config, classes)
-        self.device = torch.device("cpu")
-        self.network: nn.Module | None = None
         self.temperature = 1.0
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:
@@ -147,30 +130,32 @@ class Classifier(_fitting.Base):
             )
 
     def _fit(self, job: _fitting.Job) -> None:
-        config, self.device, folder = self.config, job.device, job.folder
+        config, folder = self.config, job.folder
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
         reproducible = randomness.reproducible("finetune", job.seed, device=self.device)
         with reproducible, devices.enough_memory(config.batch_size, accumulate=config.accumulate):
             network = self._build(config.backbone)
             settings = self._settings(job, network)
-            state, done = State(config, network, num_steps, stages[0]), 0
-            resumed = checkpoints.load(folder, settings)
-            if resumed:
-                done = resumed[0]
-                state.load(resumed[1], _fitting.stage_of(stages, done))
+            done, saved = checkpoints.load(folder, settings) or (0, None)
+            stage = _fitting.stage_of(stages, done)
+            state = self._begin(network, num_steps, stage)
+            if saved:
+                state.load(saved)
             with monitoring.Board(folder, done + 1) as board:
                 for epoch in range(done + 1, config.epochs + 1):
                     start = time.perf_counter()
-                    if epoch > state.stage.last:
-                        state.retrain_head(_fitting.stage_of(stages, epoch), job.seed)
+                    if epoch > stage.last:
+                        stage = _fitting.stage_of(stages, epoch)
+                        self._fresh_head(state, job.seed)
+                        state = self._begin(network, num_steps, stage)
                     self.network = state.evaluated
                     torch.manual_seed(randomness.seed_from("finetune", job.seed, epoch))
-                    trained = self._train(state, job, epoch)
-                    plain = self._predict(job.validation.inputs, job.validation.metadata, AS_IT_IS)
+                    trained = self._train(state, job, epoch, stage)
+                    plain = self._predict(job.validation.inputs, job.validation.metadata, _views.AS_IT_IS)
                     scored = _fitting.scores(plain, job.validation.labels)
                     monitoring.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
-                    state.keep_best(_fitting.merit(config.choose, epoch, scored))
+                    state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
                     checkpoints.save(folder, epoch, state.dump(), settings)
@@ -180,6 +165,29 @@ class Classifier(_fitting.Base):
             if config.calibrate:
                 logits = self._predict(job.validation.inputs, job.validation.metadata, config.views)
                 self.temperature = _fitting.temperature(logits, job.validation.labels)
+
+    def _begin(self, network: Network, num_steps: int, stage: _fitting.Stage) -> State[Network]:
+        """Everything but the weights as at the start of a stage, with ``num_steps`` an epoch."""
+        config = self.config
+        network.backbone.requires_grad_(not stage.head_only)
+        backbone_rate = None if stage.head_only else config.backbone_learning_rate
+        groups = network.groups(backbone_rate, config.head_learning_rate, config.weight_decay)
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, fused=True)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=config.head_learning_rate, momentum=0.9, nesterov=True)
+        # Each stage has a schedule of its own, and only the first a warm-up: a softmax regression needs none.
+        first, total = (stage.first - 1) * num_steps, (stage.last + 1 - stage.first) * num_steps
+        num_warmup = config.warmup_epochs * num_steps if stage.first == 1 else 0.0
+        return State(network, optimizer, lambda step: rise_then_fall(step - first, num_warmup, total), config.ema_decay)
+
+    @staticmethod
+    def _fresh_head(state: State[Network], seed: int) -> None:
+        """The weights that the first stage kept, with a head of fresh random ones."""
+        state.network.load_state_dict(state.best)
+        torch.manual_seed(randomness.seed_from("head", seed))
+        for part in state.network.top:
+            part.reset_parameters()
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; pixels and masks themselves are named by the run folder."""
@@ -203,9 +211,9 @@ class Classifier(_fitting.Base):
             network.to(memory_format=torch.channels_last)
         return network.to(self.device)
 
-    def _train(self, state: State, job: _fitting.Job, epoch: int) -> dict[str, float]:
+    def _train(self, state: State[Network], job: _fitting.Job, epoch: int, stage: _fitting.Stage) -> dict[str, float]:
         """One epoch; the mean loss and accuracy of its (augmented) batches, each before its own step."""
-        config, view, treatment, stage = self.config, job.view, job.treatment, state.stage
+        config, view, treatment = self.config, job.view, job.treatment
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
         draws = torch.rand(
@@ -240,7 +248,7 @@ class Classifier(_fitting.Base):
                     number = int(has_mask[part].sum())
                     second = mask_loss(of_masks, images[part, 3], has_mask[part].to(self.device))
                     whole = whole + config.mask_task.weight * second * (number / max(1, int(has_mask.sum())))
-                    tally.add_other("train_mask_loss", second, number)
+                    tally.add_sum("train_mask_loss", second * number, number)
                 whole.backward()
                 tally.add(loss, logits, targets[part])
             state.step(step)
@@ -258,58 +266,31 @@ class Classifier(_fitting.Base):
         return images, None if masks is None else torch.from_numpy(masks[:, 0, 0] != UNKNOWN)
 
     def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """Logits float32 [N, K] of pixels uint8 [N, size, size, 3], averaged over the views and calibrated.
-
-        ``metadata``, float32 [N, M], where it was trained with them.
-
-        Raises:
-            RunError: neither ``fit`` nor ``load`` was called.
-            DataError: pixels of another size, or metadata that are missing or not as in training.
-        """
+        """Averaged over the views and calibrated."""
         return self._predict(inputs, metadata, self.config.views) / np.float32(self.temperature)
 
     @torch.inference_mode()
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
-        """What the head is given, float32 [N, D], of pixels uint8 [N, size, size, 3]; one view, the image as it is.
-
-        Where it was trained with metadata, float32 [N, M], their features follow those of the image.
-        """
-        network: Any = self._checked(inputs, metadata)
-        backbone = network.backbone
+        """Of one view, the image as it is; those of the metadata follow."""
+        network = self._checked(inputs, metadata)
         features = backbones.embed(
-            backbone, backbone.num_features, inputs, device=self.device, batch_size=self.config.predict_batch
+            network.backbone,
+            network.backbone.num_features,
+            inputs,
+            device=self.device,
+            batch_size=self.config.predict_batch,
         )
         if metadata is None:
             return features
         known = torch.from_numpy(metadata).to(self.device)
         return network.joined(torch.from_numpy(features).to(self.device), known).cpu().numpy()
 
-    def attention(
-        self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        metadata: np.ndarray | None = None,
-        *,
-        shuffled: str = "",
-        draw: int = 0,
-    ) -> tuple[np.ndarray, int]:
-        """Grad-CAM over the views, float32 [N, S, S] in -1..1, and the cells a side; see ``_attention.grad_cam``."""
-        network: Any = self._checked(pixels, metadata)
-        beside = None
-        if metadata is not None:
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
+        network, beside = self._checked(pixels, metadata), None
+        if metadata is not None and network.metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        return _attention.grad_cam(
-            network.backbone,
-            network.head,
-            pixels,
-            labels,
-            self.device,
-            beside=beside,
-            views=self.config.views,
-            shuffled=shuffled,
-            draw=draw,
-        )
+        return _attention.LookedAt(network.backbone, network.head, beside, self.config.views)
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:
@@ -326,49 +307,26 @@ class Classifier(_fitting.Base):
             logits[batch] = _views.averaged(of_views, views.average).cpu().numpy()
         return logits
 
-    def _checked(self, inputs: np.ndarray, metadata: np.ndarray | None) -> nn.Module:
+    def _checked(self, inputs: np.ndarray, metadata: np.ndarray | None) -> Network:
         """The trained network, ready to predict these."""
-        if self.network is None:
-            raise RunError("The classifier was not trained.", "Call fit or Classifier.load first.")
+        network = self._trained()
         _fitting.check_pixels(inputs, self.config.size)
         _fitting.check_metadata(metadata, len(inputs), self.num_metadata)
-        return self.network.eval()
+        return network.eval()
 
-    def save(self, folder: Path) -> None:
-        """Write ``weights.safetensors`` and ``config.json``."""
-        if self.network is None:
-            raise RunError("The classifier was not trained, so there is nothing to save.", "Call fit first.")
-        checkpoints.save_weights(folder / "weights.safetensors", self.network)
-        facts = {"temperature": self.temperature, "num_metadata": self.num_metadata}
-        _fitting.write_config(folder, self.config, self.classes, **facts)
+    def _facts(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
 
-    @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "Classifier":
-        """Read what ``save`` wrote. The weights that the training started from are not needed any more."""
-        saved = _fitting.read_config(folder)
-        classifier = cls(plugins.validate(Config, saved["config"], str(folder)), tuple(saved["classes"]))
-        classifier.device, classifier.num_metadata = devices.pick_device(device), saved.get("num_metadata", 0)
-        with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller
-            network = classifier._build(classifier.config.backbone.model_copy(update={"weights": "scratch"}))
-        checkpoints.load_weights(folder / "weights.safetensors", network)
-        classifier.network, classifier.temperature = network, saved.get("temperature", 1.0)
-        return classifier
+    def _empty(self, saved: dict[str, Any]) -> Network:
+        self.temperature = saved["temperature"]
+        return self._build(self.config.backbone.model_copy(update={"weights": "scratch"}))
 
-    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few of each
-        progressive size.
-
-        Validation is not in it: it takes about a third of the time a training image, for each validation image.
-        """
+    def _seconds_a_step(self) -> float:
         config = self.config
-        self.device = devices.pick_device(device)
-        with devices.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
-            seconds = self._seconds_a_step(config.accumulate)
-        steps = -(-num_images // config.batch_size)
-        steps = min(steps, config.steps_per_epoch or steps)
-        return config.epochs * steps, seconds
+        with devices.enough_memory(config.batch_size, self._seconds_in_parts, config.accumulate):
+            return self._seconds_in_parts(config.accumulate)
 
-    def _seconds_a_step(self, accumulate: int) -> float:
+    def _seconds_in_parts(self, accumulate: int) -> float:
         """Mean over the epochs, timed on a few steps of each progressive size, batches computed in so many parts."""
         config = self.config.model_copy(update={"accumulate": accumulate, "steps_per_epoch": None})
         labels = np.arange((NUM_TIMED_STEPS + 1) * config.batch_size) % len(self.classes)
@@ -377,16 +335,16 @@ class Classifier(_fitting.Base):
         view = TrainingView(Examples(pixels, labels, masks=masks), None, 0)
         sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
         times: list[float] = []
-        seconds = {}
-        job = _fitting.Job(view, view.real, 0, Path(), self.device, lambda *_: times.append(time.perf_counter()), PLAIN)
+        seconds: dict[int | None, float] = {}
+        job = _fitting.Job.timing(view, lambda done, total, note: times.append(time.perf_counter()))
         timed = Classifier(config, self.classes)
         timed.device = self.device
         with randomness.reproducible("timing", device=self.device):
-            stage = _fitting.stages(config.epochs, PLAIN, len(self.classes))[0]
-            state = State(config, timed._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
+            stage = _fitting.Stage(1, config.epochs, None, False)
+            state = timed._begin(timed._build(config.backbone), NUM_TIMED_STEPS + 1, stage)
             for side in dict.fromkeys(sides):
                 times.clear()
-                timed._train(state, job, 1 + sides.index(side))
+                timed._train(state, job, 1 + sides.index(side), stage)
                 seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
         return float(np.mean([seconds[side] for side in sides]))
 

@@ -4,8 +4,6 @@ The features do not depend on the labels, the arm or the seed: the study compute
 ``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
 """
 
-import time
-
 import numpy as np
 from pydantic import Field
 
@@ -34,16 +32,7 @@ def embed_key(config: Config) -> str:
 def embed(
     config: Config, pixels: np.ndarray, *, device: str = "cpu", progress: runs.Progress = runs.no_progress
 ) -> np.ndarray:
-    """Features of the frozen backbone, each image forwarded once.
-
-    Args:
-        config: backbone and size.
-        pixels: uint8 [N, size, size, 3]; may be memory-mapped.
-        device: where the network runs.
-        progress: called after each batch with the number of images done.
-
-    Returns:
-        float32 [N, D].
+    """Features float32 [N, D] of pixels uint8 [N, size, size, 3], see ``backbones.embed``.
 
     Raises:
         RecipeError: the weights cannot be loaded.
@@ -56,14 +45,12 @@ def embed(
 
 
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
-    """Seconds that ``embed`` takes for this many images, from two batches: for the estimate before a run."""
-    times = []
+    """Seconds that ``embed`` takes for this many images."""
 
-    def tick(done: int, total: int, note: str) -> None:
-        times.append(time.perf_counter())
+    def embed_all(pixels: np.ndarray, progress: runs.Progress) -> np.ndarray:
+        return embed(config, pixels, device=device, progress=progress)
 
-    embed(config, np.zeros((3 * EMBED_BATCH, config.size, config.size, 3), np.uint8), device=device, progress=tick)
-    return (times[-1] - times[0]) / (2 * EMBED_BATCH) * num_images
+    return backbones.seconds_to_embed(embed_all, config.size, EMBED_BATCH, num_images)
 
 
 def _features(config: Config) -> backbones.Features:
@@ -71,7 +58,7 @@ def _features(config: Config) -> backbones.Features:
         return backbones.build(config.backbone, config.size)
 
 
-class Classifier(_softmax.Classifier):
+class Classifier(_attention.GradCam, _softmax.Classifier):
     """Softmax regression on embeddings, and on metadata beside them."""
 
     config: Config
@@ -81,27 +68,13 @@ class Classifier(_softmax.Classifier):
         super().__init__(config, classes)
         self.backbone: backbones.Features | None = None
 
-    def attention(
-        self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        metadata: np.ndarray | None = None,
-        *,
-        shuffled: str = "",
-        draw: int = 0,
-    ) -> tuple[np.ndarray, int]:
-        """Grad-CAM through backbone and head, float32 [N, S, S] in -1..1, and the cells a side, of pixels uint8
-        [N, S, S, 3]; see ``_attention.grad_cam``.
-        """
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
         head = self._trained()
         _fitting.check_pixels(pixels, self.config.size)
         _fitting.check_metadata(metadata, len(pixels), self.num_metadata)
-        device = head.mean.device
         if self.backbone is None:
-            self.backbone = _features(self.config).to(device)
-        return _attention.grad_cam(
-            self.backbone, head, pixels, labels, device, beside=metadata, shuffled=shuffled, draw=draw
-        )
+            self.backbone = _features(self.config).to(self.device)
+        return _attention.LookedAt(self.backbone, head, metadata)
 
     def _num_features(self) -> int:
         return _features(self.config).num_features

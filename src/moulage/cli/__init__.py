@@ -32,6 +32,7 @@ for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, 
     app.command()(_verb)
 for _verb in (planning.power, studies.explain, studies.report):
     app.command()(_verb)
+app.command(name="run-stage")(studies.run_stage)
 app.add_typer(challenge, name="challenge")
 app.add_typer(masks, name="masks")
 app.command(name="list")(steps.list_plugins)

@@ -82,7 +82,7 @@ def _evaluate_on(
     device: str,
     as_json: bool,
 ) -> None:
-    from moulage.tasks.external import evaluate_on
+    from moulage.finished.external import evaluate_on
 
     if not source:
         raise RecipeError("The layout of the other data is not named.", "Add --source; `moulage list sources`.")
@@ -166,7 +166,7 @@ def ensemble(
     as_json: Json = False,
 ) -> None:
     """Combine a study's classifiers; weights are fitted on the validation part, never on the test part."""
-    from moulage.tasks.ensemble import METHODS, ensemble_runs
+    from moulage.finished.ensemble import METHODS, ensemble_runs
 
     _one_of("--by", by, ("trial", "split"))
     _one_of("--average", average, ("probabilities", "logits"))
@@ -208,7 +208,7 @@ def unknown(
     as_json: Json = False,
 ) -> None:
     """How well a study's classifiers recognise images of classes that they never learned."""
-    from moulage.tasks.unknown import score_unknown
+    from moulage.finished.unknown import score_unknown
 
     with Screen() as screen:
         found = score_unknown(run, device=device, progress=screen.progress, say=screen.say)

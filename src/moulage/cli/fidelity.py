@@ -23,7 +23,7 @@ def fidelity(
 ) -> None:
     """Score generated images beside real images and copies of training images, and count near-copies."""
     from moulage.devices import pick_device
-    from moulage.tasks.fidelity import score_folders
+    from moulage.image_folders import score_folders
 
     options: dict[str, Any] = {}
     if network:

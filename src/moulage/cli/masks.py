@@ -35,7 +35,7 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Train on the masks of a source; Dice and Jaccard on lesions held out, by class too."""
-    from moulage.tasks.segmentation import learn_masks
+    from moulage.masks.learn import learn_masks
 
     folder = out or Path("runs") / "masks"
     with Screen() as screen:
@@ -79,7 +79,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Write a mask of each image as PNG, and a table of them; the same command goes on where it stopped."""
-    from moulage.tasks.masks import predict_masks
+    from moulage.masks.predict import predict_masks
 
     folder = out or segmenter / f"predicted-{source}"
     with Screen() as screen:

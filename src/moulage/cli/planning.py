@@ -78,8 +78,7 @@ def power(
     if as_json:
         print_json(result)
         return
-    show = _show_after if run is not None else _show_forecast
-    show(result)
+    (_show_after if run is not None else _show_forecast)(result)
     for sentence in result["sentences"]:
         print(sentence)
     print()

@@ -27,7 +27,7 @@ from moulage.errors import RecipeError, nearest
 from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
-    from moulage.recipe import Recipe
+    from moulage.stages.data import Prepared
     from moulage.study import Outcome
 
 
@@ -58,10 +58,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read, decode, audit and split data; print what the audit found."""
+    from moulage import preview as previews
     from moulage import recipe as recipes
-    from moulage.data.audit import Audit
-    from moulage.tasks import data_sets
-    from moulage.tasks import preview as previews
+    from moulage import runs
+    from moulage.stages import data as stage
 
     if (recipe is None) == (not source):
         raise RecipeError("Name a recipe or --source, one of the two.", "`moulage list sources` names the sources.")
@@ -79,12 +79,22 @@ def prepare(
     if preview and not chosen.data.steps:
         raise RecipeError("There is nothing to preview: no pre-processing is asked for.", "Add --step NAME.")
     run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
-    prepared = _prepare_only(chosen, run, workers)
-    split = prepared.split(0)
-    report = Audit.load(run / "audit.json")
-    counts, several = split.counts(), data_sets.load(run)
-    changed = previews.changes(chosen, prepared)
+    with Screen() as screen, runs.lock(run):
+        watch = screen.watch()
+        prepared = stage.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)
     sheet = previews.preview(chosen, prepared, run, preview, seed) if preview else None
+    _show_prepared(prepared, run, previews.changes(chosen, prepared), sheet, as_json)
+
+
+def _show_prepared(
+    prepared: "Prepared", run: Path, changed: list[dict[str, Any]], sheet: Path | None, as_json: bool
+) -> None:
+    """Audit, data sets, split and pre-processing of a prepared run, as JSON or tables."""
+    from moulage.data import data_sets
+    from moulage.data.audit import Audit
+
+    split, report, several = prepared.split(0), Audit.load(run / "audit.json"), data_sets.load(run)
+    counts = split.counts
     if as_json:
         found = {"run": str(run), "digest": split.digest, "split": counts, "audit": report.rows()}
         more = {"data_sets": several, "steps": changed, "preview": sheet and str(sheet)}
@@ -120,7 +130,7 @@ def fit(
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
     outcome = _run(values, on.folder(f"fit-{generator}-{'-'.join(names)}"), on.device)
-    folder = outcome.run / next(task.folder for task in outcome.tasks if task.kind == "generator")
+    folder = outcome.run / outcome.stages[0].folder  # what others need comes first
     if on.as_json:
         print_json({"generator": str(folder), "split": outcome.prepared.split(0).digest})
     else:
@@ -141,7 +151,7 @@ def sample(
     """Draw images: lossless PNG with their provenance inside, and a catalog of them."""
     from moulage import runs
     from moulage.devices import pick_device
-    from moulage.tasks.execute import draw
+    from moulage.stages.generator import draw
 
     about = runs.read_json(generator / "generator.json")
     folder = out or generator / f"samples-{first_seed}-{count}"
@@ -177,8 +187,9 @@ def train(
         arm = {"balance": "synthesize", "samples": str(samples.absolute()), "add": add}
     values["arms"] = {"with_samples" if samples else "plain": arm}
     outcome = _run(values, on.folder(f"train-{classifier}"), on.device)
-    [found] = outcome.results["fits"]
-    print_scores(found["scores"]["test"], str(outcome.run / found["folder"]), on.as_json)
+    assert outcome.results is not None
+    [found] = outcome.results.fits
+    print_scores(found.scores["test"].model_dump(), str(outcome.run / found.folder), on.as_json)
 
 
 def list_plugins(
@@ -213,12 +224,3 @@ def _data_set(row: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
     """One data set as a row of a table."""
     about = {"data set": row["name"], "source": row["source"], "read": row["num_read"]}
     return {**about, "set aside": row["num_set_aside"], **{part: row["parts"].get(part, 0) for part in parts}}
-
-
-def _prepare_only(recipe: "Recipe", run: Path, workers: int) -> Any:
-    from moulage import runs
-    from moulage.tasks import prepare as steps
-
-    with Screen() as screen, runs.lock(run):
-        watch = screen.watch()
-        return steps.prepare(recipe, run, num_workers=workers, progress=watch.progress, say=watch.say)

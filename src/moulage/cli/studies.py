@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,8 +48,9 @@ def study(
         changes["study.num_trials"] = trials
     if data:
         changes["data.path"] = str(data.absolute())
-    chosen = _budget(budget, device, recipes.budgets(recipe) if recipe.is_file() else ())
-    found = recipes.load(recipe, chosen, changes)
+    values = recipes.read(recipe)
+    chosen = _budget(budget, device, recipes.budgets(values, recipe.name))
+    found = recipes.parse(values, chosen, changes, recipe.name)
     command = shlex.join(["moulage", *sys.argv[1:]])
     _study(found, out or Path("runs") / found.study.name, workers, device, as_json, command)
 
@@ -72,8 +74,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show what a study's classifiers looked at, and which test images an arm changed; a section of the report."""
+    from moulage.finished.explain import explain as explain_run
     from moulage.report import write
-    from moulage.tasks.explain import explain as explain_run
 
     with Screen() as screen:
         found = explain_run(
@@ -125,31 +127,51 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
         outcome = run_study(recipe, run, workers=workers, device=device, command=command, watch=screen.watch())
         screen.say("writing the report")
         page = write(run)
+    found = outcome.results
+    assert found is not None
     if as_json:
-        print_json({"answer": outcome.results["answer"], "report": str(page), "results": str(run / "results.json")})
+        print_json({"answer": found.answer, "report": str(page), "results": str(run / "results.json")})
         return
     primary = recipe.study.primary
     unit = parse(primary).measure.unit
     rows = [
         {
-            "arm": c["arm"],
-            "compared with": c["reference"],
-            f"difference ({unit})".replace(" ()", ""): difference(primary, c["difference"]),
-            "95 % interval": "too few fits" if c["low"] is None else interval(primary, c["low"], c["high"]),
+            "arm": c.arm,
+            "compared with": c.reference,
+            f"difference ({unit})".replace(" ()", ""): difference(primary, c.difference),
+            "95 % interval": "too few fits" if c.low is None else interval(primary, c.low, c.high),
         }
-        for c in outcome.results["comparisons"]
-        if c["measure"] == primary
+        for c in found.comparisons
+        if c.measure == primary
     ]
     if rows:
         show_table(primary, rows)
-    for found in outcome.results["verdicts"]:
-        print("\n".join(found["text"]), end="\n\n")
-    for control in outcome.results["controls"]:
-        print(control["text"])
-    print(f"\n{outcome.results['answer']}\nReport: {page}")
+    for verdict in found.verdicts:
+        print("\n".join(verdict.text), end="\n\n")
+    for control in found.controls:
+        print(control.text)
+    print(f"\n{found.answer}\nReport: {page}")
 
 
-def _budget(name: str, device: str, known: tuple[str, ...]) -> str:
+def run_stage(
+    run: Annotated[Path, typer.Argument(help="A run folder that `study` has begun.")],
+    stage: Annotated[str, typer.Argument(help="A stage by its folder, such as classifiers/none-0-1a2b3c4d5e6f.")],
+    device: Device = "auto",
+) -> None:
+    """Run one stage of a study by hand, on any machine that sees the run folder; what it needs must be done."""
+    from moulage.errors import RunError
+    from moulage.stages.plan import find
+    from moulage.stages.stage import execute
+
+    found = find(run, stage)
+    for need in found.needs:
+        if not need.is_done(run):
+            raise RunError(f"{found.folder} needs {need.folder}, which is not done.", f"Run that first: {need.folder}.")
+    execute(run, found, device)
+    print(f"{found}: {run / found.folder}")
+
+
+def _budget(name: str, device: str, known: Container[str]) -> str:
     """The budget to apply: ``auto`` is ``cpu`` where the recipe has one and there is no GPU to use."""
     if name == "full":
         return ""

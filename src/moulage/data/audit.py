@@ -3,8 +3,8 @@
 Images that cannot be used are quarantined by name and reason, never dropped in silence. Groups that a split must keep
 together are lesions, joined with exact duplicates and with near-duplicates that are taken as one photograph.
 
-Where several data sets are joined (``data.several``), an image that an earlier one has too is set aside, and so is one
-that may only be trained on but shows a lesion which may be tested on.
+Where several data sets are joined (``data.joined_sets``), an image that an earlier one has too is set aside, and so is
+one that may only be trained on but shows a lesion which may be tested on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from moulage import runs
-from moulage.data import duplicates, overlap, several
+from moulage.data import duplicates, joined_sets, overlap
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK
 from moulage.data.duplicates import Pair
+from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
+from moulage.data.thumbnails import inside
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
@@ -132,7 +133,7 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
         pixels: the scan and thumbnails of the same catalog, in its order.
         progress: of the search for near-duplicates.
     """
-    scan, findings = pixels.scan, []
+    scan, findings = pixels.scan, _Findings()
     quarantined = _bad_images(scan, findings)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)
@@ -153,16 +154,19 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     return Audit(tuple(sorted(findings, key=lambda f: order[f.severity])), quarantined, pairs, named)
 
 
-def _finding(kind: str, severity: Severity, images: Iterable[str], message: str, advice: str = "") -> Finding:
-    names = [str(name) for name in images]
-    return Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice)
+class _Findings(list[Finding]):
+    """What has been found so far."""
+
+    def add(self, kind: str, severity: Severity, images: Iterable[str], message: str, advice: str = "") -> None:
+        names = [str(name) for name in images]
+        self.append(Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice))
 
 
 def _count(number: int, one: str = "image") -> str:
     return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
-def _bad_images(scan: pd.DataFrame, findings: list[Finding]) -> dict[str, str]:
+def _bad_images(scan: pd.DataFrame, findings: _Findings) -> dict[str, str]:
     """Quarantine what cannot be read."""
     quarantined = {}
     for status, bad in scan[scan["status"] != OK].groupby("status", sort=False):
@@ -171,13 +175,11 @@ def _bad_images(scan: pd.DataFrame, findings: list[Finding]) -> dict[str, str]:
         quarantined |= {image: f"{kind}: {message}" for image, message in named.items()}
         image, message = next(iter(named.items()))
         say = f"{_count(len(bad))} cannot be used; {image}: {message.rstrip('.')}."
-        findings.append(_finding(kind, "error", named, say, advice))
+        findings.add(kind, "error", named, say, advice)
     return quarantined
 
 
-def _check_duplicates(
-    catalog: Catalog, scan: pd.DataFrame, quarantined: dict[str, str], findings: list[Finding]
-) -> None:
+def _check_duplicates(catalog: Catalog, scan: pd.DataFrame, quarantined: dict[str, str], findings: _Findings) -> None:
     """Exact copies: harmless under one label (they are joined), quarantined under two."""
     table = catalog.table[["image", "label"]].assign(sha256=scan["sha256"].to_numpy())
     table = table[~table["image"].isin(quarantined)]
@@ -186,26 +188,25 @@ def _check_duplicates(
     same, torn = copies[num_labels == 1], copies[num_labels > 1]
     if len(same):
         say = f"{_count(len(same))} with an exact copy, byte for byte; each set is one group of the split."
-        findings.append(_finding("exact duplicates", "warning", same["image"], say, "Keep one of each set."))
+        findings.add("exact duplicates", "warning", same["image"], say, "Keep one of each set.")
     for _, rows in torn.groupby("sha256"):
         names = dict(zip(rows["image"], rows["label"], strict=True))
         listed = ", ".join(f"{name} is {label}" for name, label in names.items())
         quarantined |= dict.fromkeys(names, f"two labels on one image: {listed}")
     if len(torn):
         say = f"{_count(len(torn))} with an exact copy under another label; none of them is used."
-        findings.append(
-            _finding("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
-        )
+        findings.add("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
 
 
 def _check_data_sets(
-    catalog: Catalog, pixels: Pixels, quarantined: dict[str, str], findings: list[Finding], progress: Progress
+    catalog: Catalog, pixels: Pixels, quarantined: dict[str, str], findings: _Findings, progress: Progress
 ) -> np.ndarray:
     """Set images aside that an earlier data set has too; the groups [N], joined over what two data sets share."""
-    if len(several.names(catalog)) < 2:
+    if len(joined_sets.names(catalog)) < 2:
         return catalog.groups
-    found, notes = several.shared(catalog, pixels, progress)
-    findings += [_finding("chance names", "note", (), note) for note in notes]
+    found, notes = joined_sets.shared(catalog, pixels, progress)
+    for note in notes:
+        findings.add("chance names", "note", (), note)
     doubles = found[found["why"] != overlap.SAME_LESION].drop_duplicates("image")
     label = catalog.table.set_index("image")["label"]
     for (name, of), rows in doubles.groupby(["data_set", "of"], sort=False):
@@ -213,7 +214,7 @@ def _check_data_sets(
         say = f"{_count(len(rows))} of {name} are among those of {of} too ({why}); those of {of} are used."
         torn = int((label.loc[rows["image"]].to_numpy() != label.loc[rows["same_as"]].to_numpy()).sum())
         say += f" {_count(torn)} under another class there." if torn else ""
-        findings.append(_finding("image of two data sets", "warning", rows["image"], say))
+        findings.add("image of two data sets", "warning", rows["image"], say)
     for row in doubles.itertuples():
         quarantined[str(row.image)] = f"in two data sets: {row.why} as {row.same_as} of {row.of}"
     place = pd.Series(np.arange(len(catalog)), index=catalog.images)
@@ -222,7 +223,7 @@ def _check_data_sets(
 
 
 def _check_train_only(
-    kept: Catalog, groups: np.ndarray, quarantined: dict[str, str], findings: list[Finding]
+    kept: Catalog, groups: np.ndarray, quarantined: dict[str, str], findings: _Findings
 ) -> np.ndarray:
     """Set images aside that may only be trained on, of lesions that may be tested on: whether each [n] stays."""
     only = (kept.table["only_part"] != "").to_numpy()
@@ -231,13 +232,13 @@ def _check_train_only(
     for name, rows in kept.take(shown).table.groupby("data_set", sort=False):
         say = f"{_count(len(rows))} of {name} show lesions of images that may be tested on; they are not used."
         advice = 'With parts = "all" they are split with those lesions.'
-        findings.append(_finding("lesion of two data sets", "warning", rows["image"], say, advice))
+        findings.add("lesion of two data sets", "warning", rows["image"], say, advice)
     for image, group in zip(kept.images[shown], groups[shown], strict=True):
         quarantined[image] = f"lesion of two data sets: the lesion of {tested[group]}, which may be tested on"
     return ~shown
 
 
-def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], findings: list[Finding]) -> None:
+def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], findings: _Findings) -> None:
     """Near-duplicates, of which those that lesions and exact copies have joined already (``known``) are no news."""
     group = dict(zip(kept.images, known, strict=True))
     label = dict(zip(kept.images, kept.table["label"], strict=True))
@@ -246,15 +247,15 @@ def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], find
     if accepted:
         named = [f"{pair.first} = {pair.second}" for pair in accepted]
         say = f"{_count(len(named), 'pair')} under no common lesion id taken as one photograph and joined."
-        findings.append(_finding("near-duplicates", "warning", named, say, "Look at the pairs in audit.json."))
+        findings.add("near-duplicates", "warning", named, say, "Look at the pairs in audit.json.")
     torn = [f"{p.first} = {p.second}" for p in accepted if label[p.first] != label[p.second]]
     if torn:
         say = f"{_count(len(torn), 'pair')} of these with different labels; both images stay, in one group."
-        findings.append(_finding("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye."))
+        findings.add("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye.")
     rest = [f"{p.first} ? {p.second}" for p in news if not p.accepted]
     if rest:
         say = f"{_count(len(rest), 'pair')} alike, but not enough to be joined."
-        findings.append(_finding("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json."))
+        findings.add("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json.")
 
 
 def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]] = ()) -> np.ndarray:
@@ -270,50 +271,48 @@ def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]
     return groups[first[member_of]]
 
 
-def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: list[Finding]) -> None:
+def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: _Findings) -> None:
     """Images without label, lesions without id or with two labels, other modes than RGB."""
     if catalog.unlabelled:
         say = f"{_count(len(catalog.unlabelled))} in no label file, not used."
-        findings.append(
-            _finding("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
-        )
+        findings.add("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
     table = kept.table
     unknown = table[table["lesion"] == ""]
     if 0 < len(unknown) < len(table):
         say = f"{_count(len(unknown))} without lesion id; each counts as a lesion of its own."
         advice = "If some show the same lesion, the split cannot know: look at the near-duplicates."
-        findings.append(_finding("lesion without id", "warning", unknown["image"], say, advice))
+        findings.add("lesion without id", "warning", unknown["image"], say, advice)
     elif len(unknown):
         say = "No image has a lesion or patient id; each counts as a lesion of its own."
         advice = "If several images show one lesion, give their ids: without them test scores come out too good."
-        findings.append(_finding("no lesion ids", "warning", unknown["image"], say, advice))
+        findings.add("no lesion ids", "warning", unknown["image"], say, advice)
     known = table[table["lesion"] != ""]
     torn = known[known.groupby("lesion")["label"].transform("nunique") > 1]
     if len(torn):
         num_lesions = torn["lesion"].nunique()
         say = f"{_count(num_lesions, 'lesion')} with two labels ({_count(len(torn))}); each stays whole, in one part."
-        findings.append(_finding("lesion with two labels", "warning", torn["image"], say, "Check these labels."))
+        findings.add("lesion with two labels", "warning", torn["image"], say, "Check these labels.")
     other = scan[scan["mode"] != "RGB"]
     if len(other):
         modes = ", ".join(f"{mode} ({n})" for mode, n in other["mode"].value_counts().items())
         say = f"{_count(len(other))} stored not as RGB but as {modes}; converted."
-        findings.append(_finding("not RGB", "note", other["image"], say))
+        findings.add("not RGB", "note", other["image"], say)
 
 
-def _check_sizes(kept: Catalog, groups: np.ndarray, findings: list[Finding]) -> None:
+def _check_sizes(kept: Catalog, groups: np.ndarray, findings: _Findings) -> None:
     """Classes too small to split, or to say anything of."""
     for name in kept.classes:
         rows = ((kept.table["label"] == name) & (kept.table["only_part"] == "")).to_numpy()
         number, images = len(set(groups[rows])), kept.images[rows]
         if number < MIN_LESIONS:
             say = f'Class "{name}" has {_count(number, "lesion")}; training, validation and test need one each.'
-            findings.append(_finding("class too small to split", "error", images, say, "Leave the class out."))
+            findings.add("class too small to split", "error", images, say, "Leave the class out.")
         elif number < FEW_LESIONS:
             say = f'Class "{name}" has {_count(number, "lesion")}: too few for a verdict on it.'
-            findings.append(_finding("class too small for a verdict", "warning", images, say, "Collect more lesions."))
+            findings.add("class too small for a verdict", "warning", images, say, "Collect more lesions.")
 
 
-def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, findings: list[Finding]) -> None:
+def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, findings: _Findings) -> None:
     """Whether the class, or the acquisition source, can be read off something that is no disease."""
     table = kept.table[kept.table["source"] != ""]
     counts = pd.crosstab(table["source"], table["label"]).to_numpy()
@@ -323,8 +322,8 @@ def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, find
     if association >= STRONG_ASSOCIATION:
         say = f"Class and acquisition source are associated (Cramer's V {association:.2f}): one hints at the other."
         advice = "Look at scores by source before believing a gain."
-        findings.append(_finding("source hints at class", "note", table["image"], say, advice))
-    shown = duplicates.inside(thumbnails[rows][table.index.to_numpy()])
+        findings.add("source hints at class", "note", table["image"], say, advice)
+    shown = inside(thumbnails[rows][table.index.to_numpy()])
     vignette = pd.Series(~shown[:, 0, 0] & ~shown[:, 0, -1] & ~shown[:, -1, 0] & ~shown[:, -1, -1])
     sources = table["source"].to_numpy(object)
     counts = pd.crosstab(sources, vignette.to_numpy()).to_numpy()
@@ -332,7 +331,7 @@ def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, find
         share = vignette.groupby(sources).mean()
         listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
         say = f"A dark vignette tells the acquisition source: {listed} of the images have one."
-        findings.append(_finding("vignette tells the source", "note", table["image"][vignette.to_numpy()], say))
+        findings.add("vignette tells the source", "note", table["image"][vignette.to_numpy()], say)
 
 
 def cramers_v(counts: np.ndarray) -> float:

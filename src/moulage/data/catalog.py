@@ -1,34 +1,17 @@
 """The catalog: a table with one row an image, real or synthetic, and where its bytes are."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from moulage.errors import DataError, RunError
-from moulage.runs import atomic, digest
+from moulage.data import parquet
+from moulage.errors import DataError
+from moulage.runs import digest
 
-TEXT = (
-    "image",
-    "label",
-    "lesion",
-    "group",
-    "source",
-    "sex",
-    "site",
-    "location",
-    "mask",
-    "origin",
-    "split_digest",
-    "official_part",
-    "data_set",
-    "only_part",
-)
 MISSING = "missing::"
 """Prefix of the location of an image that a label names but that is not there."""
 COLUMNS = {
@@ -49,14 +32,13 @@ COLUMNS = {
     "age": "years, NaN where unknown",
     "seed": "the seed that drew a synthetic image, -1 for real ones",
 }
-LATER = ("data_set", "only_part")
-"""Columns that older catalogs lack; where they are empty, digests are what they were without them."""
+TEXT = tuple(name for name in COLUMNS if name not in ("age", "seed"))
 REAL = "real"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalog:
-    """Images, labels and what is known of them; no pixels.
+    """Images, labels and what is known of them; no pixels. Never changed: what is derived from it is kept.
 
     Attributes:
         table: one row an image, with the columns of ``COLUMNS``.
@@ -155,11 +137,11 @@ class Catalog:
         path, separator, member = location.partition("::")
         return str(self.root / path) + separator + member if location else ""
 
+    @cached_property
     def digest(self) -> str:
         """Digest of everything but where the files happen to lie."""
-        unused = [column for column in LATER if (self.table[column] == "").all()]
-        kept = self.table.drop(columns=["location", "mask", *unused])
-        return digest(list(self.classes), kept.to_csv(index=False).encode())
+        kept = self.table.drop(columns=["location", "mask"])
+        return digest(self.classes, *((name, values.tolist()) for name, values in kept.items()))
 
     def save(self, path: Path) -> None:
         """Write a Parquet file that keeps classes, name and root beside the table.
@@ -169,29 +151,20 @@ class Catalog:
         base, table = path.parent.resolve(), self.table.copy()
         for column in ("location", "mask"):
             table[column] = [_relative(self.resolve(value), base) for value in table[column]]
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
-        meta = {"classes": self.classes, "name": self.name, "note": self.note, "unlabelled": self.unlabelled}
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": json.dumps(meta).encode()})
-        with atomic(path) as temporary:
-            pq.write_table(arrow, temporary)
+        about = {"classes": self.classes, "name": self.name, "note": self.note, "unlabelled": self.unlabelled}
+        parquet.write(path, "catalog", table, **about)
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":
         """Read what ``save`` wrote.
 
         Raises:
-            RunError: the file is missing or was not written by ``save``.
+            RunError: see ``parquet.read``.
         """
-        try:
-            arrow = pq.read_table(path)
-            meta = json.loads((arrow.schema.metadata or {})[b"moulage"])
-        except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
-            raise RunError(f"{path} is no catalog: {error}.", "Run the command that makes it again.") from None
-        table = arrow.to_pandas()
-        for column in TEXT:
-            table[column] = (table[column] if column in table else pd.Series("", table.index)).astype(object)
-        classes, unlabelled = tuple(meta["classes"]), tuple(meta["unlabelled"])
-        return cls(table[list(COLUMNS)], classes, meta["name"], path.parent.resolve(), meta["note"], unlabelled)
+        table, about = parquet.read(path, "catalog")
+        classes, unlabelled = tuple(about["classes"]), tuple(about["unlabelled"])
+        table = table.astype(dict.fromkeys(TEXT, object))
+        return cls(table, classes, about["name"], path.parent.resolve(), about["note"], unlabelled)
 
 
 def concatenate(first: Catalog, *others: Catalog) -> Catalog:

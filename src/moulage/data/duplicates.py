@@ -34,21 +34,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, ndimage
 
+from moulage.data.thumbnails import ORIENTATIONS, centred, compare, descriptors, inside, luminance, orient, oriented
 from moulage.runs import Progress, no_progress
-
-ORIENTATIONS = (
-    "as is",
-    "mirrored left-right",
-    "mirrored top-bottom",
-    "turned by 180 degrees",
-    "transposed",
-    "turned right",
-    "turned left",
-    "transposed and turned by 180 degrees",
-)
-"""How the second image of a pair is turned to lie on the first; bits of the index: 4 transpose, 2 rows, 1 columns."""
 
 SIMILAR = 0.85
 """Cosine of two descriptors from which a pair is looked at closely."""
@@ -61,12 +49,7 @@ ACCEPTED_ON_LITTLE = 0.90
 LISTED = 0.70
 """``detail`` from which a pair is worth a look."""
 OVERLAP = 0.30
-DARK = 40
-"""Largest channel value (of 255) of a vignette's pixels."""
-
-_FREQUENCIES, _SIDE, _BLOCK = 9, 32, 1024
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_ROWS, _COLUMNS = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) - (_SIDE - 1) / 2
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -91,22 +74,6 @@ class Pair:
     accepted: bool
 
 
-def inside(thumbnails: np.ndarray) -> np.ndarray:
-    """The pixels inside the vignette: bool [N, 32, 32], true everywhere for an image without one.
-
-    The vignette is what is dark and connected with a corner, and a rim of two pixels.
-
-    Args:
-        thumbnails: uint8 [N, 32, 32, 3].
-    """
-    dark = thumbnails.max(axis=3) < DARK
-    corners = np.zeros_like(dark)
-    corners[:, :: _SIDE - 1, :: _SIDE - 1] = True
-    within_image = ndimage.generate_binary_structure(2, 1)[None]
-    border = ndimage.binary_propagation(corners & dark, structure=within_image, mask=dark)
-    return np.logical_not(ndimage.binary_dilation(border, structure=within_image, iterations=2))
-
-
 def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
     """All pairs whose ``detail`` is at least ``LISTED``, the strongest evidence first.
 
@@ -114,15 +81,14 @@ def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_p
         images: names, [N] of str.
         thumbnails: uint8 [N, 32, 32, 3].
     """
-    mask = inside(thumbnails)
-    weight = mask.astype(np.float32)
-    luminance = _centred(thumbnails.astype(np.float32) @ _LUMINANCE, weight)
-    rows, similarity = _candidates(_descriptors(luminance), progress)
+    weight = inside(thumbnails).astype(np.float32)
+    grey = centred(luminance(thumbnails), weight)
+    rows, similarity = _candidates(descriptors(grey, 1.5), progress)
     pairs = []
     for batch in _batches(rows):
         first, second, turn = rows[batch].T
-        turned = [np.ascontiguousarray(orient(x[second], int(turn[0]))) for x in (luminance, weight)]
-        detail, overlap = compare(luminance[first], weight[first], *turned)
+        turned = [np.ascontiguousarray(orient(x[second], int(turn[0]))) for x in (grey, weight)]
+        detail, overlap = compare(grey[first], weight[first], *turned)
         needed = np.where(overlap >= OVERLAP, ACCEPTED, ACCEPTED_ON_LITTLE)
         for k in np.flatnonzero((detail >= needed) | ((detail >= LISTED) & (overlap >= OVERLAP))):
             evidence = (float(similarity[batch[k]]), float(detail[k]), float(overlap[k]))
@@ -131,47 +97,15 @@ def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_p
     return tuple(sorted(pairs, key=lambda pair: (-pair.detail, pair.first, pair.second)))
 
 
-def orient(images: np.ndarray, index: int) -> np.ndarray:
-    """Images [N, S, S] in the orientation ``ORIENTATIONS[index]``."""
-    if index & 4:
-        images = images.swapaxes(1, 2)
-    return images[:, :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
-
-
-def compare(
-    first: np.ndarray, first_weight: np.ndarray, second: np.ndarray, second_weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """``detail`` and ``overlap`` [n] of pairs of luminances [n, 32, 32] once the second is aligned with the first.
-
-    Weights [n, 32, 32] are 1 inside the vignette and 0 outside.
-    """
-    warp = _align(first, second, first_weight * second_weight)
-    weight = first_weight * (_warped(second_weight, warp) > 0.99)
-    fine = [_fine(image, weight) for image in (first, _warped(second, warp))]
-    return (_unit(fine[0], weight) * _unit(fine[1], weight)).sum(axis=(1, 2)), weight.mean(axis=(1, 2))
-
-
-def _descriptors(luminance: np.ndarray) -> np.ndarray:
-    """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], float32, of unit length; zero for a flat image."""
-    basis = np.asarray(fft.dct(np.eye(_SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
-    frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
-    found = (basis @ luminance @ basis.T) * frequency**1.5
-    length = np.sqrt((found**2).sum(axis=(1, 2), keepdims=True))
-    return found / np.maximum(length, 1e-6)
-
-
-def _candidates(descriptors: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(described: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Pairs with their best orientation, int64 [M, 3] (first < second), and their similarity, float32 [M]."""
-    num, threshold = len(descriptors), SIMILAR
-    sign = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
-    flat = descriptors.reshape(num, _FREQUENCIES**2)
+    num, threshold = len(described), SIMILAR
+    flat = described.reshape(num, np.prod(described.shape[1:]))
     found, similarity = np.empty((0, 3), np.int64), np.empty(0, np.float32)
     for start in range(0, num, _BLOCK):
         hits, values = [found], [similarity]
-        for turn in range(8):
-            turned = descriptors[start : start + _BLOCK]
-            turned = turned.swapaxes(1, 2) if turn & 4 else turned
-            turned = turned * (sign[:, None] if turn & 2 else 1) * (sign if turn & 1 else 1)
+        for turn in range(len(ORIENTATIONS)):
+            turned = oriented(described[start : start + _BLOCK], turn)
             turned = turned.reshape(len(turned), -1)
             for other in range(0, start + 1, _BLOCK):
                 cosine = flat[other : other + _BLOCK] @ turned.T
@@ -200,56 +134,7 @@ def _strongest(found: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, n
 
 def _batches(rows: np.ndarray, size: int = 512) -> Iterator[np.ndarray]:
     """Indices of at most ``size`` rows that share an orientation."""
-    for turn in range(8):
+    for turn in range(len(ORIENTATIONS)):
         chosen = np.flatnonzero(rows[:, 2] == turn)
         for start in range(0, len(chosen), size):
             yield chosen[start : start + size]
-
-
-def _align(first: np.ndarray, second: np.ndarray, weight: np.ndarray, num_steps: int = 3) -> np.ndarray:
-    """Affine maps [n, 2, 3] (row, column; pixels from the centre) that lay ``second`` on ``first``: Gauss-Newton."""
-    warp = np.tile(np.eye(2, 3, dtype=np.float32), (len(first), 1, 1))
-    limit = np.array([[0.3, 0.25, 5], [0.25, 0.3, 5]], np.float32)
-    inner = ndimage.binary_erosion(weight > 0, structure=np.ones((1, 3, 3)))
-    target = _unit(first, weight)
-    for _ in range(num_steps):
-        moved = _unit(_warped(second, warp), weight)
-        down, right = (np.gradient(moved, axis=axis) * inner for axis in (1, 2))
-        slopes = np.stack([down * _ROWS, down * _COLUMNS, down, right * _ROWS, right * _COLUMNS, right], axis=1)
-        slopes = slopes.reshape(len(first), 6, -1)
-        normal = slopes @ slopes.swapaxes(1, 2)
-        damping = 1e-3 * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
-        gap = slopes @ (target - moved).reshape(len(first), -1, 1)
-        step = np.linalg.solve(normal + damping[:, None, None] * np.eye(6), gap).reshape(-1, 2, 3)
-        turn = warp[:, :, :2]
-        warp = warp + np.concatenate([turn @ step[:, :, :2], turn @ step[:, :, 2:]], axis=2)
-        warp = np.clip(warp, np.eye(2, 3) - limit, np.eye(2, 3) + limit).astype(np.float32)
-    return warp
-
-
-def _warped(images: np.ndarray, warp: np.ndarray) -> np.ndarray:
-    """Images [n, 32, 32] sampled (bilinear, zero outside) where the maps [n, 2, 3] point."""
-    grid = np.stack([_ROWS, _COLUMNS, np.ones_like(_ROWS)]).reshape(3, -1)
-    place = (warp @ grid).reshape(-1, 2, _SIDE, _SIDE) + (_SIDE - 1) / 2
-    which = np.broadcast_to(np.arange(len(images), dtype=np.float32)[:, None, None], images.shape)
-    coordinates = np.stack([which, place[:, 0], place[:, 1]])
-    return ndimage.map_coordinates(images, coordinates, order=1, mode="constant", prefilter=False)
-
-
-def _fine(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Signed square root of what a Gaussian blur (0.8 px, over the weighted pixels alone) takes away."""
-    blurred = ndimage.gaussian_filter(images * weight, (0, 0.8, 0.8))
-    high = images - blurred / np.maximum(ndimage.gaussian_filter(weight, (0, 0.8, 0.8)), 0.05)
-    return np.sign(high) * np.sqrt(np.abs(high))
-
-
-def _centred(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Images minus their weighted mean, zero where the weight is."""
-    total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
-    return (images - (images * weight).sum(axis=(1, 2), keepdims=True) / total) * weight
-
-
-def _unit(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Centred images of unit length; a flat image stays zero."""
-    centred = _centred(images, weight)
-    return centred / np.sqrt(np.maximum((centred**2).sum(axis=(1, 2), keepdims=True), 1e-3))

@@ -27,7 +27,7 @@ MISSING = "missing"
 MAX_PIXELS = 64_000_000
 """Larger images are refused from their header. 64 Mpx is twice the largest image of ISIC and 256 MB when decoded."""
 
-FITS = ("squash", "crop", "pad")
+FRAMINGS = ("squash", "crop", "pad")
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 
 _MIN_DECODED_SIDE = 64
@@ -101,26 +101,26 @@ def pictures(data: bytes, found: Header, sides: Sequence[int]) -> list[Image.Ima
     return [decoded[scale] for scale in scales]
 
 
-def square(image: Image.Image | np.ndarray, size: int, fit: str) -> np.ndarray:
+def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarray:
     """Resize to a square with the LANCZOS filter (after a box reduction to three times the size, where larger).
 
     Args:
         image: RGB picture, or uint8 [H, W, 3].
         size: pixels a side.
-        fit: ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
+        framing: ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
 
     Returns:
         uint8 [size, size, 3].
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
-    if fit == "squash":
+    if framing == "squash":
         return _resize(picture, (size, size), (0, 0, width, height))
-    if fit == "crop":
+    if framing == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         return _resize(picture, (size, size), (left, top, left + side, top + side))
-    if fit == "pad":
+    if framing == "pad":
         new_width, new_height = (max(1, round(size * side / max(width, height))) for side in (width, height))
         left, top = (size - new_width) // 2, (size - new_height) // 2
         canvas = np.zeros((size, size, 3), np.uint8)
@@ -128,7 +128,7 @@ def square(image: Image.Image | np.ndarray, size: int, fit: str) -> np.ndarray:
             picture, (new_width, new_height), (0, 0, width, height)
         )
         return canvas
-    raise RecipeError(f'There is no fit "{fit}".', nearest(fit, FITS))
+    raise RecipeError(f'There is no fit "{framing}".', nearest(framing, FRAMINGS))
 
 
 def is_array(location: str) -> bool:

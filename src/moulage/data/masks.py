@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator
 from scipy import ndimage
 
 from moulage import runs
 from moulage.data import pixels
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK
-from moulage.data.steps import NO_STEPS, Steps
-from moulage.errors import DataError
+from moulage.data.filters import NO_FILTERS, Filters
+from moulage.data.pixel_writer import OK
+from moulage.errors import DataError, RunError
 
 LESION = 255
 UNKNOWN = 128
@@ -25,6 +26,8 @@ BEND = 0.03
 """How far the lines of a grid move when a mask is warped: a standard deviation, as a share of the side."""
 NUM_KNOTS = 5
 """Points a side that are moved; a smooth surface runs through them."""
+PREDICTED, TABLE = "predicted.json", "masks.csv"
+"""In a folder of predicted masks: by what they were made, and which file is whose."""
 
 
 def check(catalog: Catalog) -> None:
@@ -38,22 +41,24 @@ def check(catalog: Catalog) -> None:
         )
 
 
-def key(catalog: Catalog, fit: str) -> str:
-    """Digest of the masks behind a catalog, of which images have one, and of ``fit``; no mask is read."""
+def key(catalog: Catalog, framing: str) -> str:
+    """Digest of the masks behind a catalog, of which images have one, and of ``framing``; no mask is read."""
     has = (catalog.table["mask"] != "").to_numpy()
     places = [catalog.resolve(place) for place in catalog.table["mask"][has]]
-    return runs.digest(catalog.images[has].tolist(), pixels.key(places, fit))
+    return runs.digest(catalog.images[has].tolist(), pixels.key(places, framing))
 
 
-def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS) -> np.ndarray:
+def read(
+    catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS
+) -> np.ndarray:
     """The masks of all images of a catalog, cut into squares as the images are.
 
     Args:
         catalog: N images, each with a ``mask``.
         size: pixels a side.
-        fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder of the pixel cache, where masks are kept as images are; None: ``runs.cache_folder()``.
-        steps: the images' pre-processing; a mask is cut where its image is.
+        filters: the images' pre-processing; a mask is cut where its image is.
 
     Returns:
         uint8 [N, size, size], 0 or 255, in catalog order.
@@ -62,20 +67,20 @@ def read(catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps
         DataError: naming an image whose mask is missing or cannot be read.
         RunError: the cache cannot be written.
     """
-    return binary(build(catalog, size, fit, cache, steps).array(size)[..., 0] > LESION // 2)
+    return binary(build(catalog, size, framing, cache, filters).array(size)[..., 0] > LESION // 2)
 
 
 def build(
-    catalog: Catalog, size: int, fit: str, cache: Path | None = None, steps: Steps = NO_STEPS, **work: Any
+    catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS, **work: Any
 ) -> pixels.Pixels:
     """Decode the masks that ``read`` reads into the cache, grey as RGB; ``work``: how, as of ``pixels.build``."""
     check(catalog)
     place = cache or runs.cache_folder()
-    if steps:
-        kept = pixels.build(catalog, (size,), fit, place, steps=steps, of_masks=True, **work)
+    if filters:
+        kept = pixels.build(catalog, (size,), framing, place, filters=filters, of_masks=True, **work)
     else:
         masks = catalog.with_columns(location=catalog.table["mask"].to_numpy(object))
-        kept = pixels.build(masks, (size,), fit, place, **work)
+        kept = pixels.build(masks, (size,), framing, place, **work)
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
             f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',
@@ -87,6 +92,22 @@ def build(
 def with_masks(catalog: Catalog) -> Catalog:
     """The images that have a mask."""
     return catalog.take((catalog.table["mask"] != "").to_numpy())
+
+
+def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
+    """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
+
+    Images that have none there get none. Read them with the framing "squash", as they were made.
+
+    Raises:
+        RunError: the folder holds no predicted masks.
+    """
+    if not (folder / PREDICTED).exists() or not (folder / TABLE).exists():
+        raise RunError(f"{folder} holds no predicted masks.", "Make them with `moulage masks predict`.")
+    table = pd.read_csv(folder / TABLE, dtype={"image": str, "path": str}, keep_default_na=False)
+    paths = dict(zip(table["image"], table["path"], strict=True))
+    base = folder.absolute()
+    return catalog.with_columns(mask=[str(base / paths[name]) if name in paths else "" for name in catalog.images])
 
 
 def unknown(number: int, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 from moulage import runs
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, RunError
-from moulage.recipe import METADATA
+from moulage.recipe_tables import METADATA
 
 FILE = "metadata.json"
 """Beside a classifier that reads metadata: how they become numbers."""
@@ -28,7 +28,7 @@ class Encoder:
     """How metadata become numbers; each column of the catalog is a block of columns, the last of them "missing".
 
     Attributes:
-        columns: of the catalog, each one of ``recipe.METADATA``.
+        columns: of the catalog, each one of ``recipe_tables.METADATA``.
         words: the values that the training part names, for each column but age, sorted.
         mean: of the ages of the training part, in years.
         std: their standard deviation; 1 where they do not vary.

@@ -1,6 +1,6 @@
 """Near-copies of training images: which generated images are a training image again, and how sure that is.
 
-The distance of two images is one minus the ``detail`` of ``duplicates.compare``: the correlation of fine structure in
+The distance of two images is one minus the ``detail`` of ``thumbnails.compare``: the correlation of fine structure in
 32 px thumbnails after alignment. It does not look at colour, and it is searched over eight flips and quarter turns. The
 candidates that are aligned are the training images whose low frequencies are most similar, as they are and cropped a
 little, so that a cropped copy finds its original.
@@ -14,9 +14,8 @@ most ``false_alarms``, for any distribution. ``evaluation.memorisation`` has the
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
 
-from moulage.data import duplicates
+from moulage.data import duplicates, thumbnails
 from moulage.data.images import square
 from moulage.errors import DataError
 from moulage.runs import Progress, no_progress
@@ -31,8 +30,9 @@ CROPS = (0.0, 0.045)
 LITTLE = duplicates.ACCEPTED_ON_LITTLE - duplicates.ACCEPTED
 """What is added to the distance where two images show less than ``duplicates.OVERLAP`` of the same."""
 
-_SIDE, _FREQUENCIES, _BATCH = 32, 9, 256
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+POWER = 0.75
+"""Of the frequency, in the descriptors; see ``duplicates`` for what this power would do there."""
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Thumbnails:
         for turn in np.unique(turns):
             chosen = turns == turn
             for values in found:
-                values[chosen] = duplicates.orient(values[chosen], int(turn))
+                values[chosen] = thumbnails.orient(values[chosen], int(turn))
         return found[0], found[1]
 
 
@@ -150,15 +150,14 @@ def _thumbnails(images: np.ndarray, crop: float = 0.0) -> _Thumbnails:
         raise DataError(f"Images must be uint8 [N, S, S, 3] and are {images.dtype} {list(images.shape)}.")
     cut = round(crop * images.shape[1])
     inner = images[:, cut : images.shape[1] - cut, cut : images.shape[2] - cut]
-    small = (
-        np.stack([square(image, _SIDE, "squash") for image in inner]) if len(images) else inner.reshape(0, 32, 32, 3)
-    )
-    grey = small.astype(np.float32) @ _LUMINANCE
-    low, high = np.percentile(grey.reshape(len(grey), _SIDE**2), (1, 99), axis=1)[:, :, None, None]
+    small = np.zeros((len(images), thumbnails.SIDE, thumbnails.SIDE, 3), np.uint8)
+    for row, image in enumerate(inner):
+        small[row] = square(image, thumbnails.SIDE, "squash")
+    grey = thumbnails.luminance(small)
+    low, high = np.percentile(grey.reshape(len(grey), thumbnails.SIDE**2), (1, 99), axis=1)[:, :, None, None]
     stretched = ((grey - low) * (255 / np.maximum(high - low, 1))).clip(0, 255).astype(np.uint8)
-    inside = duplicates.inside(np.repeat(stretched[..., None], 3, axis=3)).astype(np.float32)
-    mean = (grey * inside).sum((1, 2), keepdims=True) / np.maximum(inside.sum((1, 2), keepdims=True), 1)
-    return _Thumbnails((grey - mean) * inside, inside)
+    inside = thumbnails.inside(np.repeat(stretched[..., None], 3, axis=3)).astype(np.float32)
+    return _Thumbnails(thumbnails.centred(grey, inside), inside)
 
 
 def _cropped(images: np.ndarray) -> _Thumbnails:
@@ -176,18 +175,18 @@ def _nearest(
     left out.
     """
     num = len(queries.luminance)
-    described = np.split(_descriptors(originals.luminance), len(CROPS))
+    described = np.split(thumbnails.descriptors(originals.luminance, POWER), len(CROPS))
     num_originals = len(described[0])
     distance, nearest = np.full(num, np.inf), np.zeros(num, np.int64)
     for start in range(0, num, _BATCH):
         part = slice(start, min(start + _BATCH, num))
         luminance, inside = queries.luminance[part], queries.inside[part]
-        similar = _similarities(_descriptors(luminance), described)
+        similar = _similarities(thumbnails.descriptors(luminance, POWER), described)
         if groups is not None:
             similar[np.asarray(groups)[part, None] == np.asarray(groups)] = -np.inf
         for crop, row, turn in _candidates(similar):
             turned = originals.turned(crop * num_originals + row, turn)
-            detail, overlap = duplicates.compare(luminance, inside, *turned)
+            detail, overlap = thumbnails.compare(luminance, inside, *turned)
             found = 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
             allowed = groups is None or np.asarray(groups)[part] != np.asarray(groups)[row]
             better = (found < distance[part]) & allowed
@@ -196,34 +195,20 @@ def _nearest(
     return distance, nearest
 
 
-def _descriptors(luminance: np.ndarray) -> np.ndarray:
-    """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], of unit length; high ones are weighted up."""
-    basis = np.asarray(fft.dct(np.eye(_SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
-    frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)
-    found = (basis @ luminance @ basis.T) * frequency**0.75
-    return found / np.maximum(np.sqrt((found**2).sum((1, 2), keepdims=True)), 1e-6)
-
-
 def _similarities(queries: np.ndarray, described: list[np.ndarray]) -> np.ndarray:
-    """Cosines of queries with training images in each orientation and crop, float32 [n, M, 8 * crops].
-
-    Mirroring and turning an image only change signs and places of its coefficients.
-    """
-    sign = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
-    flat = queries.reshape(len(queries), -1)
-    cosines = []
+    """Cosines of queries with training images in each crop and orientation, float32 [n, M, crops * 8]."""
+    flat, cosines = queries.reshape(len(queries), -1), []
     for originals in described:
-        for turn in range(8):
-            turned = originals.swapaxes(1, 2) if turn & 4 else originals
-            turned = turned * (sign[:, None] if turn & 2 else 1) * (sign if turn & 1 else 1)
+        for turn in range(len(thumbnails.ORIENTATIONS)):
+            turned = thumbnails.oriented(originals, turn)
             cosines.append(flat @ turned.reshape(len(turned), -1).T)
     return np.stack(cosines, axis=2)
 
 
 def _candidates(similar: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(crop, row, orientation) of each query's most similar training images, [n] each."""
-    best, view = similar.max(axis=2), similar.argmax(axis=2)
+    best, place = similar.max(axis=2), similar.argmax(axis=2)
     num = min(NUM_CANDIDATES, best.shape[1])
     rows = np.argpartition(-best, num - 1, axis=1)[:, :num]
-    crops, turns = np.divmod(np.take_along_axis(view, rows, axis=1), len(duplicates.ORIENTATIONS))
+    crops, turns = np.divmod(np.take_along_axis(place, rows, axis=1), len(thumbnails.ORIENTATIONS))
     return list(zip(crops.T, rows.T, turns.T, strict=True))

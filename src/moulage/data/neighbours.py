@@ -1,8 +1,9 @@
 """Exact nearest neighbours of rows of numbers: whole distance matrices, a block of rows at a time.
 
 Distances are Euclidean. They come from one matrix product a block, in float64 and from centred rows, because the
-difference of two large squares would otherwise eat the digits of a small distance; the distances that ``nearest``
-returns are computed once more from the differences themselves, so that a copy is at distance 0 exactly.
+difference of two large squares would otherwise eat the digits of a small distance; the distances that ``nearest_rows``
+returns are computed once more from the differences themselves, so that a copy is at distance 0 exactly. Only
+``nearest_images``, whose values are few and of one size, makes do with float32.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ BLOCK_BYTES = 2**25
 """Memory of one block of distances."""
 
 
-def nearest(
+def nearest_rows(
     queries: np.ndarray, among: np.ndarray, k: int = 1, *, exclude_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` rows of ``among`` that are nearest to each query, the nearest first.
@@ -51,6 +52,60 @@ def nearest(
         distances[part] = np.take_along_axis(distances[part], order, axis=1)
         rows[part] = np.take_along_axis(found, order, axis=1)
     return distances, rows
+
+
+def distance_to_others(features: np.ndarray, groups: np.ndarray, k: int = 1) -> np.ndarray:
+    """Distance of each image to its ``k``-th nearest of another lesion; infinite where there are fewer.
+
+    Photographs of one lesion lie near each other, and would hide how far apart lesions are.
+
+    Args:
+        features: [N, D], finite.
+        groups: the lesion of each, [N].
+        k: 1 or more.
+
+    Returns:
+        float64 [N].
+    """
+    found, codes = np.full(len(features), np.inf), np.unique(groups, return_inverse=True)[1]
+    if k >= len(features):
+        return found
+    for part, squared in squared_blocks(features, features):
+        squared[codes[part][:, None] == codes] = np.inf
+        found[part] = np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1])
+    return found
+
+
+def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to, and row of, the nearest of ``among`` for each image, over the eight flips and quarter turns.
+
+    Args:
+        images: uint8 [N, S, S, 3].
+        among: uint8 [M, S, S, 3], M >= 1.
+        side: both are averaged down to about this many pixels a side first.
+
+    Returns:
+        Root mean square difference a value, float64 [N], in 0..255; rows of ``among``, int64 [N].
+    """
+    step = max(1, images.shape[1] // side)
+
+    def small(batch: np.ndarray) -> np.ndarray:
+        edge = batch.shape[1] // step * step
+        blocks = batch[:, :edge, :edge].reshape(len(batch), edge // step, step, edge // step, step, 3)
+        return blocks.mean((2, 4), dtype=np.float32) - 127.5  # centred: small norms lose less when they are subtracted
+
+    reference = small(among).reshape(len(among), -1)
+    norms = (reference**2).sum(1)
+    best, row = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
+    queries = small(images)
+    for turned in (np.rot90(q, k, (1, 2)) for q in (queries, queries[:, :, ::-1]) for k in range(4)):
+        flat = turned.reshape(len(images), -1)
+        squared = (flat**2).sum(1)[:, None] + norms - 2 * flat @ reference.T
+        found = squared.argmin(1)
+        value = squared[np.arange(len(images)), found]
+        row = np.where(value < best, found, row)
+        best = np.minimum(best, value)
+    return np.sqrt(np.maximum(best, 0) / reference.shape[1]).astype(np.float64), row
 
 
 def squared_blocks(queries: np.ndarray, among: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -13,6 +13,7 @@ import pandas as pd
 from moulage.data import duplicates
 from moulage.data.catalog import Catalog
 from moulage.data.pixels import Pixels
+from moulage.data.thumbnails import luminance
 from moulage.runs import Progress, no_progress
 
 ALIKE = 0.95
@@ -22,7 +23,6 @@ MEANT = 0.5
 COLUMNS = ("image", "same_as", "why")
 SAME_BYTES, SAME_NAME, SAME_LESION, NEAR = "same bytes", "same name", "same lesion", "near-duplicate"
 """Evidence, in the column ``why``."""
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _alike(theirs: Shown, ours: Shown, pairs: pd.DataFrame) -> float:
         return 1.0
     first = theirs.thumbnails[pd.Index(theirs.catalog.images).get_indexer(pd.Index(pairs["image"]))]
     second = ours.thumbnails[pd.Index(ours.catalog.images).get_indexer(pd.Index(pairs["same_as"]))]
-    flat = [(x.astype(np.float32) @ _LUMINANCE).reshape(len(x), -1) for x in (first, second)]
+    flat = [luminance(x).reshape(len(x), -1) for x in (first, second)]
     unit = [x - x.mean(axis=1, keepdims=True) for x in flat]
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6) for x in unit]
     return float(((unit[0] * unit[1]).sum(axis=1) > ALIKE).mean())

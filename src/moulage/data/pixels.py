@@ -2,9 +2,9 @@
 
     cache/pixels-<key>/     scan.parquet   thumbnails.npy   size-64.npy   done.json
 
-The key is made of the images' fingerprints in their order and of ``fit``. Names, labels and the sizes asked for are not
-in it, so another table over the same images finds the same folder. ``array(size)`` depends on the images, the size and
-``fit`` alone, never on what else was asked for.
+The key is made of the images' fingerprints in their order and of the framing (squash, crop or pad; ``data.fit`` of a
+recipe). Names, labels and the sizes asked for are not in it, so another table over the same images finds the same
+folder. ``array(size)`` depends on the images, the size and the framing alone, never on what else was asked for.
 
 A pass writes chunks of rows into arrays of their final size; a file ``pass-.../<first row>.json`` says that a chunk is
 on the disk. After a crash the chunks without one are made again. Rows are written as a file is, not through a memory
@@ -13,10 +13,9 @@ map, so that a full disk is an error and not a signal that ends the process.
 
 import errno
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,8 @@ import PIL
 
 from moulage.data import images
 from moulage.data.catalog import Catalog
-from moulage.data.chunks import OK, THUMBNAILS, Item, Pass, Row, file_name, work
-from moulage.data.steps import NO_STEPS, Steps
+from moulage.data.filters import NO_FILTERS, Filters
+from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name, work
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
@@ -77,10 +76,10 @@ class Pixels:
 def build(
     catalog: Catalog,
     sizes: Sequence[int],
-    fit: str,
+    framing: str,
     cache: Path,
     *,
-    steps: Steps = NO_STEPS,
+    filters: Filters = NO_FILTERS,
     of_masks: bool = False,
     num_workers: int = 1,
     progress: Progress = no_progress,
@@ -90,10 +89,10 @@ def build(
     Args:
         catalog: images; each name once.
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
-        fit: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
-        steps: pre-processing between decoding and resizing; other steps are another cache.
-        of_masks: keep the lesion masks, cut as the steps cut their images, in place of the images; needs steps.
+        filters: pre-processing between decoding and resizing; other filters are another cache.
+        of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
         num_workers: processes that decode; the result does not depend on it.
         progress: called with the number of images done.
 
@@ -102,13 +101,14 @@ def build(
         RunError: the cache cannot be written, or the disk is too full.
     """
     sizes = tuple(sorted(set(sizes)))
-    _check_request(catalog, sizes, fit)
-    items = _items(catalog, steps, of_masks)
-    folder = cache / f"pixels-{_key(items, fit, steps, of_masks)}"
-    whole = Pass(folder, fit, sizes, True, steps, of_masks)
+    _check_request(catalog, sizes, framing)
+    items = _items(catalog, filters, of_masks)
+    folder = cache / f"pixels-{_key(items, framing, filters, of_masks)}"
+    whole = Pass(folder, framing, sizes, True, filters, of_masks)
     try:
         if _next_pass(whole):
-            with _turn(folder, len(catalog), progress):
+            waits = partial(progress, 0, len(catalog), "images: another process is at it, waiting")
+            with lock(folder, waits):
                 task = _next_pass(whole)  # whoever held the folder may have done it
                 if task:
                     _run(task, items, num_workers, progress)
@@ -119,12 +119,12 @@ def build(
     return Pixels(folder, scan)
 
 
-def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
-    """Where each image is, and its mask where a step looks at it or masks are what is kept."""
+def _items(catalog: Catalog, filters: Filters, of_masks: bool) -> list[Item]:
+    """Where each image is, and its mask where a filter looks at it or masks are what is kept."""
     places = [catalog.resolve(location) for location in catalog.table["location"]]
-    if not (of_masks or steps.use_masks):
+    if not (of_masks or filters.use_masks):
         return [Item(place) for place in places]
-    if of_masks or steps.need_masks:
+    if of_masks or filters.need_masks:
         missing = (catalog.table["mask"] == "").to_numpy()
         if missing.any():
             raise DataError(
@@ -136,21 +136,21 @@ def _items(catalog: Catalog, steps: Steps, of_masks: bool) -> list[Item]:
     return [Item(*pair) for pair in zip(places, masks, strict=True)]
 
 
-def key(locations: Sequence[str], fit: str) -> str:
-    """Digest of the images behind absolute locations, in their order, and of ``fit``; no image is read."""
-    return _key([Item(location) for location in locations], fit, NO_STEPS, of_masks=False)
+def key(locations: Sequence[str], framing: str) -> str:
+    """Digest of the images behind absolute locations, in their order, and of ``framing``; no image is read."""
+    return _key([Item(location) for location in locations], framing, NO_FILTERS, of_masks=False)
 
 
-def _key(items: Sequence[Item], fit: str, steps: Steps, of_masks: bool) -> str:
+def _key(items: Sequence[Item], framing: str, filters: Filters, of_masks: bool) -> str:
     with images.Reader() as reader:
         of_images = [reader.fingerprint(item.image) for item in items]
-        more = (steps.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if steps else ()
-        return digest(FORMAT, VERSION, fit, of_images, *more, length=16)
+        more = (filters.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if filters else ()
+        return digest(FORMAT, VERSION, framing, of_images, *more, length=16)
 
 
-def _check_request(catalog: Catalog, sizes: tuple[int, ...], fit: str) -> None:
-    if fit not in images.FITS:
-        raise RecipeError(f'There is no fit "{fit}".', nearest(fit, images.FITS))
+def _check_request(catalog: Catalog, sizes: tuple[int, ...], framing: str) -> None:
+    if framing not in images.FRAMINGS:
+        raise RecipeError(f'There is no fit "{framing}".', nearest(framing, images.FRAMINGS))
     if sizes and sizes[0] < 1:
         raise RecipeError(f"A size of {sizes[0]} pixels cannot be.")
     repeated = catalog.table["image"][catalog.table["image"].duplicated()]
@@ -192,10 +192,12 @@ def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress
     if task.first:
         rows = [row for start in starts for row in read_json(task.part(start))]
         with atomic(task.folder / SCAN) as temporary:
-            columns = [name for name in Row.__dataclass_fields__ if task.steps or name != "changed"]
+            columns = [name for name in Row.__dataclass_fields__ if task.filters or name != "changed"]
             pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
     kept = [] if task.first else _finished_sizes(task.folder)
-    finish(task.folder, sizes=sorted({*kept, *task.sizes}), fit=task.fit, num_images=done, pillow=PIL.__version__)
+    finish(
+        task.folder, sizes=sorted({*kept, *task.sizes}), framing=task.framing, num_images=done, pillow=PIL.__version__
+    )
     for parts in task.folder.glob("pass-*"):
         shutil.rmtree(parts)
     for temporary in task.folder.glob(".*.tmp"):  # of a process that was killed
@@ -220,20 +222,6 @@ def _create_arrays(task: Pass, num_images: int) -> None:
         with atomic(task.folder / name) as temporary:
             shape = (num_images, side, side, 3)
             np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-
-
-@contextmanager
-def _turn(folder: Path, num_images: int, progress: Progress) -> Iterator[None]:
-    """Hold the folder; while another process builds the same cache, wait for it."""
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock(folder))
-                break
-            except RunError:
-                progress(0, num_images, "images: another process is at it, waiting")
-                time.sleep(0.2)
-        yield
 
 
 def _cannot_write(folder: Path, error: OSError) -> RunError:

@@ -1,7 +1,5 @@
 """PNG files that say in their text chunks what they are and where they are from."""
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,16 +7,14 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from moulage.errors import DataError, RunError
+from moulage.runs import atomic
 
 XMP = "XML:com.adobe.xmp"
 """Keyword of the chunk that holds XMP metadata."""
 
 
 def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str = "", compress_level: int = 6) -> None:
-    """Write one PNG under a temporary name and rename it; folders are made.
-
-    Not forced to the disk one by one, which would take longer than making the image: a file that a power cut left
-    broken is to be made again.
+    """Write one PNG whole or not at all, but for a power cut: one that it left broken is to be made again.
 
     Args:
         path: where.
@@ -35,14 +31,10 @@ def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str =
         info.add_text(keyword, value)
     if xmp:
         info.add_itxt(XMP, xmp)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(temporary, "PNG", pnginfo=info, compress_level=compress_level)
-        temporary.replace(path)
+        with atomic(path, flush=False) as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG", pnginfo=info, compress_level=compress_level)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RunError(
             f"Cannot write {path}: {error.strerror or error}.",
             "Free some space or fix the permissions, then run the same command: finished images are kept.",

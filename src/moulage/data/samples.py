@@ -1,7 +1,7 @@
 """Draws images from a generator into a folder and a catalog; every file says what it is and where it is from."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,16 +123,9 @@ def safe_names(classes: Sequence[str]) -> dict[str, str]:
     for label in classes:
         name = re.sub(r"[^\w.-]+", "_", label).strip("._")[:60] or "class"
         taken = {other.lower() for other in names.values()}
-        names[label] = next(n for n in _numbered(name) if n.lower() not in taken)
+        numbered = (f"{name}_{number}" for number in range(2, 2 + len(classes)))
+        names[label] = next(each for each in (name, *numbered) if each.lower() not in taken)
     return names
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}_{number}"
-        number += 1
 
 
 def _check(generator: Drawer, seeds: Mapping[str, Sequence[int] | np.ndarray], classes: tuple[str, ...]) -> None:

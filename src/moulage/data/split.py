@@ -10,20 +10,19 @@ Images that may only be trained on (the column ``only_part``, for further data s
 of every split. The others are split as if those were not there; shares are shares of them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from moulage.data import parquet
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError, RunError
-from moulage.runs import FORMAT, atomic, digest
+from moulage.runs import digest
 
 PARTS = ("train", "validation", "test")
 """The parts that every split has."""
@@ -34,9 +33,9 @@ RESERVE_STREAM = 0x4E5E
 COLUMNS = ("image", "label", "group", "part")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """One trial: the part of every image.
+    """One trial: the part of every image. Never changed: what is derived from it is kept.
 
     Attributes:
         table: columns ``image``, ``label``, ``group`` and ``part`` (one of ``PARTS``, or ``RESERVE``), all text, one
@@ -58,15 +57,18 @@ class Split:
         """
         if name not in (*PARTS, RESERVE):
             raise DataError(f'There is no part "{name}".', f"Parts: {', '.join((*PARTS, RESERVE))}.")
-        wanted = self.table.loc[self.table["part"] == name, "image"]
-        rows = catalog.table["image"].isin(wanted).to_numpy()
-        if rows.sum() != len(wanted):
+        chosen = (self.table["part"] == name).to_numpy()
+        if np.array_equal(self.table["image"].to_numpy(object), catalog.images):  # so it is but for a catalog of fewer
+            return catalog.take(chosen)
+        rows, number = catalog.table["image"].isin(self.table.loc[chosen, "image"]).to_numpy(), chosen.sum()
+        if rows.sum() != number:
             raise LeakError(
-                f"{catalog.name} holds {rows.sum()} of the {len(wanted)} images in part {name} of split {self.digest}.",
+                f"{catalog.name} holds {rows.sum()} of the {number} images in part {name} of split {self.digest}.",
                 "Use the catalog that was split, or split this one.",
             )
         return catalog.take(rows)
 
+    @cached_property
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """``{part: {class: {"images": n, "lesions": m}}}``, where a lesion is a group; zeros included.
 
@@ -84,32 +86,18 @@ class Split:
 
     def save(self, path: Path) -> None:
         """Write a Parquet file with digest and scheme in its metadata."""
-        arrow = pa.Table.from_pandas(self.table, preserve_index=False)
-        meta = json.dumps({"format": FORMAT, "digest": self.digest, "scheme": self.scheme}).encode()
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": meta})
-        with atomic(path) as temporary:
-            pq.write_table(arrow, temporary)
+        parquet.write(path, "split", self.table, digest=self.digest, scheme=self.scheme)
 
     @classmethod
     def load(cls, path: Path) -> "Split":
         """Read what ``save`` wrote.
 
         Raises:
-            RunError: the file is missing, is no split, is of another format, or does not match its digest.
+            RunError: see ``parquet.read``; or it does not match its digest.
         """
-        try:
-            arrow = pq.read_table(path)
-            meta = json.loads((arrow.schema.metadata or {})[b"moulage"])
-            if meta["format"] != FORMAT:
-                raise RunError(
-                    f"{path} was written in format {meta['format']}; this moulage reads format {FORMAT}.",
-                    "Use the moulage version that wrote it, or split again into another run folder.",
-                )
-            table = arrow.to_pandas()[list(COLUMNS)].astype(object)
-            split = cls(table, meta["digest"], meta["scheme"])
-        except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
-            raise RunError(f"{path} is no split: {error}.", "Run the command that makes it again.") from None
-        if _digest(table) != split.digest:
+        table, about = parquet.read(path, "split")
+        split = cls(table.astype(object), about["digest"], about["scheme"])
+        if _digest(split.table) != split.digest:
             raise RunError(
                 f"{path} was changed after it was written: its rows do not have the digest {split.digest}.",
                 "Restore the file, or delete it and run the command again.",
@@ -197,7 +185,7 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
         shares = {"train": 1 - validation, "validation": validation}
         parts[rest] = groups.deal(rest, shares, np.random.default_rng(seed))
     split = _make(catalog, parts[groups.index], {"kind": "official", "validation": validation, "seed": seed})
-    for part, classes in split.counts().items():
+    for part, classes in split.counts.items():
         for label, count in classes.items():
             if not count["images"]:
                 raise DataError(
@@ -237,9 +225,8 @@ def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float
     rng = np.random.default_rng([RESERVE_STREAM, seed])
     for k in np.argsort(there, kind="stable"):
         for group in rng.permutation(np.flatnonzero(has[:, k])):
-            spares = (there - gone)[
-                has[group]
-            ].min() > 1  # a group of two classes must not be the last of the other one
+            # A group of two classes must not be the last of the other one.
+            spares = (there - gone)[has[group]].min() > 1
             if gone[k] < wanted[k] and not taken[group] and spares:
                 taken[group], gone = True, gone + has[group]
     for name, number, went in zip(names, there, gone, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moulage.data.neighbours import nearest, squared_blocks
+from moulage.data.neighbours import nearest_rows, squared_blocks
 
 RIM = 1 - 1e-9
 """Squared distances from this share of a squared radius are on the rim: it keeps ties off the mercy of rounding."""
@@ -52,7 +52,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> 
     Raises:
         DataError: there are too few images or shapes do not fit.
     """
-    radii = [nearest(x, x, k, exclude_self=True)[0][:, -1] ** 2 * RIM for x in (real, generated)]
+    radii = [nearest_rows(x, x, k, exclude_self=True)[0][:, -1] ** 2 * RIM for x in (real, generated)]
     precise, recalled = np.zeros(len(generated), bool), np.zeros(len(real), bool)
     for part, squared in squared_blocks(generated, real):
         precise[part] = (squared < radii[0]).any(axis=1)
@@ -71,7 +71,7 @@ def density_coverage(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> 
     Raises:
         DataError: there are too few images or shapes do not fit.
     """
-    radii = nearest(real, real, k, exclude_self=True)[0][:, -1] ** 2 * RIM
+    radii = nearest_rows(real, real, k, exclude_self=True)[0][:, -1] ** 2 * RIM
     hits, covered = 0, np.zeros(len(real), bool)
     for _, squared in squared_blocks(generated, real):
         inside = squared < radii

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from moulage.data.near_copies import NearCopies, near_copies
-from moulage.data.neighbours import nearest, squared_blocks
+from moulage.data.neighbours import distance_to_others, nearest_rows
 from moulage.errors import DataError
 
 __all__ = ["DataCopying", "NearCopies", "authenticity", "data_copying", "near_copies"]
@@ -72,7 +72,7 @@ def data_copying(
             f"The data-copying test needs {MIN_IN_CELL} held-out and generated images and got {len(held_out)} and "
             f"{len(generated)}."
         )
-    away = [nearest(x, train)[0][:, 0] for x in (held_out, generated)]
+    away = [nearest_rows(x, train)[0][:, 0] for x in (held_out, generated)]
     options: dict[str, Any] = {"n_init": 4, "random_state": int(rng.integers(2**31))}
     clusters = KMeans(min(num_cells, len(train)), **options)
     clusters.fit(np.asarray(train, np.float64))
@@ -101,14 +101,10 @@ def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | 
         groups: lesion of each training image, [M]: then the other training image is one of another lesion, because two
             photographs of one lesion are near each other.
     """
-    away, row = nearest(generated, train)
-    if groups is None:
-        own = nearest(train, train, exclude_self=True)[0][:, 0]
-    else:
-        own = np.empty(len(train))
-        for part, squared in squared_blocks(train, train):
-            squared[groups[part, None] == groups] = np.inf
-            own[part] = np.sqrt(squared.min(axis=1))
+    away, row = nearest_rows(generated, train)
+    own = (
+        nearest_rows(train, train, exclude_self=True)[0][:, 0] if groups is None else distance_to_others(train, groups)
+    )
     return away[:, 0] > own[row[:, 0]]
 
 

@@ -237,38 +237,27 @@ def sentence(
     )
 
 
-def explain(
-    verdict: Verdict,
-    against: Mapping[str, Comparison],
-    smallest_effect: float,
-    change: str = "",
-    *,
-    num_arms: int = 1,
-    needed: str = "",
-) -> list[str]:
-    """A verdict in sentences: the outcome with its adjusted p, each comparison, what refuses it, what would be needed.
-
-    Args:
-        verdict: of ``decide``.
-        against: the arm's comparisons by role, as given to ``decide``.
-        smallest_effect: as in ``decide``.
-        change: as in ``sentence``.
-        num_arms: arms of the family, over which p was adjusted.
-        needed: what it would take to know more; a sentence.
-    """
+def statement(verdict: Verdict, change: str = "", num_arms: int = 1) -> str:
+    """The outcome in one sentence, with its p as adjusted over the ``num_arms`` arms of the family."""
     p = verdict.equivalence_p_adjusted if verdict.outcome is Outcome.EQUAL else verdict.p_adjusted
     adjusted = "" if p is None else f" ({p_text(p)} after Holm over {num_arms} arm{'s' * (num_arms != 1)})"
-    said = [f"{change or verdict.arm}: {verdict.outcome.value}{adjusted}."]
+    return f"{change or verdict.arm}: {verdict.outcome.value}{adjusted}."
+
+
+def sentences(against: Mapping[str, Comparison], smallest_effect: float, change: str = "") -> list[str]:
+    """A sentence for each reference: copies, then nothing added, then the best rival; arguments as of ``sentence``."""
     order = {"duplicates": 0, "none": 1, "rival": 2}
+    said: list[str] = []
     for role in sorted(against, key=lambda role: order.get(role, 3)):
         aside = ", the best rival on validation" if role == "rival" else ""
-        said.append(sentence(against[role], smallest_effect, change, aside, brief=len(said) > 1))
-    if verdict.refused:
-        said.append(f"The numbers would allow the word helps, but a control forbids it. {verdict.refused}")
-    if verdict.missing:
-        lacking = " and ".join(MISSING[role] for role in verdict.missing)
-        said.append(f"Without {lacking} no arm can be said to help.")
-    return [*said, needed] if needed else said
+        said.append(sentence(against[role], smallest_effect, change, aside, brief=bool(said)))
+    return said
+
+
+def lacking(verdict: Verdict) -> str:
+    """Which references are missing for the word helps, in a sentence; empty where none."""
+    names = " and ".join(MISSING[role] for role in verdict.missing)
+    return f"Without {names} no arm can be said to help." if names else ""
 
 
 MISSING = {

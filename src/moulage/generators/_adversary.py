@@ -1,22 +1,23 @@
 """One step of two networks that play against each other; a GAN says what its networks and its losses are."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from moulage import devices, optimisers, plugins
 from moulage.generators import _augment, _learner
 
-Augmentation = Literal["none", "diffaugment", "ada"]
-AUGMENTATION = "what is changed in all that the discriminator sees: nothing, DiffAugment's policy, or ADA's pipeline"
+Judged = tuple[Tensor, Tensor, Tensor]
+"""A discriminator's loss, its logits on real images and those on generated ones, one an image or more."""
 OPTIMISERS = ("generator_optimiser", "discriminator_optimiser")
 
 
 class Optimiser(plugins.Options):
-    """How one of the two networks learns."""
+    """How one of the two networks learns. A plug-in's own defaults are those of the object in its field."""
 
     name: Literal["adam", "sgd"] = Field(
         default="adam", description="Adam, or stochastic gradient descent with momentum"
@@ -32,13 +33,27 @@ class Optimiser(plugins.Options):
         return torch.optim.Adam(network.parameters(), self.learning_rate, (self.beta1, self.beta2), fused=True)
 
 
+# Options whose default differs among plug-ins
+LatentSize = Annotated[int, Field(ge=1, le=1024, description="numbers in a latent vector")]
+GeneratorOptimiser = Annotated[Optimiser, Field(description="how the generator learns")]
+DiscriminatorOptimiser = Annotated[Optimiser, Field(description="how the discriminator learns")]
+DiscriminatorsOptimiser = Annotated[Optimiser, Field(description="how the discriminators learn")]
+Augmentation = Annotated[
+    Literal["none", "diffaugment", "ada"],
+    Field(
+        description="what is changed in all that the discriminator sees: "
+        "nothing, DiffAugment's policy, or ADA's pipeline"
+    ),
+]
+
+
 class Options(_learner.Options):
     """What every GAN has beside the options of the loop."""
 
-    latent_size: int = Field(100, ge=1, le=1024, description="numbers in a latent vector")
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")
-    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")
-    discriminator_augment: Augmentation = Field("none", description=AUGMENTATION)
+    latent_size: LatentSize = 100
+    generator_optimiser: GeneratorOptimiser = Optimiser()
+    discriminator_optimiser: DiscriminatorOptimiser = Optimiser()
+    discriminator_augment: Augmentation = "none"
     diffaugment_policy: tuple[Literal["colour", "translation", "cutout"], ...] = Field(
         ("colour", "translation", "cutout"), description="DiffAugment's changes"
     )
@@ -47,43 +62,53 @@ class Options(_learner.Options):
         100_000, ge=100, description="real images in which ADA's probability can rise from 0 to 1; fewer for short fits"
     )
 
+    @field_validator(*OPTIMISERS, mode="before")
+    @classmethod
+    def _rest_is_the_plugins(cls, given: Any, info: ValidationInfo) -> Any:
+        """A table that names some values of an optimiser leaves the others as the plug-in has them."""
+        rest = cls.model_fields[info.field_name or ""].default.model_dump()
+        return {**rest, **given} if isinstance(given, dict) else given
+
 
 class Adversary(_learner.Game):
     """A generator and a discriminator, their optimisers, the generator's average.
 
-    Args:
-        config: options of the plug-in.
-        generator: latents [B, latent_size], labels [B] -> images [B, 3, S, S].
-        discriminator: images, labels -> logits [B].
-        device: where they go.
+    A plug-in names the classes of its networks, which take its config, the number of classes and the size. The
+    generator makes images [B, 3, S, S] of rows of latents [B, ``num_inputs``] and labels [B], the discriminator logits
+    [B] of images and labels.
     """
 
-    PARTS: ClassVar = ("generator", "discriminator", "ema", *OPTIMISERS, "adaptive")
+    GENERATOR: ClassVar[Any]
+    DISCRIMINATOR: ClassVar[Any]
 
-    def __init__(
-        self, config: Any, generator: nn.Module, discriminator: nn.Module, device: torch.device | str = "cpu"
-    ) -> None:
+    PARTS: ClassVar = ("generator", "discriminator", "ema", *OPTIMISERS, "adaptive")
+    LAYOUT: ClassVar = torch.channels_last
+    """Of the networks in memory; on a CPU convolutions are fastest so."""
+
+    def __init__(self, config: Any, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
-        self.generator: Any = generator.to(self.device)
-        self.discriminator: Any = discriminator.to(self.device)
+        networks = self.networks(num_classes, size)
+        self.generator, self.discriminator = (each.to(self.device, memory_format=self.LAYOUT) for each in networks)
         self.ema = optimisers.EMA(self.generator, config.ema_decay)
         self.generator_optimiser = config.generator_optimiser.build(self.generator)
         self.discriminator_optimiser = config.discriminator_optimiser.build(self.discriminator)
         self.adaptive = _augment.Adaptive(config.ada_target, config.ada_images)
 
+    def networks(self, num_classes: int, size: int) -> tuple[Any, Any]:
+        """The two networks, with initial weights from PyTorch's own generator."""
+        return self.GENERATOR(self.config, num_classes, size), self.DISCRIMINATOR(self.config, num_classes, size)
+
     @abstractmethod
-    def discriminator_loss(
-        self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, logits on real, logits on fake); ``fake`` carries no gradient."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
+        """How wrong the discriminator is; ``fake`` carries no gradient."""
 
     @abstractmethod
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
         """Loss of the generator; the discriminator's weights take no gradient here."""
 
     def latents(self, num: int, rng: torch.Generator) -> Tensor:
-        """Standard normal [num, latent_size] on the device."""
-        return torch.randn(num, self.config.latent_size, generator=rng).to(self.device)
+        """Rows that the generator draws from: standard normal [num, num_inputs], on the device."""
+        return torch.randn(num, self.generator.num_inputs, generator=rng).to(self.device)
 
     def generate(self, real: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
         """Images [B, 3, S, S]; a generator that draws from more than latents and labels finds it beside ``real``."""
@@ -134,6 +159,25 @@ class Adversary(_learner.Game):
         if self.config.discriminator_augment == "ada":
             sums["ada_p"] = torch.tensor(self.adaptive.p)
         return sums
+
+
+C = TypeVar("C", bound=Options)
+
+
+class Gan(_learner.Learner[C]):
+    """A generator that learns in a ``GAME`` and draws by one forward pass of its generator."""
+
+    GAME: ClassVar[type[Adversary]]
+
+    def game(self) -> Any:
+        return self.GAME(self.config, len(self.classes), self.size, self.device)
+
+    def network_of(self) -> Any:
+        network = self.GAME.GENERATOR(self.config, len(self.classes), self.size)
+        return network.to(memory_format=self.GAME.LAYOUT)
+
+    def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
+        return network(_learner.latents(seeds, network.num_inputs).to(self.device), labels)
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:

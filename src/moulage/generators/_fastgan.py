@@ -1,34 +1,25 @@
-"""The networks of ``fastgan`` and its game (Liu et al. 2021, arXiv:2101.04775)."""
+"""The generator's network of ``fastgan``, which ``projected_gan`` has too (Liu et al. 2021, arXiv:2101.04775)."""
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
-from moulage import optimisers
 from moulage.errors import RecipeError
-from moulage.generators import _adversary, _batch_norm, _learner
-from moulage.generators._adversary import Adversary
-from moulage.generators._condition import LabelEmbedding, Projection
-from moulage.generators._dcgan import LABEL_STD, UpConv
-
-if TYPE_CHECKING:
-    from moulage.generators.fastgan import Config
+from moulage.generators import _adversary
+from moulage.generators._condition import LABEL_STD, LabelEmbedding
+from moulage.generators._upconv import UpConv, normal_weights
 
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 """Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
-PART = 8
-"""Side of the part of the 16 x 16 features that the second decoder gets."""
 
 
 class SynthesisOptions(_adversary.Options):
     """What makes the generator's network."""
 
-    latent_size: int = Field(256, ge=1, le=1024, description="numbers in a latent vector")
+    latent_size: _adversary.LatentSize = 256
     base_channels: int = Field(64, ge=2, le=512, description="channels at 128 pixels; 16 times as many at 4 pixels")
     convolutions: Literal[1, 2] = Field(1, description="convolutions at each resolution of the generator")
     excitation_ratio: Literal[4, 8, 16] = Field(
@@ -153,6 +144,7 @@ class Synthesis(nn.Module):
                 self.excitations[str(side)] = Excitation(widths[low], num_out, classes_at(side))
         self.ratio = config.excitation_ratio
         self.image = nn.Conv2d(widths[size], 3, 3, padding=1)
+        normal_weights(self)
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
         latents, *noise = rows.split(self.splits, 1)
@@ -173,99 +165,10 @@ def batch_norm(num_channels: int) -> nn.Module:
     return nn.BatchNorm2d(num_channels, track_running_stats=False)
 
 
-class DownBlock(nn.Module):
-    """Halves the size on two ways, whose mean goes out (figure 4, left)."""
-
-    def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(num_in, num_out, 4, 2, 1, bias=False),
-            batch_norm(num_out),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(num_out, num_out, 3, padding=1, bias=False),
-            batch_norm(num_out),
-            nn.LeakyReLU(0.2),
-        )
-        self.direct = nn.Sequential(
-            nn.AvgPool2d(2), nn.Conv2d(num_in, num_out, 1, bias=False), batch_norm(num_out), nn.LeakyReLU(0.2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.main(x) + self.direct(x)) / 2
-
-
-def decoder(num_in: int, base: int, size: int) -> nn.Module:
-    """Features [B, num_in, 8, 8] -> an image [B, 3, size, size] in -1..1 (figure 4, right)."""
-    layers: list[nn.Module] = []
-    for side in sides(16, size):
-        num_out = max(4, width(base, side) // 2)
-        layers += [UpConv(num_in, 2 * num_out, 3, "nearest"), batch_norm(2 * num_out), Gate()]
-        num_in = num_out
-    return nn.Sequential(*layers, nn.Conv2d(num_in, 3, 3, padding=1), nn.Tanh())
-
-
-class Discriminator(nn.Module):
-    """Images [B, 3, size, size] in -1..1 -> a map of logits, positive for real; also an encoder (section 3.2)."""
-
-    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
-        super().__init__()
-        base, top = config.base_channels, min(size, config.discriminator_size)
-        widths = {side: width(base, side) for side in sides(8, top)}
-        first = nn.Conv2d(3, widths[top], 3, padding=1) if size == top else nn.Conv2d(3, widths[top], 4, 2, 1)
-        stem: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
-        for _ in sides(top, size // 4):
-            stem += [nn.Conv2d(widths[top], widths[top], 4, 2, 1, bias=False), batch_norm(widths[top])]
-            stem += [nn.LeakyReLU(0.2)]
-        down = [DownBlock(widths[2 * side], widths[side]) for side in reversed(sides(8, top // 2))]
-        self.to_16 = nn.Sequential(*stem, *down[:-1])
-        self.to_8 = down[-1]
-        num = 2 * widths[8]
-        self.neck = nn.Sequential(nn.Conv2d(widths[8], num, 1, bias=False), batch_norm(num), nn.LeakyReLU(0.2))
-        self.head = nn.Conv2d(num, 1, 4)
-        self.projection = Projection(num * 64, num_classes) if num_classes > 1 else None
-        if config.reconstruction_weight:
-            side = min(config.reconstruction_size, size)
-            self.decode_whole, self.decode_part = decoder(widths[8], base, side), decoder(widths[16], base, side)
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, ., 16, 16] and [B, ., 8, 8]."""
-        features = self.to_16(images)
-        return features, self.to_8(features)
-
-    def judge(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, 25] of the 8 x 8 features: one for each 4 x 4 window."""
-        features = self.neck(features)
-        logits = self.head(features).flatten(1)
-        if self.projection is not None:
-            logits = logits + self.projection(features.flatten(1), labels)[:, None]
-        return logits.float()
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(self.encode(images)[1], labels)
-
-
-def initialise(network: optimisers.Model) -> optimisers.Model:
-    """Normal weights of standard deviation 0.02 and zero biases of convolutions, in channels-last memory."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | UpConv):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Conv2d) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def normalise(discriminator: Discriminator) -> None:
-    """Spectral normalisation of all convolutions but the decoders' (Miyato et al. 2018, arXiv:1802.05957)."""
-    for part in (discriminator.to_16, discriminator.to_8, discriminator.neck, discriminator.head):
-        for module in list(part.modules()):
-            if isinstance(module, nn.Conv2d):
-                spectral_norm(module)
-
-
 C = TypeVar("C", bound=SynthesisOptions)
 
 
-class Drawer(_learner.Learner[C]):
+class Drawer(_adversary.Gan[C]):
     """Draws from a ``Synthesis``, at a power of two from 16 to 1024 pixels; what learns it is up to the plug-in."""
 
     SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -277,59 +180,3 @@ class Drawer(_learner.Learner[C]):
                 f"{self.NAME}: conditional_from = {config.conditional_from} leaves no layer that knows the class.",
                 f"Use at most the size of the images, {size}.",
             )
-
-    def network_of(self) -> Synthesis:
-        return initialise(Synthesis(self.config, len(self.classes), self.size))
-
-    def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return network(_learner.latents(seeds, network.num_inputs).to(self.device), labels)
-
-    def settle(self, network: Any, labels: np.ndarray) -> None:
-        def draw(some: np.ndarray, seeds: np.ndarray) -> Tensor:
-            return self.draw(network, self._targets(some), seeds)
-
-        _batch_norm.settle(network, labels, _learner.SAMPLE_BATCH, draw)
-
-
-class Game(Adversary):
-    """The two networks under the hinge loss (eq. 4 and 5), and the reconstruction of real images (eq. 3)."""
-
-    def __init__(self, config: "Config", num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        generator = initialise(Synthesis(config, num_classes, size))
-        discriminator = initialise(Discriminator(config, num_classes, size))
-        if config.spectral_norm:
-            normalise(discriminator)
-        super().__init__(config, generator, discriminator, device)
-
-    def latents(self, num: int, rng: torch.Generator) -> Tensor:
-        return torch.randn(num, self.generator.num_inputs, generator=rng).to(self.device)
-
-    def discriminator_loss(
-        self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        real = self.seen(real, rng)
-        features_16, features_8 = self.discriminator.encode(real)
-        on_real = self.discriminator.judge(features_8, labels)
-        on_fake = self.discriminator(self.seen(fake, rng), labels)
-        loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        if self.config.reconstruction_weight:
-            loss = loss + self.config.reconstruction_weight * self.reconstruction(real, features_16, features_8, rng)
-        return loss, on_real.mean(1), on_fake.mean(1)
-
-    def reconstruction(self, real: Tensor, features_16: Tensor, features_8: Tensor, rng: torch.Generator) -> Tensor:
-        """How far the decoded features are from the image, and those of a random part from that part (eq. 3)."""
-        top, left = torch.randint(0, 16 - PART + 1, (2,), generator=rng).tolist()
-        scale = real.shape[-1] // 16
-        part = real[..., top * scale : (top + PART) * scale, left * scale : (left + PART) * scale]
-        decoded_part = self.discriminator.decode_part(features_16[..., top : top + PART, left : left + PART])
-        decoded_whole = self.discriminator.decode_whole(features_8)
-        return self.distance(decoded_whole, real) + self.distance(decoded_part, part)
-
-    def distance(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """Mean difference of pixels at the size of the decoded ones."""
-        target = F.interpolate(images, decoded.shape[2:], mode="bilinear", antialias=True)
-        between = F.l1_loss if self.config.reconstruction_loss == "l1" else F.mse_loss
-        return between(decoded.float(), target)
-
-    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
-        return -self.discriminator(self.seen(fake, rng), labels).mean()

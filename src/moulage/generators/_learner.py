@@ -1,4 +1,4 @@
-"""What all generators that learn by gradient descent share: the loop, drawing, saving, and the options of these.
+"""What all generators that learn by gradient descent share: the loop, drawing, and the options of these.
 
 A plug-in says what its networks are (``Learner.network_of``), what one step does to them (a ``Game``) and, where it is
 no single forward pass, how images are drawn (``Learner.draw``). The loop stands here once, in the open.
@@ -9,16 +9,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs, sheets
-from moulage.errors import DataError, RecipeError, RunError
+from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
 from moulage.generators import _augment, _condition
+from moulage.generators._base import Base
 
 LOG_EVERY = 25
 """Steps between two records of the log."""
@@ -26,19 +26,26 @@ SAMPLE_BATCH = 16
 """Images are always drawn in batches of this size."""
 CHECK_COLLAPSE_FROM = 500
 """Before this step a healthy generator may still draw one grey blob."""
+NUM_SETTLING_BATCHES = 16
+"""Batches from which averaged weights get the statistics of their batch norm."""
 BEST = "best.safetensors"
 """In the folder of a fit: the averaged weights that the judge found best."""
 
 Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
 """Takes a generator's ``sample`` and returns a score for each class, such as its KID; lower is better."""
 
+# Options whose default differs among plug-ins
+Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="times that every image is seen; or give steps")]
+Steps = Annotated[int | None, Field(ge=1, le=10_000_000, description="number of batches, instead of epochs")]
+BatchSize = Annotated[int, Field(ge=2, le=4096, description="images in a batch")]
+
 
 class Options(plugins.Options):
     """How long and on what a generator learns; every learned generator has these options."""
 
-    epochs: float | None = Field(1000, gt=0, le=100_000, description="times that every image is seen; or give steps")
-    steps: int | None = Field(None, ge=1, le=10_000_000, description="number of batches, instead of epochs")
-    batch_size: int = Field(32, ge=2, le=4096, description="images in a batch")
+    epochs: Epochs = 1000
+    steps: Steps = None
+    batch_size: BatchSize = 32
     accumulate: int = Field(1, ge=1, le=256, description="parts that a batch is computed in, to need less memory")
     sampling: Literal["natural", "sqrt", "balanced"] = Field(
         "natural",
@@ -93,7 +100,7 @@ class Options(plugins.Options):
 class Game(ABC):
     """Networks, optimisers and the average: all that a step changes."""
 
-    ema: optimisers.EMA
+    ema: optimisers.EMA[Any]
     device: torch.device
     PARTS: ClassVar[tuple[str, ...]]
     """Attributes that have a ``state_dict``; a checkpoint holds these."""
@@ -125,51 +132,41 @@ class Game(ABC):
 C = TypeVar("C", bound=Options)
 
 
-class Learner(ABC, Generic[C]):
-    """Draws images of ``classes`` at ``size`` x ``size`` pixels; the base of every learned ``Generator``.
+class Learner(Base[C]):
+    """The base of every learned ``Generator``; ``num_steps`` is that of the fit which ``game`` is made for."""
 
-    Args:
-        config: the plug-in's ``Config``.
-        classes: names of the classes that ``labels`` index; one class needs no condition.
-        size: pixels a side, one of ``SIZES``.
-
-    Raises:
-        RecipeError: a size that the networks cannot reach.
-    """
-
-    NAME: ClassVar[str]
-    CONFIG: ClassVar[type[Options]]
-    SIZES: ClassVar[tuple[int, ...] | range]
     NUM_PLANES: ClassVar[int] = 3
     """Planes of what a ``Game`` is given: RGB, and where a plug-in needs more, such as a mask, these."""
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
-        if size not in self.SIZES:
-            known = self.SIZES
-            allowed = (
-                f"a multiple of {known.step} from {known[0]} to {known[-1]}"
-                if isinstance(known, range)
-                else " or ".join(map(str, known))
-            )
-            raise RecipeError(f"{self.NAME} cannot draw images of {size} pixels.", f"Use {allowed}.")
-        self.config, self.classes, self.size = config, tuple(classes), size
-        self.device = torch.device("cpu")
-        self._network: Any = None
+        super().__init__(config, classes, size)
+        self.num_steps = config.steps or 1
 
     @abstractmethod
     def game(self) -> Game:
         """New networks and optimisers on ``self.device``; initial weights come from PyTorch's own generator."""
 
     @abstractmethod
-    def network_of(self) -> nn.Module:
-        """The network that images are drawn from, as it is before training: what ``save`` and ``load`` keep."""
-
-    @abstractmethod
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
         """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and int64 seeds [B], one each."""
 
+    @torch.no_grad()
     def settle(self, network: Any, labels: np.ndarray) -> None:
-        """Measure what an averaged network has to measure anew (batch norm) before it draws."""
+        """Measure what an averaged network has to measure anew before it draws, and leave it in eval mode.
+
+        This is batch norm: running statistics belong to the trained weights, not to their average (Izmailov et al.
+        2018, arXiv:1803.05407). Classes are drawn as often as they occur in ``labels`` int64 [N].
+        """
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+        network.train(bool(norms))
+        rng = randomness.numpy_rng("settle")
+        for i in range(NUM_SETTLING_BATCHES if norms else 0):
+            seeds = -1 - np.arange(i * SAMPLE_BATCH, (i + 1) * SAMPLE_BATCH)
+            self.draw(network, self._targets(rng.choice(labels, SAMPLE_BATCH)), seeds)
+        network.eval()
 
     def fit(
         self,
@@ -182,20 +179,13 @@ class Learner(ABC, Generic[C]):
         progress: runs.Progress = runs.no_progress,
         judge: Judge | None = None,
     ) -> None:
-        """Learn from uint8 images [N, S, S, 3] and labels int64 [N]; goes on from the last checkpoint in ``folder``.
+        """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``.
 
-        With a ``judge`` (see ``Judge``) the averaged weights of the preview with the lowest mean score are kept, else
-        the last.
-
-        Raises:
-            DataError: wrong shapes or labels, or a class with fewer than 2 images.
-            DivergedError: a loss is not finite.
-            CollapsedError: the previews of a class are all alike.
-            RunError: the device's memory does not suffice.
+        With a judge the averaged weights of the preview with the lowest mean score are kept, else the last.
         """
         self._check(images, labels)
         config, self.device = self.config, devices.pick_device(device)
-        num_steps = config.num_steps(len(images))
+        self.num_steps = num_steps = config.num_steps(len(images))
         batches = randomness.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
         enough_memory = devices.enough_memory(config.batch_size, accumulate=config.accumulate)
@@ -211,11 +201,9 @@ class Learner(ABC, Generic[C]):
             with monitoring.Board(folder, start + 1) as board:
                 for step in range(start + 1, num_steps + 1):
                     rows = batches[step - 1]
-                    real = _augment.symmetries(
-                        images[rows], randomness.numpy_rng("augment", seed, step), config.augment
-                    )
+                    turns, rng = randomness.numpy_rng("augment", seed, step), randomness.generator_for(seed, step)
+                    real = _augment.symmetries(images[rows], turns, config.augment)
                     _condition.set_strength(game, config.condition_at(step / num_steps))
-                    rng = randomness.generator_for(seed, step)
                     records.append(game.step(self._inputs(real), self._targets(labels[rows]), step, rng))
                     rate.add(len(rows))
                     last = step == num_steps
@@ -226,7 +214,7 @@ class Learner(ABC, Generic[C]):
                         means |= {"epoch": step * config.batch_size / len(images), "images_per_second": rate.look()}
                         if preview_due and monitoring.all_finite(means):
                             self.settle(game.ema.model, labels)
-                            self._preview(step, images, labels, folder, board)
+                            self._look(step, images, labels, folder, board)
                             means |= best.judged(step, judge(self.sample), game.ema.model) if judge else {}
                         runs.log(folder, step=step, seconds=rate.seconds, **means)
                         board.scalars(step, **means)
@@ -238,19 +226,7 @@ class Learner(ABC, Generic[C]):
                     progress(step, num_steps, f"steps, {rate.mean:.3g} images/s{best.note}")
             best.restore(game.ema.model)
 
-    @property
-    def network(self) -> Any:
-        """The averaged network that images are drawn from."""
-        if self._network is None:
-            raise RunError(f"This {self.NAME} has not learned anything yet.", "Fit it or load it first.")
-        return self._network
-
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
-        """uint8 [n, S, S, 3] of one class from int64 seeds [n]; each image depends on its own seed alone.
-
-        Raises:
-            RunError: the generator was neither fitted nor loaded.
-        """
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
         with randomness.reproducible("sample", device=self.device), torch.no_grad():
             for start in range(0, len(seeds), SAMPLE_BATCH):
@@ -264,27 +240,8 @@ class Learner(ABC, Generic[C]):
                 images[start : start + len(part)] = pixels.permute(0, 2, 3, 1).cpu().numpy()[: len(part)]
         return images
 
-    def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors``."""
-        checkpoints.save_weights(folder / "weights.safetensors", self.network)
-        facts = {"config": self.config.model_dump(), "classes": self.classes, "size": self.size}
-        runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": self.NAME, **facts})
-
-    @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Read what ``save`` wrote."""
-        facts = runs.read_json(folder / "config.json")
-        config = plugins.validate(cls.CONFIG, facts["config"], str(folder / "config.json"))
-        generator = cls(config, tuple(facts["classes"]), facts["size"])
-        generator.device = devices.pick_device(device)
-        with randomness.reproducible("load"):  # the initial weights, soon overwritten, take nothing from the caller
-            network = generator.network_of()
-        checkpoints.load_weights(folder / "weights.safetensors", network)
-        generator._network = network.to(generator.device).eval().requires_grad_(False)
-        return generator
-
-    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on so many images, and seconds a step, timed on 3 steps of noise."""
+    def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
+        """See ``contracts.Generator``; timed on 3 steps of noise."""
         config, before = self.config, self.device
         self.device = devices.pick_device(device)
         try:
@@ -308,42 +265,17 @@ class Learner(ABC, Generic[C]):
                 seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[1:])
 
-    def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
-        expected = (len(labels), self.size, self.size, 3)
-        if images.shape != expected or images.dtype != np.uint8:
-            raise DataError(
-                f"{self.NAME} needs uint8 images of shape {expected}, not {images.dtype} of {images.shape}."
-            )
-        last = len(self.classes) - 1
-        if len(labels) and not (labels.min() >= 0 and labels.max() <= last):
-            raise DataError(f"Labels run from {labels.min()} to {labels.max()}, classes from 0 to {last}.")
-        for name, count in zip(self.classes, np.bincount(labels, minlength=last + 1), strict=True):
-            if count < 2:
-                raise DataError(
-                    f'Class "{name}" has {count} image(s) in the training part; {self.NAME} needs at least 2.',
-                    "Leave that class out, or give it a larger training part.",
-                )
-
     def _inputs(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float().div_(127.5).sub_(1)
 
     def _targets(self, labels: np.ndarray) -> Tensor:
         return torch.from_numpy(labels).to(self.device)
 
-    def _preview(
-        self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: monitoring.Board
-    ) -> None:
-        """A grid of the same seeds each time: 6 x 6 for one class, a row of 12 for each of several."""
-        num, columns = (36, 6) if len(self.classes) == 1 else (12, 12)
-        previews = [self.sample(label, np.arange(num)) for label in range(len(self.classes))]
-        picture = sheets.grid(np.concatenate(previews), columns)
-        (folder / "previews").mkdir(exist_ok=True)
-        with runs.atomic(folder / "previews" / f"{step:07d}.png") as temporary:
-            picture.save(temporary, "PNG")
-        board.picture(step, "previews", picture)
-        if step >= CHECK_COLLAPSE_FROM:
-            for label, drawn in enumerate(previews):
-                monitoring.check_collapse(step, drawn, images[labels == label], self.classes[label])
+    def _look(self, step: int, images: np.ndarray, labels: np.ndarray, folder: Path, board: monitoring.Board) -> None:
+        """Show previews, 6 x 6 for one class, a row of 12 for each of several, and see whether all are alike."""
+        previews = self._preview(step, *((36, 6) if len(self.classes) == 1 else (12, 12)), folder, board)
+        for label, drawn in enumerate(previews if step >= CHECK_COLLAPSE_FROM else ()):
+            monitoring.check_collapse(step, drawn, images[labels == label][..., :3], self.classes[label])
 
 
 def latents(seeds: np.ndarray, num: int) -> Tensor:

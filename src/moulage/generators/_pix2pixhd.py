@@ -1,34 +1,45 @@
-"""The networks of ``pix2pixhd`` and their losses.
+"""The networks of ``pix2pixhd`` and what makes them.
 
 ``maps`` are float [B, 2, S, S] in -1..1: the lesion mask and its boundary. Sections are those of Wang et al. 2018,
 arXiv:1711.11585.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage.generators._adversary import Adversary
+from moulage import backbones
+from moulage.generators import _adversary
 from moulage.generators._condition import Conditional, LabelEmbedding
-from moulage.generators._dcgan import UpConv
-from moulage.generators._perceptual import Perceptual
-
-if TYPE_CHECKING:
-    from moulage.generators.pix2pixhd import Config
+from moulage.generators._upconv import UpConv, normal_weights
 
 NUM_MAPS = 2
 SLOPE = 0.2
 """Of the discriminators' leaky ReLUs."""
 LABEL_FEATURES = 16
-MOST_APART = 0.2
-"""The reward for variety ends where images are this many times as far apart as their latents (mean differences).
 
-Real images of one class of HAM10000 are about 0.25 apart, latents 1.13. Without an end (1.0) images of one mask became
-twice as different as real ones of all masks.
-"""
+
+class NetworkOptions(_adversary.Options):
+    """What makes the networks; the defaults are the paper's global generator and its discriminators."""
+
+    latent_size: _adversary.LatentSize = 64
+    base_channels: int = Field(64, ge=4, le=512, description="channels of the global generator's largest map")
+    max_channels: int = Field(1024, ge=4, le=2048, description="most channels; each halving of the size doubles them")
+    num_downsamplings: int = Field(4, ge=1, le=7, description="times that the global generator halves the size")
+    num_blocks: int = Field(9, ge=0, le=32, description="residual blocks of the global generator, at its smallest size")
+    num_enhancers: int = Field(
+        0, ge=0, le=3, description="local enhancers; each doubles the size that the global generator works at"
+    )
+    num_enhancer_blocks: int = Field(3, ge=0, le=16, description="residual blocks of a local enhancer")
+    conditional_from: int = Field(
+        0, ge=0, le=1024, description="layers under this many pixels take no class: classes share coarse structure"
+    )
+    num_discriminators: int = Field(3, ge=1, le=5, description="discriminators, each at half the size of the last")
+    num_discriminator_layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator")
+    discriminator_channels: int = Field(64, ge=4, le=512, description="channels of a discriminator's first layer")
 
 
 def convolution(num_in: int, num_out: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -90,13 +101,13 @@ class Stage(nn.ModuleList):
 class Builder:
     """Makes the layers of a generator; those under ``conditional_from`` pixels get the latent part of a style alone."""
 
-    def __init__(self, config: "Config", num_classes: int) -> None:
-        self.config = config
-        self.num_style = config.latent_size + (LABEL_FEATURES if num_classes > 1 else 0)
+    def __init__(self, options: NetworkOptions, num_classes: int) -> None:
+        self.options = options
+        self.num_style = options.latent_size + (LABEL_FEATURES if num_classes > 1 else 0)
 
     def norm(self, num_channels: int, side: int) -> StyledNorm:
-        conditional = side >= self.config.conditional_from
-        return StyledNorm(num_channels, self.num_style if conditional else self.config.latent_size)
+        conditional = side >= self.options.conditional_from
+        return StyledNorm(num_channels, self.num_style if conditional else self.options.latent_size)
 
     def layer(self, change: nn.Module, num_channels: int, side: int) -> Layer:
         return Layer(change, self.norm(num_channels, side))
@@ -116,12 +127,12 @@ class Builder:
 
 def coarse(build: Builder, side: int) -> Stage:
     """The global generator G1, section 3.1 and the paper's appendix: maps [B, 2, S, S] -> [B, base_channels, S, S]."""
-    config, layers = build.config, []
-    channels = [min(config.base_channels << i, config.max_channels) for i in range(config.num_downsamplings + 1)]
+    options, layers = build.options, []
+    channels = [min(options.base_channels << i, options.max_channels) for i in range(options.num_downsamplings + 1)]
     layers.append(build.layer(convolution(NUM_MAPS, channels[0], 7), channels[0], side))
     sides = [side >> i for i in range(len(channels))]
     layers += [build.down(channels[i - 1], channels[i], sides[i]) for i in range(1, len(channels))]
-    layers += [build.residual(channels[-1], sides[-1]) for _ in range(config.num_blocks)]
+    layers += [build.residual(channels[-1], sides[-1]) for _ in range(options.num_blocks)]
     layers += [build.up(channels[i], channels[i - 1], sides[i - 1]) for i in range(len(channels) - 1, 0, -1)]
     return Stage(layers)
 
@@ -133,7 +144,7 @@ class Enhancer(nn.Module):
         super().__init__()
         front = build.layer(convolution(NUM_MAPS, num_channels, 7), num_channels, side)
         self.front = Stage([front, build.down(num_channels, 2 * num_channels, side // 2)])
-        blocks = [build.residual(2 * num_channels, side // 2) for _ in range(build.config.num_enhancer_blocks)]
+        blocks = [build.residual(2 * num_channels, side // 2) for _ in range(build.options.num_enhancer_blocks)]
         self.back = Stage([*blocks, build.up(2 * num_channels, num_channels, side)])
 
     def forward(self, maps: Tensor, coarser: Tensor, style: Tensor) -> Tensor:
@@ -147,15 +158,15 @@ class Synthesis(nn.Module):
     once.
     """
 
-    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int, size: int) -> None:
         super().__init__()
-        build, num = Builder(config, num_classes), config.num_enhancers
+        build, num, self.num_inputs = Builder(options, num_classes), options.num_enhancers, options.latent_size
         self.embedding = LabelEmbedding(num_classes, LABEL_FEATURES) if num_classes > 1 else None
         self.coarse = coarse(build, size >> num)
-        widths = [config.base_channels >> i for i in range(num + 1)]
+        widths = [options.base_channels >> i for i in range(num + 1)]
         self.enhancers = nn.ModuleList(Enhancer(build, widths[i], size >> (num - i)) for i in range(1, num + 1))
         self.head = nn.Conv2d(widths[-1], 3, 7, padding=3, padding_mode="reflect")
-        initialise(self)
+        normal_weights(self)
 
     def forward(self, latents: Tensor, labels: Tensor, maps: Tensor) -> Tensor:
         style = latents if self.embedding is None else torch.cat([latents, self.embedding(labels)], 1)
@@ -191,14 +202,14 @@ class Patches(nn.Module):
     patches; where there are several classes, plus how well the patch fits the class.
     """
 
-    def __init__(self, config: "Config", num_classes: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int) -> None:
         super().__init__()
-        num = config.num_discriminator_layers
-        channels = [min(config.discriminator_channels << i, 8 * config.discriminator_channels) for i in range(num + 1)]
+        num, first = options.num_discriminator_layers, options.discriminator_channels
+        channels = [min(first << i, 8 * first) for i in range(num + 1)]
         sizes = zip([3 + NUM_MAPS, *channels], channels, [2] * num + [1], strict=False)
         self.layers = nn.ModuleList(nn.Conv2d(num_in, out, 4, stride, 2) for num_in, out, stride in sizes)
         self.head = nn.Conv2d(channels[-1], 1, 4, padding=2)
-        initialise(self)
+        normal_weights(self)
         self.projection = PatchProjection(channels[-1], num_classes) if num_classes > 1 else None
 
     def forward(self, pairs: Tensor, labels: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -214,9 +225,9 @@ class Patches(nn.Module):
 class Discriminator(nn.Module):
     """``num_discriminators`` of the same kind, each for pairs of half the size of the one before (section 3.2)."""
 
-    def __init__(self, config: "Config", num_classes: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(Patches(config, num_classes) for _ in range(config.num_discriminators))
+        self.scales = nn.ModuleList(Patches(options, num_classes) for _ in range(options.num_discriminators))
 
     def forward(self, pairs: Tensor, labels: Tensor) -> list[tuple[list[Tensor], Tensor]]:
         found = []
@@ -226,78 +237,26 @@ class Discriminator(nn.Module):
         return found
 
 
-def initialise(network: nn.Module) -> None:
-    """Normal weights of standard deviation 0.02 and zero biases in all convolutions (the paper's appendix)."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | UpConv):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Conv2d) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+class Perceptual(nn.Module):
+    """Images ``ours`` and ``theirs`` float [B, 3, S, S] in -1..1 -> mean absolute difference of a network's features.
 
+    Johnson et al. 2016, arXiv:1603.08155, section 3.2. The mean over the network's stages; no gradient goes to
+    ``theirs``.
 
-class Game(Adversary):
-    """Least squares (Mao et al. 2017, arXiv:1611.04076, eq. 9), feature matching, and a reward for variety.
-
-    ``real`` of a step is [B, 5, S, S]: image, mask, boundary.
+    Raises:
+        RecipeError: the network's weights cannot be loaded, or it does not take images of this size.
     """
 
-    def __init__(self, config: "Config", num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(config, Synthesis(config, num_classes, size), Discriminator(config, num_classes), device)
-        wanted = config.perceptual_weight > 0
-        self.perceptual: Any = Perceptual(config.perceptual, size).to(self.device).eval() if wanted else None
+    def __init__(self, options: backbones.Backbone, size: int) -> None:
+        super().__init__()
+        self.backbone = backbones.build(options, size).requires_grad_(False)
 
-    def generate(self, real: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.generator(latents, labels, real[:, 3:])
+    def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self._stages(theirs)
+        pairs = zip(self._stages(ours), wanted, strict=True)
+        return torch.stack([(a.float() - b.float()).abs().mean() for a, b in pairs]).mean()
 
-    def discriminator_loss(
-        self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        on_real = [scores for _, scores in self.discriminator(self.seen(real, rng), labels)]
-        on_fake = [scores for _, scores in self.discriminator(self.seen(pair(fake, real), rng), labels)]
-        losses = [((r - 1).square().mean() + f.square().mean()) / 2 for r, f in zip(on_real, on_fake, strict=True)]
-        return torch.stack(losses).mean(), certainty(on_real), certainty(on_fake)
-
-    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
-        config, state = self.config, rng.get_state()
-        found = self.discriminator(self.seen(pair(fake, real), rng), labels)
-        loss = torch.stack([(scores - 1).square().mean() for _, scores in found]).mean()
-        if config.feature_matching_weight:
-            rng.set_state(state)  # features of the real image under the same augmentation
-            with torch.no_grad():
-                wanted = self.discriminator(self.seen(real, rng), labels)
-            apart = [feature_distance(ours, theirs) for (ours, _), (theirs, _) in zip(found, wanted, strict=True)]
-            loss = loss + config.feature_matching_weight * torch.stack(apart).mean()
-        if self.perceptual is not None:
-            loss = loss + config.perceptual_weight * self.perceptual(fake, real[:, :3])
-        if config.diversity_weight:
-            loss = loss - config.diversity_weight * self.diversity(real, labels, rng)
-        return loss
-
-    def diversity(self, real: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """How far apart images of one mask are, relative to their latents, at most ``MOST_APART``.
-
-        Yang et al. 2019, arXiv:1901.09024, eq. 2, on a quarter of the batch. Without it the generator ignores the
-        latents, because the target of feature matching is a single image.
-        """
-        num = max(1, len(real) // 4)
-        real, labels = real[:num].repeat(2, 1, 1, 1), labels[:num].repeat(2)
-        latents = self.latents(2 * num, rng)
-        first, second = self.generate(real, latents, labels).float().chunk(2)
-        z_first, z_second = latents.chunk(2)
-        apart = (first - second).abs().mean((1, 2, 3)) / (z_first - z_second).abs().mean(1)
-        return apart.clamp(max=MOST_APART).mean()
-
-
-def pair(images: Tensor, real: Tensor) -> Tensor:
-    """Images [B, 3, S, S] with the maps of ``real`` [B, 5, S, S]: [B, 5, S, S]."""
-    return torch.cat([images, real[:, 3:].to(images)], 1)
-
-
-def certainty(scores: list[Tensor]) -> Tensor:
-    """Scores with targets 1 (real) and 0 as something like logits, [B]: above 0 where rather real."""
-    return torch.stack([2 * found.detach().mean(1) - 1 for found in scores]).mean(0)
-
-
-def feature_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
-    """Sum over the layers of the mean absolute difference (section 3.2, eq. 4)."""
-    return torch.stack([(a - b).abs().mean() for a, b in zip(ours, theirs, strict=True)]).sum()
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        images = self.backbone.prepared((images + 1) / 2)
+        return self.backbone.network.forward_intermediates(images, intermediates_only=True)

@@ -1,23 +1,35 @@
-"""The networks of ``stylegan2``."""
+"""The networks of ``stylegan2`` and what makes them."""
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moulage.generators import _adversary
 from moulage.generators._condition import LabelEmbedding, Projection
-
-if TYPE_CHECKING:
-    from moulage.generators.stylegan2 import Config
 
 GAIN = math.sqrt(2)
 """Brings the output of a leaky ReLU of slope 0.2 back to about the variance of its input; here always folded into
 weights, biases and factors, which are small, so that no map is multiplied by it."""
 MAPPING_RATE = 0.01
 """How much slower the mapping network learns than the rest."""
+
+
+class NetworkOptions(_adversary.Options):
+    """What makes the networks."""
+
+    latent_size: int = Field(512, ge=1, le=1024, description="numbers in a latent vector, and in w")
+    mapping_layers: int = Field(8, ge=1, le=16, description="layers of the mapping network")
+    base_channels: int = Field(
+        16384, ge=64, le=65536, description="a map of r pixels a side has base_channels / r channels"
+    )
+    max_channels: int = Field(512, ge=4, le=2048, description="but at most so many")
+    conditional_from: int = Field(
+        0, ge=0, le=256, description="the generator's layers below so many pixels are shared by all classes; 0: none is"
+    )
 
 
 class Linear(nn.Module):
@@ -75,11 +87,11 @@ def normalise(x: Tensor) -> Tensor:
 class Mapping(nn.Module):
     """Latents [B, latent_size] and labels int64 [B], or None for no class -> w float32 [B, latent_size]."""
 
-    def __init__(self, config: "Config", num_classes: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int) -> None:
         super().__init__()
-        size = config.latent_size
+        size = options.latent_size
         self.embedding = LabelEmbedding(num_classes, size) if num_classes > 1 else None
-        sizes = [size * (1 if self.embedding is None else 2)] + [size] * config.mapping_layers
+        sizes = [size * (1 if self.embedding is None else 2)] + [size] * options.mapping_layers
         self.layers = nn.ModuleList(Linear(i, o, gain=GAIN, rate=MAPPING_RATE) for i, o in pairwise(sizes))
 
     def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
@@ -153,9 +165,9 @@ def sides(size: int) -> list[int]:
     return [size >> i for i in range(num_doublings, -1, -1)]
 
 
-def num_channels(config: "Config", side: int) -> int:
+def num_channels(options: NetworkOptions, side: int) -> int:
     """Channels of maps of ``side`` pixels."""
-    return max(1, min(config.max_channels, config.base_channels // side))
+    return max(1, min(options.max_channels, options.base_channels // side))
 
 
 class Synthesis(nn.Module):
@@ -167,20 +179,23 @@ class Synthesis(nn.Module):
     layer_sides: Tensor
     means: Tensor
 
-    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int, size: int) -> None:
         super().__init__()
-        self.latent_size, self.conditional_from = config.latent_size, config.conditional_from if num_classes > 1 else 0
-        self.mapping = Mapping(config, num_classes)
+        self.latent_size, self.conditional_from = (
+            options.latent_size,
+            options.conditional_from if num_classes > 1 else 0,
+        )
+        self.mapping = Mapping(options, num_classes)
         self.sides = [side for i, side in enumerate(sides(size)) for side in [side] * (2 if i else 1)]
         self.noise_sizes = [side**2 for side in self.sides]
-        channels = [num_channels(config, side) for side in self.sides]
+        channels = [num_channels(options, side) for side in self.sides]
         self.start = nn.Parameter(torch.randn(1, channels[0], self.sides[0], self.sides[0]))
         self.layers, self.to_rgb = nn.ModuleList(), nn.ModuleList()
         for i, num_out in enumerate(channels):
-            self.layers.append(Layer(channels[max(i - 1, 0)], num_out, config.latent_size, up=i % 2 == 1))
+            self.layers.append(Layer(channels[max(i - 1, 0)], num_out, options.latent_size, up=i % 2 == 1))
             if i % 2 == 0:
-                self.to_rgb.append(ToRGB(num_out, config.latent_size))
-        self.register_buffer("means", torch.zeros(num_classes + 1, config.latent_size))
+                self.to_rgb.append(ToRGB(num_out, options.latent_size))
+        self.register_buffer("means", torch.zeros(num_classes + 1, options.latent_size))
         self.register_buffer("layer_sides", torch.tensor(self.sides), persistent=False)
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -244,12 +259,15 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real."""
+    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real.
 
-    def __init__(self, config: "Config", num_classes: int, size: int) -> None:
+    ``group``: images over which it sees the ``deviation``.
+    """
+
+    def __init__(self, options: NetworkOptions, num_classes: int, size: int, group: int) -> None:
         super().__init__()
-        self.group = config.deviation_group
-        channels = [num_channels(config, side) for side in reversed(sides(size))]
+        self.group = group
+        channels = [num_channels(options, side) for side in reversed(sides(size))]
         last, side = channels[-1], sides(size)[0]
         self.from_rgb = Conv(3, channels[0], 1, gain=GAIN)
         self.blocks = nn.Sequential(*[Block(i, o) for i, o in pairwise(channels)])

@@ -5,17 +5,18 @@ resampling inside residual blocks, attention with 64 channels a head) and Ho et 
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moulage.generators import _learner
 from moulage.generators._condition import LabelEmbedding
 
-if TYPE_CHECKING:
-    from moulage.generators.diffusion import Config
-
+Side = Annotated[int, Field(ge=1, le=256)]
+Multiplier = Annotated[int, Field(ge=1, le=16)]
 GROUP_CHANNELS = 4
 """Channels in a group of a norm, at least; 32 groups at most (Wu & He 2018, arXiv:1803.08494).
 
@@ -26,19 +27,37 @@ PERIOD = 10_000
 """Longest period of the sines that a noise level is written in (Vaswani et al. 2017, arXiv:1706.03762)."""
 
 
+class NetworkOptions(_learner.Options):
+    """What makes the network."""
+
+    base_channels: int = Field(128, ge=4, le=1024, description="channels of the largest map")
+    channel_multipliers: tuple[Multiplier, ...] = Field(
+        (1, 2, 2, 2), min_length=1, max_length=7, description="channels of each map as multiples; each halves the side"
+    )
+    num_blocks: int = Field(4, ge=1, le=8, description="residual blocks at each size, on the way down")
+    attention_sides: tuple[Side, ...] = Field((16,), description="sides of the maps that have attention, in pixels")
+    patch_size: Literal[1, 2, 4] = Field(
+        1, description="pixels a side that the network takes as one; 2 is three times as fast, and a little coarser"
+    )
+    conditional_from: int = Field(
+        0, ge=0, le=256, description="maps of fewer pixels a side take no class, so that classes share the coarse form"
+    )
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout in each block")
+
+
 class UNet(nn.Module):
-    """Noisy images -> what ``_diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
+    """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
 
     Args:
-        config: options of the plug-in.
+        options: what makes it.
         num_classes: 1 needs no condition.
         size: pixels a side.
         num_augment: numbers that describe an augmentation.
     """
 
-    def __init__(self, config: "Config", num_classes: int, size: int, num_augment: int) -> None:
+    def __init__(self, options: NetworkOptions, num_classes: int, size: int, num_augment: int) -> None:
         super().__init__()
-        base, num_features, self.patch = config.base_channels, 4 * config.base_channels, config.patch_size
+        base, num_features, self.patch = options.base_channels, 4 * options.base_channels, options.patch_size
         self.sines = 2 * (base // 2)
         self.embed = nn.Sequential(
             nn.Linear(self.sines, num_features), nn.SiLU(), nn.Linear(num_features, num_features)
@@ -47,26 +66,26 @@ class UNet(nn.Module):
         self.augment = nn.Linear(num_augment, num_features, bias=False)
 
         def block(num_in: int, num_out: int, side: int, resample: str = "") -> Block:
-            attends = side in config.attention_sides and not resample
-            block = Block(num_in, num_out, num_features, config.dropout, attends, resample)
-            block.takes_class = side >= config.conditional_from
+            attends = side in options.attention_sides and not resample
+            block = Block(num_in, num_out, num_features, options.dropout, attends, resample)
+            block.takes_class = side >= options.conditional_from
             return block
 
         side, num_in = size // self.patch, base
         self.first = nn.Conv2d(3 * self.patch**2, base, 3, padding=1)
         self.down, self.up, kept = nn.ModuleList(), nn.ModuleList(), [base]
-        for level, multiplier in enumerate(config.channel_multipliers):
+        for level, multiplier in enumerate(options.channel_multipliers):
             if level:
                 side //= 2
                 self.down.append(block(num_in, num_in, side, "down"))
                 kept.append(num_in)
-            for _ in range(config.num_blocks):
+            for _ in range(options.num_blocks):
                 self.down.append(block(num_in, base * multiplier, side))
                 num_in = base * multiplier
                 kept.append(num_in)
         self.middle = nn.ModuleList([block(num_in, num_in, side), block(num_in, num_in, side)])
-        for level, multiplier in reversed(list(enumerate(config.channel_multipliers))):
-            for _ in range(config.num_blocks + 1):
+        for level, multiplier in reversed(list(enumerate(options.channel_multipliers))):
+            for _ in range(options.num_blocks + 1):
                 self.up.append(block(num_in + kept.pop(), base * multiplier, side))
                 num_in = base * multiplier
             if level:

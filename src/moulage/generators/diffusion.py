@@ -5,39 +5,31 @@ the augmentation that does not leak: the network is told how an image was turned
 to which nothing was done. A few hundred images need it. The U-Net is ADM's in small (``_unet``).
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moulage import randomness
 from moulage.errors import RecipeError
 from moulage.generators import _learner
-from moulage.generators._diffusion import Denoiser, Game, heun, noise_levels
+from moulage.generators._descent import OneLoss
+from moulage.generators._unet import NetworkOptions, UNet
 
-Side = Annotated[int, Field(ge=1, le=256)]
-Multiplier = Annotated[int, Field(ge=1, le=16)]
+NUM_AUGMENT = 9
+"""Numbers that describe an augmentation."""
 
 
-class Config(_learner.Options):
+class Config(NetworkOptions):
     """The defaults are EDM's for faces at 64 pixels; a CPU needs a smaller network and ``patch_size = 2``."""
 
-    base_channels: int = Field(128, ge=4, le=1024, description="channels of the largest map")
-    channel_multipliers: tuple[Multiplier, ...] = Field(
-        (1, 2, 2, 2), min_length=1, max_length=7, description="channels of each map as multiples; each halves the side"
-    )
-    num_blocks: int = Field(4, ge=1, le=8, description="residual blocks at each size, on the way down")
-    attention_sides: tuple[Side, ...] = Field((16,), description="sides of the maps that have attention, in pixels")
-    patch_size: Literal[1, 2, 4] = Field(
-        1, description="pixels a side that the network takes as one; 2 is three times as fast, and a little coarser"
-    )
-    conditional_from: int = Field(
-        0, ge=0, le=256, description="maps of fewer pixels a side take no class, so that classes share the coarse form"
-    )
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout in each block")
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="step size of Adam")
     warmup_steps: int = Field(500, ge=0, le=1_000_000, description="steps in which the step size rises from 0")
     sigma_data: float = Field(0.5, gt=0, le=2, description="standard deviation of pixels, of images in -1..1")
@@ -70,14 +62,165 @@ class Config(_learner.Options):
         return self
 
 
+class Denoiser(nn.Module):
+    """D(x; sigma): the mean clean image given a noisy one, by a preconditioned network (EDM, eq. 7).
+
+    Attributes:
+        unet: what is trained.
+        weak: with ``guide = "weak"`` an earlier average of ``unet``; a buffer says whether it is there yet.
+    """
+
+    weak_known: Tensor
+
+    def __init__(self, config: Config, num_classes: int, size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config, num_classes, size, NUM_AUGMENT).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.weak = copy.deepcopy(self.unet).requires_grad_(False) if config.guide == "weak" else None
+        self.register_buffer("weak_known", torch.tensor(False))
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor, keep: Tensor, augment: Tensor, weak: bool = False
+    ) -> Tensor:
+        """Denoised images float32 [B, 3, S, S] of ``x`` at noise levels ``sigma`` [B]; see ``UNet`` for the rest."""
+        data, level = self.config.sigma_data, sigma[:, None, None, None]
+        total = (level**2 + data**2).sqrt()
+        c_skip, c_out, c_in = data**2 / total**2, level * data / total, 1 / total
+        network = self.weak if weak and self.weak is not None else self.unet
+        return c_skip * x + c_out * network(c_in * x, sigma.log() / 4, labels, keep, augment).float()
+
+    def guided(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """The denoised image, moved away from what a worse denoiser says of the same x.
+
+        Worse is one that does not know the class (Ho & Salimans 2022, arXiv:2207.12598, eq. 6), or an earlier state of
+        the same network (Karras et al. 2024, arXiv:2406.02507, eq. 3).
+        """
+        config, ones, plain = self.config, torch.ones_like(sigma), x.new_zeros(len(x), NUM_AUGMENT)
+        denoised = self(x, sigma, labels, ones, plain)
+        if config.guidance != 1 and (config.guide == "unconditional" or self.weak_known):
+            keep = ones if config.guide == "weak" else torch.zeros_like(ones)
+            worse = self(x, sigma, labels, keep, plain, weak=config.guide == "weak")
+            denoised = worse.lerp(denoised, config.guidance)
+        return denoised.clamp(-1, 1) if config.clip else denoised
+
+    @torch.no_grad()
+    def keep_weak(self, unet: UNet) -> None:
+        """Keep a copy of ``unet`` as the weak network; the strength of its condition becomes part of its labels."""
+        assert self.weak is not None
+        self.weak.load_state_dict(unet.state_dict())
+        if self.weak.label is not None:
+            self.weak.label.embedding.weight.mul_(self.weak.label.strength)
+            self.weak.label.strength.fill_(1)
+        self.weak_known.fill_(True)
+
+
+def noise_levels(config: Config) -> list[float]:
+    """The falling noise levels of the sampler, ``num_sampling_steps`` and a last 0 (EDM, eq. 5)."""
+    first, last = (sigma ** (1 / config.rho) for sigma in (config.sigma_max, config.sigma_min))
+    shares = (i / (config.num_sampling_steps - 1) for i in range(config.num_sampling_steps))
+    return [(first + share * (last - first)) ** config.rho for share in shares] + [0.0]
+
+
+def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
+    """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from noise to an image (EDM, algorithm 1).
+
+    Args:
+        denoise: images [B, 3, S, S] and a noise level -> denoised images.
+        noise: standard normal [B, 3, S, S].
+        sigmas: falling noise levels; the last is 0.
+    """
+    x = noise * sigmas[0]
+    for sigma, lower in itertools.pairwise(sigmas):
+        slope = (x - denoise(x, sigma)) / sigma
+        euler = x + (lower - sigma) * slope
+        if lower > 0:  # the second-order correction: the mean of the slopes at both ends
+            slope = (slope + (euler - denoise(euler, lower)) / lower) / 2
+            euler = x + (lower - sigma) * slope
+        x = euler
+    return x
+
+
+def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images moved, turned, flipped and stretched, and what was done to each (EDM, appendix F.2, table 6).
+
+    The network is told, and asked for images that were left alone: the changes do not leak into what it draws. Each
+    change comes with the given probability; it is one bilinear resampling with reflected borders.
+
+    Args:
+        images: float [B, 3, S, S].
+        probability: of each change, 0..1.
+        rng: a CPU generator.
+
+    Returns:
+        images; descriptions float32 [B, 9], zeros for an image that was left alone.
+    """
+    num, zero = len(images), torch.zeros(len(images))
+    if probability == 0:
+        return images, images.new_zeros(num, NUM_AUGMENT)
+
+    def maybe(values: Tensor) -> Tensor:
+        return torch.where(torch.rand(num, generator=rng) < probability, values, zero)
+
+    def normal() -> Tensor:
+        return torch.randn(num, generator=rng)
+
+    flip_x, flip_y = (maybe(torch.randint(0, 2, (num,), generator=rng).float()) for _ in "xy")
+    scale, angle = maybe(normal()), maybe((torch.rand(num, generator=rng) * 2 - 1) * math.pi)
+    stretch, axis = maybe(normal()), (torch.rand(num, generator=rng) * 2 - 1) * math.pi
+    shift_x, shift_y = maybe(normal()), maybe(normal())
+    done = [flip_x, flip_y, scale, angle.cos() - 1, angle.sin()]
+    description = torch.stack([*done, stretch * axis.cos(), stretch * axis.sin(), shift_x, shift_y], 1)
+    flips = torch.diag_embed(1 - 2 * torch.stack([flip_x, flip_y], 1))
+    scales = torch.diag_embed(2 ** (0.2 * torch.stack([scale + stretch, scale - stretch], 1)))
+    matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
+    shifts = torch.stack([shift_x, shift_y], 1)[:, :, None] / 4  # 1/8 of a side; coordinates run from -1 to 1
+    grid = F.affine_grid(torch.cat([matrix, shifts], 2).to(images), list(images.shape), False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    changed = description.ne(0).any(1).to(images.device)
+    return torch.where(changed[:, None, None, None], moved, images), description.to(images)
+
+
+def rotation(angle: Tensor) -> Tensor:
+    """Angles [B] -> matrices [B, 2, 2]."""
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
+
+
+class Game(OneLoss):
+    """A denoiser in training; after step ``weak_step`` its average is kept as the weak network, where one is wanted."""
+
+    def __init__(
+        self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu", weak_step: int = 0
+    ) -> None:
+        super().__init__(config, Denoiser(config, num_classes, size), device)
+        self.weak_step = weak_step
+
+    def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        losses = super().step(real, labels, step, rng)
+        if step == self.weak_step and self.network.weak is not None:
+            for denoiser in (self.network, self.ema.model):
+                denoiser.keep_weak(self.ema.model.unet)
+        return losses
+
+    def loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Weighted squared error of the denoised image (EDM, eqs. 2 and 8; noise levels and weights of table 1)."""
+        config, num = self.config, len(images)
+        clean, augment = augmented(images, config.augment_probability, rng)
+        sigma = (config.noise_mean + config.noise_std * torch.randn(num, generator=rng)).exp().to(self.device)
+        noise = torch.randn(images.shape, generator=rng).to(self.device)
+        keep = (torch.rand(num, generator=rng) >= config.class_dropout).float().to(self.device)
+        denoised = self.network(clean + sigma[:, None, None, None] * noise, sigma, labels, keep, augment)
+        weight = (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
+        return (weight * (denoised - clean).square().mean((1, 2, 3))).mean()
+
+
 class Generator(_learner.Learner[Config]):
-    """Draws images of ``classes`` at ``size`` x ``size`` pixels, a multiple of 8 from 16 to 256; see ``Learner``."""
+    """At a multiple of 8 pixels from 16 to 256."""
 
     NAME, CONFIG, SIZES = "diffusion", Config, range(16, 257, 8)
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
-        self._num_steps = 0
         divisor = config.patch_size * 2 ** (len(config.channel_multipliers) - 1)
         if size % divisor:
             raise RecipeError(
@@ -90,13 +233,8 @@ class Generator(_learner.Learner[Config]):
                 'Use guide = "weak", or guidance = 1.',
             )
 
-    def fit(self, images: np.ndarray, labels: np.ndarray, *, seed: int, folder: Path, **others: Any) -> None:
-        """As ``Learner.fit``; the number of steps says when the weak network is kept."""
-        self._num_steps = self.config.num_steps(len(images))
-        super().fit(images, labels, seed=seed, folder=folder, **others)
-
     def game(self) -> Game:
-        weak_step = max(1, round(self.config.weak_share * self._num_steps))
+        weak_step = max(1, round(self.config.weak_share * self.num_steps))
         return Game(self.config, len(self.classes), self.size, self.device, weak_step)
 
     def network_of(self) -> nn.Module:

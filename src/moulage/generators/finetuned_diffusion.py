@@ -5,15 +5,29 @@ text_encoder, tokenizer, scheduler. Its weights stay as they are; low-rank matri
 attention learn (Hu et al. 2021, arXiv:2106.09685). They alone are saved, with the digest of the model they belong to.
 """
 
-from typing import Literal, Self
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from moulage.errors import RecipeError
+from moulage import randomness
+from moulage.errors import RecipeError, RunError
 from moulage.generators import _learner
-from moulage.generators._finetuned_diffusion import Adapter, Game, draw, open_base
+from moulage.generators._condition import Conditional
+from moulage.generators._descent import OneLoss
+
+PACKAGES = ("diffusers", "peft", "transformers")
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
+"""How diffusers calls the projections of attention."""
 
 
 class Config(_learner.Options):
@@ -57,8 +71,248 @@ class Config(_learner.Options):
         return self
 
 
+@dataclass(eq=False)
+class Base:
+    """A pre-trained model: it never changes, and copies of what learns beside it share it.
+
+    Attributes:
+        unet: the denoiser, with places for low-rank matrices.
+        vae: pixels -> latents and back.
+        schedule: the noise schedule that the denoiser was trained on.
+        embeddings: float32 [K + 1, L, D], the prompts of K classes and the empty one.
+        resolution: pixels a side of what the VAE encodes.
+        digest: uint8 [32], of all weights and of the schedule.
+    """
+
+    unet: Any
+    vae: Any
+    schedule: Any
+    embeddings: Tensor
+    resolution: int
+    digest: Tensor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Base":
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of the latents."""
+        return self.resolution // vae_factor(self.vae)
+
+
+def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank: int, alpha: float) -> Base:
+    """Read a model in the layout of diffusers, and encode prompts with it.
+
+    Args:
+        weights: a folder, or an id on the hub.
+        prompts: one a class.
+        resolution: pixels a side at which it shall work; None: its own.
+        rank, alpha: of the low-rank matrices (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+
+    Raises:
+        RecipeError: packages are missing, the model cannot be read or is of another kind, or the resolution is wrong.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise RecipeError(
+            f"finetuned_diffusion needs {', '.join(missing)}.", "Install them with: pip install 'moulage[finetune]'."
+        )
+    # Untyped: the three are typed too loosely, or as what they never are, for a type checker to help.
+    diffusers, peft, transformers = (importlib.import_module(name) for name in PACKAGES)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    parts = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "scheduler": diffusers.DDPMScheduler,
+        "text_encoder": transformers.CLIPTextModel,
+        "tokenizer": transformers.CLIPTokenizer,
+    }
+    found = {name: _read(weights, name, part) for name, part in parts.items()}
+    unet, vae, encoder = (found[name].eval().requires_grad_(False) for name in ("unet", "vae", "text_encoder"))
+    if unet.config.addition_embed_type or unet.config.in_channels != vae.config.latent_channels:
+        raise RecipeError(
+            f"The model {weights} takes more than a prompt and latents (as SDXL or inpainting models do).",
+            "Use a model of the kind of Stable Diffusion 1 or 2.",
+        )
+    digest = _digest(unet, vae, encoder, found["scheduler"].alphas_cumprod, found["scheduler"].config.prediction_type)
+    embeddings = _encode(found["tokenizer"], encoder, [*prompts, ""])
+    unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=PROJECTIONS))
+    side = int(resolution or unet.config.sample_size * vae_factor(vae))
+    smallest = vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
+    if side % smallest:
+        raise RecipeError(
+            f"The model {weights} cannot work at {side} pixels.", f"Set resolution to a multiple of {smallest}."
+        )
+    return Base(unet, vae, found["scheduler"], embeddings, side, digest)
+
+
+def vae_factor(vae: Any) -> int:
+    """Pixels a side for one place of the latents."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _read(weights: str, name: str, part: Any) -> Any:
+    """One part of a model; of a local folder nothing is looked up elsewhere, and pickled weights are not read."""
+    safe = {"use_safetensors": True} if hasattr(part, "eval") else {}
+    try:
+        return part.from_pretrained(weights, subfolder=name, local_files_only=Path(weights).is_dir(), **safe)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise RecipeError(
+            f'The {name} of the model "{weights}" cannot be read: {error}',
+            "weights names a folder with unet, vae, text_encoder, tokenizer and scheduler, as diffusers saves them "
+            "(with safetensors), or the id of such a model on the hub.",
+        ) from None
+
+
+def _digest(*parts: Any) -> Tensor:
+    total = hashlib.sha256()
+    for part in parts:
+        tensors = part.state_dict() if isinstance(part, nn.Module) else {"": part}
+        for name, value in sorted(tensors.items()):
+            total.update(name.encode())
+            total.update(value.numpy().tobytes() if isinstance(value, Tensor) else str(value).encode())
+    return torch.tensor(list(total.digest()), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def _encode(tokenizer: Any, encoder: Any, prompts: list[str]) -> Tensor:
+    length = tokenizer.model_max_length
+    tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoder(tokens.input_ids)[0]
+
+
+class Prompts(Conditional):
+    """Labels int64 [B] -> embedded prompts [B, L, D]: from the empty prompt to that of the class by ``strength``."""
+
+    embeddings: Tensor
+
+    def __init__(self, embeddings: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("embeddings", embeddings, persistent=False)
+
+    def forward(self, labels: Tensor, keep: Tensor) -> Tensor:
+        """``keep`` float [B]: 0 gives the empty prompt."""
+        empty = self.embeddings[-1:].expand(len(labels), -1, -1)
+        return torch.lerp(empty, self.embeddings[labels], (keep * self.strength)[:, None, None])
+
+
+class Adapter(nn.Module):
+    """Low-rank matrices for a shared ``Base``; its state is theirs, and the base's digest.
+
+    Raises:
+        RunError: on loading a state that belongs to another base.
+    """
+
+    base_digest: Tensor
+
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base, self.prompts = base, Prompts(base.embeddings)
+        self.register_buffer("base_digest", base.digest)
+        self.matrices = nn.ParameterDict()
+        for name, value in base.unet.named_parameters():
+            if "lora_" in name:  # A is drawn, B is zero: the model starts as it was
+                start = torch.zeros_like(value) if "lora_B" in name else torch.randn_like(value) / value.shape[0]
+                self.matrices[name.replace(".", "/")] = nn.Parameter(start)
+
+    def forward(self, latents: Tensor, times: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
+        """The prediction (noise or v) for latents [B, C, s, s] at times int64 [B]; ``keep`` as in ``Prompts``."""
+        weights = {name.replace("/", "."): value for name, value in self.matrices.items()}
+        inputs = (latents, times, self.prompts(labels, keep))
+        return torch.func.functional_call(self.base.unet, weights, inputs).sample.float()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        digest = state_dict.get("base_digest")
+        if digest is None or not torch.equal(digest.cpu(), self.base_digest.cpu()):
+            raise RunError(
+                "These fine-tuned weights belong to another pre-trained model.",
+                "Set weights to the model that they were made with, or fit again in a new folder.",
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """The base goes to the device where its adapter goes."""
+        for part in (self.base.unet, self.base.vae):
+            part._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+class Game(OneLoss):
+    """An adapter in training."""
+
+    def loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Squared error of the predicted noise or velocity, as the model was trained, weighted by ``snr_weight``."""
+        base, num = self.network.base, len(images)
+        clean = encode(base, images, rng)
+        noise = torch.randn(clean.shape, generator=rng).to(self.device)
+        times = torch.randint(0, len(base.schedule.alphas_cumprod), (num,), generator=rng)
+        keep = (torch.rand(num, generator=rng) >= self.config.class_dropout).float().to(self.device)
+        signal = base.schedule.alphas_cumprod[times].to(self.device)
+        a, b = signal.sqrt()[:, None, None, None], (1 - signal).sqrt()[:, None, None, None]
+        kind = base.schedule.config.prediction_type
+        target = {"epsilon": noise, "v_prediction": a * noise - b * clean, "sample": clean}[kind]
+        predicted = self.network(a * clean + b * noise, times.to(self.device), labels, keep)
+        weight = snr_weight(signal / (1 - signal), kind, self.config.min_snr_gamma)
+        return (weight * (predicted - target).square().mean((1, 2, 3))).mean()
+
+
+def snr_weight(snr: Tensor, kind: str, gamma: float | None) -> Tensor:
+    """Weights [B] of the losses at signal-to-noise ratios [B] (Hang et al. 2023, arXiv:2303.09556, section 3.4).
+
+    min(SNR, gamma) on the error of the clean image, written for what is predicted: the error of the noise is SNR times
+    that, the error of v SNR + 1 times.
+    """
+    if gamma is None:
+        return torch.ones_like(snr)
+    limited = snr.clamp(max=gamma)
+    return {"epsilon": limited / snr.clamp(min=1e-8), "v_prediction": limited / (snr + 1), "sample": limited}[kind]
+
+
+@torch.no_grad()
+def encode(base: Base, images: Tensor, rng: torch.Generator) -> Tensor:
+    """Images [B, 3, S, S] in -1..1 as latents float32 [B, C, s, s] of about unit variance."""
+    config, spread = base.vae.config, base.vae.encode(resized(images, base.resolution)).latent_dist
+    latents = spread.mean + spread.std * torch.randn(spread.mean.shape, generator=rng).to(images.device)
+    return (latents.float() - (config.shift_factor or 0)) * config.scaling_factor
+
+
+def draw(config: Config, adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int) -> Tensor:
+    """Images [B, 3, size, size] of labels int64 [B] from int64 seeds [B], one each."""
+    diffusers: Any = importlib.import_module("diffusers")
+    base, device = adapter.base, labels.device
+    shape = (base.unet.config.in_channels, base.side, base.side)
+    if config.sampler == "ddim":
+        sampler = diffusers.DDIMScheduler.from_config(base.schedule.config, clip_sample=False)
+    else:
+        sampler = diffusers.DPMSolverMultistepScheduler.from_config(base.schedule.config)
+    sampler.set_timesteps(config.num_sampling_steps)
+    noise = [torch.randn(shape, generator=randomness.generator_for("noise", seed)) for seed in seeds]
+    latents = torch.stack(noise).to(device) * sampler.init_noise_sigma
+    known = torch.ones(len(labels), device=device)
+    for time in sampler.timesteps:
+        times = time.to(device).expand(len(labels))
+        predicted = adapter(latents, times, labels, known)
+        if config.guidance != 1:  # Ho & Salimans 2022, arXiv:2207.12598, eq. 6
+            predicted = adapter(latents, times, labels, known * 0).lerp(predicted, config.guidance)
+        latents = sampler.step(predicted, time, latents).prev_sample
+    vae = base.vae.config
+    latents = latents / vae.scaling_factor + (vae.shift_factor or 0)
+    images = [
+        base.vae.decode(one[None]).sample.float() for one in latents
+    ]  # one by one: the decoder is what needs memory
+    return resized(torch.cat(images), size)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images at another size, by bicubic interpolation with anti-aliasing."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
+
+
 class Generator(_learner.Learner[Config]):
-    """Draws images of ``classes`` at ``size`` x ``size`` pixels, a multiple of 8 from 16 to 1024; see ``Learner``.
+    """At a multiple of 8 pixels from 16 to 1024.
 
     Raises:
         RecipeError: a class has no prompt; later, where the model is opened: it is not there, or of another kind.
@@ -76,15 +330,12 @@ class Generator(_learner.Learner[Config]):
             )
 
     def game(self) -> Game:
-        return Game(self.config, self._adapter(), self.device)
+        return Game(self.config, self.network_of(), self.device)
 
-    def network_of(self) -> nn.Module:
-        return self._adapter()
-
-    def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return draw(self.config, network, labels, seeds, self.size)
-
-    def _adapter(self) -> Adapter:
+    def network_of(self) -> Adapter:
         config = self.config
         prompts = [config.prompts[name] for name in self.classes]
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
+
+    def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
+        return draw(self.config, network, labels, seeds, self.size)

@@ -14,15 +14,15 @@ owed to colour, to texture or to the balance of the classes, and not to a pictur
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from scipy import fft
 from torch import nn
 
-from moulage import checkpoints, devices, monitoring, plugins, randomness, runs, sheets
-from moulage.errors import DataError, RecipeError, RunError
+from moulage import checkpoints, devices, monitoring, plugins, randomness, runs
+from moulage.generators._base import Base
 
 ROLE = "null"
 
@@ -52,23 +52,14 @@ class Statistics(nn.Module):
         self.register_buffer("root", torch.zeros(num_classes, size, size // 2 + 1, 3, 3, 2))
 
 
-class Generator:
-    """Draws noise in the colours of ``classes`` at ``size`` x ``size`` pixels.
+class Generator(Base[Config]):
+    """At any size from 8 to 1024 pixels."""
 
-    Args:
-        config: has no options.
-        classes: names of the classes that ``labels`` index.
-        size: pixels a side, 8 to 1024.
+    NAME, CONFIG, SIZES = "noise", Config, range(8, 1025)
+    seed = 0
 
-    Raises:
-        RecipeError: another size.
-    """
-
-    def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
-        if not 8 <= size <= 1024:
-            raise RecipeError(f"noise cannot draw images of {size} pixels.", "Use a size from 8 to 1024.")
-        self.config, self.classes, self.size, self.seed = config, tuple(classes), size, 0
-        self._known: Statistics | None = None
+    def network_of(self) -> Statistics:
+        return Statistics(len(self.classes), self.size)
 
     def fit(
         self,
@@ -81,22 +72,18 @@ class Generator:
         progress: runs.Progress = runs.no_progress,
         judge: Any = None,
     ) -> None:
-        """Measure uint8 images [N, S, S, 3] with labels int64 [N]: a step and a checkpoint for each class.
+        """Measure the images: a step and a checkpoint for each class. ``seed`` goes into every image that is drawn.
 
-        ``seed`` goes into every image that is drawn. The CPU does the work, whatever ``device`` says. There is nothing
-        for a ``judge`` to choose.
-
-        Raises:
-            DataError: wrong shapes or labels, or a class with fewer than 2 images.
+        The CPU does the work, whatever ``device`` says. There is nothing for a judge to choose.
         """
         self._check(images, labels)
         devices.pick_device(device)
         settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())
-        known = Statistics(len(self.classes), self.size)
+        known = self.network_of()
         start, state = checkpoints.load(folder, settings) or (0, None)
         if state:
             known.load_state_dict(state["statistics"])
-        self._known, self.seed = known, seed
+        self._network, self.seed = known, seed
         rate, num_seen = monitoring.Rate(state["seconds"] if state else 0.0), int((labels < start).sum())
         with monitoring.Board(folder, start + 1) as board:
             for step in range(start + 1, len(self.classes) + 1):
@@ -110,26 +97,14 @@ class Generator:
                 runs.log(folder, step=step, seconds=rate.seconds, **means)
                 board.scalars(step, **means)
                 if step == len(self.classes):
-                    self._preview(step, folder, board)
+                    self._preview(step, NUM_PREVIEWS, NUM_PREVIEWS, folder, board)
                 state = {"statistics": known.state_dict(), "seconds": rate.seconds}
                 checkpoints.save(folder, step, state, settings)
                 progress(step, len(self.classes), "classes")
 
-    @property
-    def statistics(self) -> Statistics:
-        """What was measured."""
-        if self._known is None:
-            raise RunError("This noise has not measured anything yet.", "Fit it or load it first.")
-        return self._known
-
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
-        """uint8 [n, S, S, 3] of one class from int64 seeds [n]; each image depends on its own seed and the fit alone.
-
-        Raises:
-            RunError: the generator was neither fitted nor loaded.
-        """
-        mean = self.statistics.mean[label].numpy()
-        root = torch.view_as_complex(self.statistics.root[label]).numpy()
+        mean = self.network.mean[label].numpy()
+        root = torch.view_as_complex(self.network.root[label]).numpy()
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
         for i, seed in enumerate(seeds):  # one by one: in a batch the last bits could depend on its size
             rng = randomness.numpy_rng("noise", self.seed, self.classes[label], seed)
@@ -140,53 +115,24 @@ class Generator:
         return images
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors``, the buffers of ``Statistics``."""
-        checkpoints.save_weights(folder / "weights.safetensors", self.statistics)
-        facts = {"config": self.config.model_dump(), "classes": self.classes, "size": self.size, "seed": self.seed}
-        runs.write_json(folder / "config.json", {"format": runs.FORMAT, "generator": "noise", **facts})
+        super().save(folder)
+        path = folder / "config.json"
+        runs.write_json(path, runs.read_json(path) | {"seed": self.seed})
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "Generator":
-        """Read what ``save`` wrote."""
-        facts = runs.read_json(folder / "config.json")
-        config = plugins.validate(Config, facts["config"], str(folder / "config.json"))
-        generator = cls(config, tuple(facts["classes"]), facts["size"])
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
         devices.pick_device(device)
-        known = Statistics(len(generator.classes), generator.size)
-        checkpoints.load_weights(folder / "weights.safetensors", known)
-        generator._known, generator.seed = known, facts["seed"]
+        generator = super().load(folder)
+        generator.seed = runs.read_json(folder / "config.json")["seed"]
         return generator
 
-    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit, one a class, and seconds a step for so many images, timed on noise."""
+    def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
+        """See ``contracts.Generator``; a step is a class, timed on noise."""
         rng, shape = np.random.default_rng(0), (NUM_TIMED, self.size, self.size, 3)
         images, start = rng.integers(0, 256, shape, np.uint8), time.perf_counter()
         measure(images)
         seconds = time.perf_counter() - start
         return len(self.classes), seconds * max(1.0, num_images / len(self.classes) / NUM_TIMED)
-
-    def _check(self, images: np.ndarray, labels: np.ndarray) -> None:
-        expected = (len(labels), self.size, self.size, 3)
-        if images.shape != expected or images.dtype != np.uint8:
-            raise DataError(f"noise needs uint8 images of shape {expected}, not {images.dtype} of {images.shape}.")
-        last = len(self.classes) - 1
-        if len(labels) and not (labels.min() >= 0 and labels.max() <= last):
-            raise DataError(f"Labels run from {labels.min()} to {labels.max()}, classes from 0 to {last}.")
-        for name, count in zip(self.classes, np.bincount(labels, minlength=last + 1), strict=True):
-            if count < 2:
-                raise DataError(
-                    f'Class "{name}" has {count} image(s) in the training part; noise needs at least 2.',
-                    "Leave that class out, or give it a larger training part.",
-                )
-
-    def _preview(self, step: int, folder: Path, board: monitoring.Board) -> None:
-        """One row of images a class, always from the same seeds."""
-        drawn = [self.sample(label, np.arange(NUM_PREVIEWS)) for label in range(len(self.classes))]
-        picture = sheets.grid(np.concatenate(drawn), NUM_PREVIEWS)
-        (folder / "previews").mkdir(exist_ok=True)
-        with runs.atomic(folder / "previews" / f"{step:07d}.png") as temporary:
-            picture.save(temporary, "PNG")
-        board.picture(step, "previews", picture)
 
 
 def measure(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,29 +6,32 @@ images (R2) make training stable, and the networks are modern residual ones with
 tricks. What this project adds for a few hundred images is DiffAugment or ADA on what the discriminator sees.
 """
 
+import math
+from itertools import pairwise
 from typing import Literal, Self
 
-import numpy as np
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moulage.generators import _adversary, _learner
-from moulage.generators._r3gan import Game, Synthesis
+from moulage.generators._adversary import Judged
+from moulage.generators._condition import LabelEmbedding, Projection
 
-
-class Optimiser(_adversary.Optimiser):
-    """The paper's Adam."""
-
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="step size")
-    beta1: float = Field(default=0.0, ge=0, lt=1, description="Adam's decay of the mean gradient; SGD's momentum")
-    beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
+ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
+"""The paper's."""
+SLOPE = 0.2
+"""Of the leaky ReLUs."""
+SMALLEST = 4
+"""Pixels a side of the coarsest stage."""
 
 
 class Config(_adversary.Options):
     """The defaults are for a GPU; docs/generators.md has settings for a CPU."""
 
-    batch_size: int = Field(64, ge=2, le=4096, description="images in a batch")
-    latent_size: int = Field(64, ge=1, le=1024, description="numbers in a latent vector")
+    batch_size: _learner.BatchSize = 64
+    latent_size: _adversary.LatentSize = 64
     channel_base: int = Field(
         16_384, ge=64, le=131_072, description="channels of a stage times its side in pixels, up to max_channels"
     )
@@ -54,9 +57,9 @@ class Config(_adversary.Options):
     conditional_from: int = Field(
         4, ge=4, le=1024, description="pixels a side from which stages know the class; coarser ones are shared by all"
     )
-    generator_optimiser: Optimiser = Field(Optimiser(), description="how the generator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
-    discriminator_optimiser: Optimiser = Field(Optimiser(), description="how the discriminator learns")  # pyright: ignore[reportIncompatibleVariableOverride]
-    discriminator_augment: _adversary.Augmentation = Field("diffaugment", description=_adversary.AUGMENTATION)
+    generator_optimiser: _adversary.GeneratorOptimiser = ADAM
+    discriminator_optimiser: _adversary.DiscriminatorOptimiser = ADAM
+    discriminator_augment: _adversary.Augmentation = "diffaugment"
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -65,16 +68,176 @@ class Config(_adversary.Options):
         return self
 
 
-class Generator(_learner.Learner[Config]):
-    """Draws images of ``classes`` at ``size`` x ``size`` pixels, a power of 2 from 8 to 512; see ``Learner``."""
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size, with He initial weights times ``gain`` and no bias."""
 
-    NAME, CONFIG, SIZES = "r3gan", Config, (8, 16, 32, 64, 128, 256, 512)
+    def __init__(self, num_in: int, num_out: int, kernel: int, groups: int = 1, gain: float = 1.0) -> None:
+        super().__init__(num_in, num_out, kernel, padding=kernel // 2, groups=groups, bias=False)
+        nn.init.normal_(self.weight, std=gain / math.sqrt(num_in // groups * kernel**2))
 
-    def game(self) -> Game:
-        return Game(self.config, len(self.classes), self.size, self.device)
 
-    def network_of(self) -> nn.Module:
-        return Synthesis(self.config, len(self.classes), self.size)
+class BiasAct(nn.Module):
+    """Leaky ReLU of the sum of a map and a bias a channel."""
 
-    def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return network(_learner.latents(seeds, self.config.latent_size).to(self.device), labels)
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x + self.bias, SLOPE)
+
+
+class Block(nn.Module):
+    """x + 1x1(act(grouped 3x3(act(1x1(x))))); it starts as the identity (Fixup, arXiv:1901.09321)."""
+
+    def __init__(self, num_channels: int, config: Config, num_blocks: int) -> None:
+        super().__init__()
+        width = num_channels * config.expansion
+        groups = max(1, width // config.group_width) if width % config.group_width == 0 else 1
+        gain = math.sqrt(2 / (1 + SLOPE**2)) * num_blocks ** (-1 / 4)  # L ** (-1 / (2 m - 2)), m = 3 convolutions
+        self.layers = nn.Sequential(
+            Conv(num_channels, width, 1, gain=gain),
+            BiasAct(width),
+            Conv(width, width, 3, groups, gain),
+            BiasAct(width),
+            Conv(width, num_channels, 1, gain=0),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def stages(config: Config, size: int) -> list[tuple[int, int]]:
+    """(side of the map, channels) of every stage, from the coarsest on."""
+    finest = max(SMALLEST, size // config.patch_size)
+    sides = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(finest)) + 1)]
+    return [(side, max(16, min(config.max_channels, config.channel_base // side))) for side in sides]
+
+
+class Synthesis(nn.Module):
+    """Latents float32 [B, latent_size] and labels int64 [B] -> images [B, 3, size, size], about -1..1.
+
+    With ``conditional_from`` = 4 the class is given beside the latent. Above, it scales and shifts the channels of the
+    stages of at least so many pixels, and coarser ones are the same for all classes: what rare classes have too few
+    images to learn alone (Khorram et al. 2024, arXiv:2402.17065).
+    """
+
+    def __init__(self, config: Config, num_classes: int, size: int) -> None:
+        super().__init__()
+        self.num_inputs = config.latent_size
+        self.sides, channels = zip(*stages(config, size), strict=True)
+        conditional, first = num_classes > 1, channels[0]
+        with_latent = conditional and config.conditional_from <= SMALLEST
+        self.embedding = LabelEmbedding(num_classes, config.latent_size) if with_latent else None
+        num_inputs = config.latent_size * (2 if with_latent else 1)
+        self.dense = nn.Linear(num_inputs, first, bias=False)
+        nn.init.normal_(self.dense.weight, std=1 / math.sqrt(num_inputs))
+        self.basis = nn.Parameter(torch.randn(first, SMALLEST, SMALLEST))
+        num_blocks = config.num_blocks * len(channels)
+        self.transitions = nn.ModuleList(
+            Conv(a, b, 1) if a != b else nn.Identity() for a, b in zip((first, *channels), channels, strict=False)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(num, config, num_blocks) for _ in range(config.num_blocks))) for num in channels
+        )
+        self.styles = nn.ModuleList(
+            LabelEmbedding(num_classes, 2 * num, 0.0)
+            if conditional and not with_latent and side >= config.conditional_from
+            else nn.Identity()
+            for side, num in zip(self.sides, channels, strict=True)
+        )
+        self.patch = size // self.sides[-1]
+        # A patch sees its neighbours, or their borders show as a grid.
+        self.to_rgb = Conv(channels[-1], 3 * self.patch**2, 1 if self.patch == 1 else 3)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        if self.embedding is not None:
+            latents = torch.cat([latents, self.embedding(labels)], 1)
+        x = self.dense(latents)[:, :, None, None] * self.basis
+        x = x.contiguous(memory_format=torch.channels_last)
+        for side, transition, style, stage in zip(self.sides, self.transitions, self.styles, self.stages, strict=True):
+            x = transition(x)  # 1 x 1, so before the up-sampling it gives the same as after, for a quarter of the work
+            if side > SMALLEST:
+                x = F.interpolate(x, scale_factor=2, mode="bilinear")
+            if isinstance(style, LabelEmbedding):
+                scale, shift = style(labels)[:, :, None, None].chunk(2, 1)
+                x = x * (1 + scale) + shift
+            x = stage(x)
+        return F.pixel_shuffle(self.to_rgb(x), self.patch)
+
+
+class Discriminator(nn.Module):
+    """Images [B, 3, size, size] and labels int64 [B] -> logits [B]: the generator's stages in reverse."""
+
+    def __init__(self, config: Config, num_classes: int, size: int) -> None:
+        super().__init__()
+        sides, channels = zip(*reversed(stages(config, size)), strict=True)
+        self.patch = size // sides[0]
+        num_blocks = config.num_blocks * len(channels)
+        self.from_rgb = Conv(3 * self.patch**2, channels[0], 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(num, config, num_blocks) for _ in range(config.num_blocks))) for num in channels
+        )
+        self.transitions = nn.ModuleList(Conv(a, b, 1) if a != b else nn.Identity() for a, b in pairwise(channels))
+        last = channels[-1]
+        self.basis = nn.Conv2d(last, last, SMALLEST, groups=last, bias=False)
+        nn.init.normal_(self.basis.weight, std=1 / SMALLEST)
+        self.head = nn.Linear(last, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(last))
+        self.projection = Projection(last, num_classes) if num_classes > 1 else None
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = self.from_rgb(F.pixel_unshuffle(images, self.patch).contiguous(memory_format=torch.channels_last))
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i < len(self.transitions):
+                x = self.transitions[i](F.avg_pool2d(x, 2))  # bilinear interpolation to half the size
+        features = self.basis(x).flatten(1)
+        logits = self.head(features).squeeze(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features, labels)
+        return logits.float()
+
+
+class Game(_adversary.Adversary):
+    """Relativistic pairing (eq. 2 of the paper) with R1 and R2 (eq. 3)."""
+
+    GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
+
+    def falling(self, step: int, final: float) -> float:
+        """From 1 at the first step to ``final`` at ``burn_in_steps``, along half a cosine."""
+        share = min(1.0, step / max(1, self.config.burn_in_steps))
+        return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
+
+    def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        factor = self.falling(step, self.config.learning_rate_final)
+        for optimiser, options in (
+            (self.generator_optimiser, self.config.generator_optimiser),
+            (self.discriminator_optimiser, self.config.discriminator_optimiser),
+        ):
+            optimiser.param_groups[0]["lr"] = options.learning_rate * factor
+        return super().step(real, labels, step, rng)
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
+        penalised = step % self.config.penalty_every == 0
+        real, fake = (self.seen(x, rng).detach().requires_grad_(penalised) for x in (real, fake))
+        on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
+        loss = F.softplus(on_fake - on_real).mean()
+        if penalised:
+            gamma = self.config.gamma_final
+            if self.config.gamma:
+                gamma = self.config.gamma * self.falling(step, self.config.gamma_final / self.config.gamma)
+            penalty = _adversary.gradient_penalty(on_real, real) + _adversary.gradient_penalty(on_fake, fake)
+            loss = loss + self.config.penalty_every * gamma / 2 * penalty.mean()
+        return loss, on_real, on_fake
+
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            on_real = self.discriminator(self.seen(real, rng), labels)
+        return F.softplus(on_real - self.discriminator(self.seen(fake, rng), labels)).mean()
+
+
+class Generator(_adversary.Gan[Config]):
+    """At a power of 2 from 8 to 512 pixels."""
+
+    NAME, CONFIG, SIZES, GAME = "r3gan", Config, (8, 16, 32, 64, 128, 256, 512), Game

@@ -1,4 +1,4 @@
-"""What the steps that look at the lesion mask share: their option, and what they do where there is none."""
+"""What the filters that look at the lesion mask share: their option, and what they do where there is none."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from moulage.errors import DataError
 
 
 class LesionOptions(plugins.Options):
-    """Options of every step that looks at the lesion mask."""
+    """Options of every filter that looks at the lesion mask."""
 
     without_mask: Literal["refuse", "keep"] = Field(
         "refuse", description="what to do with an image that has no mask, or an empty one: an error, or left as it is"

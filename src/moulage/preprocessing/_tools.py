@@ -1,4 +1,4 @@
-"""What several steps use: OpenCV, painting over, pieces that hang together."""
+"""What several filters use: OpenCV, painting over, pieces that hang together."""
 
 from typing import Any
 
@@ -22,6 +22,11 @@ def library() -> Any:
         raise RecipeError(f"This step needs OpenCV: {error}.", INSTALL) from None
     cv2.setNumThreads(1)
     return cv2
+
+
+def check_installed() -> None:
+    """Raise ``RecipeError`` where OpenCV is not installed; what ``Filters.of`` asks a plug-in that needs it."""
+    library()
 
 
 def painted_over(image: np.ndarray, where: np.ndarray, radius: float) -> np.ndarray:

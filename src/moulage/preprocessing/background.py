@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
-from moulage.data.steps import Step
+from moulage.data.filters import Filtered
 from moulage.preprocessing import _lesion
 from moulage.preprocessing._lesion import needs_mask
 
@@ -26,7 +26,7 @@ class Config(_lesion.LesionOptions):
     )
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The lesion and the skin near it on one colour.
 
     Raises:
@@ -34,13 +34,13 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     """
     found = _lesion.find(config, mask)
     if found is None:
-        return Step(image)
+        return Filtered(image)
     lesion, (left, top, right, bottom) = found
     away = np.asarray(ndimage.distance_transform_edt(~lesion))
     around = away > config.margin * max(bottom - top, right - left)
     if not around.any():
-        return Step(image)
+        return Filtered(image)
     colour = np.median(image[around], axis=0) if config.fill == "skin" else np.zeros(3)
     changed = image.copy()
     changed[around] = np.round(colour).astype(np.uint8)
-    return Step(changed, float(around.mean()))
+    return Filtered(changed, float(around.mean()))

@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 
 from moulage import plugins
-from moulage.data.steps import Step
+from moulage.data.filters import Filtered
 
 
 class Config(plugins.Options):
@@ -28,9 +28,9 @@ def light(image: np.ndarray, config: Config) -> np.ndarray:
     return mean / np.linalg.norm(mean)
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The image as under white light: each channel divided by sqrt(3) times the light's. ``share`` is how far the light
     was from white: 1 less the cosine of the angle, times 10, at most 1."""
     colour = light(image, config)
     changed = np.clip(np.rint(image / (np.sqrt(3) * colour)), 0, 255).astype(np.uint8)
-    return Step(changed, float(min(1.0, 10 * (1 - colour.sum() / np.sqrt(3)))))
+    return Filtered(changed, float(min(1.0, 10 * (1 - colour.sum() / np.sqrt(3)))))

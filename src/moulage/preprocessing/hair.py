@@ -5,8 +5,10 @@ from pydantic import Field
 from scipy import ndimage
 
 from moulage import plugins
-from moulage.data.steps import Step
-from moulage.preprocessing._tools import library, painted_over, pieces
+from moulage.data.filters import Filtered
+from moulage.preprocessing._tools import check_installed, library, painted_over, pieces
+
+__all__ = ["Config", "apply", "check_installed"]
 
 
 class Config(plugins.Options):
@@ -22,11 +24,6 @@ class Config(plugins.Options):
 
 MOST_TURNS = 2.5
 """Length of a hair at most, in diagonals of the box around it; of hairs that cross, of all together."""
-
-
-def check_installed() -> None:
-    """Raise ``RecipeError`` where OpenCV is not installed."""
-    library()
 
 
 def hairs(image: np.ndarray, config: Config) -> np.ndarray:
@@ -60,10 +57,10 @@ def _segments(length: int) -> list[np.ndarray]:
     return [across, across.T.copy(), diagonal, diagonal[::-1].copy()]
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The image without hairs; ``share`` of the pixels that were painted over."""
     found = hairs(image, config)
     share = float(found.mean())
     if not 0 < share <= config.most:
-        return Step(image)
-    return Step(painted_over(image, found, 3), share)
+        return Filtered(image)
+    return Filtered(painted_over(image, found, 3), share)

@@ -3,7 +3,7 @@
 import numpy as np
 from pydantic import Field
 
-from moulage.data.steps import Step
+from moulage.data.filters import Filtered
 from moulage.preprocessing import _lesion
 from moulage.preprocessing._lesion import needs_mask
 
@@ -16,7 +16,7 @@ class Config(_lesion.LesionOptions):
     margin: float = Field(0.15, ge=0, le=2, description="skin on each side, as a share of the lesion's longer side")
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The square around the lesion, as far as it lies in the image.
 
     Raises:
@@ -24,7 +24,7 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     """
     found = _lesion.find(config, mask)
     if found is None:
-        return Step(image)
+        return Filtered(image)
     _, (left, top, right, bottom) = found
     centre_y, centre_x = (top + bottom) / 2, (left + right) / 2
     half = max(bottom - top, right - left) * (0.5 + config.margin)
@@ -36,4 +36,4 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
         min(height, round(centre_y + half)),
     )
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (width * height)
-    return Step(image, 1 - kept, box)
+    return Filtered(image, 1 - kept, box)

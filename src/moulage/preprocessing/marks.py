@@ -7,9 +7,11 @@ from pydantic import Field
 from scipy import ndimage
 
 from moulage import plugins
-from moulage.data.steps import Step
+from moulage.data.filters import Filtered
 from moulage.preprocessing._ruler import ticks_of_rulers
-from moulage.preprocessing._tools import library, painted_over, pieces
+from moulage.preprocessing._tools import check_installed, library, painted_over, pieces
+
+__all__ = ["Config", "apply", "check_installed"]
 
 
 class Config(plugins.Options):
@@ -29,11 +31,6 @@ class Config(plugins.Options):
 
 DARK = 60
 """Lightness, of 255, below which colours are not told apart."""
-
-
-def check_installed() -> None:
-    """Raise ``RecipeError`` where OpenCV is not installed."""
-    library()
 
 
 def marks(image: np.ndarray, config: Config) -> np.ndarray:
@@ -62,12 +59,12 @@ def marks(image: np.ndarray, config: Config) -> np.ndarray:
     return ndimage.binary_dilation(keep[labelled], iterations=max(1, min(image.shape[:2]) // 100))
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The image as it is, or with its marks painted over; ``share`` of the pixels that are marks."""
     found = marks(image, config)
     if config.ruler:
         found |= ndimage.binary_dilation(ticks_of_rulers(image))
     share = float(found.mean())
     if config.do == "flag" or not 0 < share <= config.most:
-        return Step(image, share)
-    return Step(painted_over(image, found, 5), share)
+        return Filtered(image, share)
+    return Filtered(painted_over(image, found, 5), share)

@@ -5,7 +5,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from moulage import plugins
-from moulage.data.steps import Step
+from moulage.data.filters import Filtered
 from moulage.preprocessing._tools import pieces
 
 
@@ -26,7 +26,7 @@ def frame(image: np.ndarray, config: Config) -> np.ndarray:
     return np.isin(labelled, list(at_corners))
 
 
-def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
+def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
     """The image cut to the frame's inside.
 
     The rectangle grows from the centre, with the image's aspect, until a pixel in fifty of one of its sides is frame.
@@ -35,7 +35,7 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
     height, width = found.shape
     num_corners = sum(bool(found[y, x]) for y in (0, -1) for x in (0, -1))
     if found.mean() < config.least or num_corners < config.corners:
-        return Step(image)
+        return Filtered(image)
     inside = ~found
     centre_y, centre_x = (float(np.mean(np.flatnonzero(inside.any(axis)))) for axis in (1, 0))
     best = None
@@ -48,9 +48,9 @@ def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Step:
             break
         best = left, top, right, bottom
     if best is None:
-        return Step(image)
+        return Filtered(image)
     left, top, right, bottom = best
     trim_x, trim_y = round(config.margin * (right - left)), round(config.margin * (bottom - top))
     box = left + trim_x, top + trim_y, right - trim_x, bottom - trim_y
     kept = (box[2] - box[0]) * (box[3] - box[1]) / (width * height)
-    return Step(image, 1 - kept, box)
+    return Filtered(image, 1 - kept, box)

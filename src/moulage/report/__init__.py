@@ -8,7 +8,7 @@ from moulage.runs import write_text
 def write(run: Path) -> Path:
     """Write ``run/report.html``, ``run/figures/`` (SVG and PNG) and ``run/tables/`` (CSV, LaTeX, the methods as text).
 
-    The same folder gives the same bytes. Parts that the run did not record are left out.
+    The same folder gives the same bytes. Sections that there is nothing to show in are left out.
 
     Args:
         run: the run folder; ``results.json`` must be there.
@@ -20,13 +20,7 @@ def write(run: Path) -> Path:
         RunError: there is no ``results.json`` yet, or a file is broken.
     """
     # here, so that importing the report does not load matplotlib
-    from moulage.report import export_tables, exports, figures, methods, page, reading
+    from moulage.report import page, run_files
 
-    loaded = reading.read(run)
-    described = methods.text(loaded.results, str(loaded.environment.get("moulage", ""))) if loaded.results.arms else ""
-    if described:
-        write_text(run / page.TABLES / "methods.txt", described)
-    files = exports.write(export_tables.tables(loaded.results), run / page.TABLES)
-    plots = figures.all_plots(loaded, run / "figures")
-    write_text(run / "report.html", page.render(loaded, plots, files, described))
+    write_text(run / "report.html", page.render(run_files.read(run)))
     return run / "report.html"

@@ -14,6 +14,8 @@ from typing import Any
 
 from moulage.runs import write_text
 
+FOLDER = "tables"
+"""Beside the page."""
 PAGE_ROWS = 40
 """A longer LaTeX table breaks over pages."""
 

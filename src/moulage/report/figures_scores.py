@@ -24,8 +24,8 @@ from moulage.report.plot import (
     short,
     slug,
 )
-from moulage.report.reading import Run
 from moulage.report.roles import MOST_SHOWN, by_importance
+from moulage.report.run_files import Run
 from moulage.report.tables import estimate, scored_part, total_confusion
 from moulage.results import Reliability, Results
 

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 
 from moulage.runs import atomic, digest, write_text
 
+FOLDER = "figures"
+"""Beside the page."""
 INK, MUTED, LINE, BAND = "#1b1f24", "#67707b", "#d4d9df", "#e4eaf1"
 BLUE, VERMILLION = "#0072b2", "#d55e00"
 ON_PAGE = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", BAND: "var(--band)", BLUE: "var(--blue)"}
@@ -78,12 +80,12 @@ def style() -> Iterator[None]:
 
 
 def finish(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> Plot:
-    """Write ``folder/name.svg`` and ``.png`` and make the plot for the page."""
+    """Write ``name.svg`` and ``.png`` into the figures of a run folder, and make the plot for the page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
-    write_text(folder / f"{name}.svg", text.getvalue())
+    write_text(folder / FOLDER / f"{name}.svg", text.getvalue())
     figure.set_layout_engine("none")  # it has been laid out: the PNG need not do it again
-    with atomic(folder / f"{name}.png") as path:
+    with atomic(folder / FOLDER / f"{name}.png") as path:
         figure.savefig(path, format="png", dpi=200, facecolor="white")
     return Plot(name, _inline(text.getvalue(), name, alt), alt, caption)
 

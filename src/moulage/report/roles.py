@@ -25,9 +25,9 @@ def with_role(results: Results, *roles: str) -> list[str]:
 
 def plain_arm(results: Results) -> str | None:
     """The reference that adds nothing: the one that the verdicts name, else the first arm of the plug-in ``none``."""
-    named = [verdict.references.get("none") for verdict in results.verdicts]
+    named = [verdict.references["none"] for verdict in results.verdicts if "none" in verdict.references]
     built = [arm.name for arm in results.arms if arm.balance == "none" and arm.role == "reference"]
-    return next((name for name in (*named, *built) if name), None)
+    return next(iter([*named, *built]), None)
 
 
 def best_rival(results: Results) -> str:
@@ -38,10 +38,9 @@ def best_rival(results: Results) -> str:
 def by_importance(results: Results) -> list[str]:
     """All arms: ``none``, first duplicates, best rival, those with generated images, then the others by role."""
     references = [name for name in with_role(results, "reference") if name != plain_arm(results)]
-    first = [plain_arm(results), *references[:1], best_rival(results), *with_role(results, "synthetic")]
-    known = [arm.name for arm in results.arms]
+    first = [plain_arm(results), *references[:1], best_rival(results)]
     others = [name for role in TITLES for name in with_role(results, role)]
-    return list(dict.fromkeys(name for name in (*first, *others) if name in known))
+    return list(dict.fromkeys(name for name in (*first, *others) if name))
 
 
 def by_role(results: Results) -> list[tuple[str, list[Arm]]]:

@@ -10,7 +10,7 @@ from moulage import runs
 from moulage.errors import RunError
 from moulage.evaluation.compare import Comparison
 from moulage.evaluation.verdict import Control
-from moulage.recipe import StudyOptions
+from moulage.recipe_tables import StudyOptions
 from moulage.results.generated import FidelityRun, GeneratorRun, SelectionRun
 from moulage.results.record import Number, Record, read
 
@@ -220,6 +220,13 @@ class Verdict(Record):
     equivalence_p_adjusted: Number
     references: dict[str, str]
     detectable: Number
+
+    @property
+    def text(self) -> list[str]:
+        """All its sentences, in the order in which they are read."""
+        forbidden = f"The numbers would allow the word helps, but a control forbids it. {self.refused}"
+        refused = forbidden if self.refused else ""
+        return list(filter(None, [self.statement, *self.comparisons, refused, self.missing, self.needed, *self.notes]))
 
 
 class Power(Record):

@@ -2,7 +2,7 @@
 
 A rule is a module with ``Config`` and
 
-    select(config, candidates: Images, reference: Images, want: dict[str, int], rng) -> Judgement
+    select(config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng) -> Judgement
 
 where ``candidates`` are drawn images, ``reference`` the real images of the training part, ``want`` how many images of
 each class an arm adds, and ``rng`` a ``numpy.random.Generator``. It judges each candidate, and never sees a real image
@@ -19,7 +19,7 @@ from moulage.errors import DataError
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """Rows of a catalog with what is seen of them, all in one order.
 
     Attributes:
@@ -52,9 +52,9 @@ class Images:
         """The rows of one class, int64 [n]."""
         return np.flatnonzero((self.catalog.table["label"] == label).to_numpy())
 
-    def take(self, rows: np.ndarray) -> "Images":
+    def take(self, rows: np.ndarray) -> "ImageSet":
         """These rows (int64) in this order."""
-        return Images(self.catalog.take(rows), self.pixels[rows], self.features[rows])
+        return ImageSet(self.catalog.take(rows), self.pixels[rows], self.features[rows])
 
     def by_class(self) -> Iterator[tuple[str, np.ndarray]]:
         """Each class that has images, in the order of the catalog's classes, with its rows."""

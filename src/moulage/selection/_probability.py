@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moulage.data.neighbours import nearest
-from moulage.selection import Images
+from moulage.data.neighbours import nearest_rows
+from moulage.selection import ImageSet
 
 
 class Probabilities(NamedTuple):
@@ -23,8 +23,8 @@ class Probabilities(NamedTuple):
 
 
 def probabilities(
-    candidates: Images,
-    reference: Images,
+    candidates: ImageSet,
+    reference: ImageSet,
     rng: np.random.Generator,
     *,
     num_folds: int,
@@ -63,7 +63,7 @@ def probabilities(
     fold = np.zeros(len(rows), np.int64)
     for number, (_, left_out) in enumerate(dealer.split(inputs, labels, groups)):
         fold[left_out] = number
-    closest = nearest(candidates.features, inputs)[1][:, 0] if len(candidates) else np.zeros(0, np.int64)
+    closest = nearest_rows(candidates.features, inputs)[1][:, 0] if len(candidates) else np.zeros(0, np.int64)
     found = np.zeros((len(candidates), len(reference.catalog.classes)))
     real = np.zeros((len(rows), found.shape[1]))
     for number in range(num_folds):

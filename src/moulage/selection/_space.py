@@ -21,28 +21,6 @@ class Support(NamedTuple):
     rarity: np.ndarray
 
 
-def radii(features: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """Distance of each real image to its ``k``-th nearest of another lesion; infinite where there are fewer.
-
-    Photographs of one lesion lie near each other, and would make the balls smaller than what lies between lesions.
-
-    Args:
-        features: [N, D].
-        groups: the lesion of each, [N].
-        k: 1 or more.
-
-    Returns:
-        float64 [N].
-    """
-    found, codes = np.full(len(features), np.inf), np.unique(groups, return_inverse=True)[1]
-    if k >= len(features):
-        return found
-    for part, squared in squared_blocks(features, features):
-        squared[codes[part][:, None] == codes] = np.inf
-        found[part] = np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1])
-    return found
-
-
 def support(
     queries: np.ndarray,
     real: np.ndarray,

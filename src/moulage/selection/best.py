@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from moulage.data.neighbours import distance_to_others
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.selection._probability import probabilities
-from moulage.selection._space import highest, how_many, radii, support
+from moulage.selection._space import highest, how_many, support
 
 
 class Config(Options):
@@ -30,7 +31,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep the highest scores of each class; score: the probability, or how deep in a ball (radius / distance)."""
     judged = Judgement.undecided(len(candidates))
@@ -51,7 +52,7 @@ def select(
     return judged
 
 
-def _probability(config: Config, candidates: Images, reference: Images, rng: np.random.Generator) -> np.ndarray:
+def _probability(config: Config, candidates: ImageSet, reference: ImageSet, rng: np.random.Generator) -> np.ndarray:
     """Probability of each candidate's own class, [N]; nan where nothing is known of the class."""
     found = probabilities(candidates, reference, rng, num_folds=5, strength=1.0, most_images=2000)
     if found is None:
@@ -61,12 +62,12 @@ def _probability(config: Config, candidates: Images, reference: Images, rng: np.
     return np.where(known, found.candidates[np.arange(len(labels)), labels], np.nan)
 
 
-def _depth(config: Config, candidates: Images, reference: Images, rng: np.random.Generator) -> np.ndarray:
+def _depth(config: Config, candidates: ImageSet, reference: ImageSet, rng: np.random.Generator) -> np.ndarray:
     """Largest ratio of a ball's radius to the distance from its centre, [N]; not finite where there are no balls."""
     scores = np.full(len(candidates), np.nan)
     for label, rows in candidates.by_class():
         known = reference.rows_of(label)
-        radius = radii(reference.features[known], reference.groups[known], config.k)
+        radius = distance_to_others(reference.features[known], reference.groups[known], config.k)
         if len(known) and np.isfinite(radius).all():
             scores[rows] = np.minimum(support(candidates.features[rows], reference.features[known], radius).ratio, 1e12)
     return scores

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.selection._probability import probabilities
 
 
@@ -27,7 +27,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep what no other class claims; score: probability of the class it was drawn for."""
     judged = Judgement.undecided(len(candidates))

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 
 
 class Config(Options):
@@ -22,7 +22,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep what its cluster has a place for; score: places of the cluster less those taken before (1 and more)."""
     from sklearn.cluster import KMeans

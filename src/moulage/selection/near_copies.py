@@ -10,7 +10,7 @@ from pydantic import Field
 
 from moulage.data.near_copies import near_copies
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 
 
 class Config(Options):
@@ -22,7 +22,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep what is no near-copy; score: distance to the nearest training image of the candidates' classes, 0 to 2."""
     judged = Judgement.undecided(len(candidates))

@@ -10,9 +10,10 @@ images score that way against other lesions.
 import numpy as np
 from pydantic import Field
 
+from moulage.data.neighbours import distance_to_others
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
-from moulage.selection._space import radii, support
+from moulage.selection import ImageSet, Judgement
+from moulage.selection._space import support
 
 
 class Config(Options):
@@ -28,14 +29,14 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep what lies in a ball; score: the largest radius / distance from the centre over all balls (1: rim)."""
     judged = Judgement.undecided(len(candidates))
     for label, rows in candidates.by_class():
         known = reference.rows_of(label)
         real, groups = reference.features[known], reference.groups[known]
-        radius = radii(real, groups, config.k)
+        radius = distance_to_others(real, groups, config.k)
         if not np.isfinite(radius).all():
             judged.notes.append(f"{label}: fewer than {config.k} images of other lesions in training; none is dropped.")
             continue

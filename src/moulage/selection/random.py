@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.selection._space import highest, how_many
 
 
@@ -21,7 +21,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep those with the highest lots; score: the lot, uniform in 0..1."""
     judged = Judgement.undecided(len(candidates))

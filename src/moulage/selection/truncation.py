@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from moulage.data.neighbours import nearest
+from moulage.data.neighbours import nearest_rows
 from moulage.plugins import Options
-from moulage.selection import Images, Judgement
+from moulage.selection import ImageSet, Judgement
 from moulage.selection._space import highest, how_many
 
 
@@ -30,7 +30,7 @@ class Config(Options):
 
 
 def select(
-    config: Config, candidates: Images, reference: Images, want: dict[str, int], rng: np.random.Generator
+    config: Config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator
 ) -> Judgement:
     """Keep the smallest distances of each class; score: the distance in feature space, negative."""
     judged = Judgement.undecided(len(candidates))
@@ -44,7 +44,7 @@ def select(
             distance, place = np.linalg.norm(own - real.mean(axis=0), axis=1), "the class mean"
         else:
             k = min(config.k, len(real))
-            distance, place = nearest(own, real, k)[0][:, -1], f"the real image number {k} by distance"
+            distance, place = nearest_rows(own, real, k)[0][:, -1], f"the real image number {k} by distance"
         number = how_many(config.share, len(rows), want.get(label, 0))
         keep = highest(-distance, number)
         limit = distance[keep].max() if keep.any() else 0.0

@@ -21,7 +21,6 @@ Measured on 2026-11-23 (2-core AMD EPYC Milan VM, no GPU); ``pytest tests/test_p
   ===============  =====  =====  =====  =====
 """
 
-import fcntl
 import io
 import zipfile
 from pathlib import Path
@@ -37,7 +36,7 @@ from pydantic import Field, model_validator
 from moulage.data.catalog import Catalog
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.plugins import Options
-from moulage.runs import atomic, cache_folder, digest
+from moulage.runs import atomic, cache_folder, digest, lock
 from moulage.sources._camera import Camera, photograph
 from moulage.sources._draw import Array, Traits, draw_lesion
 
@@ -184,9 +183,7 @@ def read(path: Path | None, config: Config) -> Catalog:
     folder = (path or cache_folder()) / f"phantom-{digest(VERSION, config.model_dump())}"
     try:
         if not _is_drawn(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ".lock").open("a") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            with lock(folder, waiting=lambda: None):
                 if not _is_drawn(folder):  # another process may have done it meanwhile
                     _draw_all(plan, config, folder)
     except OSError as error:

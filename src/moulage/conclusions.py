@@ -1,0 +1,228 @@
+"""What the predictions of a study say: comparisons, controls, verdicts, power, reliability, slices; as plain values.
+
+Nothing here trains or reads pixels. The best rival is chosen on the validation part; all else is of the test part.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from moulage.arm import Design
+from moulage.evaluation import power, slices, verdict
+from moulage.evaluation.alignment import Fits, align
+from moulage.evaluation.compare import Comparison, compare_fits
+from moulage.evaluation.measure_names import is_lower_better, measure, parse
+from moulage.evaluation.measures.expected_calibration_error import (
+    NUM_BINS,
+    confidence_bins,
+    expected_calibration_error,
+)
+from moulage.evaluation.predictions import Predictions
+from moulage.recipe import Recipe
+from moulage.results import BestRival, Power, Reliability, Verdict
+
+Predicted = Mapping[str, Sequence[Predictions]]
+CONTROLS = ("noise", "permuted", "oracle")
+"""Controls of which the report says so where a study leaves them out."""
+TRIALS_SHOWN = (3, 5, 10, 20, 50)
+SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
+ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
+GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
+PICKED = (
+    "The best rival was chosen by the validation scores of the same fits that are tested, which favours it slightly, "
+    "and so works slightly against generated images."
+)
+
+
+def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> BestRival | None:
+    """The rival with the best mean primary measure over the trials on the validation part; None without rivals."""
+    names = [name for name in recipe.arms if roles[name] == "rival"]
+    if not names:
+        return None
+    primary, targets = recipe.study.primary, recipe.study.target_classes
+    found = {
+        name: float(np.mean([measure(primary, p.labels, p.logits, p.classes, targets) for p in validation[name]]))
+        for name in names
+    }
+    pick = min if is_lower_better(primary) else max
+    return BestRival(arm=pick(names, key=found.__getitem__), measure=primary, validation=found)
+
+
+def measures(recipe: Recipe) -> list[str]:
+    """The measures that arms are compared by, the primary one first, those that the recipe adds last."""
+    targets = recipe.study.target_classes
+    each = [f"{kind}:{name}" for name in targets for kind in ("average_precision", "recall", "auc", "f1")]
+    means = ["mean_average_precision", "mean_recall"] if len(targets) > 1 else []
+    usual = [recipe.study.primary, "balanced_accuracy", "accuracy", "auc", "log_loss", "expected_calibration_error"]
+    return list(dict.fromkeys([*usual, *means, *each, *recipe.study.measures]))
+
+
+def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, Any]:
+    """Everything about the test part that goes into ``results.Results``, by its fields.
+
+    Args:
+        design: who is compared with whom.
+        test: predictions of the test part.
+        table: the catalog's table, with the attributes of the images.
+    """
+    recipe, fits, pairs = design.recipe, align(test), design.pairs()
+    targets = recipe.study.target_classes
+    compared = [c for name in measures(recipe) for c in compare_fits(fits, pairs, name, targets)]
+    primary = {(c.arm, c.reference): c for c in compared if c.measure == recipe.study.primary}
+    controls = _controls(design, primary)
+    kept = [(arm, name) for arm, name in pairs if design.roles[arm] == "synthetic"]
+    sliced = slices.slices(test, table, kept, measures(recipe), targets)
+    of_primary = f"{recipe.study.primary}:"  # the primary measure, and where it is an overall one that of each target
+    warned = {name for name in measures(recipe) if f"{name}:".startswith(of_primary) or parse(name).measure.warns}
+    warning = [c for c in compared if (c.arm, c.reference) in kept and c.measure in warned]
+    return {
+        "comparisons": compared,
+        "controls": controls,
+        "controls_missing": _missing_controls(design),
+        "verdicts": _verdicts(design, primary, controls),
+        "class_effects": _class_effects(design, fits),
+        "power": [_power(c) for pair, c in primary.items() if pair in kept and c.standard_error is not None],
+        "reliability": [_reliability(name, fits) for name in fits.logits],
+        "slices": sliced,
+        "slice_warnings": slices.warnings(sliced, warning),
+    }
+
+
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """The study's answer in one line: what was added and its outcome; of several arms each outcome and its arms."""
+    if not verdicts:
+        return "No arm adds generated images, so nothing is answered."
+    if len(verdicts) == 1:
+        return f"{verdicts[0].change}: {verdicts[0].outcome}."
+    arms: dict[str, list[str]] = {}
+    for found in verdicts:
+        arms.setdefault(found.outcome, []).append(found.arm)
+    said = "; ".join(f"{outcome}: {', '.join(names)}" for outcome, names in arms.items())
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _against(design: Design, arm: str, primary: Mapping[tuple[str, str], Comparison]) -> dict[str, Comparison]:
+    roles = design.references(arm).items()
+    return {role: primary[arm, name] for role, name in roles if (arm, name) in primary}
+
+
+def _controls(design: Design, primary: Mapping[tuple[str, str], Comparison]) -> list[verdict.Control]:
+    found = []
+    for arm in design.of_role("null", "positive"):
+        against = _against(design, arm, primary)
+        if "none" in against:
+            found.append(verdict.control(cast(Literal["null", "positive"], design.roles[arm]), against))
+    return found
+
+
+def _missing_controls(design: Design) -> list[str]:
+    used = {arm.balance for arm in design.recipe.arms.values()}
+    used |= {design.recipe.generators[arm.generator].plugin for arm in design.recipe.arms.values() if arm.generator}
+    return [name for name in CONTROLS if name not in used]
+
+
+def _verdicts(
+    design: Design, primary: Mapping[tuple[str, str], Comparison], controls: Sequence[verdict.Control]
+) -> list[Verdict]:
+    study = design.recipe.study
+    family = {arm: _against(design, arm, primary) for arm in design.family}
+    decided = verdict.decide(family, study.smallest_effect, controls)
+    found: list[Verdict] = []
+    for arm, of in decided.items():
+        against, change = family[arm], design.change(arm)
+        detected = [_detectable(c) for c in against.values() if c.standard_error is not None]
+        found.append(
+            Verdict(
+                arm=arm,
+                change=change,
+                outcome=of.outcome.value,
+                statement=verdict.statement(of, change, len(family)),
+                comparisons=verdict.sentences(against, study.smallest_effect, change),
+                refused=of.refused,
+                missing=verdict.lacking(of),
+                needed=_needed(against, study.smallest_effect),
+                notes=_notes(design, arm, against),
+                p_adjusted=of.p_adjusted,
+                equivalence_p_adjusted=of.equivalence_p_adjusted,
+                references={role: c.reference for role, c in against.items()},
+                detectable=max(detected, default=None),
+            )
+        )
+    return found
+
+
+def _notes(design: Design, arm: str, against: Mapping[str, Comparison]) -> list[str]:
+    """What limits a verdict beside its numbers."""
+    options, notes = design.recipe.arms[arm], list[str]()
+    if options.samples:
+        notes.append(GIVEN)
+    elif options.generator and design.recipe.generators[options.generator].refit == "study":
+        notes.append(ONE_FIT)
+    return [*notes, PICKED] if "rival" in against else notes
+
+
+def _class_effects(design: Design, fits: Fits) -> list[Comparison]:
+    """Average precision and recall of every class that is tested, for the arms that add generated images."""
+    pairs = [
+        (arm, name)
+        for arm in design.of_role("synthetic")
+        for role, name in design.references(arm).items()
+        if role in verdict.HARMED
+    ]
+    names = [name for name, size in zip(fits.classes, fits.sizes, strict=True) if size]
+    kinds = ("average_precision", "recall")
+    return [c for kind in kinds for name in names for c in compare_fits(fits, pairs, f"{kind}:{name}")]
+
+
+def _reliability(arm: str, fits: Fits) -> Reliability:
+    """Confidence and accuracy in bins of the confidence, all fits of an arm together."""
+    chance = np.concatenate([outputs.probabilities for outputs in fits.outputs(arm)])
+    labels = np.tile(fits.labels, fits.num_sets)
+    bins, top = confidence_bins(chance), chance.max(axis=1)
+    number = np.bincount(bins, minlength=NUM_BINS)
+    sums = [np.bincount(bins, values, NUM_BINS) for values in (top, chance.argmax(axis=1) == labels)]
+    rows = [(float(sums[0][b] / n), float(sums[1][b] / n), int(n)) for b, n in enumerate(number) if n]
+    return Reliability(arm=arm, bins=rows, error=expected_calibration_error(labels, chance))
+
+
+def _detectable(comparison: Comparison) -> float:
+    return power.Plan.of(comparison).detectable(comparison.num_trials)
+
+
+def _power(comparison: Comparison) -> Power:
+    plan = power.Plan.of(comparison)
+    shown = sorted({*TRIALS_SHOWN, comparison.num_trials})
+    if comparison.scheme == "folds":
+        shown = [comparison.num_folds * repeats for repeats in (1, 2, 3, 5, 10)]
+    return Power(
+        arm=comparison.arm,
+        reference=comparison.reference,
+        measure=comparison.measure,
+        standard_error=comparison.standard_error or 0.0,
+        detectable=_detectable(comparison),
+        by_trials=[(n, plan.detectable(n)) for n in shown],
+        by_size=[(factor, plan.detectable(comparison.num_trials, factor)) for factor in SIZES_SHOWN],
+    )
+
+
+def _needed(against: Mapping[str, Comparison], smallest_effect: float) -> str:
+    """What it would take to detect the smallest effect that matters against copies (or against nothing added)."""
+    comparison = against.get("duplicates") or against.get("none")
+    if comparison is None or comparison.standard_error is None:
+        return ""
+    plan = power.Plan.of(comparison)
+    found, amount = _detectable(comparison), parse(comparison.measure).measure.amount
+    detected, wanted = amount(found), amount(smallest_effect)
+    said = (
+        f"A difference of {detected} against {comparison.reference} would have been detected with a probability of 80 %"
+    )
+    if found <= smallest_effect:
+        return f"{said}: the study could see what matters ({wanted})."
+    trials, factor = plan.trials_needed(smallest_effect), plan.factor_needed(smallest_effect)
+    ways = [f"about {trials:,} fits an arm instead of {comparison.num_trials}"] if trials else []
+    ways += [f"about {factor:.1f} times as many test lesions"] if factor else []
+    if not ways:
+        return f"{said}; to detect {wanted}, it takes both more fits and more test lesions."
+    return f"{said}; to detect {wanted}, it takes {' or '.join(ways)}."

@@ -1,0 +1,312 @@
+"""What a plug-in of each kind promises: protocols, and for each kind one typed object that knows what is optional.
+
+A plug-in is a module found by file name (``plugins``). Here stands, once, what is asked of it. What a kind may have but
+need not (a classifier that embeds, a generator that needs masks) is looked up here and nowhere else: everybody asks
+``contracts.classifier("probe").embedding``, nobody asks a module whether it has an attribute. docs/plugins.md says the
+same to whoever writes a plug-in; ``tests/test_contracts.py`` holds every plug-in against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel
+
+from moulage import plugins, runs
+
+if TYPE_CHECKING:
+    from moulage.data.catalog import Catalog
+    from moulage.data.filters import Filtered
+    from moulage.data.training_view import Examples, TrainingView
+    from moulage.selection import ImageSet, Judgement
+    from moulage.treatment import Treatment
+
+Role = Literal["reference", "rival", "null", "positive", "synthetic"]
+"""What an arm is for."""
+Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
+"""Takes a generator's ``sample``, gives a score of each class; lower is better."""
+
+
+class Generator(Protocol):
+    """Learns images of some classes and draws new ones. ``Generator(config, classes, size)``; size: pixels a side."""
+
+    def fit(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+        judge: Judge | None = None,
+    ) -> None:
+        """Learn from images uint8 [N, S, S, 3] with labels int64 [N], which index the classes that were asked for.
+
+        It checkpoints into ``folder`` and resumes from there exactly, logs to ``folder/log.jsonl`` and TensorBoard,
+        writes preview grids, and calls the judge at each of them to end with the best weights. A plug-in with
+        ``NEEDS_MASKS`` takes ``masks`` uint8 [N, S, S] as well.
+
+        Raises:
+            DataError: arrays of the wrong kind, or a class without images.
+            DivergedError, CollapsedError: it came to nothing.
+            CheckpointError: the folder holds checkpoints of other settings or data.
+        """
+        ...
+
+    def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] of one class; image i depends on ``seeds[i]`` (int64 [n]) alone."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``load`` needs."""
+        ...
+
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
+        """Steps that a fit of so many images takes, and seconds a step, timed on a few real steps."""
+        ...
+
+
+class Classifier(Protocol):
+    """Learns to tell classes apart. ``Classifier(config, classes)``."""
+
+    def fit(
+        self,
+        view: TrainingView,
+        validation: Examples,
+        *,
+        seed: int,
+        folder: Path,
+        device: str = "cpu",
+        progress: runs.Progress = runs.no_progress,
+        treatment: Treatment = ...,
+    ) -> None:
+        """Train on ``view.batches`` and nothing else; ``validation`` chooses the epoch that is kept.
+
+        It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
+
+        Raises:
+            RecipeError: it cannot do what the treatment asks for.
+            DataError: inputs of the wrong kind or size.
+            DivergedError, CheckpointError: as for generators.
+        """
+        ...
+
+    def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+        """Logits float32 [N, K]; ``metadata`` float32 [N, M] where it was trained with them."""
+        ...
+
+    def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
+        """What is under the head, float32 [N, D]."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``load`` needs."""
+        ...
+
+    def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
+        """As for generators."""
+        ...
+
+
+class Explains(Protocol):
+    """A classifier that tells where in an image it looked."""
+
+    def attention(
+        self,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        metadata: np.ndarray | None = None,
+        *,
+        shuffled: str = "",
+        draw: int = 0,
+    ) -> tuple[np.ndarray, int]:
+        """Maps float32 [N, S, S] in -1..1 of what speaks for a class (int64 [N]) and against it; cells a side.
+
+        ``pixels`` are uint8 [N, S, S, 3] even where ``predict`` reads embeddings. ``shuffled`` is ``"head"`` or
+        ``"network"``: the same with those weights in random order number ``draw``.
+
+        Raises:
+            RecipeError: this network has no maps.
+        """
+        ...
+
+
+class Module(Protocol):
+    """Any plug-in: a module with the class of its options. These protocols say what a module must have."""
+
+    @property
+    def Config(self) -> type[plugins.Options]: ...
+
+
+class GeneratorModule(Module, Protocol):
+    """A generator plug-in. Optional: ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+
+    @property
+    def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
+
+
+class ClassifierModule(Module, Protocol):
+    """A classifier plug-in. Optional: ``METADATA``, ``learns_masks``; ``embed``, ``embed_key``, ``embed_seconds``."""
+
+    @property
+    def Classifier(self) -> Callable[[Any, tuple[str, ...]], Classifier]: ...
+
+
+class SelectionModule(Module, Protocol):
+    """A rule of selection; see the package ``selection``."""
+
+    def select(
+        self, config: Any, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng: np.random.Generator, /
+    ) -> Judgement: ...
+
+
+class SourceModule(Module, Protocol):
+    """A layout of data: labels and file lists are read, no pixels."""
+
+    def read(self, path: Path | None, config: Any, /) -> Catalog: ...
+
+
+class PreprocessingModule(Module, Protocol):
+    """One operation of the pre-processing. Optional: ``needs_mask(config)``, ``check_installed()``, ``VERSION``."""
+
+    def apply(self, config: Any, image: np.ndarray, mask: np.ndarray | None, /) -> Filtered: ...
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plug-in: its name, and the class of its options."""
+
+    name: str
+    Config: type[plugins.Options]
+
+    def configure(self, options: Mapping[str, Any], where: str = "") -> Any:
+        """Its options, checked; ``where`` names the place in a recipe for messages."""
+        return plugins.validate(self.Config, dict(options), where or self.name)
+
+
+def explains(classifier: Classifier) -> Explains | None:
+    """The classifier, if it tells where it looked."""
+    found: Any = classifier
+    return found if hasattr(classifier, "attention") else None
+
+
+def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
+    """Raise ``RecipeError`` where the classifier says, by a method of this name, that it cannot do this one."""
+    found: Any = classifier
+    if hasattr(classifier, "check_treatment"):
+        found.check_treatment(treatment)
+
+
+@dataclass(frozen=True)
+class GeneratorPlugin(Plugin):
+    """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks."""
+
+    Generator: Callable[[Any, tuple[str, ...], int], Generator]
+    load: Callable[..., Generator]
+    is_null: bool
+    needs_masks: bool
+
+
+@dataclass(frozen=True)
+class EmbeddingOf:
+    """A frozen part of a classifier that each image passes once.
+
+    Attributes:
+        embed: ``(config, pixels uint8 [N, S, S, 3], *, device, progress) -> float32 [N, D]``.
+        key: names the features of a config (network, weights, size); equal keys, equal features.
+        seconds: ``(config, num_images, device)``: what it will take.
+    """
+
+    embed: Callable[..., np.ndarray]
+    key: Callable[[Any], str]
+    seconds: Callable[..., float]
+
+
+@dataclass(frozen=True)
+class ClassifierPlugin(Plugin):
+    """A classifier. ``embedding``: where it reads embeddings in place of pixels; ``metadata``: whether it reads any."""
+
+    Classifier: Callable[[Any, tuple[str, ...]], Classifier]
+    load: Callable[..., Classifier]
+    embedding: EmbeddingOf | None
+    metadata: Literal["", "optional", "required"]
+    learns_masks: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class BalancePlugin(Plugin):
+    """A way to treat imbalance: rows that it adds, how it trains, or logits that it adjusts after training.
+
+    Attributes:
+        extend: ``(config, train, samples, add, rng) -> Catalog``: the extra rows of an arm; None: it adds none.
+        treat: ``(config, counts int64 [K]) -> Treatment``; None: it trains plainly.
+        is_posthoc: it stands for logit adjustment after training.
+        role: what an arm of it is for; None where the plug-in does not say.
+    """
+
+    extend: Callable[[Any, Catalog, Catalog | None, dict[str, int], np.random.Generator], Catalog] | None
+    treat: Callable[[Any, np.ndarray], Treatment] | None
+    is_posthoc: bool
+    role: Role | None
+
+
+@dataclass(frozen=True)
+class SelectionPlugin(Plugin):
+    """A rule of selection; see the package ``selection``."""
+
+    select: Callable[[Any, ImageSet, ImageSet, dict[str, int], np.random.Generator], Judgement]
+
+
+@dataclass(frozen=True)
+class SourcePlugin(Plugin):
+    """A layout of data: labels and file lists are read, no pixels."""
+
+    read: Callable[[Path | None, Any], Catalog]
+
+
+def generator(name: str) -> GeneratorPlugin:
+    """The generator plug-in of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("generators", name)
+    null = getattr(module, "ROLE", "") == "null"
+    masks = bool(getattr(module, "NEEDS_MASKS", False))
+    return GeneratorPlugin(name, module.Config, module.Generator, module.Generator.load, null, masks)
+
+
+def classifier(name: str) -> ClassifierPlugin:
+    """The classifier plug-in of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("classifiers", name)
+    embedding = None
+    if hasattr(module, "embed"):
+        embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds)
+    learns: Callable[[Any], bool] = getattr(module, "learns_masks", _never)
+    metadata: Literal["", "optional", "required"] = getattr(module, "METADATA", "")
+    return ClassifierPlugin(name, module.Config, module.Classifier, module.Classifier.load, embedding, metadata, learns)
+
+
+def balance(name: str) -> BalancePlugin:
+    """The balance plug-in of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("balance", name)
+    optional: dict[str, Any] = {key: getattr(module, key, None) for key in ("extend", "treat", "ROLE")}
+    posthoc = bool(getattr(module, "POSTHOC", False))
+    return BalancePlugin(name, module.Config, optional["extend"], optional["treat"], posthoc, optional["ROLE"])
+
+
+def rule(name: str) -> SelectionPlugin:
+    """The rule of selection of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("selection", name)
+    return SelectionPlugin(name, module.Config, module.select)
+
+
+def source(name: str) -> SourcePlugin:
+    """The source of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("sources", name)
+    return SourcePlugin(name, module.Config, module.read)
+
+
+def _never(config: BaseModel) -> bool:
+    return False

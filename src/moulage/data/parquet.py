@@ -1,0 +1,38 @@
+"""Tables on the disk: Parquet files that say what they are and in which format they were written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moulage.errors import RunError
+from moulage.runs import FORMAT, atomic, check_format
+
+
+def write(path: Path, kind: str, table: pd.DataFrame, **facts: Any) -> None:
+    """Write a table whole or not at all, with JSON-like facts beside it."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    about = json.dumps({"format": FORMAT, "kind": kind, **facts}).encode()
+    with atomic(path) as temporary:
+        pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": about}), temporary)
+
+
+def read(path: Path, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Table and facts that ``write`` wrote.
+
+    Raises:
+        RunError: the file is missing, broken, of another kind, or of another format.
+    """
+    again = "Run the command that makes it again."
+    try:
+        arrow = pq.read_table(path)
+        facts = json.loads((arrow.schema.metadata or {})[b"moulage"])
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+        raise RunError(f"{path} is no {kind}: {error}.", again) from None
+    check_format(facts.get("format", 1), path)  # catalogs of format 1 do not state it
+    if facts["kind"] != kind:
+        raise RunError(f"{path} is no {kind}, but a {facts['kind']}.", again)
+    return arrow.to_pandas(), facts

@@ -1,0 +1,219 @@
+"""A pass over the images, chunk by chunk, in one process or several: read, hash, check, decode, resize, write rows.
+
+Worker processes import this file and not ``pixels``, because they need neither tables nor pandas.
+"""
+
+import functools
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from moulage.data import images
+from moulage.data.filters import NO_FILTERS, Filtered, Filters
+from moulage.errors import DataError, RunError
+from moulage.runs import start_worker, write_json
+
+OK = "ok"
+THUMBNAILS = "thumbnails.npy"
+THUMBNAIL_SIDE = 32
+TINY_SIDE = 16
+"""Images whose shorter side is below this many pixels get the status ``tiny``."""
+MASK_SIDE = 512
+"""Masks of twice as many pixels a side and more are read at a part of their size, where they are JPEG."""
+
+
+def file_name(size: int) -> str:
+    """The file that holds the squares of this size."""
+    return f"size-{size}.npy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the scan.
+
+    Attributes:
+        sha256: of the file's bytes (of the row's, for arrays); empty where there is none.
+        width, height: pixels, as stored; 0 where unknown.
+        mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
+        status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
+        message: what is wrong, for a person.
+        changed: how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters.
+    """
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    status: str = OK
+    message: str = ""
+    changed: tuple[float, ...] = ()
+
+
+class Item(NamedTuple):
+    """Where an image is, and its lesion mask (empty: it has none, or no filter asks for it); absolute locations."""
+
+    image: str
+    mask: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan.
+
+    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images; without filters a mask is
+    read like an image.
+    """
+
+    folder: Path
+    framing: str
+    sizes: tuple[int, ...]
+    first: bool
+    filters: Filters = NO_FILTERS
+    of_masks: bool = False
+
+    @property
+    def arrays(self) -> dict[str, int]:
+        """File name and side of every array that is written."""
+        sides = {file_name(size): size for size in self.sizes}
+        return {THUMBNAILS: THUMBNAIL_SIDE, **sides} if self.first else sides
+
+    @property
+    def parts(self) -> Path:
+        return self.folder / "-".join(["pass", *(["scan"] if self.first else []), *map(str, self.sizes)])
+
+    def part(self, start: int) -> Path:
+        """The file that says that the chunk from this row on is on the disk; it holds the chunk's scan."""
+        return self.parts / f"{start:09d}.json"
+
+
+def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[Item | None]) -> int:
+    """Write the rows of one chunk, flush them, then say so; returns the number of images."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((task.folder / name).open("r+b")) for name in task.arrays}
+        for name, file in files.items():
+            rows_of_file = np.load(task.folder / name, mmap_mode="r")
+            file.seek(rows_of_file.offset + rows_of_file[:start].nbytes)
+        for item in items:
+            row, squares = look(reader, item, task) if item else (Row(), {})
+            if not task.first and row.status != OK:
+                place = item.image if item else ""
+                raise DataError(
+                    f"{place} could be read when its pixels were first kept and cannot now: {row.message}.",
+                    "Was it changed just now? Run the command again.",
+                )
+            rows.append(row)
+            for name, side in task.arrays.items():
+                file = files[name]
+                file.write(squares[name].tobytes() if name in squares else bytes(side * side * 3))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    write_json(task.part(start), [asdict(row) for row in rows] if task.first else [])
+    return len(rows)
+
+
+def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
+    """Read, hash and check one image, take it through the filters, and resize it.
+
+    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters.
+
+    Returns:
+        Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
+    """
+    row = Row()
+    # A filter may cut much of the image away, so more of it is decoded.
+    sides = [2 * side if task.filters and name != THUMBNAILS else side for name, side in task.arrays.items()]
+    try:
+        if images.is_array(item.image):
+            array = reader.array(item.image)
+            mode = "L" if array.ndim == 2 else "RGB"
+            row = Row(hashlib.sha256(array.tobytes()).hexdigest(), array.shape[1], array.shape[0], mode)
+            pictures = [Image.fromarray(array).convert("RGB")] * len(sides)
+        else:
+            data = reader.bytes(item.image)
+            row = Row(hashlib.sha256(data).hexdigest())
+            header = images.header(data)
+            row = Row(row.sha256, header.width, header.height, header.mode)
+            pictures = images.pictures(data, header, sides)
+        if min(row.width, row.height) < TINY_SIDE:
+            raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
+        shown, changed = _filtered(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
+    except images.ImageError as error:
+        return replace(row, status=error.status, message=error.message), {}
+    squares = {name: images.square(shown[name], side, task.framing) for name, side in task.arrays.items()}
+    return replace(row, changed=changed), squares
+
+
+def _filtered(
+    reader: images.Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
+) -> tuple[dict[str, Image.Image | np.ndarray], tuple[float, ...]]:
+    """The pictures, all but the thumbnail processed, and how much each filter changed the largest of them."""
+    shown: dict[str, Image.Image | np.ndarray] = dict(pictures)
+    if not task.filters:
+        return shown, ()
+    mask = read_mask(reader, item.mask) if item.mask else None
+    known: dict[int, list[tuple[Filtered, np.ndarray | None]]] = {}  # sizes that share a decode are filtered once
+    for name, picture in pictures.items():
+        if name == THUMBNAILS:
+            continue
+        if id(picture) not in known:
+            try:
+                known[id(picture)] = task.filters.apply(np.asarray(picture), mask)
+            except DataError as error:
+                raise DataError(f"{item.image}: {error.message}", error.hint) from None
+        after, cut = known[id(picture)][-1]
+        shown[name] = np.repeat(cut[..., None], 3, 2) if task.of_masks and cut is not None else after.image
+    largest = max(known.values(), key=lambda found: found[0][0].image.size, default=[])
+    return shown, tuple(after.share for after, _ in largest)
+
+
+def read_mask(reader: images.Reader, location: str) -> np.ndarray:
+    """A lesion mask as it is stored, uint8 [H, W]."""
+    if images.is_array(location):
+        array = reader.array(location)
+        return array if array.ndim == 2 else array[..., 0]
+    return images.decode(reader.bytes(location), MASK_SIDE)[..., 0]
+
+
+def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:
+    """Work through the chunks in this process or in several; yields the number of images as each is on the disk."""
+    if num_workers <= 1 or len(chunks) <= 1:
+        with images.Reader() as reader:
+            for start, items in chunks.items():
+                yield write_chunk(task, reader, start, items)
+        return
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
+    )
+    try:
+        futures = [pool.submit(_write_in_worker, task, start, chunk) for start, chunk in chunks.items()]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "A process that decodes images was ended from outside.",
+            "The memory may have run out: use fewer workers. What is done is kept.",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@functools.cache
+def _process_reader() -> images.Reader:
+    """One reader a worker process, so that archives are opened once."""
+    return images.Reader()
+
+
+def _write_in_worker(task: Pass, start: int, items: Sequence[Item | None]) -> int:
+    return write_chunk(task, _process_reader(), start, items)

@@ -1,0 +1,428 @@
+"""Shows what a finished study's classifiers looked at, and which test images an arm changed most."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from moulage import runs
+from moulage.contracts import explains
+from moulage.data import neighbours, png
+from moulage.data.catalog import REAL, Catalog
+from moulage.errors import RecipeError, RunError, nearest
+from moulage.evaluation.predictions import Predictions, log_softmax
+from moulage.finished.run import Finished
+from moulage.results import Results
+from moulage.runs import seed_of
+from moulage.stages.classifier import Classifier
+from moulage.stages.plan import plan
+from moulage.stages.stored import pixels_of
+from moulage.stages.trained import Trained
+
+VERSION = 1
+"""Raise it when the same classifiers would give other pictures."""
+FOLDER = "explanations"
+NUM_NEIGHBOURS = 3
+CHUNK = 32
+"""Test images whose maps are made between two writes to disk."""
+MOST = 24
+"""Images of a kind at most."""
+SHUFFLED = ("head", "network")
+NUM_DRAWS = 3
+"""Random orders of the weights that a map is compared with."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Test images that were chosen for one reason; ``how`` says it in a sentence.
+
+    ``beside``: they are shown beside the generated training images that are most like them.
+    """
+
+    title: str
+    how: str
+    images: list[str]
+    beside: bool = False
+
+
+def explain(
+    run: Path,
+    *,
+    arm: str = "",
+    against: str = "",
+    trial: int = 0,
+    num_images: int = 6,
+    device: str = "auto",
+    progress: runs.Progress = runs.no_progress,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Choose test images, and draw what one or two arms' classifiers of a trial looked at in them.
+
+    Nothing is trained, and no prediction made anew: images are chosen from the saved predictions of the test part.
+    Pictures go to ``<run>/explanations/<arm>-<trial>-<hash>/``, a JSON file beside those of each image when they are
+    done, so that an interrupted call goes on. ``<run>/explanations/summary.json`` is what the report shows: a record of
+    every arm, reference and trial that was explained.
+
+    Args:
+        run: folder of a finished study.
+        arm: the arm; the first with generated images if left out, else the reference alone.
+        against: the arm that it is compared with; if left out the one that adds nothing, else the best rival.
+        trial: whose classifiers are shown.
+        num_images: of each kind, at most.
+        device: where the classifiers run.
+        progress: images done.
+        say: told what is explained.
+
+    Returns:
+        The record: ``arm``, ``against`` (empty for none), ``trial``, ``folder``, ``fits`` (folders of the classifiers),
+        ``size``, ``cells`` (arm -> cells a side of its maps), ``no_maps`` (why there are none), ``num_images`` and
+        ``num_lesions`` of the test part, ``change`` (``num_fits``, ``raised``, ``lowered``), ``checks`` (arm ->
+        shuffled part -> mean rank correlation and number of maps), ``groups`` and ``images``.
+
+    Raises:
+        RunError: the study is not finished, its results are another recipe's, or captum is not installed.
+        RecipeError: there is no such arm or trial, or ``num_images`` is out of bounds.
+    """
+    if not 1 <= num_images <= MOST:
+        raise RecipeError(f"{num_images} images of a kind were asked for.", f"Ask for 1 to {MOST}.")
+    done = Finished.load(run)
+    results, recipe = done.results, done.recipe
+    arm, against = _arms(results, arm, against)
+    names = [name for name in (arm, against) if name]
+    _check_trial(results, names, trial)
+    say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
+    folders = {(fit.arm, fit.trial): fit.folder for fit in results.fits}
+    table, change = _table(run, folders, names, trial)
+    seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
+    groups = _groups(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
+    planned = {stage.folder for stage in plan(recipe, done.prepared)}
+    if any(folders[name, trial] not in planned for name in names):
+        raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
+    fits = {name: next(s for s in done.stages if (s.name, s.trial) == (name, trial)) for name in names}
+    shown = table.loc[list(dict.fromkeys(image for group in groups for image in group.images))]
+    beside = {image for group in groups if group.beside for image in group.images}
+    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], shown.to_json(), sorted(beside))
+    folder = f"{FOLDER}/{arm}-{trial}-{key}"
+    with runs.lock(run / FOLDER):
+        drawer = _Drawer(done, fits, run / folder, device)
+        records = drawer.draw(shown, beside, progress)
+        record = {
+            "arm": arm,
+            "against": against,
+            "trial": trial,
+            "folder": folder,
+            "fits": [fits[name].folder for name in names],
+            "size": done.size,
+            "cells": {of["arm"]: of["cells"] for of in records[0]["arms"]},
+            "no_maps": records[0]["no_maps"],
+            "num_images": len(table),
+            "num_lesions": int(table["group"].nunique()),
+            "change": change,
+            "checks": _checks(records),
+            "groups": [asdict(group) for group in groups],
+            "images": records,
+        }
+        _add_to_summary(run / FOLDER / "summary.json", record)
+    return record
+
+
+def _arms(results: Results, arm: str, against: str) -> tuple[str, str]:
+    """The arm to explain and the one it is compared with, empty for none."""
+    known = {of.name: of for of in results.arms}
+    for name in filter(None, (arm, against)):
+        if name not in known:
+            raise RecipeError(f'The study has no arm "{name}".', nearest(name, known))
+    plain = [name for name, of in known.items() if of.role == "reference" and of.balance == "none"]
+    rival = results.best_rival.arm if results.best_rival else ""
+    reference = against or next(iter([*plain, *filter(None, [rival])]), "")
+    synthetic = [name for name, of in known.items() if of.role == "synthetic"]
+    chosen = arm or next(iter([*synthetic, *filter(None, [reference]), *known]))
+    if against and chosen == against:
+        raise RecipeError(f'The arm "{chosen}" would be compared with itself.', "Name another with --against.")
+    return chosen, reference if reference != chosen else ""
+
+
+def _check_trial(results: Results, names: Iterable[str], trial: int) -> None:
+    for name in names:
+        trials = sorted(fit.trial for fit in results.fits if fit.arm == name)
+        if trial not in trials:
+            raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
+
+
+def _table(
+    run: Path, folders: dict[tuple[str, int], str], names: list[str], trial: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The test images of a trial by name, with what the arms said of each; and how many changed which way.
+
+    Columns: ``group``, ``label``, and for each arm ``predicted:<arm>``, ``of_predicted:<arm>`` and ``of_true:<arm>``
+    (probabilities); ``change``: the arm's log-probability of the true class minus the reference's, the mean over all
+    trials in which both were tested on the image.
+    """
+    said = {name: Predictions.load(run / folders[name, trial] / "test.parquet") for name in names}
+    first = said[names[0]]
+    classes = np.array(first.classes, object)
+    table = pd.DataFrame({"group": first.groups, "label": classes[first.labels]}, index=first.images)
+    rows = np.arange(len(first))
+    for name, own in said.items():
+        table[f"predicted:{name}"] = classes[own.predicted]
+        table[f"of_predicted:{name}"] = own.probabilities.max(axis=1)
+        table[f"of_true:{name}"] = own.probabilities[rows, own.labels]
+    if len(names) == 1:
+        return table, {"num_fits": 0, "raised": 0, "lowered": 0}
+    trials = sorted({t for of, t in folders if of == names[0]} & {t for of, t in folders if of == names[1]})
+    changes = pd.concat([_change(*(run / folders[name, t] for name in names)) for t in trials], axis=1)
+    changes = changes.reindex(table.index)
+    table["change"] = changes.mean(axis=1)
+    counts = {"raised": int((table["change"] > 0).sum()), "lowered": int((table["change"] < 0).sum())}
+    return table, {"num_fits": int(changes.notna().sum(axis=1).max()), **counts}
+
+
+def _change(arm: Path, reference: Path) -> pd.Series:
+    """Log-probability of the true class with an arm minus that with another, nats, by image."""
+    found = []
+    for folder in (arm, reference):
+        own = Predictions.load(folder / "test.parquet")
+        found.append(pd.Series(log_softmax(own.logits)[np.arange(len(own)), own.labels], index=own.images))
+    return found[0] - found[1].reindex(found[0].index)
+
+
+def _groups(
+    table: pd.DataFrame, arm: str, against: str, num_fits: int, targets: Iterable[str], number: int, seed: int
+) -> list[Group]:
+    """Mistakes of each target class and of all, the most improved and worsened images, and some at random."""
+    wrong = table[table[f"predicted:{arm}"] != table["label"]].sort_values(f"of_predicted:{arm}", ascending=False)
+    surest = f"The {arm} classifier gave the highest probability to a wrong class; one image of a lesion."
+    found = [
+        Group(f"Most confident mistakes: {label}", surest, _first(wrong[wrong["label"] == label], number))
+        for label in targets
+    ]
+    found.append(Group("Most confident mistakes: all classes", surest, _first(wrong, number)))
+    if against:
+        mean = f", mean of {num_fits} fits of each" if num_fits > 1 else ""
+        order = table.sort_values("change", ascending=False)
+        for verb, rows in (("raised", order[order["change"] > 0]), ("lowered", order[order["change"] < 0][::-1])):
+            title = f"Most {'improved' if verb == 'raised' else 'worsened'} by {arm}"
+            how = (
+                f"{arm} {verb} the log-probability of the true class most, compared with {against}{mean}; one image of "
+                f"a lesion, the extremes of {len(table):,} images."
+            )
+            found.append(Group(title, how, _first(rows, number), beside=True))
+    rng = np.random.default_rng(seed)
+    drawn = _first(table.iloc[rng.permutation(len(table))], number)
+    found.append(Group("At random", "Drawn from all test images; one image of a lesion.", drawn))
+    return [group for group in found if group.images]
+
+
+def _first(rows: pd.DataFrame, number: int) -> list[str]:
+    return rows.drop_duplicates("group").index[:number].tolist()
+
+
+class _Drawer:
+    """Pictures of test images, of what classifiers looked at in them, and of the generated images most like them.
+
+    Args:
+        done: the finished run.
+        fits: arm -> its classifier; generated images are those of the first.
+        folder: where pictures go.
+        device: where the classifiers run.
+    """
+
+    def __init__(self, done: Finished, fits: dict[str, Classifier], folder: Path, device: str) -> None:
+        self.done, self.fits, self.folder, self.device = done, fits, folder, device
+        self.real, self.pixels = pixels_of(done.prepared, done.run, "", done.size)
+
+    def draw(self, shown: pd.DataFrame, beside: set[str], progress: runs.Progress) -> list[dict[str, Any]]:
+        """The record of each image, in order; those that are on the disk are not drawn again.
+
+        Args:
+            shown: rows of ``_table``.
+            beside: images that are shown beside generated ones.
+            progress: images done.
+        """
+        from moulage.randomness import reproducible
+
+        paths = {image: self.folder / f"{number:03d}.json" for number, image in enumerate(shown.index)}
+        left = [image for image, path in paths.items() if not path.exists()]
+        with reproducible():
+            loaded = {
+                name: Trained.load(self.done.run / stage.folder, self.device)
+                for name, stage in self.fits.items()
+                if left
+            }
+            found: dict[str, list[dict[str, Any]]] = {}
+            for start in range(0, len(left), CHUNK):
+                chunk = shown.loc[left[start : start + CHUNK]]
+                own = _taken(self.done.prepared.catalog, chunk.index.tolist())
+                maps = _Maps(loaded, self._rows(chunk.index), own, chunk)
+                found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
+                for row, image in enumerate(chunk.index):
+                    record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
+                    runs.write_json(paths[image], {**record, "neighbours": found.get(image, [])})
+                progress(start + len(chunk), len(left), "images explained")
+        return [runs.read_json(path) for path in paths.values()]
+
+    def _rows(self, images: Iterable[str]) -> np.ndarray:
+        """Pixels uint8 [n, S, S, 3] of real images."""
+        return self.pixels[pd.Index(self.real.images).get_indexer(pd.Index(images))]
+
+    def _one(self, number: str, row: int, of: pd.Series, maps: "_Maps") -> dict[str, Any]:
+        """Write the pictures of one image; what is to be said of them."""
+        image = maps.pixels[row]
+        arms = []
+        for name in self.fits:
+            predicted, drawn = of[f"predicted:{name}"], []
+            for label in dict.fromkeys((of["label"], predicted)) if not maps.missing else ():
+                heat = maps.heat[name, label == of["label"]][row]
+                file = f"{number}-{list(self.fits).index(name)}-{'true' if label == of['label'] else 'predicted'}.png"
+                about = f"Grad-CAM of the classifier {name} for the class {label}"
+                drawn.append(
+                    {
+                        "label": label,
+                        "file": self._write(file, overlay(image, heat), about),
+                        "is_empty": bool((heat <= 0).all()),
+                    }
+                )
+            arms.append(
+                {
+                    "arm": name,
+                    "predicted": predicted,
+                    "probability": float(of[f"of_predicted:{name}"]),
+                    "probability_true": float(of[f"of_true:{name}"]),
+                    "cells": maps.cells.get(name, 0),
+                    "maps": drawn,
+                    "checks": {part: maps.correlation(name, part, row) for part in SHUFFLED} if drawn else {},
+                }
+            )
+        change = float(of["change"]) if "change" in of and np.isfinite(of["change"]) else None
+        file = self._write(f"{number}.png", image, f"Test image {of.name} as the classifiers see it")
+        facts = {"image": of.name, "lesion": of["group"], "label": of["label"], "change": change, "file": file}
+        return {**facts, "no_maps": maps.missing, "arms": arms}
+
+    def _write(self, name: str, pixels: np.ndarray, about: str) -> str:
+        png.write(self.folder / name, pixels, {"Description": about, "Software": "moulage"})
+        return name
+
+    def _neighbours(self, trained: Trained, images: list[str]) -> dict[str, list[dict[str, Any]]]:
+        """For each image the first arm's generated training images that are nearest in its classifier's features."""
+        prepared, run, stage = self.done.prepared, self.done.run, trained.stage
+        extra = stage.extra(prepared, run)
+        extra = extra.take((extra.table["origin"] != REAL).to_numpy() & ~extra.table["image"].duplicated().to_numpy())
+        if not images or not len(extra):
+            return {}
+        inputs, own = stage.inputs(prepared, run), _taken(prepared.catalog, images)
+        lent = stage.with_metadata(extra, prepared.part(stage.trial, "train"))
+        queries, among = (trained.features(inputs, catalog) for catalog in (own, lent))
+        distances, rows = neighbours.nearest_rows(queries, among, min(NUM_NEIGHBOURS, len(extra)))
+        drawn, pixels = pixels_of(prepared, run, stage.samples_folder, self.done.size)
+        places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
+        found: dict[str, list[dict[str, Any]]] = {image: [] for image in images}
+        for number in np.unique(rows):
+            name = str(extra.images[number])
+            file = self._write(f"generated-{number:05d}.png", pixels[places[number]], f"Generated image {name}")
+            for query, column in zip(*np.nonzero(rows == number), strict=True):
+                facts = {"image": name, "label": str(extra.table["label"].iloc[number]), "file": file}
+                found[images[query]].append({**facts, "distance": float(distances[query, column])})
+        return {image: sorted(near, key=lambda each: each["distance"]) for image, near in found.items()}
+
+
+class _Maps:
+    """What classifiers looked at in some images.
+
+    Args:
+        trained: arm -> classifier.
+        pixels: uint8 [n, S, S, 3].
+        catalog, shown: their rows of the catalog and of ``_table``.
+
+    Attributes:
+        heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
+        cells: arm -> cells a side.
+        missing: why there are none; empty where there are.
+    """
+
+    def __init__(self, trained: dict[str, Trained], pixels: np.ndarray, catalog: Catalog, shown: pd.DataFrame) -> None:
+        self.pixels, self.missing = pixels, ""
+        self.heat: dict[tuple[str, bool], np.ndarray] = {}
+        self.cells: dict[str, int] = {}
+        self.shuffled: dict[tuple[str, str], list[np.ndarray]] = {}
+        for name, of in trained.items():
+            model = explains(of.model)
+            if model is None:
+                self.missing = f"The classifier {of.stage.plugin} tells of no places in an image."
+                return
+            classes = pd.Index(catalog.classes)
+            columns = ("label", f"predicted:{name}")
+            true, predicted = (classes.get_indexer(pd.Index(shown[column])) for column in columns)
+            attention, known = model.attention, of.encode(catalog)
+            try:
+                self.heat[name, True], self.cells[name] = attention(pixels, true, **known)
+            except RecipeError as error:
+                self.missing = f"{error.message} {error.hint}"
+                return
+            self.heat[name, False] = attention(pixels, predicted, **known)[0]
+            for part in SHUFFLED:
+                self.shuffled[name, part] = [
+                    attention(pixels, predicted, shuffled=part, draw=draw, **known)[0] for draw in range(NUM_DRAWS)
+                ]
+
+    def correlation(self, arm: str, part: str, row: int) -> float | None:
+        """Of the predicted class's map with those of shuffled weights: Spearman's over the pixels of an image, the mean
+        over the draws; None where a map is constant in all.
+        """
+        own = self.heat[arm, False][row]
+        found = [_spearman(own, heat[row]) for heat in self.shuffled[arm, part]]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Of two maps in -1..1, without the digits that rounding decides; None where one is constant."""
+    from scipy.stats import spearmanr
+
+    one, other = one.round(3), other.round(3)
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    found: Any = spearmanr(one.ravel(), other.ravel())
+    return float(found.statistic)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """What speaks for a class, the positive part of a map float [S, S], over an image uint8 [S, S, 3] in grey.
+
+    Returns:
+        uint8 [S, S, 3]: violet where the map is 0 or less, yellow where it is largest.
+    """
+    from matplotlib import colormaps
+
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
+    positive = np.maximum(heat, 0)
+    colours = 255 * colormaps["viridis"](positive / max(float(positive.max()), 1e-30))[..., :3]
+    return (0.5 * grey + 0.5 * colours).round().astype(np.uint8)
+
+
+def _taken(catalog: Catalog, images: list[str]) -> Catalog:
+    """These images of a catalog, in this order."""
+    return catalog.take(pd.Index(catalog.images).get_indexer(pd.Index(images)))
+
+
+def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Arm -> shuffled part -> mean rank correlation (None for no map) and number of maps."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for number, arm in enumerate(of["arm"] for of in records[0]["arms"]):
+        for part in SHUFFLED:
+            known = [r["arms"][number]["checks"].get(part) for r in records]
+            values = [value for value in known if value is not None]
+            mean = float(np.mean(values)) if values else None
+            found.setdefault(arm, {})[part] = {"mean": mean, "num_maps": len(values)}
+    return found
+
+
+def _add_to_summary(path: Path, record: dict[str, Any]) -> None:
+    """Put a record in place of an older one of the same arm, reference and trial, or behind the others."""
+    same = ("arm", "against", "trial")
+    known = runs.read_json(path)["explanations"] if path.exists() else []
+    others = [each for each in known if any(each[key] != record[key] for key in same)]
+    runs.write_json(path, {"format": runs.FORMAT, "explanations": [*others, record]})

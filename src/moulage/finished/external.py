@@ -1,0 +1,264 @@
+"""Scores the classifiers of a finished study on another data set, less the images that both have.
+
+A result holds for the data that it was found on. Other data, from elsewhere, say whether it travels, but only images
+that no classifier was trained on: archives of dermoscopy share photographs, so the overlap is looked for first.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moulage import contracts, runs
+from moulage.data import joined_sets
+from moulage.data.audit import audit
+from moulage.data.catalog import Catalog
+from moulage.data.class_map import map_classes
+from moulage.data.metadata import Encoder
+from moulage.data.overlap import Shown
+from moulage.data.pixels import Pixels
+from moulage.data.samples import safe_names
+from moulage.errors import DataError
+from moulage.evaluation.compare import compare_all
+from moulage.evaluation.measure_names import parse
+from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.scores import scores
+from moulage.finished.run import Finished
+from moulage.stages import data
+from moulage.stages.classifier import Classifier
+from moulage.stages.data import Prepared
+from moulage.stages.predicting import chunks
+from moulage.stages.trained import CHUNK, Trained
+
+NUM_NAMED = 200
+"""Overlapping images that the summary names."""
+
+
+def evaluate_on(
+    run: Path,
+    source: str,
+    path: Path | None,
+    options: Mapping[str, Any],
+    class_map: Mapping[str, str],
+    *,
+    device: str = "auto",
+    progress: runs.Progress = runs.no_progress,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Score every classifier of a finished run on another data set, and compare the arms there.
+
+    Left out of the score are images that the run's training, validation or reserve part holds too (the same bytes, the
+    same name, the same lesion, near-duplicates), and all images of a lesion of which one is left out. Predictions that
+    were made before are kept. Everything is written to ``run/external/<name>-<hash>/``: a file of predictions for each
+    classifier, named like its folder, and ``summary.json``.
+
+    Args:
+        run: folder of a finished study.
+        source: source plug-in that reads the other data.
+        path: where the other data are.
+        options: options of the source plug-in.
+        class_map: their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry.
+        device: where the classifiers run.
+        progress: images read, compared and predicted.
+        say: told, line by line, what is found.
+
+    Returns:
+        What ``summary.json`` holds, and ``folder``: ``data``, ``classes`` (``map``, ``left_out``, ``absent``),
+        ``unusable`` (image -> reason), ``overlap`` (``num_images``, ``by_reason``, ``images``, ``num_in_test``),
+        ``num_images``, ``num_lesions``, ``counts``, ``fits`` (``arm``, ``trial``, ``predictions``, ``scores``),
+        ``measure``, ``targets``, ``comparisons`` and ``notes``, sentences on what limits all this.
+
+    Raises:
+        RunError: the study is not finished.
+        RecipeError: a class of ``class_map``, the source or one of its options does not exist.
+        DataError: no class of the other data is one of ours, or no image is left to score.
+    """
+    done = Finished.load(run)
+    ours, size, plug = done.prepared.catalog.classes, done.size, contracts.source(source)
+    found = plug.read(path, plug.configure(options, "options"))
+    classes = map_classes(found, ours, class_map)
+    for line in (f"{found.name}: {len(found):,} images", *classes.notes):
+        say(line)
+    mapped = classes.apply(found, ours)
+    pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
+    report = audit(mapped, pixels, progress)
+    clean = report.clean(mapped)
+    shared = _shared(done.prepared, clean, pixels, progress)
+    for line in shared.notes:
+        say(line)
+    kept = clean.take(~np.isin(clean.images, list(shared.reasons)))
+    if not len(kept):
+        raise DataError(
+            f"No image of {found.name} is left to score: {len(report.quarantined)} cannot be used, and "
+            f"{len(shared.reasons)} are, or show a lesion, that the run's classifiers were trained on.",
+            "Score them on data that were collected elsewhere.",
+        )
+    key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
+    folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
+    with runs.lock(folder):
+        scorer = _Scorer(kept, pixels, size, folder, key, device)
+        fits = list(scorer.predict(done, progress))
+        unseen = _unseen(done, kept)
+        for line in unseen:
+            say(line)
+        compared = _compare(done, fits, kept)
+        summary = {
+            "format": runs.FORMAT,
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "data": {"name": found.name, "source": source, "note": found.note, "num_images": len(found)},
+            "classes": {"map": classes.ours, "left_out": classes.left_out, "absent": classes.absent},
+            "unusable": report.quarantined,
+            "overlap": shared.facts(),
+            "num_images": len(kept),
+            "num_lesions": len(set(kept.groups)),
+            "counts": kept.counts,
+            "fits": [_fit(fit, scorer.path(stage)) for stage, fit in zip(done.stages, fits, strict=True)],
+            **compared,
+            "notes": [*classes.notes, *shared.notes, *unseen, *compared["notes"]],
+        }
+        runs.write_json(folder / "summary.json", summary)
+    return {**summary, "folder": str(folder)}
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the other data share with the run: ``reasons`` of images left out (image -> why, with what)."""
+
+    reasons: dict[str, tuple[str, str]]
+    num_in_test: int
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For ``summary.json``."""
+        by_reason = pd.Series([why for why, _ in self.reasons.values()], dtype=object).value_counts()
+        named = [{"image": image, "why": why, "same_as": same} for image, (why, same) in self.reasons.items()]
+        return {
+            "num_images": len(self.reasons),
+            "by_reason": {str(why): int(number) for why, number in by_reason.items()},
+            "num_in_test": self.num_in_test,
+            "images": named[:NUM_NAMED],
+        }
+
+
+def _shared(prepared: Prepared, clean: Catalog, pixels: Pixels, progress: runs.Progress) -> _Shared:
+    """Compare the other data with all images of the run; what only its test part holds is counted, not left out."""
+    tables = [split.table for split in prepared.splits]
+    trained = {image for table in tables for image in table.loc[table["part"] != "test", "image"]}
+    table, notes = joined_sets.find(
+        Shown.of(clean, pixels), joined_sets.members(prepared.catalog, prepared.pixels), progress
+    )
+    reasons: dict[str, tuple[str, str]] = {}
+    for row in table[table["same_as"].isin(trained)].itertuples():
+        reasons.setdefault(str(row.image), (str(row.why), str(row.same_as)))
+    groups = dict(zip(clean.images, clean.groups, strict=True))
+    left_out = {groups[image]: image for image in reversed(list(reasons))}
+    for image, group in groups.items():
+        if group in left_out and image not in reasons:
+            reasons[image] = ("lesion of an image that is left out", left_out[group])
+    in_test = set(table["image"]) - set(reasons)
+    said = list(notes)
+    if reasons:
+        said.append(
+            f"{len(reasons):,} images left out: the run's classifiers were trained on them, or on their lesions."
+        )
+    if in_test:
+        said.append(f"{len(in_test):,} images are in the run's test part too: they are no new evidence.")
+    return _Shared(reasons, len(in_test), tuple(said))
+
+
+@dataclass
+class _Scorer:
+    """Predicts the images that are left, with one classifier after another; embeddings are made once and kept."""
+
+    catalog: Catalog
+    pixels: Pixels
+    size: int
+    folder: Path
+    digest: str
+    device: str
+
+    def predict(self, done: Finished, progress: runs.Progress) -> Iterator[Predictions]:
+        """Predictions of each classifier, those that are on disk already from there."""
+        rows = self.catalog
+        for number, stage in enumerate(done.stages):
+            path = self.path(stage)
+            if not path.exists():
+                about = {"arm": stage.name, "trial": stage.trial, "part": "test", "split_digest": self.digest}
+                logits = self._logits(done.run / stage.folder)
+                Predictions(rows.images, rows.groups, rows.labels, logits, rows.classes, **about).save(path)
+            progress(number + 1, len(done.stages), "classifiers")
+            yield Predictions.load(path)
+
+    def path(self, stage: Classifier) -> Path:
+        """Where the predictions of a classifier go: its folder's name is of this arm, trial and settings alone."""
+        return self.folder / f"{Path(stage.folder).name}.parquet"
+
+    def _logits(self, folder: Path) -> np.ndarray:
+        """What one classifier says, adjusted as the study adjusted it, float32 [N, K]."""
+        from moulage.randomness import reproducible
+
+        with reproducible():
+            trained = Trained.load(folder, self.device)
+            pieces = enumerate(chunks(self.catalog, CHUNK))
+            return np.concatenate([trained.predict(self._inputs(trained, n, rows), rows) for n, rows in pieces])
+
+    def _inputs(self, trained: Trained, number: int, rows: Catalog) -> np.ndarray:
+        """Pixels or embeddings of one chunk of the images; all classifiers of a study read the same embeddings."""
+        pixels = self.pixels.array(self.size)[self.pixels.rows(rows.images)]
+        if not trained.stage.embeddings:
+            return pixels
+        path = self.folder / f"inputs-{trained.stage.embeddings[0].key}-{number}.npy"
+        if not path.exists():
+            with runs.atomic(path) as temporary, temporary.open("wb") as stream:
+                np.save(stream, trained.embed(pixels))
+        return np.load(path)
+
+
+def _fit(fit: Predictions, path: Path) -> dict[str, Any]:
+    found = scores(fit.labels, fit.logits, fit.classes)
+    return {"arm": fit.arm, "trial": fit.trial, "predictions": path.name, "scores": found}
+
+
+def _unseen(done: Finished, kept: Catalog) -> list[str]:
+    """What the other data call otherwise than the data that the classifiers were trained on, a sentence a column."""
+    found: dict[str, dict[str, int]] = {}
+    for stage in done.stages:
+        encoder = Encoder.load(done.run / stage.folder)
+        for column, words in (encoder.unseen(kept) if encoder else {}).items():
+            found.setdefault(column, {}).update(words)
+    return [
+        f"{sum(words.values()):,} images have a {column} that no training image has, and count as having none: "
+        f"{', '.join(words)}."
+        for column, words in found.items()
+    ]
+
+
+def _compare(done: Finished, fits: list[Predictions], kept: Catalog) -> dict[str, Any]:
+    """The pairs of arms that the study compared, under its primary measure, on the other data."""
+    recipe, notes = done.recipe, list[str]()
+    primary = recipe.study.primary
+    named = parse(primary)
+    missing = [name for name, count in kept.counts.items() if not count]
+    targets = [name for name in recipe.study.target_classes if name not in missing]
+    if named.form == "targets" and len(targets) < len(recipe.study.target_classes):
+        notes.append(
+            f"The {primary} is taken over {', '.join(targets) or 'no class'}: the other targets have no image."
+        )
+    elif named.form == "overall" and missing:
+        notes.append(f"The {primary} is taken without {', '.join(missing)}, of which there is no image.")
+    if recipe.split.scheme == "folds":
+        notes.append("The trials are folds: their fits share training images, which the intervals here do not know of.")
+    about: dict[str, Any] = {"measure": primary, "targets": targets, "comparisons": [], "notes": notes}
+    if named.of in missing or (named.form == "targets" and not targets):
+        notes.append(f"Nothing is compared: there is no image for the primary measure, {primary}.")
+        return about
+    arms: dict[str, list[Predictions]] = {}
+    for fit in fits:
+        arms.setdefault(fit.arm, []).append(fit)
+    pairs = dict.fromkeys((c.arm, c.reference) for c in done.results.comparisons if c.measure == primary)
+    about["comparisons"] = [asdict(found) for found in compare_all(arms, pairs, primary, targets)]
+    return about

@@ -1,0 +1,56 @@
+"""A finished study, loaded: recipe, data, results, and its classifiers, which are proven to be of these splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moulage import results, runs
+from moulage.errors import RunError
+from moulage.evaluation.predictions import Predictions
+from moulage.recipe import Recipe
+from moulage.results import Results
+from moulage.stages import data
+from moulage.stages.classifier import Classifier
+from moulage.stages.data import Prepared
+
+AGAIN = "Run `moulage study` with the same recipe and folder again."
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run folder whose study has ended.
+
+    Attributes:
+        run: the folder.
+        recipe, prepared, results: what was asked, of which data, and what was found.
+        stages: the classifiers, in the order of ``results.fits``.
+    """
+
+    run: Path
+    recipe: Recipe
+    prepared: Prepared
+    results: Results
+    stages: tuple[Classifier, ...]
+
+    @classmethod
+    def load(cls, run: Path) -> Finished:
+        """Raises ``RunError`` where the study is not finished, or a classifier is gone or of another split."""
+        recipe, prepared = data.load(run)
+        if not (run / results.FILE).exists():
+            raise RunError(f"The study in {run} is not finished: it has no {results.FILE}.", AGAIN)
+        found = results.load(run)
+        for fit in found.fits:
+            folder = run / fit.folder
+            if not runs.is_done(folder):
+                raise RunError(f"The classifier in {folder} is not finished.", AGAIN)
+            trained_on = Predictions.load(folder / "test.parquet").split_digest
+            if trained_on != prepared.split(fit.trial).digest:
+                raise RunError(f"The classifier in {folder} was trained on another split, {trained_on}.", AGAIN)
+        stages = tuple(Classifier.load(run / fit.folder) for fit in found.fits)
+        return cls(run, recipe, prepared, found, stages)
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that its classifiers take."""
+        return data.classifier_size(self.recipe)

@@ -1,0 +1,48 @@
+"""One step of one network that goes down one loss; a plug-in says what the network and its loss are."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from moulage import devices, optimisers
+from moulage.generators import _learner
+
+
+class OneLoss(_learner.Game):
+    """One network that goes down one loss.
+
+    Args:
+        config: options of the plug-in, with ``learning_rate`` and ``warmup_steps``.
+        network: what learns: those of its parameters that take a gradient.
+        device: where it goes.
+    """
+
+    PARTS: ClassVar = ("network", "ema", "optimiser")
+
+    def __init__(self, config: Any, network: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.network: Any = network.to(self.device)
+        self.ema = optimisers.EMA(self.network, config.ema_decay)
+        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimiser = torch.optim.Adam(learned, config.learning_rate, fused=True)
+
+    @abstractmethod
+    def loss(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """The mean loss of images [B, 3, S, S] in -1..1 with labels [B]."""
+
+    def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """One update."""
+        config, total = self.config, torch.zeros((), device=self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
+        self.optimiser.zero_grad()
+        for images, classes in zip(real.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
+            with devices.precision(self.device, config.precision):
+                loss = self.loss(images, classes, rng) * (len(images) / len(real))
+            loss.backward()
+            total += loss.detach()
+        self.optimiser.step()
+        self.ema.update(self.network)
+        return {"loss": total}

@@ -1,0 +1,292 @@
+"""Which stages a recipe takes: each made once, with what it needs, those that others need first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moulage import contracts, runs
+from moulage.arm import Arm, arms_of
+from moulage.data import data_sets
+from moulage.data.catalog import Catalog
+from moulage.data.samples import check_provenance
+from moulage.errors import RecipeError, RunError, nearest
+from moulage.recipe import Recipe
+from moulage.runs import seed_of
+from moulage.stages.classifier import Classifier
+from moulage.stages.data import Prepared, filters_of, learns_masks
+from moulage.stages.embedding import Embedding
+from moulage.stages.features import Features
+from moulage.stages.fidelity import Fidelity
+from moulage.stages.gallery import Gallery
+from moulage.stages.generator import Generator, JudgedBy
+from moulage.stages.network import Network
+from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
+from moulage.stages.selection import Rule, Selection
+from moulage.stages.stage import Stage, from_json, to_json
+
+KINDS: tuple[type[Stage], ...] = (
+    Generator, Fidelity, Samples, Gallery, Features, Selection, Embedding, Classifier,
+)  # fmt: skip
+"""Every kind of stage; one more is a file and a place here."""
+FILE = "plan.json"
+"""In a run folder: every stage of the study by its folder, all that an engine on another machine needs."""
+
+Kind = TypeVar("Kind", bound=Stage)
+
+
+def check(recipe: Recipe) -> None:
+    """Check everything that needs no data: every plug-in exists and takes its options, weights can be loaded.
+
+    Raises:
+        RecipeError: naming the place and the nearest valid name.
+    """
+    data_sets.check(recipe)
+    filters_of(recipe)
+    plug = contracts.classifier(recipe.classifier.plugin)
+    plug.configure(recipe.classifier.options, "classifier.options")
+    for kind in KINDS:
+        kind.check_recipe(recipe)
+
+
+def plan(recipe: Recipe, prepared: Prepared) -> list[Stage]:
+    """All stages of a study, those that others need first.
+
+    Raises:
+        RecipeError: an arm asks its generator for a class that it does not learn.
+        LeakError: the samples that an arm is given come from a generator that saw another split.
+    """
+    return _Planner(recipe, prepared).stages()
+
+
+def save(stages: Sequence[Stage], run: Path) -> None:
+    """Write ``plan.json``."""
+    runs.write_json(run / FILE, {stage.folder: {"kind": stage.kind, **to_json(stage)} for stage in stages})
+
+
+def find(run: Path, name: str) -> Stage:
+    """A stage of a run by its folder, such as ``classifiers/none-0-1a2b3c4d5e6f``, or by the end of it that is unique.
+
+    Raises:
+        RunError: the run has no plan, no such stage, or several.
+    """
+    known = runs.read_json(run / FILE)
+    found = [folder for folder in known if folder == name.rstrip("/")] or [f for f in known if f.endswith(name)]
+    if len(found) != 1:
+        what = f"{len(found)} stages are called" if found else "There is no stage"
+        raise RunError(f'{run}: {what} "{name}".', nearest(name, known))
+    values = dict(known[found[0]])
+    kind = next(kind for kind in KINDS if kind.kind == values.pop("kind"))
+    return from_json(kind, values, str(run / FILE))
+
+
+def of_kind(stages: Sequence[Stage], kind: type[Kind]) -> list[Kind]:
+    """The stages of one kind, in order."""
+    return [stage for stage in stages if isinstance(stage, kind)]
+
+
+@dataclass
+class _Planner:
+    recipe: Recipe
+    prepared: Prepared
+    found: dict[str, Stage] = field(default_factory=dict[str, Stage])
+    networks: dict[str, Network] = field(default_factory=dict[str, Network])
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        return arms_of(self.recipe)
+
+    @cached_property
+    def additions(self) -> list[dict[str, dict[str, int]]]:
+        """Images that each arm adds, for each split: ratios count the training part, of which folds have several."""
+        trials = range(len(self.prepared.splits))
+        counts = [self.prepared.part(trial, "train").counts for trial in trials]
+        return [{name: arm.additions(of) for name, arm in self.arms.items()} for of in counts]
+
+    @cached_property
+    def num_slots(self) -> list[int]:
+        """The most that any arm adds, for each split: all arms see as many images."""
+        return [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+
+    def _number(self, trial: int) -> int:
+        """Which of the splits this trial uses."""
+        return trial if len(self.prepared.splits) > 1 else 0
+
+    def stages(self) -> list[Stage]:
+        for name, options in self.recipe.generators.items():
+            for trial in range(self.recipe.num_trials if options.refit == "trial" else 1):
+                self.generator(name, trial)
+        for trial in range(self.recipe.num_trials if self.recipe.arms else 0):
+            for arm in self.arms:
+                self.classifier(arm, trial)
+        return list(self.found.values())
+
+    def _once(self, stage: Kind) -> Kind:
+        """The stage, or the same one that was asked for before."""
+        found = self.found.setdefault(stage.folder, stage)
+        assert isinstance(found, type(stage))
+        return found
+
+    def network(self, place: str) -> Network:
+        """The feature network of ``fidelity`` or of a selection; its weights are looked at once."""
+        if place not in self.networks:
+            of = self.recipe.fidelity if place == "fidelity" else self.recipe.selections[place]
+            self.networks[place] = Network.of(of.features, "fidelity.features" if place == "fidelity" else "features")
+        return self.networks[place]
+
+    def generator(self, name: str, trial: int) -> Generator:
+        options, wanted = self.recipe.generators[name], self.recipe.fidelity
+        plug = contracts.generator(options.plugin)
+        judged = wanted.judge_images and not plug.is_null
+        data = self.prepared.digest
+        stage = self._once(
+            Generator(
+                name,
+                trial,
+                data,
+                plugin=options.plugin,
+                config=plug.configure(options.options, f"generators.{name}.options").model_dump(mode="json"),
+                classes=options.classes,
+                size=options.size,
+                seed=seed_of(self.recipe.study.seed, "generator", name, trial),
+                split=self.prepared.split(trial).digest,
+                judge=JudgedBy(wanted.judge_images, self.network("fidelity")) if judged else None,
+                masks=self.prepared.masks if plug.needs_masks else "",
+            )
+        )
+        if wanted.num_images and not plug.is_null:
+            self._once(
+                Fidelity(
+                    name,
+                    trial,
+                    data,
+                    generator=stage,
+                    num_drawn=wanted.num_images,
+                    seed=stage.seed,
+                    network=self.network("fidelity"),
+                )
+            )
+        return stage
+
+    def drawn(self, arm: str, add: dict[str, int]) -> dict[str, int]:
+        """How many images of each class are drawn for an arm that adds ``add`` of them."""
+        chosen = self.recipe.arms[arm].selection
+        factor = self.recipe.selections[chosen].draw if chosen else 1
+        return {label: math.ceil(factor * number) for label, number in add.items()}
+
+    def samples(self, name: str, trial: int, add: dict[str, int]) -> Samples:
+        """Samples for all arms that use this generator: as many of each class as the greediest adds or selects from."""
+        options = self.recipe.generators[name]
+        for wanted in add:
+            if wanted not in options.classes:
+                raise RecipeError(f'Generator "{name}" does not learn "{wanted}".', nearest(wanted, options.classes))
+        counts = dict.fromkeys(options.classes, 0)
+        for arm, other in self.additions[self._number(trial)].items():
+            if self.recipe.arms[arm].generator == name:
+                drawn = self.drawn(arm, other)
+                counts = {label: max(counts[label], drawn.get(label, 0)) for label in options.classes}
+        fitted = self.generator(name, trial if options.refit == "trial" else 0)
+        data = self.prepared.digest
+        stage = self._once(
+            Samples(name, trial, data, generator=fitted, counts=counts, first_seed=trial * SEEDS_PER_TRIAL)
+        )
+        if self.recipe.split.scheme != "folds" or trial == 0:
+            self._once(Gallery(name, trial, data, samples=stage))
+        return stage
+
+    def features(self, network: Network, size: int, samples: Samples | None = None) -> Features:
+        name = f"features of {samples.label if samples else 'real images'}"
+        return self._once(Features(name, samples.trial if samples else 0, self.prepared.digest, network, size, samples))
+
+    def selection(self, arm: str, trial: int, add: dict[str, int], samples: Samples) -> Selection:
+        name, size = self.recipe.arms[arm].selection, samples.generator.size
+        rules = [
+            Rule(rule.plugin, contracts.rule(rule.plugin).configure(rule.options).model_dump(mode="json"))
+            for rule in self.recipe.selections[name].rules
+        ]
+        network = self.network(name)
+        return self._once(
+            Selection(
+                name,
+                trial,
+                self.prepared.digest,
+                samples=samples,
+                real=self.features(network, size),
+                drawn=self.features(network, size, samples),
+                rules=tuple(rules),
+                want=add,
+                first=self.drawn(arm, add),
+                seed=seed_of(self.recipe.study.seed, "selection", name, trial),
+                split=self.prepared.split(trial).digest,
+            )
+        )
+
+    @cached_property
+    def embedding_key(self) -> str:
+        """Names the features that the classifier reads; empty where it reads pixels. It needs the network's weights."""
+        of = contracts.classifier(self.recipe.classifier.plugin).embedding
+        return of.key(self.configured) if of else ""
+
+    @cached_property
+    def configured(self) -> Any:
+        """The options of the classifier."""
+        options = self.recipe.classifier
+        return contracts.classifier(options.plugin).configure(options.options, "classifier.options")
+
+    def embeddings(self, samples: Samples | None, given: str) -> tuple[Embedding, ...]:
+        """Embeddings of the real images and of what an arm adds, where the classifier reads any."""
+        if not self.embedding_key:
+            return ()
+        plugin, config = self.recipe.classifier.plugin, self.configured.model_dump(mode="json")
+
+        def embedding(name: str, samples: Samples | None = None, given: str = "") -> Embedding:
+            trial = samples.trial if samples else 0
+            return self._once(
+                Embedding(name, trial, self.prepared.digest, plugin, self.embedding_key, samples, given, config)
+            )
+
+        real = embedding("real images")
+        if samples:
+            return real, embedding(f"samples of {samples.label}", samples)
+        return (real, embedding("given samples", given=given)) if given else (real,)
+
+    def classifier(self, arm: str, trial: int) -> Classifier:
+        options, number, chosen = self.recipe.arms[arm], self._number(trial), self.recipe.classifier
+        add = self.additions[number][arm]
+        samples = self.samples(options.generator, trial, add) if options.generator else None
+        given = str(options.samples.resolve()) if options.samples else ""
+        return self._once(
+            Classifier(
+                arm,
+                trial,
+                self.prepared.digest,
+                plugin=chosen.plugin,
+                config=self.configured.model_dump(mode="json"),
+                classes=self.prepared.catalog.classes,
+                seed=seed_of(self.recipe.study.seed, "classifier", trial),
+                split=self.prepared.split(trial).digest,
+                ways=self.arms[arm].ways,
+                add=add,
+                num_slots=self.num_slots[number],
+                samples=samples,
+                selection=self.selection(arm, trial, add, samples) if samples and options.selection else None,
+                given=given,
+                given_digest=self._given(options.samples),
+                embeddings=self.embeddings(samples, given),
+                weights=self.recipe.data.weights,
+                metadata=chosen.metadata,
+                masks=self.prepared.masks if learns_masks(self.recipe) else "",
+            )
+        )
+
+    def _given(self, folder: Path | None) -> str:
+        """Digest of a given samples folder, so that other samples are another stage; refused if of another split."""
+        if folder is None:
+            return ""
+        samples = Catalog.load(folder / "catalog.parquet")
+        check_provenance(samples, self.prepared.split(0).digest)
+        return samples.digest

@@ -1,0 +1,47 @@
+"""Draws the images that arms add or select from: as many of each class as the greediest arm wants."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from moulage.data.catalog import REAL, Catalog
+from moulage.data.samples import check_provenance
+from moulage.errors import LeakError
+from moulage.stages.generator import Generator, draw
+from moulage.stages.stage import Context, Stage
+from moulage.stages.witness import AGAIN, Known, Witness, names_digest, origins_of
+
+SEEDS_PER_TRIAL = 1_000_000
+"""Samples of trial t are drawn from the seeds t * SEEDS_PER_TRIAL + 0, 1, 2 ..."""
+
+
+@dataclass(frozen=True)
+class Samples(Stage):
+    """Images of one generator in one trial. ``counts``: of each class; ``first_seed``: the others follow it."""
+
+    kind: ClassVar[str] = "samples"
+    place: ClassVar[str] = "samples"
+
+    generator: Generator
+    counts: dict[str, int]
+    first_seed: int
+
+    def run(self, at: Context) -> Witness:
+        fitted, out = at.run / self.generator.folder, at.run / self.folder
+        drawn = draw(fitted, self.counts, self.first_seed, out, device=at.device, progress=at.progress)
+        split = ",".join(sorted(set(drawn.table["split_digest"])))  # a comma, of two splits, matches no digest
+        return Witness(split, origins=origins_of(drawn), num_images=len(drawn), drawn=names_digest(drawn.images))
+
+    def check(self, known: Known) -> None:
+        known.same_split(self)
+        seen, samples = known.of(self), Catalog.load(known.run / self.folder / "catalog.parquet")
+        check_provenance(samples, known.split(self).digest)
+        real = samples.only(origin=REAL)
+        if len(real):
+            raise LeakError(f'{self.folder}: the real image "{real.images[0]}" is among the samples.', AGAIN)
+        expected, names = [Path(self.generator.folder).name], origins_of(samples)
+        if seen.origins != expected or names != expected:
+            strange = sorted({*seen.origins, *names} - set(expected))
+            raise LeakError(f"{self.folder}: samples were drawn by {', '.join(strange)}, not by {expected[0]}.", AGAIN)
+        if seen.drawn != names_digest(samples.images):
+            raise LeakError(f"{self.folder}: its catalog lists other images than were drawn.", AGAIN)

@@ -1,0 +1,102 @@
+"""What a run has stored of images, row by row: decoded pixels, and what a frozen network made of them."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moulage import runs
+from moulage.data import pixels as pixel_cache
+from moulage.data.catalog import Catalog
+from moulage.errors import DataError
+from moulage.stages.data import Prepared
+
+EMBED_CHUNK = 4096
+"""Images embedded between two writes to disk; an interrupted embedding goes on at the last whole chunk."""
+ROWS, IMAGES = "inputs.npy", "images.json"
+
+
+def labels_of(catalog: Catalog, classes: tuple[str, ...]) -> np.ndarray:
+    """Indices into ``classes`` of a catalog's images, int64 [N]."""
+    return np.array([classes.index(name) for name in catalog.table["label"]], np.int64)
+
+
+class ByName:
+    """Rows of several arrays, looked up by the names of the images that they are of."""
+
+    def __init__(self, stores: "Iterable[tuple[list[str], np.ndarray | Rows]]") -> None:
+        self.stores = [({name: row for row, name in enumerate(names)}, array) for names, array in stores]
+
+    def __call__(self, catalog: Catalog) -> np.ndarray:
+        """The rows of these images in this order, copied into memory."""
+        first = self.stores[0][1]
+        rows = np.empty((len(catalog), *first.shape[1:]), first.dtype)
+        missing = np.ones(len(catalog), bool)
+        for index, array in self.stores:
+            found = np.array([index.get(name, -1) for name in catalog.images], np.int64)
+            rows[found >= 0] = array[found[found >= 0]]
+            missing &= found < 0
+        if missing.any():
+            raise DataError(f'There are no pixels of "{catalog.images[missing][0]}".', "Run the command again.")
+        return rows
+
+
+def pixels_of(prepared: Prepared, run: Path, samples_folder: str, size: int) -> "tuple[Catalog, np.ndarray | Rows]":
+    """A catalog and its pixels, row by row: the real images, or those of a folder of samples, anywhere."""
+    if not samples_folder:
+        rows = prepared.pixels.rows(prepared.catalog.images)
+        return prepared.catalog, Rows(prepared.pixels.array(size), rows)
+    samples = Catalog.load(run / samples_folder / "catalog.parquet")
+    return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
+
+
+def embed_all(
+    folder: Path,
+    catalog: Catalog,
+    array: "np.ndarray | Rows",
+    network: Callable[[np.ndarray], np.ndarray],
+    progress: runs.Progress,
+) -> None:
+    """Forward each image through a network, once: ``inputs.npy`` holds a row an image, ``images.json`` their names.
+
+    Args:
+        folder: where both go, and what an interrupted call has left.
+        catalog: N images.
+        array: their pixels, uint8 [N, S, S, 3].
+        network: uint8 [n, S, S, 3] -> float32 [n, D].
+        progress: told after each chunk.
+    """
+    partial, marker = folder / "partial.npy", folder / "partial.json"
+    start = runs.read_json(marker)["num_rows"] if marker.exists() and partial.exists() else 0
+    kept = np.lib.format.open_memmap(partial, mode="r+") if start else None
+    for first in range(start, len(catalog), EMBED_CHUNK):
+        values = network(array[first : first + EMBED_CHUNK])
+        done = first + len(values)
+        progress(done, len(catalog), "images embedded")
+        if kept is None:
+            kept = np.lib.format.open_memmap(partial, "w+", np.float32, (len(catalog), values.shape[1]))
+        kept[first:done] = values
+        kept.flush()
+        runs.write_json(marker, {"num_rows": done})
+    runs.write_json(folder / IMAGES, catalog.images.tolist())
+    partial.replace(folder / ROWS)
+
+
+def embedded(folder: Path) -> tuple[list[str], np.ndarray]:
+    """What ``embed_all`` wrote: names of the images, and a row of numbers for each, memory-mapped."""
+    return runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
+
+
+class Rows:
+    """Chosen rows of a memory-mapped array, read only where they are asked for."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows, self.dtype = array, rows, array.dtype
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.array[self.rows[index]]

@@ -1,0 +1,20 @@
+"""Recipes of the tests: one small study of phantom images, and what a test changes in it."""
+
+from typing import Any
+
+from moulage.recipe import merge
+
+SCRATCH: dict[str, Any] = {"name": "test_resnet", "weights": "scratch"}
+"""A backbone that is made at once and needs no file of weights."""
+SMALL: dict[str, Any] = {
+    "study": {"name": "small", "num_trials": 1, "target_classes": ["AK"]},
+    "data": {"source": "phantom", "options": {"num_images": 260, "size": 32}},
+    "split": {"validation": 0.2, "test": 0.3},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
+    "arms": {"none": {"balance": "none"}},
+}
+
+
+def phantom_recipe(**tables: dict[str, Any]) -> dict[str, Any]:
+    """The values of ``SMALL`` with these tables merged into its own: ``phantom_recipe(study={"num_trials": 2})``."""
+    return merge(SMALL, tables)

@@ -1,0 +1,338 @@
+"""Options of generators: each does something, and what is impossible is refused."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moulage import plugins, randomness
+from moulage.errors import RecipeError
+from tiny_generators import SIZE, make, marked, pictures, rates
+
+GAN: list[dict[str, Any]] = [
+    {"generator_optimiser": {"learning_rate": 1e-3}},
+    {"discriminator_optimiser": {"name": "sgd", "learning_rate": 0.1}},
+    {"accumulate": 2},
+]
+FASTGAN: list[dict[str, Any]] = [
+    *GAN,
+    {"latent_size": 7},
+    {"base_channels": 3},
+    {"convolutions": 2},
+    {"excitation_ratio": 8},
+    {"conditional_from": 16},
+    {"spectral_norm": False},
+    {"discriminator_augment": "none"},
+    {"diffaugment_policy": ["colour"]},
+]
+SCRATCH = {"name": "test_resnet", "weights": "scratch"}
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "dcgan": [
+        *GAN,
+        {"steps": 5},
+        {"batch_size": 3},
+        {"latent_size": 7},
+        {"base_channels": 12},
+        {"generator_channels": (8, 6)},
+        {"generator_kernel": 5},
+        {"generator_activation": "silu"},
+        {"upsampling": "bilinear"},
+        {"upsampling": "transposed", "generator_kernel": 4},
+        {"first_norm": True},
+        {"output": "doubling"},
+        {"discriminator_channels": (4, 6)},
+        {"discriminator_strides": (2, 1)},
+        {"discriminator_kernel": 4},
+        {"discriminator_activation": "gelu"},
+        {"dropout": 0.0},
+        {"label_smoothing": 0.3},
+        {"augment": "none"},
+        {"ema_decay": 0.1},
+        {"precision": "bf16"},
+    ],
+    "diffusion": [
+        {"base_channels": 16},
+        {"channel_multipliers": (1, 3)},
+        {"num_blocks": 2},
+        {"attention_sides": ()},
+        {"patch_size": 1},
+        {"conditional_from": 8},
+        {"dropout": 0.3},
+        {"learning_rate": 1e-3},
+        {"warmup_steps": 3},
+        {"sigma_data": 0.4},
+        {"noise_mean": -0.5},
+        {"noise_std": 0.7},
+        {"augment_probability": 0.9},
+        {"num_sampling_steps": 4},
+        {"sigma_min": 0.1},
+        {"sigma_max": 20.0},
+        {"rho": 3.0, "num_sampling_steps": 4},
+        {"clip": False, "num_sampling_steps": 4},
+        {"class_dropout": 0.5},
+        {"guidance": 2.0, "class_dropout": 0.2},
+        {"guidance": 2.0, "guide": "weak", "weak_share": 0.25},
+        {"guidance": 2.0, "guide": "weak", "weak_share": 0.75},
+        {"accumulate": 2},
+        {"ema_decay": 0.1},
+        {"precision": "bf16"},
+        {"sampling": "balanced"},
+        {"condition_start": 0.5, "condition_end": 0.75},
+    ],
+    "fastgan": [
+        *FASTGAN,
+        {"reconstruction_weight": 0.0},
+        {"reconstruction_loss": "l2"},
+        {"discriminator_size": 32, "size": 32},
+        {"reconstruction_size": 16, "size": 32},
+    ],
+    "finetuned_diffusion": [
+        {"prompts": {"AK": "z z", "NV": "b c"}},
+        {"resolution": 32},
+        {"rank": 3},
+        {"alpha": 1.0},
+        {"learning_rate": 0.01},
+        {"warmup_steps": 3},
+        {"min_snr_gamma": None},
+        {"min_snr_gamma": 0.1},
+        {"class_dropout": 0.7},
+        {"guidance": 1.0},
+        {"sampler": "ddim"},
+        {"num_sampling_steps": 5},
+        {"accumulate": 2},
+        {"condition_start": 0.5, "condition_end": 1.0},
+    ],
+    "pix2pixhd": [
+        *GAN,
+        {"latent_size": 5},
+        {"base_channels": 8},
+        {"max_channels": 4},
+        {"num_downsamplings": 2},
+        {"num_blocks": 2},
+        {"num_enhancers": 1},
+        {"num_enhancers": 1, "num_enhancer_blocks": 1},
+        {"conditional_from": 16},
+        {"num_discriminators": 1},
+        {"num_discriminator_layers": 2},
+        {"discriminator_channels": 8},
+        {"feature_matching_weight": 1.0},
+        {"diversity_weight": 0.0},
+        {"recombine": 0.0},
+        {"perceptual_weight": 1.0, "perceptual": {**SCRATCH, "input_size": 32}},
+        {"discriminator_augment": "diffaugment"},
+        {"condition_end": 1.0},
+        {"sampling": "balanced"},
+    ],
+    "progressive": [
+        *GAN,
+        {"latent_size": 7},
+        {"base_channels": 3},
+        {"max_channels": 16},
+        {"shares": (2, 1, 1)},
+        {"fade": 1.0},
+        {"loss": "logistic"},
+        {"penalty": 1.0},
+        {"penalty_every": 2},
+        {"drift": 0.5},
+        {"pixel_norm": False},
+        {"equalised_learning_rate": False},
+        {"minibatch_stddev": False},
+        {"attention_size": 0},
+        {"attention_size": 16},
+        {"discriminator_augment": "diffaugment"},
+    ],
+    "projected_gan": [
+        *FASTGAN,
+        {"num_maps": 1},
+        {"mixing": "channels"},
+        {"mixing": "none"},
+        {"discriminator_channels": 4},
+        {"backbone": {**SCRATCH, "input_size": 48}},
+    ],
+    "r3gan": [
+        *GAN,
+        {"batch_size": 3},
+        {"latent_size": 7},
+        {"channel_base": 512, "max_channels": 32},
+        {"max_channels": 32, "channel_base": 256},
+        {"expansion": 1},
+        {"group_width": 8},
+        {"num_blocks": 2},
+        {"patch_size": 2},
+        {"gamma": 9.0},
+        {"gamma_final": 9.0},
+        {"learning_rate_final": 0.9},
+        {"burn_in_steps": 9},
+        {"penalty_every": 2},
+        {"discriminator_augment": "diffaugment"},
+        {"discriminator_augment": "diffaugment", "diffaugment_policy": ("colour",)},
+        {"sampling": "balanced"},
+        {"conditional_from": 8},
+        {"condition_end": 1.0},
+        {"condition_start": 0.9, "condition_end": 1.0},
+        {"precision": "bf16"},
+    ],
+    "stylegan2": [
+        *GAN,
+        {"latent_size": 7},
+        {"discriminator_augment": "diffaugment"},
+        {"mapping_layers": 2},
+        {"base_channels": 80},
+        {"max_channels": 6},
+        {"conditional_from": 16},
+        {"style_mixing": 0.0},
+        {"r1_weight": 1.0},
+        {"r1_every": 1},
+        {"path_length_weight": 1.0},
+        {"path_length_every": 1},
+        {"deviation_group": 4},
+        {"truncation": 0.5},
+        {"ema_decay": 0.1},
+        {"precision": "bf16"},
+    ],
+}
+"""For each generator values, other than its own, of each option; all of them must draw other images."""
+BASES: dict[str, dict[str, Any]] = {
+    "progressive": {"shares": (1, 1, 1), "steps": 6, "preview_every": 6},  # steps at each resolution
+    "r3gan": {"burn_in_steps": 2, "discriminator_augment": "none"},
+}
+
+
+def images_of(name: str, size: int = SIZE, **options: Any) -> bytes:
+    """Images of both classes after a tiny fit, before they are rounded."""
+    fast = rates(2e-3) if "generator_optimiser" in plugins.load("generators", name).Config.model_fields else {}
+    generator = make(name, size=size, **({"precision": "fp32"} | fast | BASES.get(name, {}) | options))
+    with TemporaryDirectory() as folder:
+        generator.fit(*pictures(size=size), seed=0, folder=Path(folder))
+    with torch.no_grad(), randomness.reproducible("draw"):
+        return generator.draw(generator.network, torch.arange(8) % 2, np.arange(8)).numpy().tobytes()
+
+
+@cache
+def drawn(name: str, size: int) -> dict[bytes, str]:
+    """What was drawn so far, and under which options."""
+    return {images_of(name, size): "{}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [marked(name, change) for name in CHANGES for change in CHANGES[name]], ids=str
+)
+def test_no_option_changes_nothing(name: str, change: dict[str, Any]):
+    known, images = drawn(name, change.get("size", SIZE)), images_of(name, **change)
+    assert images not in known, known[images]
+    known[images] = str(change)
+
+
+def test_every_option_of_a_generator_is_among_them():
+    for name, changes in CHANGES.items():
+        config = plugins.load("generators", name).Config
+        shared = {
+            key
+            for base in config.__mro__[1:]
+            if "Options" in base.__name__
+            for key in getattr(base, "model_fields", ())
+        }
+        missing = {*config.model_fields} - shared - {key for change in changes for key in change} - {"weights"}
+        assert not missing, name
+
+
+IMPOSSIBLE: dict[str, list[dict[str, Any]]] = {
+    "dcgan": [
+        {"epochs": 3, "steps": 3},
+        {"epochs": None, "steps": None},
+        {"steps": 0},
+        {"accumulate": 3},
+        {"condition_start": 0.5, "condition_end": 0.2},
+        {"sampling": "uniform"},
+        {"discriminator_strides": (2, 2, 2)},
+        {"discriminator_strides": (2, 3)},
+        {"generator_kernel": 4},
+        {"generator_channels": (64, 0)},
+        {"upsampling": "cubic"},
+        {"generator_optimiser": {"learning_rat": 1}},
+    ],
+    "diffusion": [
+        {"guidance": 2.0},
+        {"patch_size": 3},
+        {"channel_multipliers": ()},
+        {"num_sampling_steps": 1},
+        {"guide": "stronger"},
+        {"warmup_step": 3},
+    ],
+    "fastgan": [
+        {"base_channels": 1},
+        {"convolutions": 3},
+        {"excitation_ratio": 2},
+        {"reconstruction_size": 48},
+        {"reconstruction_loss": "lpips"},
+        {"steps": 3, "epochs": 3},
+    ],
+    "progressive": [
+        {"shares": (1, 0, 1)},
+        {"fade": 1.5},
+        {"loss": "hinge"},
+        {"attention_size": 48},
+        {"penalty": -1},
+    ],
+    "r3gan": [{"conditional_from": 24}, {"gamma": -1}, {"channel_base": 1}, {"blocks": 2}],
+    "stylegan2": [{"truncation": 1.5}, {"r1_every": 0}, {"max_channels": 0}, {"style_mixing": -1}],
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [(n, options) for n in IMPOSSIBLE for options in IMPOSSIBLE[n]], ids=str)
+def test_impossible_options_are_refused(name: str, options: dict[str, Any]):
+    with pytest.raises(RecipeError, match=name):
+        make(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("dcgan", (8, 30, 512)),
+        ("diffusion", (8, 30, 512)),
+        ("fastgan", (8, 48, 2048)),
+        ("noise", (7, 1025)),
+        ("pix2pixhd", (8, 20, 2048)),
+        ("progressive", (4, 48, 2048)),
+        ("r3gan", (4, 24, 1024)),
+        ("stylegan2", (8, 30, 72, 512)),
+    ],
+)
+def test_impossible_sizes_are_refused(name: str, sizes: tuple[int, ...]):
+    for size in sizes:
+        with pytest.raises(RecipeError, match=f"{name} cannot draw images of {size} pixels"):
+            make(name, size=size)
+
+
+DEEP = {"discriminator_channels": (4,) * 6, "discriminator_strides": (2,) * 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("dcgan", {**DEEP, "discriminator_kernel": 4}, "strides"),
+        ("diffusion", {"channel_multipliers": (1,) * 5}, "divide 16 pixels by 32"),
+        ("fastgan", {"conditional_from": 32}, "conditional_from"),
+        ("pix2pixhd", {"num_downsamplings": 4}, "halve"),
+        ("pix2pixhd", {"num_discriminators": 3}, "discriminators"),
+        ("pix2pixhd", {"num_enhancers": 3, "size": 64}, "base_channels"),
+        ("progressive", {"shares": (1, 2)}, "shares"),
+        ("progressive", {"attention_size": 32}, "attention_size"),
+        ("projected_gan", {"conditional_from": 32}, "conditional_from"),
+        ("stylegan2", {"conditional_from": 17}, "conditional_from"),
+    ],
+)
+def test_options_that_do_not_go_with_the_size_are_refused(name: str, options: dict[str, Any], match: str):
+    with pytest.raises(RecipeError, match=match):
+        make(name, **options)
+
+
+def test_an_optimiser_given_in_part_keeps_the_plugins_other_values():
+    adam = plugins.configure("generators", "stylegan2", {"generator_optimiser": {"learning_rate": 0.001}})
+    assert adam.generator_optimiser.model_dump() == {"name": "adam", "learning_rate": 0.001, "beta1": 0, "beta2": 0.99}
+    assert adam.discriminator_optimiser.learning_rate == 0.002
+    assert adam.discriminator_augment == "ada"
