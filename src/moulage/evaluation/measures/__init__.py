@@ -89,7 +89,7 @@ class Measure(ABC):
         """The measure; None where it is undefined."""
         with np.errstate(divide="ignore", invalid="ignore"):
             whole = self.weighted(outputs, k, np.zeros(len(outputs.labels), np.int64))
-            found = whole.value(whole.counts().sum(axis=1, keepdims=True))[0]
+            found = whole.value(whole.total)[0]
         return float(found) if np.isfinite(found) else None
 
     def without_each(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> tuple[float, np.ndarray]:
@@ -97,15 +97,18 @@ class Measure(ABC):
 
         Args: those of ``weighted``; each lesion is of one class.
         """
-        weighted = self.weighted(outputs, k, lesions)
-        total = weighted.matrix.astype(np.float64) @ np.ones((weighted.matrix.shape[1], 1))
-        without = np.empty(weighted.matrix.shape[1])
+        weighted, without = self.weighted(outputs, k, lesions), np.empty(int(lesions.max()) + 1)
+        total = weighted.total
         with np.errstate(divide="ignore", invalid="ignore"):
             for first in range(0, len(without), CHUNK):
                 chunk = slice(first, first + CHUNK)
                 without[chunk] = weighted.value(total - weighted.counts(chunk))
             value = float(weighted.value(total)[0])
         return value, np.where(np.isfinite(without), without, np.nan)
+
+    def linearised(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> tuple[float, np.ndarray]:
+        """As ``without_each``, to first order: for a measure whose exact values jump."""
+        return self.without_each(outputs, k, lesions)
 
     def at(self, level: float) -> Self:
         """The same measure at another level."""

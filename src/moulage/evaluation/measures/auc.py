@@ -1,5 +1,7 @@
 """Area under the ROC curve of a class against the rest: share of pairs in the right order, a tie counting half."""
 
+from typing import Any, cast
+
 import numpy as np
 
 from moulage.evaluation.measures import Measure, Outputs
@@ -12,12 +14,12 @@ class Auc(Measure):
     needs_others = True
 
     def value(self, outputs: Outputs, k: int | None) -> float | None:
-        from sklearn.metrics import roc_auc_score
+        from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
 
         positive = outputs.labels == k
         if not positive.any() or positive.all():
             return None
-        return float(roc_auc_score(positive, outputs.probabilities[:, k]))
+        return float(cast(Any, metrics).roc_auc_score(positive, outputs.probabilities[:, k]))
 
     def weighted(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> Weighted:
         """Half of a negative that ties with a positive falls one bin further down."""

@@ -1,5 +1,7 @@
 """Average precision of a class against the rest: sum of precision times step in recall, ties counting together."""
 
+from typing import Any, cast
+
 import numpy as np
 
 from moulage.evaluation.measures import Measure, Outputs
@@ -15,10 +17,12 @@ class AveragePrecision(Measure):
     warns = True
 
     def value(self, outputs: Outputs, k: int | None) -> float | None:
-        from sklearn.metrics import average_precision_score
+        from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
 
         positive = outputs.labels == k
-        return float(average_precision_score(positive, outputs.probabilities[:, k])) if positive.any() else None
+        if not positive.any():
+            return None
+        return float(cast(Any, metrics).average_precision_score(positive, outputs.probabilities[:, k]))
 
     def weighted(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> Weighted:
         positive, score = outputs.labels == k, outputs.probabilities[:, k]
