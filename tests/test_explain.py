@@ -16,15 +16,15 @@ from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.finished.explain import NUM_NEIGHBOURS, _groups, explain, overlay
 from moulage.report import page, run_files
+from recipes import phantom_recipe
 from small_study import Small
 
 GAN = {"latent_size": 8, "base_channels": 8, "generator_channels": [8, 8, 8], "discriminator_channels": [8, 8]}
 BACKBONE = {"name": "test_resnet", "weights": "scratch", "input_size": 64}
-RECIPE: dict[str, Any] = {
-    "study": {"name": "small", "target_classes": ["AK"], "num_trials": 2},
-    "data": {"source": "phantom", "options": {"num_images": 240, "size": 32}},
-    "split": {"validation": 0.2, "test": 0.3},
-    "generators": {
+RECIPE = phantom_recipe(
+    study={"num_trials": 2},
+    data={"options": {"num_images": 240}},
+    generators={
         "gan": {
             "plugin": "dcgan",
             "classes": ["AK"],
@@ -33,17 +33,13 @@ RECIPE: dict[str, Any] = {
             "options": {**GAN, "steps": 2, "batch_size": 4, "discriminator_strides": [2, 2]},
         }
     },
-    "fidelity": {"num_images": 0, "judge_images": 0},
-    "classifier": {
-        "plugin": "probe",
-        "options": {"size": 32, "epochs": 3, "backbone": BACKBONE},
-    },
-    "arms": {
-        "none": {"balance": "none"},
+    fidelity={"num_images": 0, "judge_images": 0},
+    classifier={"options": {"epochs": 3, "backbone": BACKBONE}},
+    arms={
         "softmax": {"balance": "balanced_softmax"},
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}},
     },
-}
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from moulage.evaluation.verdict import (
     decide,
     holm,
     lacking,
+    measure_name,
     outcome_against,
     sentence,
     sentences,
@@ -242,6 +243,12 @@ def test_explanation_opens_with_the_outcome_and_puts_duplicates_first():
     assert text[2].startswith("Against rival, the best rival on validation, -")
     assert not any("images, " in sentence for sentence in text[1:])  # sizes are said once
     assert lacking(found) == ""
+
+
+def test_measures_in_words():
+    assert measure_name(make(0, 1, classes=("AK", "DF", "VASC"))) == "mean average precision of AK, DF and VASC"
+    assert measure_name(make(0, 1, measure="recall:AK")) == "recall of AK"
+    assert measure_name(make(0, 1, measure="balanced_accuracy", classes=())) == "balanced accuracy"
 
 
 def test_nonsense_is_refused():

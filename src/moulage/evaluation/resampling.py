@@ -32,14 +32,13 @@ class Weighted:
         """Values [B] under weights [L, B] float32."""
         return self.value(self.matrix @ weights)
 
-    @property
-    def total(self) -> np.ndarray:
-        """What all lesions together add to each count, [T, 1] float64."""
-        return np.asarray(self.matrix.astype(np.float64).sum(axis=1)).reshape(-1, 1)
-
-    def counts(self, lesions: slice) -> np.ndarray:
+    def counts(self, lesions: slice = slice(None)) -> np.ndarray:
         """What these lesions add to each count, [T, lesions] float64."""
         return self.matrix[:, lesions].toarray().astype(np.float64)
+
+    def total(self) -> np.ndarray:
+        """The counts of all lesions, [T, 1] float64."""
+        return self.matrix.astype(np.float64).sum(axis=1)[:, None]
 
 
 def ratio(above: np.ndarray, below: np.ndarray, lesions: np.ndarray) -> Weighted:

@@ -14,7 +14,7 @@ class GeneratorRun(Record):
         name: the recipe's name for it; ``plugin`` is what it is.
         classes, num_images: what it was fitted on.
         samples: folder of what was drawn for the arms; None where no arm adds any.
-        gallery: ``.npz`` with images to look at (``tasks.gallery``).
+        gallery: ``.npz`` with images to look at (``stages.gallery``).
     """
 
     name: str
@@ -42,7 +42,7 @@ class SelectionRun(Record):
 
     Attributes:
         arms: that add what it kept.
-        pictures: ``.npz`` with some of the images that it dropped (``tasks.select.pictures``).
+        pictures: ``.npz`` with some of the images that it dropped (``stages.selection``).
         generator, network: whose images it judged, by which features.
         want, kept: images of each class that the arms add, and that are left of those drawn.
         rules: in their order.

@@ -5,8 +5,10 @@ users name it, and how its numbers are written. ``evaluation.measure_names`` fin
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -89,7 +91,7 @@ class Measure(ABC):
         """The measure; None where it is undefined."""
         with np.errstate(divide="ignore", invalid="ignore"):
             whole = self.weighted(outputs, k, np.zeros(len(outputs.labels), np.int64))
-            found = whole.value(whole.total)[0]
+            found = whole.value(whole.total())[0]
         return float(found) if np.isfinite(found) else None
 
     def without_each(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> tuple[float, np.ndarray]:
@@ -97,8 +99,9 @@ class Measure(ABC):
 
         Args: those of ``weighted``; each lesion is of one class.
         """
-        weighted, without = self.weighted(outputs, k, lesions), np.empty(int(lesions.max()) + 1)
-        total = weighted.total
+        weighted = self.weighted(outputs, k, lesions)
+        without = np.empty(int(lesions.max()) + 1)
+        total = weighted.total()
         with np.errstate(divide="ignore", invalid="ignore"):
             for first in range(0, len(without), CHUNK):
                 chunk = slice(first, first + CHUNK)
@@ -126,6 +129,11 @@ class Measure(ABC):
     def amount(self, value: float, *, signed: bool = False) -> str:
         """A difference with its unit: ``2.0 points``, ``+0.020 nats``."""
         return f"{self.number(value, signed=signed)} {self.unit}".rstrip()
+
+
+def sklearn_metric(name: str) -> Callable[..., float]:
+    """A function of scikit-learn, which comes without types."""
+    return getattr(import_module("sklearn.metrics"), name)
 
 
 class ImageMean(Measure):

@@ -1,10 +1,8 @@
 """Area under the ROC curve of a class against the rest: share of pairs in the right order, a tie counting half."""
 
-from typing import Any, cast
-
 import numpy as np
 
-from moulage.evaluation.measures import Measure, Outputs
+from moulage.evaluation.measures import Measure, Outputs, sklearn_metric
 from moulage.evaluation.resampling import Weighted, accumulate, count_matrix, divide
 
 
@@ -14,12 +12,11 @@ class Auc(Measure):
     needs_others = True
 
     def value(self, outputs: Outputs, k: int | None) -> float | None:
-        from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
-
+        roc_auc_score = sklearn_metric("roc_auc_score")
         positive = outputs.labels == k
         if not positive.any() or positive.all():
             return None
-        return float(cast(Any, metrics).roc_auc_score(positive, outputs.probabilities[:, k]))
+        return roc_auc_score(positive, outputs.probabilities[:, k])
 
     def weighted(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> Weighted:
         """Half of a negative that ties with a positive falls one bin further down."""

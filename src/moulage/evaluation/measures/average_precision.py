@@ -1,10 +1,8 @@
 """Average precision of a class against the rest: sum of precision times step in recall, ties counting together."""
 
-from typing import Any, cast
-
 import numpy as np
 
-from moulage.evaluation.measures import Measure, Outputs
+from moulage.evaluation.measures import Measure, Outputs, sklearn_metric
 from moulage.evaluation.resampling import Weighted, accumulate, count_blocks, divide
 
 TINY = np.float32(1e-20)
@@ -17,12 +15,9 @@ class AveragePrecision(Measure):
     warns = True
 
     def value(self, outputs: Outputs, k: int | None) -> float | None:
-        from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
-
-        positive = outputs.labels == k
-        if not positive.any():
+        if not (positive := outputs.labels == k).any():
             return None
-        return float(cast(Any, metrics).average_precision_score(positive, outputs.probabilities[:, k]))
+        return sklearn_metric("average_precision_score")(positive, outputs.probabilities[:, k])
 
     def weighted(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> Weighted:
         positive, score = outputs.labels == k, outputs.probabilities[:, k]

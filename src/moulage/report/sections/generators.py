@@ -41,9 +41,7 @@ def losses(run: Run, name: str) -> Plot | None:
             points = np.array([(r["step"], r[key]) for r in log if isinstance(r.get(key), int | float)], np.float64)
             points = plot.thin(points.reshape(-1, 2))
             dash = ("-", "--", ":", "-.")[k % 4]
-            label = (
-                {"loss_d": "discriminator", "loss_g": "generator"}.get(key, key.replace("_", " ")) if t == 0 else None
-            )
+            label = None if t else {"loss_d": "discriminator", "loss_g": "generator"}.get(key, key.replace("_", " "))
             axes.plot(*points.T, dash, lw=0.9, color=COLOURS[k % len(COLOURS)], label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title(short(name), fontweight="bold")
