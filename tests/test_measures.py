@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 import moulage
@@ -34,20 +35,17 @@ def calibration(outputs: Outputs, k: None) -> float:
     return sum(h.mean() * abs(confidence[h].mean() - correct[h].mean()) for h in held if h.any())
 
 
-def sensitivity(specificity: float):
-    def judge(positive: np.ndarray, score: np.ndarray) -> float:
-        false, true, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
-        return true[false <= 1 - specificity + 1e-12].max()
-
-    return of_class(judge)
+def of_curve(reached):
+    """A judge of the ROC curve's false and true positive rates."""
+    return of_class(lambda positive, score: reached(*metrics.roc_curve(positive, score, drop_intermediate=False)[:2]))
 
 
-def specificity(sensitivity: float):
-    def judge(positive: np.ndarray, score: np.ndarray) -> float:
-        false, true, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
-        return 1 - false[true >= sensitivity - 1e-12].min()
+def sensitivity(level: float):
+    return of_curve(lambda false, true: true[false <= 1 - level + 1e-12].max())
 
-    return of_class(judge)
+
+def specificity(level: float):
+    return of_curve(lambda false, true: 1 - false[true >= level - 1e-12].min())
 
 
 def area_above(sensitivity: float):
@@ -146,6 +144,22 @@ def test_cases_worked_by_hand():
     assert of("partial_auc") == pytest.approx(1 / 5 * (0 + 1 / 2) / 5)
     assert of("partial_auc@0.7") == pytest.approx(1 / 5 * (1 / 2) / 5 + 1 / 10 * 2 / 5)
     assert of("partial_auc@0.9") == pytest.approx(1 / 10 * (1 / 4) / 5)  # half of a tie: straight lines join its ends
+
+
+def test_to_first_order_a_threshold_moves_along_the_slope_of_the_curve():
+    """Normal scores: var = TPR (1 - TPR) / P + slope^2 FPR (1 - FPR) / N, the slope the ratio of the densities."""
+    rng, parts, lesions = np.random.default_rng(0), [], np.arange(12_000)
+    labels, found = np.repeat([0, 1], [8000, 4000]), find("sensitivity_at_specificity")
+    for _ in range(40):
+        outputs = Outputs(labels, np.stack([np.zeros(12_000), rng.normal(labels, 1)], axis=1))
+        value, without = found.linearised(outputs, 1, lesions)
+        assert value == found.value(outputs, 1)
+        assert without.mean() == pytest.approx(value, abs=1e-6)
+        parts.append([without[labels == k].var() * (labels == k).sum() for k in (1, 0)])
+    threshold = stats.norm.ppf(0.9)
+    reached, slope = stats.norm.sf(threshold - 1), stats.norm.pdf(threshold - 1) / stats.norm.pdf(threshold)
+    expected = [reached * (1 - reached) / 4000, slope**2 * 0.09 / 8000]
+    assert np.mean(parts, axis=0) == pytest.approx(expected, rel=0.1)  # slope squared is known to 26 % from one draw
 
 
 def test_a_score_by_chance_has_a_partial_area_of_0_02_and_all_of_one_score_too():
@@ -279,5 +293,5 @@ def test_a_measure_is_one_file(tmp_path, monkeypatch, capsys):
     sources = [path for path in package.rglob("*") if path.suffix in (".py", ".j2")]
     for name in ("sensitivity_at_specificity", "specificity_at_sensitivity", "partial_auc"):
         knows = {path.stem for path in sources if name in path.read_text(encoding="utf-8")}
-        assert name in knows
+        assert name in plugins.names("evaluation.measures")
         assert knows <= {name, "specificity_at_sensitivity"}  # which is the first one turned about

@@ -42,9 +42,11 @@ class Lesions:
         if isinstance(wanted.measure, ImageMean) and not few:
             found = {name: _means(fits, name, wanted.measure, wanted.indices) for name in fits.logits}
             return cls("closed form", *_unzip(found), {})
-        found = {name: _jackknife(fits, name, wanted) for name in fits.logits}
         num_resamples = wanted.measure.resamples if num_resamples is None else num_resamples
-        if not num_resamples or (few and not wanted.measure.resamples):
+        if few and not wanted.measure.resamples:
+            num_resamples = 0
+        found = {name: _jackknife(fits, name, wanted, exact=not num_resamples) for name in fits.logits}
+        if not num_resamples:
             return cls("lesion jackknife", *_unzip(found), {})
         curves = [
             [wanted.measure.weighted(outputs, k, fits.lesions) for k in wanted.classes]
@@ -103,15 +105,15 @@ def _means(fits: Fits, name: str, measure: ImageMean, indices: tuple[int, ...]) 
     return scores, influences
 
 
-def _jackknife(fits: Fits, name: str, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+def _jackknife(fits: Fits, name: str, wanted: Wanted, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Values [S] and influences [L, S] from values without each lesion; the mean over the measure's classes of each.
 
     The influence is (m_k - 1) / m_k (mean_l t_(-l) - t_(-l)). What was computed for a class serves the next measure.
     """
-    parts = []
+    parts, leave_out = [], wanted.measure.without_each if exact else wanted.measure.linearised
     for k in wanted.classes:
-        if (key := (wanted.measure, k, name)) not in fits.memo:
-            pairs = [wanted.measure.without_each(outputs, k, fits.lesions) for outputs in fits.outputs(name)]
+        if (key := (wanted.measure, k, name, exact)) not in fits.memo:
+            pairs = [leave_out(outputs, k, fits.lesions) for outputs in fits.outputs(name)]
             without = np.stack([row for _, row in pairs], axis=1)
             fits.memo[key] = np.array([value for value, _ in pairs]), _pseudo_influences(fits, without)
         parts.append(fits.memo[key])

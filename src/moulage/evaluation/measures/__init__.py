@@ -109,6 +109,10 @@ class Measure(ABC):
             value = float(weighted.value(total)[0])
         return value, np.where(np.isfinite(without), without, np.nan)
 
+    def linearised(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> tuple[float, np.ndarray]:
+        """As ``without_each``, to first order: for a measure whose exact values jump."""
+        return self.without_each(outputs, k, lesions)
+
     def at(self, level: float) -> Self:
         """The same measure at another level."""
         return replace(self, level=level)

@@ -70,5 +70,26 @@ class SensitivityAtSpecificity(Measure):
         without = divide(hits - np.bincount(lesions, whole, num_lesions), np.where(gone < num_others, left, 0))
         return float(whole.sum() / len(ours)), without
 
+    def linearised(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> tuple[float, np.ndarray]:
+        """At the threshold of all lesions, and as far down the curve as the share of the others has changed there.
+
+        The slope of the curve is taken over two standard deviations of the others' number to either side: over a single
+        rank, as the exact values take it, it does not settle with more images.
+        """
+        positive, score = self.sides(outputs, k)
+        num_lesions, ours, others = int(lesions.max()) + 1, np.sort(score[positive]), np.sort(score[~positive])[::-1]
+        rank = int(self._allowed(np.array(len(others))))
+        near = max(1, round(2 * np.sqrt(rank * (1 - rank / len(others)))))
+        ends = np.array([max(0, rank - near), min(len(others) - 1, rank + near)])
+        found = len(ours) - np.searchsorted(ours, others[ends], side="right")
+        slope = np.diff(found / len(ours))[0] / max(np.diff(ends / len(others))[0], 1 / len(others))
+        called = score > others[rank]
+        rates: list[np.ndarray] = []
+        for side in (positive, ~positive):
+            left = side.sum() - np.bincount(lesions, side, num_lesions)
+            rates.append(divide((side & called).sum() - np.bincount(lesions, side & called, num_lesions), left))
+        value = float((positive & called).sum() / len(ours))
+        return value, rates[0] - slope * (rates[1] - (~positive & called).sum() / len(others))
+
 
 MEASURE = SensitivityAtSpecificity(level=0.9)
