@@ -14,10 +14,10 @@ import time
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from moulage.evaluation.alignment import Fits
 from moulage.evaluation.compare import compare_fits
-from moulage.evaluation.fits import Fits
-from moulage.evaluation.leave_out import left_out
-from moulage.evaluation.predictions import log_softmax
+from moulage.evaluation.measure_names import find
+from moulage.evaluation.measures import Outputs
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 SHARES = (0.1785, 0.5083, 0.1312, 0.0342, 0.1037, 0.0094, 0.0099, 0.0248)
@@ -55,11 +55,12 @@ def main(bootstrap: bool = False) -> dict[str, float]:
         found["bootstrap"] = time.process_time() - start
         print(f"{'10,000 lesion resamples':30} {found['bootstrap']:7.2f} CPU s")
     k = CLASSES.index("AK")
-    chance, positive = np.exp(log_softmax(fits.logits["arm0"][0])), fits.labels == k
+    outputs, positive = Outputs(fits.labels, fits.logits["arm0"][0]), fits.labels == k
+    chance = outputs.probabilities
     times = []
     for _ in range(9):
         start = time.process_time()
-        ours = left_out("average_precision", k, fits.labels, chance, fits.lesions)[1]
+        ours = find("average_precision").without_each(outputs, k, fits.lesions)[1]
         times.append(time.process_time() - start)
     start, chosen = time.process_time(), range(0, len(fits.strata), 20)
     judged = [average_precision_score(positive[rest], chance[rest, k]) for rest in (fits.lesions != x for x in chosen)]

@@ -2,6 +2,7 @@
 
     python benchmarks/simulate.py --design holdout-5 --studies 1000          null studies: coverage, false "helps"
     python benchmarks/simulate.py --design holdout-5-planted --studies 300   power and equality, after the line above
+    python benchmarks/simulate.py --measures partial_auc:AK,partial_auc:DF --resamples 0 --out FILE.json    others
 
 Designs: ``holdout-S`` (5,000 images, S fits), ``small-S`` (2,800 images: 13 and 14 lesions of DF and VASC), ``folds-R``
 (25,000 images, five folds, R repeats); with ``-noisy`` the first arm has twice the trial effects of the others, with
@@ -29,7 +30,7 @@ import numpy as np
 from scipy import stats
 
 from moulage.evaluation.compare import Comparison, compare_fits
-from moulage.evaluation.scores import measure as score
+from moulage.evaluation.measure_names import measure as score
 from simulated import CLASSES, SHARES, TARGETS, Design, draw
 
 MEASURES = (
@@ -69,20 +70,24 @@ def generator(seed: int, study: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64([seed, study]))
 
 
-def run_study(design: Design, wanted: dict[str, list[str]], seed: int, study: int) -> dict[str, Any]:
+def run_study(
+    design: Design, wanted: dict[str, list[str]], seed: int, study: int, num_resamples: int | None = None
+) -> dict[str, Any]:
     """One study: for each measure the comparisons of its arms with the reference, as rows of ``KEPT``.
 
     Args:
         design: what to draw.
         wanted: measure -> arms. Where it lacks arms of the design, as many are pooled as a null study has.
         seed, study: of the random numbers.
+        num_resamples: as in ``compare_fits``.
     """
     fits, rows, levels = draw(design, generator(seed, study)), {}, {}
     for measure, arms in wanted.items():
         others = [name for name in fits.logits if name not in arms and name != "reference"]
         names = ["reference", *arms, *others[: max(0, 10 - len(arms))]]
         pooled = replace(fits, logits={name: fits.logits[name] for name in names})
-        found = compare_fits(pooled, [(arm, "reference") for arm in arms], measure, TARGETS)
+        pairs = [(arm, "reference") for arm in arms]
+        found = compare_fits(pooled, pairs, measure, TARGETS, num_resamples=num_resamples)
         rows[measure] = [row_of(one) for one in found]
         levels[measure] = round(found[0].estimate_reference, 6)
     return {"seed": seed, "study": study, "reference": levels, "rows": rows}
@@ -93,22 +98,33 @@ def row_of(comparison: Comparison) -> list[float | None]:
     return [None if value is None else float(f"{value:.7g}") for value in values]
 
 
-def run_chunk(job: tuple[Design, dict[str, list[str]], int, list[int]]) -> tuple[list[dict[str, Any]], float]:
-    design, wanted, seed, studies = job
+Job = tuple[Design, dict[str, list[str]], int, list[int], int | None]
+
+
+def run_chunk(job: Job) -> tuple[list[dict[str, Any]], float]:
+    design, wanted, seed, studies, num_resamples = job
     start = time.process_time()
-    found = [run_study(design, wanted, seed, study) for study in studies]
+    found = [run_study(design, wanted, seed, study, num_resamples) for study in studies]
     return found, time.process_time() - start
 
 
 def run(
-    design: Design, wanted: dict[str, list[str]], *, studies: int, seed: int, workers: int, file: Path
+    design: Design,
+    wanted: dict[str, list[str]],
+    *,
+    studies: int,
+    seed: int,
+    workers: int,
+    file: Path,
+    resamples: int | None = None,
 ) -> list[dict[str, Any]]:
     """The studies of a file, after those that it lacks have been appended."""
     file.parent.mkdir(parents=True, exist_ok=True)
     found = {study["study"]: study for study in read(file) if study["seed"] == seed}
     missing = [number for number in range(studies) if number not in found]
     chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
-    jobs, start, spent, done = [(design, wanted, seed, chunk) for chunk in chunks], time.monotonic(), 0.0, 0
+    jobs: list[Job] = [(design, wanted, seed, chunk, resamples) for chunk in chunks]
+    start, spent, done = time.monotonic(), 0.0, 0
     with contextlib.ExitStack() as stack:
         several = workers > 1 and len(jobs) > 1
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers)) if several else None
@@ -168,7 +184,7 @@ def equal(found: dict[str, np.ndarray], margin: float, shift: float = 0.0) -> np
     return np.abs(found["difference"] + shift) + half < margin
 
 
-def judge_null(studies: list[dict[str, Any]], measure: str, noisy: bool) -> dict[str, Any]:
+def null_summary(studies: list[dict[str, Any]], measure: str, noisy: bool) -> dict[str, Any]:
     """Null arms have a true difference of 0; the truth of a noisy arm is its mean over the studies."""
     every = table_of(studies, measure)
     error = every["standard_error"]
@@ -228,7 +244,7 @@ def plan(design: Design, pilot: dict[str, Any], seed: int) -> tuple[Design, dict
     return replace(design, num_arms=1 + len(planted), planted=planted), wanted
 
 
-def judge_planted(studies: list[dict[str, Any]], measure: str, pilot: dict[str, Any]) -> dict[str, Any]:
+def planted_summary(studies: list[dict[str, Any]], measure: str, pilot: dict[str, Any]) -> dict[str, Any]:
     """Power at the gains of ``LEVELS``; the true gain is the mean over the studies."""
     found, summary = table_of(studies, measure), {}
     for column, level in enumerate(LEVELS):
@@ -337,6 +353,11 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--arms", type=int, default=11, help="reference and null arms")
+    parser.add_argument("--measures", default=",".join(MEASURES), help="of null studies, separated by commas")
+    parser.add_argument(
+        "--resamples", type=int, help="lesion bootstrap; 0: lesion jackknife; else as suits the measure"
+    )
     parser.add_argument("--out", type=Path, help="JSON; default runs/simulation/DESIGN.json, studies beside it")
     parser.add_argument("--overview", action="store_true", help="only a row for each finished null design")
     parser.add_argument("--describe", action="store_true", help="only say what such studies look like")
@@ -345,17 +366,17 @@ def main() -> None:
         print(show(overview((options.out or Path("runs/simulation/x")).parent)))
         return
     *_, noisy, planted = parse(options.design)
-    design = design_of(options.design)
+    design, measures = design_of(options.design, options.arms), options.measures.split(",")
     if options.describe:
         print(describe(replace(design, num_sets=max(design.num_sets, 3)), options.seed))
         return
     out = options.out or Path("runs/simulation") / f"{options.design}.json"
-    many = {"studies": options.studies, "seed": options.seed, "workers": options.workers}
+    many = {name: getattr(options, name) for name in ("studies", "seed", "workers", "resamples")}
     if not planted:
         studies = run(
-            design, {name: list(design.arms[1:]) for name in MEASURES}, file=out.with_suffix(".jsonl"), **many
+            design, {name: list(design.arms[1:]) for name in measures}, file=out.with_suffix(".jsonl"), **many
         )
-        summary = {measure: judge_null(studies, measure, noisy) for measure in MEASURES}
+        summary = {measure: null_summary(studies, measure, noisy) for measure in measures}
         rows = show_null(summary)
     else:
         pilots = read(out.with_name(f"{options.design.removesuffix('-planted')}.jsonl"))
@@ -363,7 +384,7 @@ def main() -> None:
             raise SystemExit(
                 f"Run {FEWEST_PILOTS} null studies first: --design {options.design.removesuffix('-planted')}"
             )
-        pilot = {measure: judge_null(pilots, measure, False) for measure in MEASURES}
+        pilot = {measure: null_summary(pilots, measure, False) for measure in MEASURES}
         kept = out.with_suffix(".plan.json")
         if not kept.exists():
             print("The planted signal is being found ...", file=sys.stderr)
@@ -373,7 +394,7 @@ def main() -> None:
         held = json.loads(kept.read_text())
         design = replace(design, num_arms=1 + len(held["planted"]), planted=held["planted"])
         studies = run(design, held["wanted"], file=out.with_suffix(".jsonl"), **many)
-        summary = {measure: judge_planted(studies, measure, held["pilot"]) for measure in MEASURES}
+        summary = {measure: planted_summary(studies, measure, held["pilot"]) for measure in MEASURES}
         rows = show_planted(summary)
     out.write_text(json.dumps({"design": options.design, **many, "measures": summary}, indent=1) + "\n")
     print(f"{options.design}, {len(studies)} studies; percent (Monte-Carlo error)\n{show(rows)}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moulage.evaluation.fits import Fits
+from moulage.evaluation.alignment import Fits
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 TARGETS = ("AK", "DF", "VASC", "SCC")

@@ -5,46 +5,16 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
+from made_up_fits import CLASSES, fit, in_folds, study
 from moulage.errors import DataError, MoulageError, RecipeError
 from moulage.evaluation import resampling
+from moulage.evaluation.alignment import align
 from moulage.evaluation.compare import compare, compare_all
-from moulage.evaluation.fits import align
-from moulage.evaluation.leave_out import left_out
-from moulage.evaluation.lesions import Lesions
+from moulage.evaluation.lesion_variance import Lesions
+from moulage.evaluation.measure_names import Wanted, find, measure
+from moulage.evaluation.measures import Measure
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import expected_calibration_error, measure
-from moulage.evaluation.trials import Trials
-
-CLASSES = ("NV", "MEL", "AK", "DF")
-
-
-def fit(labels, logits, groups=None, *, arm="none", trial=0, **changes) -> Predictions:
-    names = np.array([f"i{row}" for row in range(len(labels))], object)
-    values = {"images": names, "groups": names if groups is None else groups, "labels": np.asarray(labels)}
-    values |= {"logits": logits, "classes": CLASSES, "part": "test", "split_digest": "d"}
-    return Predictions(**(values | {"arm": arm, "trial": trial} | changes))
-
-
-def study(lesions=(60, 40, 25, 20), num_arms=3, num_trials=4, seed=0, seed_noise=0.25, rng=None):
-    """Arms that are equal in truth; 1 to 4 images a lesion.
-
-    Lesions differ in difficulty, an arm in how it sees each lesion, a fit in its bias towards each class.
-    """
-    rng = rng or np.random.default_rng(seed)
-    strata = np.repeat(np.arange(4), lesions)
-    of = np.repeat(np.arange(len(strata)), rng.choice([1, 2, 3, 4], len(strata), p=[0.5, 0.25, 0.15, 0.1]))
-    labels, groups = strata[of], np.array([f"l{lesion}" for lesion in of], object)
-    common = rng.normal(size=(len(strata), 4))[of] + 0.7 * rng.normal(size=(len(of), 4))
-    common += np.log(np.maximum(lesions, 1)) / 2
-    common[np.arange(len(of)), labels] += 1.8
-    arms = {}
-    for arm in ["none", *(f"arm{number}" for number in range(1, num_arms))]:
-        mine = common + 0.3 * rng.normal(size=(len(strata), 4))[of]
-        arms[arm] = []
-        for trial in range(num_trials):
-            logits = mine + 0.5 * rng.normal(size=(len(of), 4)) + seed_noise * rng.normal(size=4)
-            arms[arm].append(fit(labels, logits, groups, arm=arm, trial=trial))
-    return arms
+from moulage.evaluation.trial_variance import Trials
 
 
 def worked() -> dict[str, list[Predictions]]:
@@ -89,17 +59,14 @@ def test_closed_form_worked_by_hand():
     assert found.num_lesions_by_class == {"NV": 2, "MEL": 2, "AK": 0, "DF": 0}
 
 
-def brute_closed_form(arms, arm, reference, weights):
+def brute_closed_form(arms, arm, reference, weights, value):
     """The formulas again, as loops over lesions and classes."""
     first = arms[arm][0]
     num_trials, lesion_part, interaction = len(arms[arm]), 0.0, 0.0
     for k, weight in enumerate(weights):
         rows = first.labels == k
         names = sorted(set(first.groups[rows]))
-        change = [
-            (a.predicted[rows] == k).astype(float) - (b.predicted[rows] == k)
-            for a, b in zip(arms[arm], arms[reference], strict=True)
-        ]
+        change = [value(a)[rows] - value(b)[rows] for a, b in zip(arms[arm], arms[reference], strict=True)]
         for name in names:
             held = first.groups[rows] == name
             u = [weight * (c[held].sum() - c.mean() * held.sum()) / rows.sum() for c in change]
@@ -109,23 +76,28 @@ def brute_closed_form(arms, arm, reference, weights):
     return lesion_part, interaction
 
 
-@pytest.mark.parametrize("name", ["balanced_accuracy", "accuracy", "recall:AK", "mean_recall"])
+def scored(name, fits):
+    return [measure(name, p.labels, p.logits, CLASSES, ("AK", "DF")) for p in fits]
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "accuracy", "log_loss", "recall:AK", "mean_recall"])
 def test_closed_form_agrees_with_plain_loops(name):
     arms = study()
     labels = arms["none"][0].labels
     weights = {
         "balanced_accuracy": np.full(4, 1 / 4),
-        "accuracy": np.bincount(labels) / len(labels),
         "recall:AK": np.array([0, 0, 1, 0]),
         "mean_recall": np.array([0, 0, 1 / 2, 1 / 2]),
-    }[name]
+    }.get(name, np.bincount(labels) / len(labels))
     found = compare(arms, "arm1", "none", name, ("AK", "DF"))
-    values = {
-        arm: [measure(name, one.labels, one.logits, CLASSES, ("AK", "DF")) for one in fits]
-        for arm, fits in arms.items()
-    }
+    values = {arm: scored(name, fits) for arm, fits in arms.items()}
     spread = {arm: np.var(row, ddof=1) for arm, row in values.items()}
-    lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights)
+
+    def value(p: Predictions) -> np.ndarray:
+        loss = -np.log(p.probabilities[np.arange(len(labels)), labels])
+        return loss if name == "log_loss" else (p.predicted == labels).astype(float)
+
+    lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights, value)
     trials = 0.0
     for arm in ("arm1", "none"):
         others = np.mean([value for name, value in spread.items() if name != arm])
@@ -136,43 +108,7 @@ def test_closed_form_agrees_with_plain_loops(name):
     assert found.estimate_reference == pytest.approx(np.mean(values["none"]))
     assert found.variance_lesions == pytest.approx(lesion_part)
     assert found.variance_trials == pytest.approx(max(0, trials - interaction))
-
-
-def test_log_loss_has_a_closed_form():
-    arms = study()
-    found = compare(arms, "arm1", "none", "log_loss")
-    judge = [[metrics.log_loss(one.labels, one.probabilities) for one in fits] for fits in (arms["arm1"], arms["none"])]
-    assert found.method == "closed form"
-    assert found.difference == pytest.approx(np.mean(judge[0]) - np.mean(judge[1]))
-    assert found.is_lower_better
-
-
-@pytest.mark.parametrize("kind", ["average_precision", "auc", "recall", "f1", "expected_calibration_error"])
-@pytest.mark.parametrize("digits", [1, 8])
-def test_weighted_measures_agree_with_scikit_learn(kind, digits):
-    """Also with many ties (scores of one digit), and with lesions of weight 0."""
-    rng = np.random.default_rng(5)
-    labels, lesions = rng.choice(3, 300, p=[0.7, 0.2, 0.1]), np.r_[np.arange(100), rng.integers(0, 100, 200)]
-    p = rng.dirichlet([1, 1, 1], 300).round(digits)
-    weights = rng.integers(0, 4, (100, 7)).astype(np.float32)
-    found = resampling.weighted(kind, 2, labels, p, lesions)(weights)
-    for column, value in zip(weights.T, found, strict=True):
-        weight, positive, predicted = column[lesions], labels == 2, p.argmax(axis=1)
-        if kind == "average_precision":
-            judge = metrics.average_precision_score(positive, p[:, 2], sample_weight=weight)
-        elif kind == "auc":
-            judge = metrics.roc_auc_score(positive, p[:, 2], sample_weight=weight)
-        elif kind == "recall":
-            judge = metrics.recall_score(positive, predicted == 2, sample_weight=weight)
-        elif kind == "f1":
-            judge = metrics.f1_score(positive, predicted == 2, sample_weight=weight)
-        else:
-            repeated = np.repeat(np.arange(300), weight.astype(int))
-            logits = np.log(np.maximum(p[repeated], 1e-300))
-            if digits == 1:  # rounded rows do not sum to 1, which logits cannot express
-                continue
-            judge = measure(kind, labels[repeated], logits, ("A", "B", "C"))
-        assert value == pytest.approx(judge, abs=1e-6)
+    assert found.is_lower_better == (name == "log_loss")
 
 
 def test_bootstrap_weights_keep_each_class():
@@ -184,75 +120,45 @@ def test_bootstrap_weights_keep_each_class():
     assert weights[1].var() == pytest.approx(2 / 3, rel=0.1)
 
 
-def test_bootstrap_agrees_with_the_closed_form_for_recall(monkeypatch):
+class Counted(Measure):
+    """Recall of a class whose closed form is not known."""
+
+    def weighted(self, outputs, k, lesions):
+        return find("recall").weighted(outputs, k, lesions)
+
+
+def test_bootstrap_and_jackknife_agree_with_the_closed_form_for_recall():
     arms = study(lesions=(40, 30, 16, 20))
     rows = np.flatnonzero(np.cumsum(arms["none"][0].labels == 2) <= 16)
     arms = {  # one image a lesion, so that recall is linear in the weights; 16 of AK, so that m/(m - 1) shows
         arm: [fit(p.labels[rows], p.logits[rows], arm=arm, trial=p.trial) for p in fits] for arm, fits in arms.items()
     }
-    closed = compare(arms, "arm1", "none", "recall:AK")
-    monkeypatch.setattr("moulage.evaluation.lesions.MEANS", ())
-    drawn = compare(arms, "arm1", "none", "recall:AK", num_resamples=10_000)
-    assert (closed.method, drawn.method) == ("closed form", "lesion bootstrap")
+    fits, recall, counted = align(arms), Wanted(find("recall"), (2,)), Wanted(Counted(), (2,))
+    closed, left_out, drawn = Lesions.of(fits, recall), Lesions.of(fits, counted), Lesions.of(fits, counted, 10_000)
+    assert [way.method for way in (closed, left_out, drawn)] == ["closed form", "lesion jackknife", "lesion bootstrap"]
+    expected = closed.variances(fits, "arm1", "none")
+    assert left_out.variances(fits, "arm1", "none")[0] == pytest.approx(expected[0])
     # a variance of 10,000 draws is known to 1.4 %
-    assert drawn.variance_lesions == pytest.approx(closed.variance_lesions, rel=0.035)
-    assert drawn.standard_error == pytest.approx(closed.standard_error, rel=0.02)
+    assert drawn.variances(fits, "arm1", "none")[0].sum() == pytest.approx(expected[0].sum(), rel=0.035)
+    assert drawn.variances(fits, "arm1", "none")[1] == pytest.approx(expected[1], rel=0.05)
 
 
-@pytest.mark.parametrize("digits", [1, 6])
-@pytest.mark.parametrize("kind", ["average_precision", "auc", "f1", "recall", "expected_calibration_error"])
-def test_leaving_out_each_lesion_agrees_with_scikit_learn(kind, digits):
-    """Also with many ties (scores of one digit) and with lesions of up to five images, some of them at one score."""
-    judges = {
-        "average_precision": lambda y, p: metrics.average_precision_score(y == 0, p[:, 0]),
-        "auc": lambda y, p: metrics.roc_auc_score(y == 0, p[:, 0]),
-        "f1": lambda y, p: metrics.f1_score(y == 0, p.argmax(axis=1) == 0),
-        "recall": lambda y, p: metrics.recall_score(y == 0, p.argmax(axis=1) == 0),
-        "expected_calibration_error": expected_calibration_error,
-    }
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        strata = np.r_[0, 0, 1, 1, 2, 2, rng.integers(0, 3, 25)]
-        lesions = np.repeat(np.arange(31), rng.integers(1, 6, 31))
-        labels = strata[lesions]
-        p = (rng.dirichlet([1, 1, 1], len(labels)) + 0.3 * np.eye(3)[labels]).round(digits)
-        value, without = left_out(kind, 0, labels, p, lesions)
-        assert value == pytest.approx(judges[kind](labels, p), abs=1e-12)
-        judged = [judges[kind](labels[lesions != lesion], p[lesions != lesion]) for lesion in range(31)]
-        assert without == pytest.approx(np.array(judged), abs=1e-12)
-
-
-def test_jackknife_and_bootstrap_agree_with_many_lesions():
+@pytest.mark.parametrize("name", ["mean_average_precision", "auc", "f1:AK", "mean_partial_auc"])
+def test_jackknife_and_bootstrap_agree_with_many_lesions(name):
     arms = study(lesions=(150, 100, 60, 50), num_trials=3)
-    for name in ("mean_average_precision", "auc", "f1:AK"):
-        quick = compare(arms, "arm1", "none", name, ("AK", "DF"))
-        drawn = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=4000)
-        assert (quick.method, drawn.method) == ("lesion jackknife", "lesion bootstrap")
-        assert quick.difference == drawn.difference
-        # 4,000 draws know a standard error to 1.1 %; the rest is that a measure is not linear in the lesions
-        assert quick.standard_error == pytest.approx(drawn.standard_error, rel=0.08)
-
-
-def in_folds(num_folds=4, num_repeats=2, seed=0, arms=("none", "arm1", "arm2"), fold_noise=0.0, gain=0.0, rng=None):
-    """Repeated folds: each (repeat, fold) fit predicts its own lesions; ``fold_noise`` moves all images of a fit."""
-    rng = rng or np.random.default_rng(seed)
-    strata = np.repeat(np.arange(4), (40, 30, 24, 20))
-    of = np.r_[np.arange(len(strata)), rng.integers(0, len(strata), len(strata))]
-    labels, names = strata[of], np.array([f"i{i}" for i in range(len(of))])
-    signal = 1.5 * np.eye(4)[strata] + 0.6 * rng.normal(size=(len(strata), 4))
-    own = {arm: signal[of] + 0.5 * rng.normal(size=(len(of), 4)) for arm in arms}
-    found = {arm: [] for arm in arms}
-    for repeat in range(num_repeats):
-        fold_of = rng.permutation(np.arange(len(strata)) % num_folds)
-        for fold in range(num_folds):
-            rows = rng.permutation(np.flatnonzero(fold_of[of] == fold))
-            for arm in arms:
-                lift = gain * (arm == "arm1") + fold_noise * rng.normal()
-                logits = own[arm][rows] + 0.4 * rng.normal(size=(len(rows), 4)) + lift * np.eye(4)[labels[rows]]
-                groups = [f"g{lesion}" for lesion in of[rows]]
-                about = {"arm": arm, "trial": repeat * num_folds + fold, "images": names[rows]}
-                found[arm].append(fit(labels[rows], logits, groups, split_digest=f"split{repeat}{fold}", **about))
-    return found
+    quick, drawn, other = (
+        compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=number, seed=seed)
+        for number, seed in ((0, 0), (4000, 0), (600, 1))
+    )
+    assert (quick.method, drawn.method) == ("lesion jackknife", "lesion bootstrap")
+    judge = [np.mean(scored(name, arms[arm])) for arm in ("arm1", "none")]
+    assert (quick.estimate_arm, quick.estimate_reference) == pytest.approx(judge)
+    assert quick.difference == drawn.difference
+    assert drawn.low < drawn.difference < drawn.high
+    # 4,000 draws know a standard error to 1.1 %; the rest is that a measure is not linear in the lesions
+    assert quick.standard_error == pytest.approx(drawn.standard_error, rel=0.08)
+    assert other.standard_error == pytest.approx(drawn.standard_error, rel=0.2)
+    assert other.standard_error != drawn.standard_error
 
 
 def test_folds_are_pooled_within_repeats():
@@ -330,20 +236,6 @@ def test_cautious_interval_is_that_of_nadeau_and_bengio():
     assert compare(study(num_trials=3), "arm1", "none", "accuracy").cautious_low is None
 
 
-@pytest.mark.slow
-def test_intervals_of_folds_cover_in_simulated_null_studies():
-    rng, covered, naive = np.random.default_rng(5), [], []
-    for _ in range(200):
-        arms = in_folds(
-            num_folds=5, num_repeats=1, fold_noise=1.2, rng=rng, arms=("none", "arm1", "arm2", "arm3", "arm4")
-        )
-        found = compare(arms, "arm1", "none", "balanced_accuracy")
-        covered.append(found.low <= 0 <= found.high)
-        naive.append(abs(found.difference) <= 1.96 * found.variance_lesions**0.5)
-    assert 0.90 <= np.mean(covered) <= 0.99
-    assert np.mean(naive) < np.mean(covered) - 0.02
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -372,21 +264,17 @@ def test_a_lesion_in_two_folds_is_refused():
 def test_jackknife_agrees_with_plain_loops():
     arms = study(lesions=(16, 10, 8, 12), num_trials=3)
     found = compare(arms, "arm1", "none", "average_precision:DF")
-    first = arms["none"][0]
-    by_class, sizes = [], []
+    first, by_class, sizes = arms["none"][0], [], []
     for k in range(4):
         names, values = sorted(set(first.groups[first.labels == k])), []
         for name in names:
             kept = first.groups != name
-            values.append(
-                [
-                    metrics.average_precision_score(a.labels[kept] == 3, a.probabilities[kept, 3])
-                    - metrics.average_precision_score(b.labels[kept] == 3, b.probabilities[kept, 3])
-                    for a, b in zip(arms["arm1"], arms["none"], strict=True)
-                ]
+            one, other = (
+                [measure("average_precision:DF", p.labels[kept], p.logits[kept], CLASSES) for p in arms[arm]]
+                for arm in ("arm1", "none")
             )
-        values = np.array(values).mean(axis=1)
-        by_class.append((len(names) - 1) / len(names) * ((values - values.mean()) ** 2).sum())
+            values.append(np.mean(one) - np.mean(other))
+        by_class.append((len(names) - 1) / len(names) * ((values - np.mean(values)) ** 2).sum())
         sizes.append(len(names))
     assert found.method == "lesion jackknife"
     assert found.variance_lesions == pytest.approx(sum(by_class), rel=1e-3)
@@ -395,43 +283,12 @@ def test_jackknife_agrees_with_plain_loops():
     assert any("12 lesions" in note and "jackknife" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("name", ["mean_average_precision", "auc", "f1:AK", "expected_calibration_error"])
-def test_bootstrap_measures(name):
-    arms = study(num_trials=3)
-    found = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600)
-    judge = [
-        np.mean([measure(name, one.labels, one.logits, CLASSES, ("AK", "DF")) for one in arms[arm]])
-        for arm in ("arm1", "none")
-    ]
-    assert found.method == "lesion bootstrap"
-    assert (found.estimate_arm, found.estimate_reference) == pytest.approx(judge)
-    assert found.low < found.difference < found.high
-    assert found.p_value > 0.01
-    assert found == compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600)
-    other = compare(arms, "arm1", "none", name, ("AK", "DF"), num_resamples=600, seed=1)
-    assert other.standard_error == pytest.approx(found.standard_error, rel=0.2)
-    assert other.standard_error != found.standard_error
-
-
 def test_pairs_together_equal_pairs_alone():
     arms = study(num_trials=3)
     pairs = [("arm1", "none"), ("arm2", "none"), ("arm2", "arm1")]
     together = compare_all(arms, pairs, "average_precision:AK", num_resamples=500)
     assert together == [compare(arms, *pair, "average_precision:AK", num_resamples=500) for pair in pairs]
     assert compare_all(arms, [], "average_precision:AK") == []
-
-
-@pytest.mark.slow
-def test_intervals_cover_in_simulated_null_studies():
-    """300 studies: 95 % within Monte-Carlo error (1.3 points); taking the fits as fixed covers too little."""
-    rng, covered, naive = np.random.default_rng(11), [], []
-    for _ in range(300):
-        arms = study(lesions=(40, 30, 20, 20), num_trials=3, seed_noise=0.6, rng=rng)
-        found = compare(arms, "arm1", "none", "balanced_accuracy")
-        covered.append(found.low <= 0 <= found.high)
-        naive.append(abs(found.difference) <= 1.96 * found.variance_lesions**0.5)
-    assert 0.91 <= np.mean(covered) <= 0.985
-    assert np.mean(naive) < 0.88
 
 
 def test_a_planted_gain_is_found():
@@ -510,13 +367,8 @@ def test_fewer_than_three_fits_give_a_difference_but_no_interval(num_trials):
     for name in ("balanced_accuracy", "average_precision:AK"):
         found = compare(study(num_trials=num_trials), "arm1", "none", name)
         assert np.isfinite(found.difference)
-        assert (found.low, found.high, found.p_value, found.standard_error, found.method) == (
-            None,
-            None,
-            None,
-            None,
-            "",
-        )
+        assert [found.low, found.high, found.p_value, found.standard_error] == [None] * 4
+        assert found.method == ""
         assert any("at least 3" in note for note in found.notes)
 
 

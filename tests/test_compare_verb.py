@@ -13,8 +13,8 @@ from scipy import stats
 from call_cli import caller
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
-from moulage.evaluation.foreign import FLOOR, read
-from moulage.evaluation.models import _reading, _sentence
+from moulage.evaluation.model_comparison import _reading, _sentence
+from moulage.evaluation.prediction_files import FLOOR, read
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.verdict import holm
 
@@ -158,22 +158,14 @@ def test_reference_and_measures_can_be_named(run):
     assert "Compared with b" in shown
 
 
-def test_a_file_named_twice_is_no_second_fit(run):
-    save(table(seed=1), "a.csv")
-    result = run("compare", "a=a.csv,a.csv", "b=a.csv")
-    assert result.code == 1
-    assert "a: a.csv is named twice" in result.err
-
-
-def test_bootstrap_is_near_the_jackknife(run):
-    save(table(seed=1), "a.csv")
-    save(table(seed=2), "b.csv")
-    plain, boot = (
-        json.loads(run("compare", "a.csv", "b.csv", "--targets", "AK", *more, "--json").out)["comparisons"][0]
-        for more in ([], ["--resamples", "2000"])
-    )
-    assert (plain["method"], boot["method"]) == ("lesion jackknife", "lesion bootstrap")
-    assert boot["standard_error"] == pytest.approx(plain["standard_error"], rel=0.25)
+def test_resamples_are_those_of_the_library(run):
+    frames = {"a": table(seed=1), "b": table(seed=2)}
+    files = [save(frame, f"{name}.csv") for name, frame in frames.items()]
+    found = json.loads(run("compare", *files, "--targets", "AK", "--resamples", 200, "--json").out)["comparisons"][0]
+    arms = {name: predictions(frame, name) for name, frame in frames.items()}
+    [expected] = compare_all(arms, [("b", "a")], "average_precision:AK", num_resamples=200)
+    assert found["method"] == "lesion bootstrap"
+    assert found["standard_error"] == pytest.approx(expected.standard_error, rel=1e-4)
 
 
 def test_one_fit_a_model_gives_no_interval_but_tests_of_the_fixed_pair(run):
@@ -352,6 +344,7 @@ def test_what_is_wrong_is_named_with_file_and_row(run, case):
     ("arguments", "words"),
     [
         (["a.csv"], "only one model, a"),
+        (["a=a.csv,a.csv", "b=a.csv"], "a: a.csv is named twice"),
         (["a.csv", "nowhere.csv"], "no file nowhere.csv"),
         (["a.csv", "=a.csv"], "names no model"),
         (["a.csv", "b.xlsx"], "no CSV, TSV or Parquet"),

@@ -22,19 +22,16 @@ from moulage.evaluation.predictions import Predictions
 from moulage.finished.external import evaluate_on
 from moulage.sources import phantom
 from moulage.stages import data
+from recipes import phantom_recipe
 from small_study import Small
 
 SIDE = 64
-RECIPE: dict[str, Any] = {
-    "study": {"name": "small", "target_classes": ["AK", "VASC"], "num_trials": 3},
-    "data": {"source": "phantom", "options": {"num_images": 240, "size": SIDE}},
-    "split": {"validation": 0.2, "test": 0.3},
-    "classifier": {
-        "plugin": "probe",
-        "options": {"size": 32, "epochs": 3, "backbone": {"name": "test_resnet", "weights": "scratch"}},
-    },
-    "arms": {"none": {"balance": "none"}, "duplicates": {"balance": "duplicates", "add": {"AK": 9}}},
-}
+RECIPE = phantom_recipe(
+    study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
+    data={"options": {"num_images": 240, "size": SIDE}},
+    classifier={"options": {"epochs": 3}},
+    arms={"duplicates": {"balance": "duplicates", "add": {"AK": 9}}},
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,15 @@ from moulage.stages import witness
 from moulage.stages.fidelity import FIRST_SEED, SHOWN_PAIRS
 from moulage.stages.plan import plan
 from moulage.stages.stage import Context
+from recipes import SCRATCH, phantom_recipe
 from small_study import Small
 
 pytestmark = pytest.mark.slow
 
-SCRATCH = {"name": "test_resnet", "weights": "scratch"}
-RECIPE = {
-    "study": {"name": "true", "num_trials": 1, "target_classes": ["AK"]},
-    "data": {"source": "phantom", "options": {"num_images": 420, "size": 32}},
-    "split": {"validation": 0.2, "test": 0.3},
-    "fidelity": {"num_images": 48, "judge_images": 16, "features": {"backbone": SCRATCH}},
-    "generators": {
+RECIPE = phantom_recipe(
+    data={"options": {"num_images": 420}},
+    fidelity={"num_images": 48, "judge_images": 16, "features": {"backbone": SCRATCH}},
+    generators={
         "gan": {
             "plugin": "dcgan",
             "classes": ["NV", "AK"],
@@ -49,13 +47,11 @@ RECIPE = {
         },
         "noise": {"plugin": "noise", "classes": ["AK"], "size": 32},
     },
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
-    "arms": {
-        "none": {"balance": "none"},
+    arms={
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 4}},
         "noise": {"balance": "synthesize", "generator": "noise", "like": "gan"},
     },
-}
+)
 
 
 @pytest.fixture(scope="module")

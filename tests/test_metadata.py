@@ -27,6 +27,7 @@ from moulage.stages import data
 from moulage.stages import plan as plans
 from moulage.stages.classifier import with_metadata
 from moulage.stages.plan import plan
+from recipes import phantom_recipe
 from small_study import Small
 
 
@@ -142,22 +143,13 @@ def test_a_class_without_a_training_image_lends_nothing():
 
 # The recipe
 
-RECIPE: dict[str, Any] = {
-    "study": {"name": "small", "target_classes": ["AK"], "num_trials": 1},
-    "data": {"source": "phantom", "options": {"num_images": 240, "size": 32}, "unknown": ["VASC"]},
-    "split": {"validation": 0.2, "test": 0.3},
-    "generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
-    "fidelity": {"num_images": 0, "judge_images": 0},
-    "classifier": {
-        "plugin": "probe",
-        "metadata": ["age", "sex", "site"],
-        "options": {"size": 32, "epochs": 3, "backbone": {"name": "test_resnet", "weights": "scratch"}},
-    },
-    "arms": {
-        "none": {"balance": "none"},
-        "noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 12}},
-    },
-}
+RECIPE = phantom_recipe(
+    data={"options": {"num_images": 240}, "unknown": ["VASC"]},
+    generators={"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
+    fidelity={"num_images": 0, "judge_images": 0},
+    classifier={"metadata": ["age", "sex", "site"], "options": {"epochs": 3}},
+    arms={"noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 12}}},
+)
 
 
 def test_every_column_of_the_catalog_is_a_patients_or_refused_with_its_reason():

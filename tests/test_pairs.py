@@ -7,10 +7,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as judge
 
 from moulage.errors import DataError
-from moulage.evaluation.fits import align
+from moulage.evaluation.alignment import align
+from moulage.evaluation.measure_names import resolve
 from moulage.evaluation.pairs import delong, fixed, mcnemar
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import resolve
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,15 @@
 import json
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 
 from call_cli import caller
+from made_up_fits import study
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare
-from moulage.evaluation.planning import after, forecast, needed
-from moulage.evaluation.power import Plan
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.measure_names import find
+from moulage.evaluation.power import Plan, equivalence_power
+from moulage.evaluation.power_tables import after, forecast, needed
 from moulage.runs import write_json
 
 LESIONS = {"AK": 260, "DF": 92, "XX": 30}
@@ -23,32 +23,6 @@ def run(capsys, monkeypatch, tmp_path):
     return caller(capsys, monkeypatch, tmp_path)
 
 
-def arms(num_trials: int = 4, seed: int = 0) -> dict[str, list[Predictions]]:
-    """Two arms that differ by noise alone; 60 lesions of two images in each of three classes."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(3), 120)
-    names = np.array([f"i{k}" for k in range(len(labels))], object)
-    groups = np.array([f"l{k // 2}" for k in range(len(labels))], object)
-    shared = 1.2 * np.eye(3)[labels] + rng.normal(size=(len(labels), 3))
-    return {
-        arm: [
-            Predictions(
-                names,
-                groups,
-                labels,
-                (shared + 0.5 * rng.normal(size=shared.shape)).astype(np.float32),
-                classes=("AK", "DF", "NV"),
-                arm=arm,
-                trial=t,
-                part="test",
-                split_digest="s",
-            )
-            for t in range(num_trials)
-        ]
-        for arm in ("none", "gan")
-    }
-
-
 def test_a_forecast_is_the_plan_of_each_design():
     found = forecast(20_000, LESIONS, ["AK", "DF"], test=0.25, num_folds=5, num_arms=7)
     assert found["primary"] == "mean_average_precision"
@@ -57,7 +31,8 @@ def test_a_forecast_is_the_plan_of_each_design():
     row = rows["hold-out 25 %", 5, "mean_average_precision"]
     assert row["detectable_1x"] == pytest.approx(plan.detectable(5))
     assert row["detectable_4x"] == pytest.approx(plan.detectable(5, 4))
-    assert plan.equivalence_power(row["margin"], 5) == pytest.approx(0.8, abs=1e-6)
+    found_equal = equivalence_power(row["margin"], row["standard_error"], plan.degrees_of_freedom(5))
+    assert found_equal == pytest.approx(0.8, abs=1e-6)
     folds = Plan.of_classes([92], "recall", 5, 7)
     assert rows["5 folds x 2", 10, "recall:DF"]["detectable_1x"] == pytest.approx(folds.detectable(10))
     assert rows["5 folds x 2", 10, "balanced_accuracy"]["num_images"] == 20_000
@@ -99,7 +74,7 @@ def test_counts_that_make_no_sense(change, words):
 
 
 def test_after_a_study_plans_with_its_own_variances():
-    found = compare(arms(), "gan", "none", "balanced_accuracy")
+    found = compare(study(), "arm1", "none", "balanced_accuracy")
     result = after([asdict(found)], "balanced_accuracy", 0.02)
     [row] = result["rows"]
     plan = Plan.of(found)
@@ -109,19 +84,20 @@ def test_after_a_study_plans_with_its_own_variances():
     with pytest.raises(DataError, match='no comparison under "auc"'):
         after([asdict(found)], "auc", 0.02)
     with pytest.raises(DataError, match="has an interval"):
-        after([asdict(compare(arms(2), "gan", "none", "accuracy"))], "accuracy", 0.02)
+        after([asdict(compare(study(num_trials=2), "arm1", "none", "accuracy"))], "accuracy", 0.02)
 
 
 def test_what_is_needed_is_enough():
     plan = Plan(lesions=2e-4, interaction=1e-4, trials=1e-4, num_sets=5, num_arms=5, freedom=100)
-    assert "5 fits an arm find 6 points in at least 80 % of studies" in needed(plan, 0.06)
-    said = needed(plan, 0.04)
+    assert "5 fits an arm find 6 points in at least 80 % of studies" in needed(plan, 0.06, find("recall"))
+    said = needed(plan, 0.04, find("recall"))
     fits = plan.trials_needed(0.04)
     factor = plan.factor_needed(0.04)
     assert (f"{fits} fits an arm" in said) is (fits is not None)
     assert (f"{factor:.1f} times the test lesions" in said) is (factor is not None)
-    assert "more fits and more lesions" in needed(plan, 0.01)
-    assert "look for a larger effect" in needed(plan, 0.0001)
+    assert "more fits and more lesions" in needed(plan, 0.01, find("recall"))
+    assert "look for a larger effect" in needed(plan, 0.0001, find("recall"))
+    assert "5 fits an arm find 0.06 nats in at least 80 % of studies" in needed(plan, 0.06, find("log_loss"))
 
 
 def test_the_verb_plans_from_counts(run):
@@ -143,9 +119,9 @@ def test_the_verb_plans_from_labels(run, tmp_path):
 
 
 def test_the_verb_plans_from_a_run(run, tmp_path):
-    found = compare(arms(), "gan", "none", "balanced_accuracy")
-    study = {"primary": "balanced_accuracy", "smallest_effect": 0.03}
-    write_json(tmp_path / "done" / "results.json", {"study": study, "comparisons": [asdict(found)]})
+    found = compare(study(), "arm1", "none", "balanced_accuracy")
+    about = {"primary": "balanced_accuracy", "smallest_effect": 0.03}
+    write_json(tmp_path / "done" / "results.json", {"study": about, "comparisons": [asdict(found)]})
     result = json.loads(run("power", "--run", "done", "--json").out)
     assert result["rows"][0]["trials_needed"] == Plan.of(found).trials_needed(0.03)
     assert "now 4" in run("power", "--run", "done").out

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from made_up_fits import in_folds, study
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.power import FITTED, Plan, detectable, equivalence_needs, equivalence_power
-from moulage.evaluation.predictions import Predictions
 
 
 @pytest.mark.parametrize("freedom", [3, 8, 24, 120])
@@ -67,30 +67,9 @@ def test_equality_at_what_it_needs_has_the_power_asked_for():
         assert equivalence_power(0.02, 1.05 * needed, freedom, 0.005) < 0.9
 
 
-def arms(num_trials=4, lesions=(60, 40, 25), repeats=0, seed=0) -> dict[str, list[Predictions]]:
-    """Three arms that differ by noise: of the lesion, of the fit, of the image. With repeats: five folds each."""
-    rng, classes = np.random.default_rng(seed), ("NV", "MEL", "AK")
-    strata = np.repeat(np.arange(3), lesions)
-    of = np.repeat(np.arange(len(strata)), 2)
-    labels, names = strata[of], np.array([f"i{row}" for row in range(len(of))], object)
-    groups = np.array([f"l{lesion}" for lesion in of], object)
-    found: dict[str, list[Predictions]] = {}
-    for arm in ("none", "b", "c"):
-        mine = 1.2 * np.eye(3)[labels] + rng.normal(size=(len(strata), 3))[of]
-        found[arm] = []
-        for trial in range(5 * repeats or num_trials):
-            logits = mine + 0.6 * rng.normal(size=mine.shape) + 0.3 * rng.normal(size=3)
-            if trial % 5 == 0:
-                dealt = np.random.default_rng(trial).permutation(len(strata)) % 5
-            keep = np.flatnonzero(dealt[of] == trial % 5) if repeats else np.arange(len(of))
-            part = (names[keep], groups[keep], labels[keep], logits[keep])
-            found[arm].append(Predictions(*part, classes, arm, trial, "test", f"d{trial}" if repeats else "d"))
-    return found
-
-
 @pytest.mark.parametrize("measure", ["balanced_accuracy", "average_precision:AK"])
 def test_plan_gives_back_the_comparison_that_it_came_from(measure):
-    found = compare(arms(), "b", "none", measure)
+    found = compare(study(seed_noise=0.6), "arm1", "none", measure)
     assert found.variance_trials is not None
     assert found.variance_trials > 0
     plan = Plan.of(found)
@@ -101,14 +80,14 @@ def test_plan_gives_back_the_comparison_that_it_came_from(measure):
 
 
 def test_plan_of_repeated_folds_counts_repeats():
-    found = compare(arms(repeats=2), "b", "none", "balanced_accuracy")
+    found = compare(in_folds(5, 2), "arm1", "none", "balanced_accuracy")
     plan = Plan.of(found)
     assert (plan.num_sets, plan.num_folds, plan.num_trials, plan.smallest_trials) == (2, 5, 10, 5)
     assert plan.standard_error(10) == pytest.approx(found.standard_error)
     assert plan.interaction > 0
     with pytest.raises(DataError, match="whole repeats"):
         plan.standard_error(7)
-    once = Plan.of(compare(arms(repeats=1), "b", "none", "balanced_accuracy"))
+    once = Plan.of(compare(in_folds(5, 1), "arm1", "none", "balanced_accuracy"))
     assert (once.interaction, once.num_sets) == (0, 1)
 
 
@@ -133,17 +112,6 @@ def test_needed_numbers_are_the_smallest_that_are_enough():
     assert plan.factor_needed(0.5) == 1.0
     assert plan.trials_needed(0.9) == 3
     assert Plan(4e-4, 2e-4, 3e-4, 1, num_folds=5).trials_needed(0.9) == 5
-
-
-def test_equality_needs_more_than_detection():
-    plan = Plan(lesions=0.4e-4, interaction=0.2e-4, trials=0.3e-4, num_sets=5, num_arms=3, freedom=200)
-    number = plan.trials_for_equality(0.025)
-    assert number is not None
-    assert plan.equivalence_power(0.025, number) >= 0.8 > plan.equivalence_power(0.025, number - 1)
-    factor = plan.factor_for_equality(0.025)
-    assert factor is not None
-    assert plan.equivalence_power(0.025, 5, factor) == pytest.approx(0.8, abs=0.002)
-    assert plan.factor_for_equality(0.005) is None
 
 
 @pytest.mark.parametrize("classifier", sorted(FITTED))
@@ -179,23 +147,15 @@ def test_planning_refuses_what_it_has_no_constants_for():
 
 
 def test_no_plan_without_an_interval():
-    found = compare(arms(num_trials=2), "b", "none", "balanced_accuracy")
+    found = compare(study(num_trials=2), "arm1", "none", "balanced_accuracy")
     assert found.low is None
-    with pytest.raises(DataError, match="b against none, balanced_accuracy: without an interval"):
+    with pytest.raises(DataError, match="arm1 against none, balanced_accuracy: without an interval"):
         Plan.of(found)
-
-
-def test_results_of_an_older_run_can_be_planned_with():
-    """Before the interaction and the degrees of freedom were stored: all is lesions, of the smallest class."""
-    found = compare(arms(), "b", "none", "balanced_accuracy")
-    new = {"variance_interaction", "freedom_lesions", "freedom_trials", "scheme", "num_folds", "num_repeats"}
-    plan = Plan.read({name: value for name, value in asdict(found).items() if name not in new})
-    assert (plan.interaction, plan.freedom, plan.num_folds) == (0, 24, 1)
 
 
 def test_an_effect_of_the_detectable_size_is_found_as_often_as_promised():
     """100,000 draws of d and of its estimated error: Monte-Carlo error 0.13 points."""
-    plan = Plan.of(compare(arms(num_trials=5), "b", "none", "balanced_accuracy"))
+    plan = Plan.of(compare(study(num_trials=5), "arm1", "none", "balanced_accuracy"))
     error, freedom = plan.standard_error(5), plan.degrees_of_freedom(5)
     rng = np.random.default_rng(3)
     d = plan.detectable(5) + error * rng.normal(size=100_000)

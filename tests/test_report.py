@@ -370,18 +370,24 @@ def test_one_run_of_each_generator_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "factor", "text"),
+    ("value", "measure", "text"),
     [
-        (0.0123, 100, "+1.2"),
-        (-0.0123, 100, "−1.2"),
-        (-0.0001, 100, "0.0"),
-        (0.0, 100, "0.0"),
-        (-0.5, 1, "−0.500"),
-        (None, 100, "–"),
+        (0.0123, "recall:AK", "+1.2"),
+        (-0.0123, "auc", "−1.2"),
+        (-0.0001, "recall:AK", "0.0"),
+        (-0.5, "log_loss", "−0.500"),
+        (None, "auc", "–"),
     ],
 )
-def test_signed(value: float | None, factor: int, text: str) -> None:
-    assert tables.signed(value, factor) == text
+def test_signed(value: float | None, measure: str, text: str) -> None:
+    assert tables.signed(value, measure) == text
+
+
+def test_units() -> None:
+    assert tables.units(["auc", "f1:AK"]) == "points"
+    assert tables.units(["auc", "log_loss", "partial_auc:AK", "mean_partial_auc"]) == (
+        "points (log-loss in nats, partial AUC above 80 % as it is)"
+    )
 
 
 def test_spread() -> None:
@@ -390,13 +396,7 @@ def test_spread() -> None:
     spread = tables.Spread.of([0.1, 0.2, 0.3])
     assert spread is not None
     assert spread.text() == "20.0 ± 10.0"
-    assert spread.text(1) == "0.200 ± 0.100"
-
-
-def test_words() -> None:
-    assert tables.word("recall:a_b") == "recall of a_b"
-    assert tables.word("mean_average_precision") == "mean average precision"
-    assert tables.word("auc") == "AUC"
+    assert spread.text("log_loss") == "0.200 ± 0.100"
 
 
 def test_costs_are_joined_by_kind_and_device() -> None:

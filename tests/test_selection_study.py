@@ -19,24 +19,21 @@ from moulage.stages import witness
 from moulage.stages.plan import plan
 from moulage.stages.stage import execute
 from moulage.study import time_steps
+from recipes import SCRATCH, phantom_recipe
 from small_study import Small
 
 pytestmark = pytest.mark.slow
 
-SCRATCH = {"name": "test_resnet", "weights": "scratch"}
 ADD = {"AK": 4, "VASC": 3}
-PLAIN = {
-    "study": {"name": "choosy", "num_trials": 2, "target_classes": ["AK", "VASC"]},
-    "data": {"source": "phantom", "options": {"num_images": 260, "size": 32, "min_lesions": 12}},
-    "split": {"validation": 0.2, "test": 0.3},
-    "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
-    "arms": {
-        "none": {"balance": "none"},
+PLAIN = phantom_recipe(
+    study={"num_trials": 2, "target_classes": ["AK", "VASC"]},
+    data={"options": {"min_lesions": 12}},
+    generators={"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
+    arms={
         "copies": {"balance": "duplicates", "like": "drawn"},
         "drawn": {"balance": "synthesize", "generator": "noise", "add": ADD},
     },
-}
+)
 FEATURES = {"backbone": SCRATCH}
 RECIPE = merge(
     PLAIN,

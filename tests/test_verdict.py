@@ -14,8 +14,8 @@ from moulage.evaluation.verdict import (
     Control,
     Outcome,
     control,
+    decide,
     holm,
-    judge,
     lacking,
     measure_name,
     outcome_against,
@@ -68,7 +68,7 @@ def against(**intervals: tuple[float | None, float | None]) -> dict[str, Compari
 
 
 def verdict(controls=(), **intervals: tuple[float | None, float | None]) -> Outcome:
-    return judge({"synthesize": against(**intervals)}, 0.02, controls)["synthesize"].outcome
+    return decide({"synthesize": against(**intervals)}, 0.02, controls)["synthesize"].outcome
 
 
 UP, DOWN, INSIDE, WIDE = (0.01, 0.05), (-0.05, -0.01), (-0.01, 0.015), (-0.021, 0.029)
@@ -131,7 +131,7 @@ def test_an_outcome_holds_against_every_reference(none, duplicates, rival, expec
 def test_help_is_never_said_without_all_references(missing):
     given = against(none=UP, duplicates=UP, rival=UP)
     del given[missing]
-    found = judge({"synthesize": given}, 0.02)["synthesize"]
+    found = decide({"synthesize": given}, 0.02)["synthesize"]
     assert found.outcome is Outcome.UNDECIDED
     assert found.missing == (missing,)
     assert "helps" not in " ".join([statement(found), *sentences(given, 0.02)])
@@ -146,7 +146,7 @@ def test_equality_is_two_one_sided_tests():
     judged = ttost_paired(values, np.zeros(21), -margin, margin)[0]
     numbers = {"difference": values.mean(), "standard_error": error, "p_value": 0.5, "degrees_of_freedom": 20.0}
     same = {role: make(-1, 1, reference=role, **numbers) for role in ("none", "duplicates")}
-    found = judge({"synthesize": same}, margin)["synthesize"]
+    found = decide({"synthesize": same}, margin)["synthesize"]
     assert found.equivalence_p_adjusted == pytest.approx(judged)
     assert (found.outcome is Outcome.EQUAL) == (judged < 0.05)
 
@@ -164,7 +164,7 @@ def test_a_larger_family_asks_for_more():
     assert 0.005 < alone < 0.05 / 2
     assert verdict(none=UP, duplicates=UP, rival=UP) is Outcome.HELPS
     others = {f"other{n}": {r: dataclasses.replace(c, arm=f"other{n}") for r, c in null.items()} for n in range(12)}
-    found = judge({"synthesize": good, **others}, 0.02)
+    found = decide({"synthesize": good, **others}, 0.02)
     assert found["synthesize"].outcome is Outcome.UNDECIDED
     assert found["synthesize"].p_adjusted == pytest.approx(13 * alone)
 
@@ -195,7 +195,7 @@ def test_controls(role, none, duplicates, state):
 def test_a_broken_control_refuses_help_and_nothing_else():
     broken = [Control("noise", "null", "misbehaves", "The null control noise helps.")]
     given = against(none=UP, duplicates=UP, rival=UP)
-    found = judge({"synthesize": given}, 0.02, broken)["synthesize"]
+    found = decide({"synthesize": given}, 0.02, broken)["synthesize"]
     assert found.refused == "The null control noise helps."
     assert verdict(broken, none=DOWN, duplicates=DOWN, rival=DOWN) is Outcome.HURTS
     assert verdict(broken, none=INSIDE, duplicates=INSIDE, rival=INSIDE) is Outcome.EQUAL
@@ -232,7 +232,7 @@ def test_a_rounded_zero_has_no_minus():
 
 def test_explanation_opens_with_the_outcome_and_puts_duplicates_first():
     given = against(none=UP, duplicates=WIDE, rival=DOWN)
-    found = judge({"synthesize": given}, 0.02)["synthesize"]
+    found = decide({"synthesize": given}, 0.02)["synthesize"]
     change = "Adding 80 generated AK images (gan)"
     assert statement(found, change, 2).startswith(f"{change}: not enough data (p = ")
     assert statement(found, change, 2).endswith("after Holm over 2 arms).")
@@ -255,6 +255,6 @@ def test_nonsense_is_refused():
     with pytest.raises(DataError, match="smallest effect"):
         outcome_against(BASE, 0)
     with pytest.raises(DataError, match="of this arm, under one measure"):
-        judge({"other": against(none=UP)}, 0.02)
+        decide({"other": against(none=UP)}, 0.02)
     with pytest.raises(DataError, match="of this arm, under one measure"):
-        judge({"synthesize": {"none": make(*UP), "duplicates": make(*UP, measure="accuracy")}}, 0.02)
+        decide({"synthesize": {"none": make(*UP), "duplicates": make(*UP, measure="accuracy")}}, 0.02)

@@ -5,7 +5,7 @@
 
     recipe = moulage.load_recipe(Path("studies/thesis2020.toml"), budget="cpu")
     outcome = moulage.run_study(recipe, Path("runs/thesis2020"), workers=2)
-    print(outcome.results["answer"])
+    print(outcome.results.answer)
     moulage.write_report(outcome.run)
 
 Names are imported when they are first used: ``import moulage`` is quick. Not for clinical use.
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from moulage.data.training_view import Examples, TrainingView
     from moulage.errors import MoulageError
     from moulage.evaluation.compare import Comparison, compare
-    from moulage.evaluation.foreign import read as read_predictions
-    from moulage.evaluation.models import compare_models
+    from moulage.evaluation.model_comparison import compare_models
     from moulage.evaluation.power import Plan
+    from moulage.evaluation.prediction_files import read as read_predictions
     from moulage.evaluation.predictions import Predictions
     from moulage.evaluation.scores import scores
     from moulage.recipe import Recipe
@@ -50,8 +50,8 @@ _WHERE = {
     "MoulageError": "errors",
     "Comparison": "evaluation.compare",
     "compare": "evaluation.compare",
-    "read_predictions": "evaluation.foreign:read",
-    "compare_models": "evaluation.models",
+    "read_predictions": "evaluation.prediction_files:read",
+    "compare_models": "evaluation.model_comparison",
     "Plan": "evaluation.power",
     "Predictions": "evaluation.predictions",
     "scores": "evaluation.scores",

@@ -11,16 +11,15 @@ import pandas as pd
 
 from moulage.arm import Design
 from moulage.evaluation import power, slices, verdict
+from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.compare import Comparison, compare_fits
-from moulage.evaluation.fits import Fits, align
-from moulage.evaluation.predictions import Predictions, log_softmax
-from moulage.evaluation.scores import (
+from moulage.evaluation.measure_names import is_lower_better, measure, parse
+from moulage.evaluation.measures.expected_calibration_error import (
     NUM_BINS,
     confidence_bins,
     expected_calibration_error,
-    is_lower_better,
-    measure,
 )
+from moulage.evaluation.predictions import Predictions
 from moulage.recipe import Recipe
 from moulage.results import BestRival, Power, Reliability, Verdict
 
@@ -29,8 +28,6 @@ CONTROLS = ("noise", "permuted", "oracle")
 """Controls of which the report says so where a study leaves them out."""
 TRIALS_SHOWN = (3, 5, 10, 20, 50)
 SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
-WARNED = ("mean_average_precision", "mean_recall", "balanced_accuracy", "average_precision", "recall")
-"""Measures of which a slice warns; all others stand in the tables."""
 ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
 GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
 PICKED = (
@@ -54,12 +51,12 @@ def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) 
 
 
 def measures(recipe: Recipe) -> list[str]:
-    """The measures that arms are compared by, the primary one first."""
+    """The measures that arms are compared by, the primary one first, those that the recipe adds last."""
     targets = recipe.study.target_classes
     each = [f"{kind}:{name}" for name in targets for kind in ("average_precision", "recall", "auc", "f1")]
     means = ["mean_average_precision", "mean_recall"] if len(targets) > 1 else []
     usual = [recipe.study.primary, "balanced_accuracy", "accuracy", "auc", "log_loss", "expected_calibration_error"]
-    return list(dict.fromkeys([*usual, *means, *each]))
+    return list(dict.fromkeys([*usual, *means, *each, *recipe.study.measures]))
 
 
 def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, Any]:
@@ -77,10 +74,9 @@ def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
     controls = _controls(design, primary)
     kept = [(arm, name) for arm, name in pairs if design.roles[arm] == "synthetic"]
     sliced = slices.slices(test, table, kept, measures(recipe), targets)
-    warned = {recipe.study.primary, *WARNED}
-    warning = [
-        c for c in compared if (c.arm, c.reference) in kept and {c.measure, c.measure.partition(":")[0]} & warned
-    ]
+    of_primary = f"{recipe.study.primary}:"  # the primary measure, and where it is an overall one that of each target
+    warned = {name for name in measures(recipe) if f"{name}:".startswith(of_primary) or parse(name).measure.warns}
+    warning = [c for c in compared if (c.arm, c.reference) in kept and c.measure in warned]
     return {
         "comparisons": compared,
         "controls": controls,
@@ -132,9 +128,9 @@ def _verdicts(
 ) -> list[Verdict]:
     study = design.recipe.study
     family = {arm: _against(design, arm, primary) for arm in design.family}
-    judged = verdict.judge(family, study.smallest_effect, controls)
+    decided = verdict.decide(family, study.smallest_effect, controls)
     found: list[Verdict] = []
-    for arm, of in judged.items():
+    for arm, of in decided.items():
         against, change = family[arm], design.change(arm)
         detected = [_detectable(c) for c in against.values() if c.standard_error is not None]
         found.append(
@@ -182,7 +178,7 @@ def _class_effects(design: Design, fits: Fits) -> list[Comparison]:
 
 def _reliability(arm: str, fits: Fits) -> Reliability:
     """Confidence and accuracy in bins of the confidence, all fits of an arm together."""
-    chance = np.concatenate([np.exp(log_softmax(logits)) for logits in fits.logits[arm]])
+    chance = np.concatenate([outputs.probabilities for outputs in fits.outputs(arm)])
     labels = np.tile(fits.labels, fits.num_sets)
     bins, top = confidence_bins(chance), chance.max(axis=1)
     number = np.bincount(bins, minlength=NUM_BINS)
@@ -217,10 +213,8 @@ def _needed(against: Mapping[str, Comparison], smallest_effect: float) -> str:
     if comparison is None or comparison.standard_error is None:
         return ""
     plan = power.Plan.of(comparison)
-    unit, scale = ("nats", 1.0) if comparison.measure == "log_loss" else ("points", 100.0)
-    digits = 3 if scale == 1.0 else 1
-    found = _detectable(comparison)
-    detected, wanted = (f"{scale * value:.{digits}f} {unit}" for value in (found, smallest_effect))
+    found, amount = _detectable(comparison), parse(comparison.measure).measure.amount
+    detected, wanted = amount(found), amount(smallest_effect)
     said = (
         f"A difference of {detected} against {comparison.reference} would have been detected with a probability of 80 %"
     )

@@ -47,6 +47,9 @@ class StudyOptions(Options):
         "mean_average_precision",
         description="The measure that the answer is about, over the target classes where it takes any.",
     )
+    measures: tuple[str, ...] = Field(
+        (), description="Further measures that arms are compared by, such as `auc:MEL`; see docs/compare.md."
+    )
     smallest_effect: float = Field(
         0.02, gt=0, lt=1, description="Smallest difference of the primary measure that would matter (0.02 = 2 points)."
     )

@@ -57,9 +57,16 @@ def pairs_of(option: str, text: str) -> dict[str, str]:
     return found
 
 
-def points(value: float | None) -> str:
-    """A signed difference in points; ``-`` for None."""
-    return "-" if value is None else f"{100 * value:+.1f}"
+def difference(measure: str, value: float | None) -> str:
+    """A signed difference in the unit of a measure; ``-`` for None."""
+    from moulage.evaluation.measure_names import parse
+
+    return "-" if value is None else parse(measure).measure.number(value, signed=True)
+
+
+def interval(measure: str, low: float | None, high: float | None) -> str:
+    """``-0.4 to +2.8``; ``-`` where there is none."""
+    return "-" if low is None else f"{difference(measure, low)} to {difference(measure, high)}"
 
 
 def print_json(value: Any) -> None:

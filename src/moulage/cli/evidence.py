@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from moulage.cli.common import names_of, options_of, pairs_of, plain, points, print_json, print_scores
+from moulage.cli.common import difference, interval, names_of, options_of, pairs_of, plain, print_json, print_scores
 from moulage.cli.options import Device, Json, Measures, OtherSource, SmallestEffect, SourceSettings, Targets
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
@@ -85,8 +85,11 @@ def compare(
     targets: Targets = "",
     smallest_effect: SmallestEffect = 0.02,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Lesion bootstrap for measures without a closed form; 0: lesion jackknife.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, help="Lesion bootstrap for measures without a closed form; 0: lesion jackknife; else as suits them."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -95,8 +98,8 @@ def compare(
     Columns: image, label, prob_<class> or logit_<class> for every class; group (or lesion), trial, model and fold where
     they apply. docs/compare.md says more.
     """
-    from moulage.evaluation.foreign import read
-    from moulage.evaluation.models import compare_models
+    from moulage.evaluation.model_comparison import compare_models
+    from moulage.evaluation.prediction_files import read
 
     with Screen() as screen:
         found = read(models)
@@ -238,30 +241,27 @@ def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
     row = {"measure": measure, "model": values["arm"], "score": _score(measure, values["estimate_arm"])}
     row |= {"reference": _score(measure, values["estimate_reference"]), **_difference(values)}
     if values["scheme"] == "folds":
-        row["cautious"] = _interval(measure, values["cautious_low"], values["cautious_high"])
+        row["cautious"] = interval(measure, values["cautious_low"], values["cautious_high"])
     row["p"] = _p(values["p_value"])
     return {**row, **({"p, Holm": _p(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
 
 
-def _difference(values: Mapping[str, Any]) -> dict[str, str]:
-    amount, interval = (values["measure"], values["difference"]), (values["measure"], values["low"], values["high"])
-    return {"difference": _amount(*amount), "95 % interval": _interval(*interval)}
+def _difference(row: Mapping[str, Any]) -> dict[str, str]:
+    measure = row["measure"]
+    between = interval(measure, row["low"], row["high"])
+    return {"difference": difference(measure, row["difference"]), "95 % interval": between}
 
 
 def _score(measure: str, value: float) -> str:
-    return f"{value:.3f}" if measure == "log_loss" else f"{100 * value:.1f}"
+    from moulage.evaluation.measure_names import parse
 
-
-def _amount(measure: str, value: float | None) -> str:
-    return points(value) if measure != "log_loss" or value is None else f"{value:+.3f}"
-
-
-def _interval(measure: str, low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{_amount(measure, low)} to {_amount(measure, high)}"
+    return parse(measure).measure.number(value)
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    from moulage.evaluation.verdict import p_value
+
+    return "-" if value is None else p_value(value)
 
 
 def _write_tables(folder: Path, result: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def power(
     if run is not None:
         result = _after(run, measure, smallest_effect)
     else:
-        from moulage.evaluation.planning import forecast
+        from moulage.evaluation.power_tables import forecast
 
         if images is None and not source:
             raise RecipeError("The number of images is not said.", "Add --images, or --source.")
@@ -78,7 +78,7 @@ def power(
 
 def _after(run: Path, measure: str, smallest_effect: float | None) -> dict[str, Any]:
     from moulage import runs
-    from moulage.evaluation.planning import after
+    from moulage.evaluation.power_tables import after
 
     results = runs.read_json(run / "results.json")
     about = results["study"]
@@ -133,13 +133,18 @@ def _show_forecast(result: Mapping[str, Any]) -> None:
 
 
 def _show_after(result: Mapping[str, Any]) -> None:
+    from moulage.evaluation.measure_names import parse
+
     show_table("Test lesions", result["classes"])
+    measure = parse(result["primary"]).measure
 
     def shown(row: Mapping[str, Any], pairs: Sequence[Sequence[float]], text: str) -> dict[str, str]:
-        head = {"arm": row["arm"], "against": row["reference"], "SE": _unsigned(row["standard_error"], 2)}
-        return head | {text.format(int(number)): _unsigned(value) for number, value in pairs}
+        error = f"{measure.scale * row['standard_error']:.{measure.digits + 1}f}"
+        head = {"arm": row["arm"], "against": row["reference"], "SE": error}
+        return head | {text.format(int(number)): measure.number(value) for number, value in pairs}
 
-    title = f"{result['primary']}: true difference found in 80 % of studies, in points"
+    title = f"{result['primary']}: true difference found in 80 % of studies"
+    title += f", in {measure.unit}" if measure.unit else ""
     fits = [
         shown(row, row["by_trials"], "{} fits") | {"fits needed": row["trials_needed"] or "no number"}
         for row in result["rows"]
@@ -153,11 +158,13 @@ def _show_after(result: Mapping[str, Any]) -> None:
     show_table(f"{title}, by test lesions", sizes)
 
 
-def _short(measure: str) -> str:
-    words = {"average_precision": "AP", "mean_average_precision": "mean AP", "mean_recall": "mean recall"}
-    kind, separator, name = measure.partition(":")
-    return f"{words.get(kind, kind.replace('_', ' '))}{' ' * bool(separator)}{name}"
+def _short(name: str) -> str:
+    from moulage.evaluation.measure_names import parse
+
+    found = parse(name)
+    short = found.measure.abbreviation or found.measure.named()
+    return " ".join(filter(None, ["mean" * (found.form == "targets"), short, found.of]))
 
 
-def _unsigned(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f}"
+def _unsigned(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulage.cli.common import options_of, points, print_json
+from moulage.cli.common import difference, interval, options_of, print_json
 from moulage.cli.options import Data, Device, Json, Out, RecipeSettings, Workers
 from moulage.errors import RecipeError
 from moulage.screen import Screen, show_table
@@ -116,6 +116,7 @@ def explain(
 
 def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
     """Run a study, write its report, print its answer."""
+    from moulage.evaluation.measure_names import parse
     from moulage.report import write
     from moulage.study import run_study
 
@@ -130,18 +131,20 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
     if as_json:
         print_json({"answer": found.answer, "report": str(page), "results": str(run / "results.json")})
         return
+    primary = recipe.study.primary
+    unit = parse(primary).measure.unit
     rows = [
         {
             "arm": c.arm,
             "compared with": c.reference,
-            "difference (points)": points(c.difference),
-            "95 % interval": f"{points(c.low)} to {points(c.high)}" if c.low is not None else "too few fits",
+            f"difference ({unit})".replace(" ()", ""): difference(primary, c.difference),
+            "95 % interval": "too few fits" if c.low is None else interval(primary, c.low, c.high),
         }
         for c in found.comparisons
-        if c.measure == recipe.study.primary
+        if c.measure == primary
     ]
     if rows:
-        show_table(recipe.study.primary, rows)
+        show_table(primary, rows)
     for verdict in found.verdicts:
         print("\n".join(verdict.text), end="\n\n")
     for control in found.controls:

@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from moulage.errors import RecipeError, nearest
-from moulage.evaluation.fits import Fits, align
-from moulage.evaluation.lesions import FEW_LESIONS, Lesions
+from moulage.evaluation.alignment import Fits, align
+from moulage.evaluation.lesion_variance import FEW_LESIONS, Lesions
+from moulage.evaluation.measure_names import Wanted, is_lower_better, resolve
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import Measure, is_lower_better, resolve
-from moulage.evaluation.trials import Trials
+from moulage.evaluation.trial_variance import Trials
 
 MIN_TRIALS = 3
 """Fewer fits give a difference but no interval."""
@@ -28,60 +28,40 @@ NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Arm minus reference under one measure, in the measure's own unit (a fraction; nats for ``log_loss``).
 
     What cannot be computed is None, and ``notes`` say why.
-
-    Attributes:
-        arm, reference, measure: what is compared.
-        classes: classes that the measure names; empty for an overall measure.
-        estimate_arm, estimate_reference: means over the fits (folds: over the repeats, of the pooled predictions).
-        difference: estimate_arm - estimate_reference.
-        standard_error, degrees_of_freedom: of the difference; Student's t.
-        low, high: 95 % interval.
-        p_value: two-sided, of no difference, not corrected for several comparisons.
-        cautious_low, cautious_high: Nadeau and Bengio's 95 % interval; for repeated folds only.
-        scheme: ``holdout`` or ``folds``.
-        num_trials, num_folds, num_repeats: fits an arm, which are num_folds x num_repeats in folds.
-        num_arms: arms over which the variance of fits is pooled.
-        num_images, num_lesions: size of the part; lesions are the groups of the split.
-        num_lesions_by_class: class -> lesions; one with images of two classes counts in both.
-        variance_lesions, variance_trials: the two parts of the squared standard error.
-        variance_interaction: V_E, the part of ``variance_lesions`` that shrinks with more fits.
-        freedom_lesions, freedom_trials: degrees of freedom of the two parts.
-        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval.
-        notes: sentences on what limits this comparison.
     """
 
-    arm: str
+    arm: str  # what is compared
     reference: str
     measure: str
-    classes: tuple[str, ...]
-    estimate_arm: float
+    classes: tuple[str, ...]  # classes that the measure names; empty for an overall measure
+    estimate_arm: float  # means over the fits (folds: over the repeats, of the pooled predictions)
     estimate_reference: float
-    difference: float
-    standard_error: float | None
-    degrees_of_freedom: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    num_trials: int
-    num_arms: int
-    num_images: int
+    difference: float  # estimate_arm - estimate_reference
+    standard_error: float | None = None  # of the difference; Student's t
+    degrees_of_freedom: float | None = None
+    low: float | None = None  # 95 % interval
+    high: float | None = None
+    p_value: float | None = None  # two-sided, of no difference, not corrected for several comparisons
+    num_trials: int  # fits an arm, which are num_folds x num_repeats in folds
+    num_arms: int  # arms over which the variance of fits is pooled
+    num_images: int  # size of the part; lesions are the groups of the split
     num_lesions: int
-    num_lesions_by_class: dict[str, int]
-    variance_lesions: float | None
-    variance_trials: float | None
-    method: str
-    notes: tuple[str, ...]
-    variance_interaction: float | None = None
-    freedom_lesions: float | None = None
+    num_lesions_by_class: dict[str, int]  # class -> lesions; one with images of two classes counts in both
+    variance_lesions: float | None = None  # the two parts of the squared standard error
+    variance_trials: float | None = None
+    method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval
+    notes: tuple[str, ...]  # sentences on what limits this comparison
+    variance_interaction: float | None = None  # V_E, the part of ``variance_lesions`` that shrinks with more fits
+    freedom_lesions: float | None = None  # degrees of freedom of the two parts
     freedom_trials: float | None = None
-    cautious_low: float | None = None
+    cautious_low: float | None = None  # Nadeau and Bengio's 95 % interval; for repeated folds only
     cautious_high: float | None = None
-    scheme: Literal["holdout", "folds"] = "holdout"
+    scheme: Literal["holdout", "folds"] = "holdout"  # ``holdout`` or ``folds``
     num_folds: int = 1
     num_repeats: int = 1
 
@@ -103,7 +83,7 @@ def compare(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare two arms; ``compare_all`` with one pair."""
@@ -116,7 +96,7 @@ def compare_all(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare pairs (arm, reference) under one measure.
@@ -124,9 +104,10 @@ def compare_all(
     Args:
         arms: the fits of *all* arms of the study, by name: the variance between fits is pooled over them.
         pairs: which arm to compare with which reference.
-        measure: see ``scores.resolve``.
+        measure: see ``measure_names``.
         targets: target classes, for measures over them.
-        num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife.
+        num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife;
+            None: what the measure says covers.
         seed: of the bootstrap; the same for all arms and fits, which see the same resamples.
 
     Raises:
@@ -142,7 +123,7 @@ def compare_fits(
     measure: str,
     targets: Sequence[str] = (),
     *,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """``compare_all`` of fits that are aligned already: several measures then share what they have in common."""
@@ -162,7 +143,7 @@ def compare_fits(
 
 
 def _compare(
-    fits: Fits, wanted: Measure, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
+    fits: Fits, wanted: Wanted, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
 ) -> Comparison:
     """Put one pair together."""
     notes, inference = _notes(fits, wanted), {}
@@ -170,7 +151,7 @@ def _compare(
     if not _refusal(fits, wanted):
         by_class, interaction = lesions.variances(fits, arm, reference)
         excess, raw, freedom = trials.of(arm, reference)
-        inference = _infer(
+        inference = infer(
             difference,
             by_class,
             sizes=fits.sizes,
@@ -201,35 +182,18 @@ def _compare(
         scheme="holdout" if fits.folds is None else "folds",
         num_folds=fits.num_folds,
         num_repeats=1 if fits.folds is None else fits.num_sets,
-        **{name: inference.get(name) for name in INFERRED},
+        **inference,
     )
 
 
-INFERRED = (
-    "standard_error",
-    "degrees_of_freedom",
-    "low",
-    "high",
-    "p_value",
-    "variance_lesions",
-    "variance_trials",
-    "variance_interaction",
-    "freedom_lesions",
-    "freedom_trials",
-    "cautious_low",
-    "cautious_high",
-)
-"""Fields of a ``Comparison`` that are None where there is no interval."""
-
-
-def _infer(
+def infer(
     difference: float,
     by_class: np.ndarray,
     *,
     sizes: np.ndarray,
-    trials: float,
-    trials_freedom: float,
-    excess: float,
+    trials: float = 0.0,
+    trials_freedom: float = 1.0,
+    excess: float = 0.0,
 ) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 
@@ -279,7 +243,7 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
     return {"cautious_low": difference - half, "cautious_high": difference + half}
 
 
-def _refusal(fits: Fits, wanted: Measure) -> str:
+def _refusal(fits: Fits, wanted: Wanted) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
         count = "1 fit" if fits.num_trials == 1 else f"{fits.num_trials} fits"
@@ -290,7 +254,7 @@ def _refusal(fits: Fits, wanted: Measure) -> str:
     return ""
 
 
-def _notes(fits: Fits, wanted: Measure) -> list[str]:
+def _notes(fits: Fits, wanted: Wanted) -> list[str]:
     """What the reader of a comparison must know beside the numbers."""
     refusal = _refusal(fits, wanted)
     notes = [refusal] if refusal else []
@@ -300,7 +264,8 @@ def _notes(fits: Fits, wanted: Measure) -> list[str]:
         if size < MIN_LESIONS:
             notes.append(f"{count}, fewer than {MIN_LESIONS}: no verdict on this class.")
         elif size < FEW_LESIONS:
-            notes.append(f"{count}, fewer than {FEW_LESIONS}: lesion jackknife, and a wide interval.")
+            way = "" if wanted.measure.resamples else "lesion jackknife, and "
+            notes.append(f"{count}, fewer than {FEW_LESIONS}: {way}a wide interval.")
     if not wanted.indices and (fits.sizes == 1).any():
         single = ", ".join(name for name, size in zip(fits.classes, fits.sizes, strict=True) if size == 1)
         notes.append(f"{single}: a single lesion in this part, whose share of the uncertainty is left out.")

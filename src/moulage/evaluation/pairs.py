@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from moulage.errors import DataError
-from moulage.evaluation.compare import CONFIDENCE, NEGLIGIBLE
-from moulage.evaluation.fits import Fits
-from moulage.evaluation.lesions import Lesions
-from moulage.evaluation.scores import Measure
+from moulage.evaluation.alignment import Fits
+from moulage.evaluation.compare import CONFIDENCE, NEGLIGIBLE, infer
+from moulage.evaluation.lesion_variance import Lesions
+from moulage.evaluation.measure_names import Wanted
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ class Fixed:
     low: float
     high: float
     p_value: float
+
+
+FOUND = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
@@ -109,32 +112,25 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLon
     return DeLong(float(aucs[0]), float(aucs[1]), difference, error, difference - half, difference + half, p)
 
 
-def fixed(fits: Fits, wanted: Measure, first: str, second: str) -> Fixed | None:
+def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
     """One fit minus another with the lesion part of the variance alone.
 
     None where nothing varies, or a class has one lesion.
 
     Args:
         fits: with one set of predictions an arm.
-        wanted: the measure, of ``scores.resolve``.
+        wanted: the measure, of ``measure_names.resolve``.
         first, second: names of the two models.
     """
-    from scipy.special import stdtr, stdtrit
-
     if fits.num_sets != 1:
         raise DataError(f"A pair of fixed models has one fit each, not {fits.num_sets}.", "Compare all fits instead.")
     if any(fits.sizes[k] < 2 for k in wanted.indices):
         return None
     lesions = Lesions.of(fits, wanted)
     by_class, _ = lesions.variances(fits, first, second)
-    variance = float(by_class.sum())
-    if variance < NEGLIGIBLE:
-        return None
-    freedom = max(1.0, variance**2 / float((by_class**2 / np.maximum(fits.sizes - 1, 1)).sum()))
-    difference, error = float(lesions.values[first][0] - lesions.values[second][0]), math.sqrt(variance)
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    p = float(2 * stdtr(freedom, -abs(difference) / error))
-    return Fixed(difference, error, freedom, difference - half, difference + half, p)
+    difference = float(lesions.values[first][0] - lesions.values[second][0])
+    found = infer(difference, by_class, sizes=fits.sizes)
+    return Fixed(difference, *(found[name] for name in FOUND)) if found else None
 
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

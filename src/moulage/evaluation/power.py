@@ -10,7 +10,7 @@ them from constants, ``FITTED``: good for an order of magnitude.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -165,26 +165,18 @@ def equivalence_needs(
 
 @dataclass(frozen=True)
 class Plan:
-    """The variance components of a difference, from which its standard error at other sizes follows.
+    """The variance components of a difference, from which its standard error at other sizes follows."""
 
-    Attributes:
-        lesions: lesion part of the squared standard error, less the interaction, at the size that the plan stands for.
-        interaction: lesion x fit part, at that size and for ``num_sets``.
-        trials: what the fits add beyond it, for ``num_sets``.
-        num_sets: predictions of every image: fits of a hold-out, or repeats of the folds.
-        num_folds: folds of a repeat; 1 for a hold-out.
-        num_arms: arms over which the variance of the fits is pooled; where one of the two is noisy, how many would
-            give the same degrees of freedom.
-        freedom: degrees of freedom of the lesion part.
-    """
-
+    # lesion part of the squared standard error, less the interaction, at the size that the plan stands for
     lesions: float
-    interaction: float
-    trials: float
-    num_sets: int
-    num_folds: int = 1
+    interaction: float  # lesion x fit part, at that size and for ``num_sets``
+    trials: float  # what the fits add beyond it, for ``num_sets``
+    num_sets: int  # predictions of every image: fits of a hold-out, or repeats of the folds
+    num_folds: int = 1  # folds of a repeat; 1 for a hold-out
+    # arms over which the variance of the fits is pooled; where one of the two is noisy, how many would give the same
+    # degrees of freedom
     num_arms: float = 2
-    freedom: float = math.inf
+    freedom: float = math.inf  # degrees of freedom of the lesion part
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Plan":
@@ -201,21 +193,16 @@ class Plan:
         Raises:
             DataError: it has no interval, so nothing was measured.
         """
-        if values.get("variance_lesions") is None or values.get("variance_trials") is None:
+        if values["standard_error"] is None:
             raise DataError(
                 f"{values['arm']} against {values['reference']}, {values['measure']}: without an interval there are no "
                 "variance components to plan with.",
                 f"At least {MIN_TRIALS} fits an arm are needed.",
             )
-        of = values["num_lesions_by_class"]
-        named = tuple(values.get("classes") or ())
-        smallest = min((of[name] for name in named or of if of[name] > 1), default=2)
-        interaction = min(values.get("variance_interaction") or 0.0, values["variance_lesions"])
-        num_folds = values.get("num_folds", 1)
-        num_sets = values["num_trials"] // num_folds
-        pooled, freedom = float(values["num_arms"]), values.get("freedom_trials")
-        if freedom is not None:  # fewer than the arms where one of the two is noisy
-            pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
+        interaction, num_folds = min(values["variance_interaction"], values["variance_lesions"]), values["num_folds"]
+        num_sets, freedom = values["num_trials"] // num_folds, values["freedom_trials"]
+        # fewer than the arms where one of the two is noisy
+        pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
         return cls(
             lesions=values["variance_lesions"] - interaction,
             interaction=interaction,
@@ -223,7 +210,7 @@ class Plan:
             num_sets=num_sets,
             num_folds=num_folds,
             num_arms=pooled,
-            freedom=values.get("freedom_lesions") or smallest - 1,
+            freedom=values["freedom_lesions"],
         )
 
     @classmethod
@@ -299,36 +286,42 @@ class Plan:
         found = (whole + trials) ** 2 / spread if spread else math.inf
         return max(1.0, found)
 
-    def detectable(
-        self, num_trials: int, size_factor: float = 1.0, power: float = POWER, level: float = LEVEL
-    ) -> float:
+    def detectable(self, num_trials: int, size_factor: float = 1.0) -> float:
         """See ``detectable``, in the unit of the measure."""
-        error = self.standard_error(num_trials, size_factor)
-        return detectable(error, self.degrees_of_freedom(num_trials, size_factor), power, level)
+        return detectable(
+            self.standard_error(num_trials, size_factor), self.degrees_of_freedom(num_trials, size_factor)
+        )
 
-    def equivalence_power(self, margin: float, num_trials: int, size_factor: float = 1.0) -> float:
-        """How often equality within the margin is found where the arms are equal in truth."""
-        error = self.standard_error(num_trials, size_factor)
-        return equivalence_power(margin, error, self.degrees_of_freedom(num_trials, size_factor)) if error else 1.0
+    def trials_needed(self, effect: float) -> int | None:
+        """Fewest fits an arm, in whole repeats, that find the effect; None where no number up to 1,000 does.
 
-    def trials_needed(self, effect: float, power: float = POWER, level: float = LEVEL) -> int | None:
-        """Fewest fits an arm, in whole repeats, that find the effect; None where no number up to 1,000 does."""
-        return self._trials(lambda number: self.detectable(number, 1.0, power, level) <= effect)
+        Doubled until it is enough, then halved in between.
+        """
+        step = self.num_folds
+        low, high = 0, self.smallest_trials // step
+        while self.detectable(high * step) > effect:
+            low, high = high, 2 * high
+            if high * step > MOST_TRIALS:
+                return None
+        while high - low > 1 and low * step >= self.smallest_trials:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.detectable(middle * step) <= effect else (middle, high)
+        return high * step
 
-    def factor_needed(self, effect: float, power: float = POWER, level: float = LEVEL) -> float | None:
+    def factor_needed(self, effect: float) -> float | None:
         """How many times the test lesions find the effect with the plan's fits; None where no number does.
 
         1 where the present ones are enough. None says that the fits alone vary too much: more of them are needed.
         """
-        return self._factor(lambda factor: self.detectable(self.num_trials, factor, power, level) <= effect)
-
-    def trials_for_equality(self, margin: float, power: float = POWER) -> int | None:
-        """Fewest fits an arm that find arms equal that are; None where no number up to 1,000 does."""
-        return self._trials(lambda number: self.equivalence_power(margin, number) >= power)
-
-    def factor_for_equality(self, margin: float, power: float = POWER) -> float | None:
-        """How many times the test lesions find arms equal that are, with the plan's fits; None where no number does."""
-        return self._factor(lambda factor: self.equivalence_power(margin, self.num_trials, factor) >= power)
+        if self.num_trials < self.smallest_trials or self.detectable(self.num_trials, MOST_TIMES) > effect:
+            return None
+        if self.detectable(self.num_trials) <= effect:
+            return 1.0
+        low, high = 1.0, MOST_TIMES
+        while high / low > 1.001:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.detectable(self.num_trials, middle) <= effect else (middle, high)
+        return high
 
     def _parts(self, num_trials: int, size_factor: float) -> tuple[float, float, float]:
         if num_trials < 1 or num_trials % self.num_folds or not size_factor > 0:
@@ -338,30 +331,6 @@ class Plan:
             )
         share = self.num_sets * self.num_folds / num_trials
         return self.lesions / size_factor, share * self.interaction / size_factor, share * self.trials
-
-    def _trials(self, enough: Callable[[int], bool]) -> int | None:
-        """The first number of fits that is enough: doubled until it is, then halved in between."""
-        step = self.num_folds
-        low, high = 0, self.smallest_trials // step
-        while not enough(high * step):
-            low, high = high, 2 * high
-            if high * step > MOST_TRIALS:
-                return None
-        while high - low > 1 and low * step >= self.smallest_trials:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle * step) else (middle, high)
-        return high * step
-
-    def _factor(self, enough: Callable[[float], bool]) -> float | None:
-        if self.num_trials < self.smallest_trials or not enough(MOST_TIMES):
-            return None
-        if enough(1.0):
-            return 1.0
-        low, high = 1.0, MOST_TIMES
-        while high / low > 1.001:
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        return high
 
 
 def _quantile(probability: float, degrees_of_freedom: float) -> float:

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from moulage.errors import DataError
+from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.compare import MIN_LESIONS, Comparison, compare_fits
-from moulage.evaluation.fits import Fits, align
+from moulage.evaluation.measure_names import is_lower_better, parse, resolve
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import is_lower_better, resolve
 from moulage.evaluation.verdict import measure_name
 
 ATTRIBUTES = ("image", "source", "sex", "age", "site", "lesion")
@@ -283,6 +283,6 @@ def _words(comparison: Comparison, row: _Row) -> str:
     values = (row.gain, *row.bounds)
     if comparison.is_lower_better:
         values = (-row.gain, -row.bounds[1], -row.bounds[0])
-    scale, digits, unit = (1, 3, "nats") if comparison.measure == "log_loss" else (100, 1, "points")
-    difference, low, high = (f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in values)
-    return f"{difference} {unit}, 95 % interval {low} to {high}"
+    measure = parse(comparison.measure).measure
+    low, high = (measure.number(value, signed=True) for value in values[1:])
+    return f"{measure.amount(values[0], signed=True)}, 95 % interval {low} to {high}"

@@ -22,6 +22,7 @@ from typing import Literal
 
 from moulage.errors import DataError
 from moulage.evaluation.compare import Comparison
+from moulage.evaluation.measure_names import parse
 
 REQUIRED = ("none", "duplicates", "rival")
 """Roles of the references without which nothing is said to help."""
@@ -40,60 +41,32 @@ class Outcome(Enum):
     UNDECIDED = "not enough data"
 
 
-NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "recall": "recall",
-    "average_precision": "average precision",
-    "auc": "AUC",
-    "f1": "F1",
-    "log_loss": "log-loss",
-    "expected_calibration_error": "expected calibration error",
-    "mean_recall": "mean recall",
-    "mean_average_precision": "mean average precision",
-}
-
-
 @dataclass(frozen=True)
 class Control:
-    """Whether a control did what it must.
+    """Whether a control did what it must."""
 
-    Attributes:
-        arm: its name.
-        role: ``null`` (must not help) or ``positive`` (must help).
-        state: ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain).
-        text: one sentence with the numbers.
-    """
-
-    arm: str
-    role: Literal["null", "positive"]
+    arm: str  # its name
+    role: Literal["null", "positive"]  # ``null`` (must not help) or ``positive`` (must help)
+    # ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain)
     state: Literal["behaves", "misbehaves", "not shown"]
-    text: str
+    text: str  # one sentence with the numbers
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of an arm.
+    """What is said of an arm."""
 
-    Attributes:
-        arm: its name.
-        outcome: one of four.
-        p_adjusted: Holm-adjusted p of the direction that the arm points to (the largest over its references); None
-            where a reference has no interval.
-        equivalence_p_adjusted: Holm-adjusted p of the equivalence test.
-        refused: why "helps" is not said although the numbers would allow it; empty otherwise.
-        missing: roles of references that the arm was not compared with.
-    """
-
-    arm: str
-    outcome: Outcome
+    arm: str  # its name
+    outcome: Outcome  # one of four
+    # Holm-adjusted p of the direction that the arm points to (the largest over its references); None where a reference
+    # has no interval
     p_adjusted: float | None
-    equivalence_p_adjusted: float | None
-    refused: str
-    missing: tuple[str, ...]
+    equivalence_p_adjusted: float | None  # Holm-adjusted p of the equivalence test
+    refused: str  # why "helps" is not said although the numbers would allow it; empty otherwise
+    missing: tuple[str, ...]  # roles of references that the arm was not compared with
 
 
-def judge(
+def decide(
     family: Mapping[str, Mapping[str, Comparison]], smallest_effect: float, controls: Iterable[Control] = ()
 ) -> dict[str, Verdict]:
     """The verdict on every arm of a family.
@@ -161,7 +134,7 @@ def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]
     """
     none = against["none"]
     arm, gain = none.arm, _p_better(none) < LEVEL
-    evidence = f"{_signed(none)} {_unit(none)} of {measure_name(none)} against {none.reference} ({_evidence(none)})"
+    evidence = f"{_difference(none)} of {measure_name(none)} against {none.reference} ({_evidence(none)})"
     if role == "null":
         if _largest(against, tuple(r for r in HARMED if r in against), _p_better) < LEVEL:
             return Control(arm, role, "misbehaves", f"The null control {arm} helps: {evidence}. It must not.")
@@ -179,7 +152,7 @@ def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
 
     Args:
         comparison: the comparison; a measure where less is better counts the other way round.
-        smallest_effect: as for ``judge``.
+        smallest_effect: as for ``decide``.
     """
     _check_effect(smallest_effect)
     if _p_equal(comparison, smallest_effect) < LEVEL:
@@ -204,21 +177,15 @@ def _gain(comparison: Comparison) -> float:
     return -comparison.difference if comparison.is_lower_better else comparison.difference
 
 
-def _is_mute(comparison: Comparison) -> bool:
-    return comparison.p_value is None or bool(comparison.too_small)
-
-
-def _p_better(comparison: Comparison) -> float:
-    """Two-sided p where the arm is better; 1 where it is worse; infinity without an interval."""
-    if comparison.p_value is None or _is_mute(comparison):
+def _p_better(comparison: Comparison, sign: int = 1) -> float:
+    """Two-sided p where the arm is better (``sign`` -1: worse); 1 where it is not; infinity without an interval."""
+    if comparison.p_value is None or comparison.too_small:
         return math.inf
-    return comparison.p_value if _gain(comparison) > 0 else 1.0
+    return comparison.p_value if sign * _gain(comparison) > 0 else 1.0
 
 
 def _p_worse(comparison: Comparison) -> float:
-    if comparison.p_value is None or _is_mute(comparison):
-        return math.inf
-    return comparison.p_value if _gain(comparison) < 0 else 1.0
+    return _p_better(comparison, -1)
 
 
 def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> float:
@@ -226,7 +193,7 @@ def _p_equal(comparison: Comparison, margin: float, *, above: bool = True) -> fl
     from scipy.special import stdtr
 
     error, freedom = comparison.standard_error, comparison.degrees_of_freedom
-    if error is None or freedom is None or _is_mute(comparison):
+    if error is None or freedom is None or comparison.too_small:
         return math.inf
     below = float(stdtr(freedom, -(margin + _gain(comparison)) / error))
     return max(below, float(stdtr(freedom, -(margin - _gain(comparison)) / error))) if above else below
@@ -246,12 +213,12 @@ def sentence(
     """
     if brief:
         return (
-            f"Against {comparison.reference}{aside}{',' * bool(aside)} {_signed(comparison)} {_unit(comparison)} "
+            f"Against {comparison.reference}{aside}{',' * bool(aside)} {_difference(comparison)} "
             f"({_interval(comparison)}): {_reading(comparison, smallest_effect)}."
         )
     subject = change or f'The arm "{comparison.arm}"'
     return (
-        f"{subject} changed the {measure_name(comparison)} by {_signed(comparison)} {_unit(comparison)} "
+        f"{subject} changed the {measure_name(comparison)} by {_difference(comparison)} "
         f"against {comparison.reference}{aside} ({_evidence(comparison)}): {_reading(comparison, smallest_effect)}."
     )
 
@@ -259,7 +226,7 @@ def sentence(
 def statement(verdict: Verdict, change: str = "", num_arms: int = 1) -> str:
     """The outcome in one sentence, with its p as adjusted over the ``num_arms`` arms of the family."""
     p = verdict.equivalence_p_adjusted if verdict.outcome is Outcome.EQUAL else verdict.p_adjusted
-    adjusted = "" if p is None else f" ({_p_text(p)} after Holm over {num_arms} arm{'s' * (num_arms != 1)})"
+    adjusted = "" if p is None else f" ({p_text(p)} after Holm over {num_arms} arm{'s' * (num_arms != 1)})"
     return f"{change or verdict.arm}: {verdict.outcome.value}{adjusted}."
 
 
@@ -286,8 +253,14 @@ MISSING = {
 }
 
 
-def _p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def p_value(p: float) -> str:
+    """A p-value in three digits: ``0.032`` or ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_text(p: float) -> str:
+    """``p = 0.032`` or ``p < 0.001``."""
+    return f"p {'' if p < 0.001 else '= '}{p_value(p)}"
 
 
 def _check_effect(smallest_effect: float) -> None:
@@ -295,15 +268,13 @@ def _check_effect(smallest_effect: float) -> None:
         raise DataError(f"The smallest effect that matters is {smallest_effect}.", "Give a number above 0.")
 
 
-def _signed(comparison: Comparison) -> str:
-    return _number(comparison, comparison.difference, signed=True)
-
-
 def measure_name(comparison: Comparison) -> str:
     """The measure in words, such as ``mean average precision of AK and DF``."""
-    names = comparison.classes
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
-    return NAMES[comparison.measure.partition(":")[0]] + (f" of {listed}" if listed else "")
+    return parse(comparison.measure).words(comparison.classes)
+
+
+def _difference(comparison: Comparison) -> str:
+    return parse(comparison.measure).measure.amount(comparison.difference, signed=True)
 
 
 def _evidence(comparison: Comparison) -> str:
@@ -318,37 +289,26 @@ def _evidence(comparison: Comparison) -> str:
 def _interval(comparison: Comparison) -> str:
     if comparison.low is None or comparison.high is None:
         return "no interval"
-    low, high = (_number(comparison, value, signed=True) for value in (comparison.low, comparison.high))
-    return f"95 % interval {low} to {high}"
+    number = parse(comparison.measure).measure.number
+    return f"95 % interval {number(comparison.low, signed=True)} to {number(comparison.high, signed=True)}"
 
 
 def _reading(comparison: Comparison, smallest_effect: float) -> str:
     """What the interval says, and no more."""
-    reference, unit = comparison.reference, _unit(comparison)
-    margin = f"{_number(comparison, smallest_effect)} {unit}"
+    reference, measure = comparison.reference, parse(comparison.measure).measure
     if comparison.low is None or comparison.high is None:
         return "nothing can be concluded without an interval"
     if comparison.too_small:
         return f"no verdict, for want of lesions of {' and '.join(comparison.too_small)}"
     found = outcome_against(comparison, smallest_effect)
     if found is Outcome.EQUAL:
-        return f"practically equal to {reference}, any difference is smaller than {margin}"
+        return f"practically equal to {reference}, any difference is smaller than {measure.amount(smallest_effect)}"
     if found is not Outcome.UNDECIDED:
         return f"{'better' if found is Outcome.HELPS else 'worse'} than {reference}"
     gain, loss = comparison.high, -comparison.low
     if comparison.is_lower_better:
         gain, loss = loss, gain
     return (
-        f"not enough data, no difference was shown, and neither a gain of {_number(comparison, gain)} "
-        f"nor a loss of {_number(comparison, loss)} {unit} is excluded"
+        f"not enough data, no difference was shown, and neither a gain of {measure.number(gain)} "
+        f"nor a loss of {measure.amount(loss)} is excluded"
     )
-
-
-def _unit(comparison: Comparison) -> str:
-    return "nats" if comparison.measure == "log_loss" else "points"
-
-
-def _number(comparison: Comparison, value: float, *, signed: bool = False) -> str:
-    """Points to one decimal, nats to three; a rounded zero has no sign but +."""
-    digits, scaled = (3, value) if comparison.measure == "log_loss" else (1, 100 * value)
-    return f"{round(scaled, digits) + 0.0:{'+' if signed else ''}.{digits}f}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from moulage import runs
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.ensembles import METHODS, Average, Ensemble, Member, best_single, combine
-from moulage.evaluation.models import compare_models
+from moulage.evaluation.model_comparison import compare_models
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import scores
 

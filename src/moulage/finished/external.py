@@ -24,8 +24,9 @@ from moulage.data.pixels import Pixels
 from moulage.data.samples import safe_names
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
+from moulage.evaluation.measure_names import parse
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import OF_TARGETS, OVERALL, scores
+from moulage.evaluation.scores import scores
 from moulage.finished.run import Finished
 from moulage.stages import data
 from moulage.stages.classifier import Classifier
@@ -240,19 +241,19 @@ def _compare(done: Finished, fits: list[Predictions], kept: Catalog) -> dict[str
     """The pairs of arms that the study compared, under its primary measure, on the other data."""
     recipe, notes = done.recipe, list[str]()
     primary = recipe.study.primary
-    of = primary.partition(":")[2]
+    named = parse(primary)
     missing = [name for name, count in kept.counts.items() if not count]
     targets = [name for name in recipe.study.target_classes if name not in missing]
-    if primary in OF_TARGETS and len(targets) < len(recipe.study.target_classes):
+    if named.form == "targets" and len(targets) < len(recipe.study.target_classes):
         notes.append(
             f"The {primary} is taken over {', '.join(targets) or 'no class'}: the other targets have no image."
         )
-    elif primary in OVERALL and missing:
+    elif named.form == "overall" and missing:
         notes.append(f"The {primary} is taken without {', '.join(missing)}, of which there is no image.")
     if recipe.split.scheme == "folds":
         notes.append("The trials are folds: their fits share training images, which the intervals here do not know of.")
     about: dict[str, Any] = {"measure": primary, "targets": targets, "comparisons": [], "notes": notes}
-    if of in missing or (primary in OF_TARGETS and not targets):
+    if named.of in missing or (named.form == "targets" and not targets):
         notes.append(f"Nothing is compared: there is no image for the primary measure, {primary}.")
         return about
     arms: dict[str, list[Predictions]] = {}

@@ -7,7 +7,6 @@ no single forward pass, how images are drawn (``Learner.draw``). The loop stands
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -17,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
+from moulage.contracts import Judge
 from moulage.generators import _augment, _condition
 from moulage.generators._base import Base
 
@@ -30,9 +30,6 @@ NUM_SETTLING_BATCHES = 16
 """Batches from which averaged weights get the statistics of their batch norm."""
 BEST = "best.safetensors"
 """In the folder of a fit: the averaged weights that the judge found best."""
-
-Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
-"""Takes a generator's ``sample`` and returns a score for each class, such as its KID; lower is better."""
 
 # Options whose default differs among plug-ins
 Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="times that every image is seen; or give steps")]

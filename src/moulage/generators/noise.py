@@ -14,7 +14,7 @@ owed to colour, to texture or to the balance of the classes, and not to a pictur
 
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from scipy import fft
 from torch import nn
 
 from moulage import checkpoints, devices, monitoring, plugins, randomness, runs
+from moulage.contracts import Judge
 from moulage.generators._base import Base
 
 ROLE = "null"
@@ -70,7 +71,7 @@ class Generator(Base[Config]):
         folder: Path,
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
-        judge: Any = None,
+        judge: Judge | None = None,
     ) -> None:
         """Measure the images: a step and a checkpoint for each class. ``seed`` goes into every image that is drawn.
 

@@ -2,7 +2,19 @@
 
 from moulage.report.exports import Table
 from moulage.report.roles import EXPECTED, by_importance
-from moulage.report.tables import MEASURES, NONE, Spread, bounds, estimate, p_value, scale, scored_part, signed, word
+from moulage.report.tables import (
+    MEASURES,
+    NONE,
+    Spread,
+    bounds,
+    estimate,
+    p_value,
+    scored_part,
+    signed,
+    unit,
+    units,
+    word,
+)
 from moulage.results import Comparison, Results, SliceRow
 
 COMPARED = ["arm", "reference", "measure", "estimate_arm", "estimate_reference", "difference", "standard_error"]
@@ -13,8 +25,8 @@ COMPARED += ["num_images", "num_lesions", "method"]
 SLICED = ["arm", "reference", "score", "reference_score", "difference", "low", "high"]
 """Fields of a comparison on a slice."""
 
-SCORES = ("precision", "recall", "f1", "average_precision", "auc")
-"""Scores of a class."""
+SCORES = {"precision": "precision", **{name: word(name) for name in ("recall", "f1", "average_precision", "auc")}}
+"""Scores of a class, with their words."""
 
 
 def tables(results: Results) -> list[Table]:
@@ -28,10 +40,10 @@ def _verdicts(results: Results) -> Table:
         [v.arm, v.outcome, v.p_adjusted, v.equivalence_p_adjusted, v.detectable, v.needed, v.refused]
         for v in results.verdicts
     ]
-    unit = "points" if scale(results.study.primary) == 100 else "nats"
+    detected = f" in {unit(results.study.primary)}" if unit(results.study.primary) else ""
     return Table(
         "verdicts",
-        f"Verdict on each arm with generated images; detectable difference in {unit}.",
+        f"Verdict on each arm with generated images; detectable difference{detected}.",
         ["arm", "outcome", "p_adjusted", "equivalence_p_adjusted", "detectable", "needed", "refused"],
         rows,
         ["arm", "outcome", "p", "p of equality", "detectable"],
@@ -53,7 +65,8 @@ def _comparisons(results: Results) -> Table:
     heads = ["arm", "reference", "measure", "score", "reference's", "difference", "95 % interval", "p"]
     return Table(
         "comparisons",
-        "Differences between arms, in points (log-loss in nats); p is not corrected for several comparisons.",
+        f"Differences between arms, in {units(row.measure for row in results.comparisons)}; p is not corrected for "
+        "several comparisons.",
         COMPARED,
         [[getattr(row, name) for name in COMPARED] for row in results.comparisons],
         heads,
@@ -63,13 +76,12 @@ def _comparisons(results: Results) -> Table:
 
 
 def _compared(row: Comparison) -> list[str]:
-    factor = scale(row.measure)
     scores = [estimate(value, row.measure) for value in (row.estimate_arm, row.estimate_reference)]
-    return [row.arm, row.reference, word(row.measure), *scores, *_difference(row, factor), p_value(row.p_value)]
+    return [row.arm, row.reference, word(row.measure), *scores, *_difference(row, row.measure), p_value(row.p_value)]
 
 
-def _difference(row: Comparison | SliceRow, factor: int) -> list[str]:
-    return [signed(row.difference, factor), bounds(row.low, row.high, factor)]
+def _difference(row: Comparison | SliceRow, measure: str) -> list[str]:
+    return [signed(row.difference, measure), bounds(row.low, row.high, measure)]
 
 
 def _arms(results: Results) -> Table:
@@ -83,11 +95,11 @@ def _arms(results: Results) -> Table:
             for measure, spread in spreads.items()
             if spread
         ]
-        cells = [spread.text(scale(measure)) if spread else NONE for measure, spread in spreads.items()]
+        cells = [spread.text(measure) if spread else NONE for measure, spread in spreads.items()]
         shown += [[arm, *cells]] if scores else []
     return Table(
         "arms",
-        f"Scores on the {part} part in percent (log-loss in nats): mean ± standard deviation over the trials.",
+        f"Scores on the {part} part in {units(MEASURES, 'percent')}: mean ± standard deviation over the trials.",
         ["arm", "role", "measure", "mean", "standard_deviation", "num_trials"],
         rows,
         ["arm", *MEASURES.values()],
@@ -114,7 +126,7 @@ def _classes(results: Results) -> Table:
         f"Scores of each class on the {part} part in percent: mean ± standard deviation over the trials.",
         ["arm", "class", "support", *(f"{what}_{end}" for what in SCORES for end in ends)],
         rows,
-        ["arm", "class", "images", *(word(what) for what in SCORES)],
+        ["arm", "class", "images", *SCORES.values()],
         shown,
         1 + len(SCORES),
     )
@@ -127,8 +139,7 @@ def _class_effects(results: Results) -> Table:
         kind, _, name = row.measure.partition(":")
         fields = [getattr(row, field) for field in COMPARED]
         rows.append([name, kind, *fields])
-        difference = _difference(row, scale(kind))
-        shown.append([row.arm, row.reference, name, word(kind), *difference])
+        shown.append([row.arm, row.reference, name, word(kind), *_difference(row, row.measure)])
     return Table(
         "class_effects",
         "Differences between arms in each class, in points; not corrected for the number of intervals.",
@@ -158,7 +169,7 @@ def _slices(results: Results) -> Table:
     found = [(part, row) for part in results.slices for row in part.rows]
     return Table(
         "slices",
-        "Differences between arms on parts of the test images, in points (log-loss in nats).",
+        f"Differences between arms on parts of the test images, in {units(part.measure for part, _ in found)}.",
         ["column", "value", "measure", "num_images", "num_lesions", *SLICED],
         [
             [part.column, part.value, part.measure, part.num_images, part.num_lesions]
@@ -169,7 +180,7 @@ def _slices(results: Results) -> Table:
         [
             [part.column, part.value, word(part.measure), row.arm, row.reference]
             + [NONE if n is None else f"{n:,}" for n in (part.num_images, part.num_lesions)]
-            + _difference(row, scale(part.measure))
+            + _difference(row, part.measure)
             for part, row in found
         ],
         4,

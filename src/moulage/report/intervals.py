@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from moulage.report.plot import BAND, BLUE, COLOURS, INK, MARKERS, VERMILLION, legend, short
-from moulage.report.tables import scale, word
+from moulage.report.tables import scale, unit, word
 from moulage.results import Comparison, SliceRow, Study
 
 
@@ -34,7 +34,7 @@ def band(axes: Axes, study: Study) -> None:
     axes.axvspan(-effect, effect, color=BAND, lw=0)
 
 
-def interval(axes: Axes, y: float, row: Comparison | SliceRow, factor: int, colour: str, marker: str) -> None:
+def interval(axes: Axes, y: float, row: Comparison | SliceRow, factor: float, colour: str, marker: str) -> None:
     """A mark, its interval thick, the cautious one thin; a hollow mark where there is no interval."""
     face = "none"
     if isinstance(row, Comparison) and row.cautious_low is not None and row.cautious_high is not None:
@@ -64,4 +64,4 @@ def references(figure: Figure, names: Sequence[str]) -> None:
 
 def label(axes: Axes, measure: str) -> None:
     """What the axis of differences shows, and its unit."""
-    axes.set_xlabel(f"difference in {word(measure)}" + (" (points)" if scale(measure) == 100 else ""))
+    axes.set_xlabel(f"difference in {word(measure)}" + (" (points)" if unit(measure) == "points" else ""))

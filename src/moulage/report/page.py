@@ -7,7 +7,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from moulage.evaluation.scores import is_lower_better
+from moulage.evaluation.measure_names import is_lower_better
 from moulage.report import answer, plot, roles, tables
 from moulage.report.run_files import Run
 from moulage.report.sections import SECTIONS, load
@@ -47,7 +47,7 @@ def _environment() -> Environment:
         typeset=typeset,
         word=tables.word,
         signed=tables.signed,
-        scale=tables.scale,
+        units=tables.units,
         is_lower_better=is_lower_better,
         bounds=tables.bounds,
         estimate=tables.estimate,

@@ -5,18 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moulage.evaluation import verdict
+from moulage.evaluation.measure_names import read
+from moulage.evaluation.scores import SHOWN
 from moulage.report.roles import by_importance
 from moulage.results import Comparison, Cost, Results, Slice, SliceRow
 
-MEASURES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "expected_calibration_error": "calibration error",
-    "log_loss": "log-loss",
-}
-"""The scores of a fit that the overview shows, in this order."""
+MEASURES = {name: read(name).words(short=True) for name in SHOWN}
+"""The scores of a fit that the overview shows, in this order, with their words."""
 
 NONE = "–"
 """What stands where there is no number."""
@@ -35,11 +31,10 @@ class Spread(NamedTuple):
             return None
         return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
 
-    def text(self, factor: int = 100) -> str:
-        """In percent with one digit, or as it is (``factor=1``) with three."""
-        digits = 1 if factor == 100 else 3
-        deviation = "" if self.deviation is None else f" ± {factor * self.deviation:.{digits}f}"
-        return f"{factor * self.mean:.{digits}f}{deviation}"
+    def text(self, measure: str = "accuracy") -> str:
+        """As a measure's numbers are written."""
+        number = read(measure).measure.number
+        return number(self.mean) + ("" if self.deviation is None else f" ± {number(self.deviation)}")
 
 
 class ClassRow(NamedTuple):
@@ -66,51 +61,59 @@ class CostRow(NamedTuple):
 
 def word(measure: str) -> str:
     """A measure's name in words: ``balanced_accuracy`` is "balanced accuracy", ``recall:AK`` is "recall of AK"."""
-    kind, _, name = measure.partition(":")
-    text = "F1" if kind == "f1" else MEASURES.get(kind, kind.replace("_", " "))
-    return f"{text} of {name}" if name else text
+    return read(measure).words(short=True)
 
 
-def scale(measure: str) -> int:
+def scale(measure: str) -> float:
     """What a measure is multiplied by to be shown: 100 for fractions (percent, points), 1 for the log-loss."""
-    return 1 if measure == "log_loss" else 100
+    return read(measure).measure.scale
 
 
-def signed(value: float | None, factor: int = 100) -> str:
-    """A difference with its sign, in points (or as it is with ``factor=1``): "+1.2", "−0.4", "0.0"."""
+def unit(measure: str) -> str:
+    """The unit of a measure's differences; empty where it has none."""
+    return read(measure).measure.unit
+
+
+def units(measures: Iterable[str], usual: str = "points") -> str:
+    """What differences, or scores (``percent``), are in: "points (log-loss in nats)"."""
+    others = dict.fromkeys(read(name).measure for name in measures if unit(name) != "points")
+    said = [f"{other.named(short=True)} {f'in {other.unit}' if other.unit else 'as it is'}" for other in others]
+    return f"{usual} ({', '.join(said)})" if said else usual
+
+
+def signed(value: float | None, measure: str) -> str:
+    """A difference with its sign, in the unit of the measure: "+1.2", "−0.4", "0.0"."""
     if value is None:
         return NONE
-    text = f"{factor * value:+.{1 if factor == 100 else 3}f}"
+    text = read(measure).measure.number(value, signed=True)
     return text[1:] if not float(text) else text.replace("-", "−")
 
 
-def bounds(low: float | None, high: float | None, factor: int = 100) -> str:
-    """An interval as text, in points or as it is."""
-    return NONE if low is None or high is None else f"{signed(low, factor)} to {signed(high, factor)}"
+def bounds(low: float | None, high: float | None, measure: str) -> str:
+    """An interval as text."""
+    return NONE if low is None or high is None else f"{signed(low, measure)} to {signed(high, measure)}"
 
 
-def told(row: Comparison | SliceRow, factor: int) -> str:
+def told(row: Comparison | SliceRow, measure: str) -> str:
     """A difference and its interval, short enough to stand beside a mark: "+1.2 [−0.4, +2.8]"."""
     if row.low is None or row.high is None:
-        return signed(row.difference, factor)
-    return f"{signed(row.difference, factor)} [{signed(row.low, factor)}, {signed(row.high, factor)}]"
+        return signed(row.difference, measure)
+    return f"{signed(row.difference, measure)} [{signed(row.low, measure)}, {signed(row.high, measure)}]"
 
 
 def estimate(value: float | None, measure: str) -> str:
     """A value of a measure: percent with one digit, or the number itself."""
-    if value is None:
-        return NONE
-    return f"{100 * value:.1f}" if scale(measure) == 100 else f"{value:.3f}"
+    return NONE if value is None else read(measure).measure.number(value)
 
 
 def amount(value: float | None, measure: str) -> str:
     """An effect without sign, with its unit: "2.0 points", "0.020 nats"."""
-    return f"{estimate(value, measure)} {'points' if scale(measure) == 100 else 'nats'}"
+    return f"{estimate(value, measure)} {unit(measure)}".rstrip()
 
 
 def p_value(value: float | None) -> str:
     """A p-value with three digits."""
-    return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NONE if value is None else verdict.p_value(value)
 
 
 def strength(values: Sequence[float | None] | None) -> str:
@@ -142,7 +145,7 @@ def overview(results: Results, part: str | None) -> list[tuple[str, list[str]]]:
         cells = []
         for measure in MEASURES:
             spread = Spread.of(getattr(score, measure) for score in scores)
-            cells.append(spread.text(scale(measure)) if spread else NONE)
+            cells.append(spread.text(measure) if spread else NONE)
         if scores:
             rows.append((arm, cells))
     return rows

@@ -17,7 +17,7 @@ class GeneratorRun(Record):
     classes: list[str]  # what it was fitted on
     num_images: int  # how many it was fitted on
     samples: str | None  # folder of what was drawn for the arms; None where no arm adds any
-    gallery: str | None  # ``.npz`` with images to look at
+    gallery: str | None  # ``.npz`` with images to look at (``stages.gallery``)
 
 
 class Rule(Record):
@@ -37,7 +37,7 @@ class SelectionRun(Record):
     trial: int
     folder: str
     arms: list[str]  # that add what it kept
-    pictures: str  # ``.npz`` with some of the images that it dropped
+    pictures: str  # ``.npz`` with some of the images that it dropped (``stages.selection``)
     generator: str  # whose images it judged
     network: str  # by which features
     want: dict[str, int]  # images of each class that the arms add

@@ -24,7 +24,7 @@ from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
 from moulage.errors import DataError, RecipeError, RunError, nearest
-from moulage.evaluation.scores import resolve
+from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -38,26 +38,16 @@ MOST_PAIRS = 60
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run: audited, grouped, split, with their pixels.
+    """The data of a run: audited, grouped, split, with their pixels."""
 
-    Attributes:
-        catalog: the images that passed the audit, with groups joined over duplicates.
-        splits: which of them train, validate, test: one split for all trials, or one a trial.
-        pixels: decoded pixels; look rows up by name with ``pixels.rows``.
-        framing: how images that are not square became square: ``squash``, ``crop`` or ``pad``.
-        filters: the pre-processing that every image went through.
-        masks: names the lesion masks where something of the study learns from them; else empty.
-        only: the one trial that was loaded, where the others' splits were not read.
-        parts: those that were asked for already.
-    """
-
-    catalog: Catalog
-    splits: tuple[Split, ...]
-    pixels: Pixels
-    framing: str
-    filters: Filters
-    masks: str = ""
-    only: int | None = None
+    catalog: Catalog  # the images that passed the audit, with groups joined over duplicates
+    splits: tuple[Split, ...]  # which of them train, validate, test: one split for all trials, or one a trial
+    pixels: Pixels  # decoded pixels; look rows up by name with ``pixels.rows``
+    framing: str  # how images that are not square became square: ``squash``, ``crop`` or ``pad``
+    filters: Filters  # the pre-processing that every image went through
+    masks: str = ""  # names the lesion masks where something of the study learns from them; else empty
+    only: int | None = None  # the one trial that was loaded, where the others' splits were not read
+    # those that were asked for already
     parts: dict[tuple[str, str], Catalog] = field(
         default_factory=dict[tuple[str, str], Catalog], repr=False, compare=False
     )
@@ -293,7 +283,8 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
         if name not in catalog.classes:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
     if recipe.arms:
-        resolve(recipe.study.primary, catalog.labels, catalog.classes, recipe.study.target_classes)
+        for name in (recipe.study.primary, *recipe.study.measures):
+            resolve(name, catalog.labels, catalog.classes, recipe.study.target_classes)
 
 
 def learns_masks(recipe: Recipe) -> bool:

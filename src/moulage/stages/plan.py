@@ -80,8 +80,8 @@ def find(run: Path, name: str) -> Stage:
         what = f"{len(found)} stages are called" if found else "There is no stage"
         raise RunError(f'{run}: {what} "{name}".', nearest(name, known))
     values = dict(known[found[0]])
-    kind = next(kind for kind in KINDS if kind.kind == values.pop("kind"))
-    return from_json(kind, values, str(run / FILE))
+    called = values.pop("kind")
+    return from_json(next(kind for kind in KINDS if kind.kind == called), values, str(run / FILE))
 
 
 def of_kind(stages: Sequence[Stage], kind: type[Kind]) -> list[Kind]:

@@ -18,6 +18,6 @@ def show(run: Run) -> dict[str, Any] | None:
         "same_seen": len({arm.images_seen for arm in results.arms}) == 1,
         "adjusted": any(arm.logit_adjustment for arm in results.arms),
         "overview": overview(results, part),
-        "measures": MEASURES.values(),
+        "measures": MEASURES,
         "part": part,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from moulage.evaluation.scores import is_lower_better
+from moulage.evaluation.measure_names import is_lower_better
 from moulage.report import intervals
 from moulage.report.plot import BLUE, MUTED, Plot, finish, short
 from moulage.report.roles import TITLES, best_rival, plain_arm, with_role
@@ -63,11 +63,11 @@ def forest(results: Results, folder: Path) -> Plot | None:
                 look = (BLUE, "o") if row.arm in with_role(results, "synthetic") else (MUTED, "s")
                 intervals.interval(axes, y, row, scale(study.primary), *look)
                 place = ("axes fraction", "data")
-                text = told(row, scale(study.primary))
+                text = told(row, study.primary)
                 axes.annotate(text, (1.02, y), xycoords=place, va="center", fontsize=8, annotation_clip=False)
     intervals.label(drawn[-1], study.primary)
     shown = [row for _, rows in panels for _, row in rows if row is not None]
-    words = "; ".join(f"{row.arm} against {row.reference} {told(row, scale(study.primary))}" for row in shown)
+    words = "; ".join(f"{row.arm} against {row.reference} {told(row, study.primary)}" for row in shown)
     return finish(figure, folder, "differences", f"Differences with intervals: {words}.", _caption(study, shown))
 
 

@@ -11,7 +11,6 @@ from moulage.report import plot
 from moulage.report.pictures import shrunk
 from moulage.report.plot import COLOURS, Plot, finish, short, slug
 from moulage.report.run_files import Run, first_of_each
-from moulage.report.tables import word
 from moulage.results.generated import GeneratorRun
 from moulage.runs import read_log
 
@@ -42,7 +41,7 @@ def losses(run: Run, name: str) -> Plot | None:
             points = np.array([(r["step"], r[key]) for r in log if isinstance(r.get(key), int | float)], np.float64)
             points = plot.thin(points.reshape(-1, 2))
             dash = ("-", "--", ":", "-.")[k % 4]
-            label = {"loss_d": "discriminator", "loss_g": "generator"}.get(key, word(key)) if t == 0 else None
+            label = None if t else {"loss_d": "discriminator", "loss_g": "generator"}.get(key, key.replace("_", " "))
             axes.plot(*points.T, dash, lw=0.9, color=COLOURS[k % len(COLOURS)], label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title(short(name), fontweight="bold")

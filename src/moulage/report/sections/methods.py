@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from moulage.evaluation.scores import NUM_BINS
+from moulage.evaluation.measures.expected_calibration_error import NUM_BINS
 from moulage.report.exports import FOLDER
 from moulage.report.literature import BALANCE, GENERATORS, INTERVALS, REFERENCES
 from moulage.report.roles import plain_arm

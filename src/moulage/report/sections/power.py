@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from moulage.report.plot import COLOURS, INK, MARKERS, Plot, finish, left_out, legend, short
 from moulage.report.roles import MOST_SHOWN
 from moulage.report.run_files import Run
-from moulage.report.tables import NONE, amount, scale, word
+from moulage.report.tables import NONE, amount, scale, unit, word
 from moulage.results import Power, Results
 
 TITLE = "Power"
@@ -55,7 +55,7 @@ def figure(results: Results, folder: Path) -> Plot:
     left.set_ylim(bottom=0)  # both: they share the axis
     left.set_xlabel("trials")
     right.set_xlabel("multiple of the test lesions")
-    left.set_ylabel("detectable" + (" (points)" if scale(measure) == 100 else ""))
+    left.set_ylabel("detectable" + (" (points)" if unit(measure) == "points" else ""))
     names = [f"{short(row.arm, 20)} against {short(row.reference, 20)}" for row in lines]
     legend(drawn, [Line2D([], [], color=colour, marker=marker) for colour, marker in marks], names)
     text = "; ".join(f"{row.arm} against {row.reference} {amount(row.detectable, measure)}" for row in lines)

@@ -60,8 +60,8 @@ def _cells(rows: list[SliceRow], columns: list[tuple[str, list[str]]], measure: 
         cells.append(estimate(scores[0] if scores else None, measure))
         for reference in references:
             row = found.get((arm, reference))
-            difference = signed(row.difference, scale(measure)) if row else NONE
-            interval = bounds(row.low, row.high, scale(measure)) if row else NONE
+            difference = signed(row.difference, measure) if row else NONE
+            interval = bounds(row.low, row.high, measure) if row else NONE
             cells.append(difference if interval == NONE else f"{difference} ({interval})")
     return cells
 
@@ -92,7 +92,7 @@ def figure(results: Results, arm: str, folder: Path) -> Plot | None:
     axes.set_title(short(arm), fontweight="bold")
     intervals.references(drawn, references)
     drawn_rows = [(label, row) for label, of_arm in rows for row in of_arm]
-    text = "; ".join(f"{label} {told(row, scale(measure))} against {row.reference}" for label, row in drawn_rows)
+    text = "; ".join(f"{label} {told(row, measure)} against {row.reference}" for label, row in drawn_rows)
     alt = f"Differences of {arm} by {', '.join(headings)}: {text}."
     caption = f"{arm}: difference in {word(measure)} on parts of the test images, with 95\u00a0% intervals. Slices are "
     caption += "small and many: they raise questions, they are no results."

@@ -1,56 +1,51 @@
 """The lesion part of a comparison's variance: how a measure changes with the lesions that happen to be in the part."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from moulage.evaluation import resampling
-from moulage.evaluation.fits import Fits
-from moulage.evaluation.leave_out import left_out
-from moulage.evaluation.predictions import log_softmax
-from moulage.evaluation.scores import Measure
+from moulage.evaluation.alignment import Fits
+from moulage.evaluation.measure_names import Wanted
+from moulage.evaluation.measures import ImageMean
 
 FEW_LESIONS = 15
 """Below this many lesions in a class its measures use the lesion jackknife."""
 
-MEANS = ("accuracy", "recall", "log_loss")
-"""Measures that are class-weighted means of a value of each image: they have a closed form."""
-
 
 @dataclass(frozen=True)
 class Lesions:
-    """How each arm's values change with the lesions.
+    """How each arm's values change with the lesions."""
 
-    Attributes:
-        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``.
-        values: arm -> [S]: the measure of each set of predictions.
-        influences: arm -> [L, S]: what each lesion adds to the measure of each set; sums to 0 in a class.
-        draws: arm -> [S, B] bootstrap values; empty for the closed form and the jackknife.
-    """
-
-    method: str
-    values: dict[str, np.ndarray]
+    method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``
+    values: dict[str, np.ndarray]  # arm -> [S]: the measure of each set of predictions
+    # arm -> [L, S]: what each lesion adds to the measure of each set; sums to 0 in a class
     influences: dict[str, np.ndarray]
-    draws: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]  # arm -> [S, B] bootstrap values; empty for the closed form and the jackknife
 
     @classmethod
-    def of(cls, fits: Fits, wanted: Measure, num_resamples: int = 0, seed: int = 0) -> "Lesions":
-        """For all arms; bootstrap in place of the jackknife where resamples are asked for (many lesions only).
+    def of(cls, fits: Fits, wanted: Wanted, num_resamples: int | None = None, seed: int = 0) -> "Lesions":
+        """For all arms; bootstrap in place of the jackknife where resamples are asked for, or the measure needs them.
+
+        With few lesions only where the measure needs them: a bootstrap of few lesions is too short for others, and the
+        jackknife then covers.
 
         Classes need two lesions each where the measure names or averages classes.
         """
         few = any(fits.sizes[k] < FEW_LESIONS for k in wanted.indices)
-        if wanted.kind in MEANS and not few:
-            found = {name: _means(fits, name, wanted) for name in fits.logits}
+        if isinstance(wanted.measure, ImageMean) and not few:
+            found = {name: _means(fits, name, wanted.measure, wanted.indices) for name in fits.logits}
             return cls("closed form", *_unzip(found), {})
-        found = {name: _jackknife(fits, name, wanted) for name in fits.logits}
-        if few or not num_resamples:
+        num_resamples = wanted.measure.resamples if num_resamples is None else num_resamples
+        if few and not wanted.measure.resamples:
+            num_resamples = 0
+        found = {name: _jackknife(fits, name, wanted, exact=not num_resamples) for name in fits.logits}
+        if not num_resamples:
             return cls("lesion jackknife", *_unzip(found), {})
         curves = [
-            [resampling.weighted(wanted.kind, k, fits.labels, p, fits.lesions) for k in wanted.indices or (0,)]
+            [wanted.measure.weighted(outputs, k, fits.lesions) for k in wanted.classes]
             for name in fits.logits
-            for p in _probabilities(fits, name)
+            for outputs in fits.outputs(name)
         ]
         draws = resampling.bootstrap(curves, fits.strata, num_resamples, seed).reshape(len(found), fits.num_sets, -1)
         return cls("lesion bootstrap", *_unzip(found), dict(zip(found, draws, strict=True)))
@@ -66,7 +61,7 @@ class Lesions:
             residual = ((influence - mean[:, None]) ** 2).sum(axis=1)
             return by_class, float(by_stratum(fits, residual).sum() / pairs)
         draws = self.draws[arm] - self.draws[reference]
-        shares = by_class / by_class.sum() if by_class.any() else by_class
+        shares = by_class / by_class.sum() if by_class.any() else fits.sizes / fits.sizes.sum()
         factor = float(shares @ factors)
         interaction = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / pairs
         return shares * factor * draws.mean(axis=0).var(ddof=1), float(factor * interaction)
@@ -82,50 +77,37 @@ def by_stratum(fits: Fits, values: np.ndarray) -> np.ndarray:
     return np.bincount(fits.strata, correction(fits.sizes)[fits.strata] * values, minlength=len(fits.classes))
 
 
-def image_values(fits: Fits, name: str, wanted: Measure) -> np.ndarray:
-    """What a measure of ``MEANS`` averages, [S, N]: correctness or loss of each image."""
-    kind = "log_loss" if wanted.kind == "log_loss" else "correct"
-    if (key := (kind, name)) not in fits.memo:
-        if kind == "log_loss":
-            rows = np.arange(len(fits.labels))
-            found = np.stack([-log_softmax(logits)[rows, fits.labels] for logits in fits.logits[name]])
-        else:
-            found = fits.logits[name].argmax(axis=2) == fits.labels
-        fits.memo[key] = found
-    return fits.memo[key]
-
-
-def class_weights(fits: Fits, wanted: Measure) -> np.ndarray:
-    """w_k, [K]: a measure of ``MEANS`` is the sum over classes of w_k times the mean of class k."""
-    if not wanted.indices:
+def class_weights(fits: Fits, indices: tuple[int, ...]) -> np.ndarray:
+    """w_k, [K]: a mean over images is the sum over classes of w_k times the mean of class k."""
+    if not indices:
         return np.bincount(fits.labels, minlength=len(fits.classes)) / len(fits.labels)
-    return np.isin(np.arange(len(fits.classes)), wanted.indices) / len(wanted.indices)
+    return np.isin(np.arange(len(fits.classes)), indices) / len(indices)
 
 
-def _means(fits: Fits, name: str, wanted: Measure) -> tuple[np.ndarray, np.ndarray]:
-    """Values [S] and influences u_ls = w_k (c_ls - R_ks n_l) / N_k, [L, S], of a measure of ``MEANS``."""
-    num_classes, num_lesions = len(fits.classes), len(fits.strata)
-    values, weights = image_values(fits, name, wanted), class_weights(fits, wanted)
+def _means(fits: Fits, name: str, measure: ImageMean, indices: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values [S] and influences u_ls = w_k (c_ls - R_ks n_l) / N_k, [L, S], of a mean over images."""
+    num_classes, num_lesions, num_sets = len(fits.classes), len(fits.strata), fits.num_sets
+    weights = class_weights(fits, indices)
     num_images = np.maximum(np.bincount(fits.labels, minlength=num_classes), 1)
     size = np.bincount(fits.lesions, minlength=num_lesions)
-    scores, influences = np.empty(len(values)), np.empty((num_lesions, len(values)))
-    for s, row in enumerate(values):
-        of_lesion = np.bincount(fits.lesions, row, num_lesions)
+    scores, influences = np.empty(num_sets), np.empty((num_lesions, num_sets))
+    for s, outputs in enumerate(fits.outputs(name)):
+        of_lesion = np.bincount(fits.lesions, measure.image_values(outputs), num_lesions)
         mean = np.bincount(fits.strata, of_lesion, num_classes) / num_images
         scores[s] = weights @ mean
         influences[:, s] = (weights / num_images)[fits.strata] * (of_lesion - mean[fits.strata] * size)
     return scores, influences
 
 
-def _jackknife(fits: Fits, name: str, wanted: Measure) -> tuple[np.ndarray, np.ndarray]:
+def _jackknife(fits: Fits, name: str, wanted: Wanted, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Values [S] and influences [L, S] from values without each lesion; the mean over the measure's classes of each.
 
     The influence is (m_k - 1) / m_k (mean_l t_(-l) - t_(-l)). What was computed for a class serves the next measure.
     """
-    parts = []
-    for k in wanted.indices or (0,):
-        if (key := (wanted.kind, k, name)) not in fits.memo:
-            pairs = [left_out(wanted.kind, k, fits.labels, p, fits.lesions) for p in _probabilities(fits, name)]
+    parts, leave_out = [], wanted.measure.without_each if exact else wanted.measure.linearised
+    for k in wanted.classes:
+        if (key := (wanted.measure, k, name, exact)) not in fits.memo:
+            pairs = [leave_out(outputs, k, fits.lesions) for outputs in fits.outputs(name)]
             without = np.stack([row for _, row in pairs], axis=1)
             fits.memo[key] = np.array([value for value, _ in pairs]), _pseudo_influences(fits, without)
         parts.append(fits.memo[key])
@@ -143,12 +125,6 @@ def _pseudo_influences(fits: Fits, without: np.ndarray) -> np.ndarray:
     means = np.stack([np.bincount(fits.strata, column, len(sizes)) for column in without.T], axis=1)
     means /= np.maximum(sizes, 1)[:, None]
     return (means[fits.strata] - without) * ((sizes - 1) / np.maximum(sizes, 1))[fits.strata, None]
-
-
-def _probabilities(fits: Fits, name: str) -> Sequence[np.ndarray]:
-    if (key := ("probabilities", name)) not in fits.memo:
-        fits.memo[key] = np.stack([np.exp(log_softmax(logits)) for logits in fits.logits[name]]).astype(np.float64)
-    return fits.memo[key]
 
 
 def _unzip(

@@ -6,7 +6,9 @@ from typing import Any
 
 from moulage.errors import DataError
 from moulage.evaluation.compare import MIN_LESIONS, MIN_TRIALS
-from moulage.evaluation.lesions import FEW_LESIONS
+from moulage.evaluation.lesion_variance import FEW_LESIONS
+from moulage.evaluation.measure_names import find, parse
+from moulage.evaluation.measures import Measure
 from moulage.evaluation.power import MOST_TRIALS, Plan, equivalence_needs
 
 TRIALS = (3, 5, 10, 20)
@@ -91,7 +93,7 @@ def forecast(
         if plan is not None:
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
             plan = _at(plan, 5 if folds == 1 else 2 * folds)
-            sentences.append(f"{where}: {needed(plan, smallest_effect)}")
+            sentences.append(f"{where}: {needed(plan, smallest_effect, find('recall'))}")
     sentences += [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
     return {"primary": primary, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
@@ -136,7 +138,8 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
                 "factor_needed": plan.factor_needed(smallest_effect),
             }
         )
-        sentences.append(f"{values['arm']} against {values['reference']}: {needed(plan, smallest_effect)}")
+        said = needed(plan, smallest_effect, parse(measure).measure)
+        sentences.append(f"{values['arm']} against {values['reference']}: {said}")
     if not rows:
         raise DataError(
             f'No comparison under "{measure}" has an interval, so there is nothing to plan with.',
@@ -148,9 +151,9 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
     return {"primary": measure, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
 
 
-def needed(plan: Plan, effect: float) -> str:
-    """What it would take to find an effect in 80 % of studies, in one sentence."""
-    number, now = f"{100 * effect:g} points", plan.num_trials
+def needed(plan: Plan, effect: float, measure: Measure) -> str:
+    """What it would take to find an effect in 80 % of studies, in one sentence; the measure says in what unit."""
+    number, now = f"{measure.scale * effect:g} {measure.unit}".rstrip(), plan.num_trials
     found = plan.detectable(now)
     if found <= effect:
         return f"{now} fits an arm find {number} in at least 80 % of studies."
@@ -160,7 +163,7 @@ def needed(plan: Plan, effect: float) -> str:
         ways.append(f"{trials} fits an arm")
     if factor is not None:
         ways.append(f"{_times(factor)} times the test lesions with {now} fits")
-    lead = f"{now} fits an arm find {100 * found:.1f} points in 80 % of studies; {number} would take"
+    lead = f"{now} fits an arm find {measure.amount(found)} in 80 % of studies; {number} would take"
     if ways:
         return f"{lead} {' or '.join(ways)}."
     both = next((k for k in TOGETHER if now * k <= MOST_TRIALS and plan.detectable(now * k, k) <= effect), None)

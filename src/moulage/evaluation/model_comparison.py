@@ -8,10 +8,10 @@ import numpy as np
 
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation import pairs, verdict
+from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.compare import MIN_TRIALS, Comparison, compare_fits
-from moulage.evaluation.fits import Fits, align
+from moulage.evaluation.measure_names import resolve
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import resolve
 
 FIXED = "these two fixed models only"
 """Label of everything that takes the fits as fixed."""
@@ -24,7 +24,7 @@ def compare_models(
     measures: Sequence[str] = (),
     targets: Sequence[str] = (),
     smallest_effect: float = 0.02,
-    num_resamples: int = 0,
+    num_resamples: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare every model with the reference; plain values, ready for JSON.
@@ -32,7 +32,7 @@ def compare_models(
     Args:
         models: the fits of each model; the variance between fits is pooled over all of them.
         reference: its name; the first model if left out.
-        measures: see ``scores.resolve``; without them ``default_measures``. The first is the one put in words.
+        measures: see ``measure_names``; without them ``default_measures``. The first is the one put in words.
         targets: target classes, for measures over them, and for the tests of one pair of fixed models.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
         num_resamples: as in ``compare.compare_all``.
@@ -119,14 +119,14 @@ def fixed_pairs(
             found = pairs.fixed(fits, resolve(measure, fits.labels, fits.classes, targets), name, reference)
             if found is not None:
                 rows.append(_row(head, "lesions as the only chance", measure, found))
-        ours, theirs = (fits.logits[model][0].argmax(axis=1) == fits.labels for model in (name, reference))
+        ours, theirs = (fits.outputs(model)[0].predicted == fits.labels for model in (name, reference))
         exact = pairs.mcnemar(ours, theirs)
         difference = (exact.only_first - exact.only_second) / len(fits.labels)
         rows.append(
             {**_row(head, "McNemar, exact", "accuracy", None), "difference": difference, "p": exact.p_value}
             | {"only_model_right": exact.only_first, "only_reference_right": exact.only_second}
         )
-        first, second = (_probabilities(fits, model) for model in (name, reference))
+        first, second = (fits.outputs(model)[0].probabilities for model in (name, reference))
         for k, of in enumerate(fits.classes):
             if (targets and of not in targets) or not 2 <= counts[k] <= len(fits.labels) - 2:
                 continue
@@ -149,12 +149,6 @@ def _row(head: dict[str, str], test: str, measure: str, found: pairs.Fixed | pai
     }
 
 
-def _probabilities(fits: Fits, name: str) -> np.ndarray:
-    from moulage.evaluation.predictions import log_softmax
-
-    return np.exp(log_softmax(fits.logits[name][0]))
-
-
 def _reading(comparison: Comparison, p_adjusted: float | None, smallest_effect: float) -> str:
     """The comparison in a few words, after the correction for several models."""
     if comparison.low is None:
@@ -175,9 +169,9 @@ def _sentence(comparison: Comparison, p_adjusted: float | None, num_models: int,
     said = verdict.sentence(comparison, smallest_effect, f'Taking "{comparison.arm}"')
     if p_adjusted is None or num_models < 2:
         return said
-    number = "p < 0.001" if p_adjusted < 0.001 else f"p = {p_adjusted:.3f}"
     late = _reading(comparison, p_adjusted, smallest_effect).startswith("not enough data, after")
-    return f"{said} After Holm over {num_models} models {number}{': not enough data after all' if late else ''}."
+    after_all = ": not enough data after all" if late else ""
+    return f"{said} After Holm over {num_models} models {verdict.p_text(p_adjusted)}{after_all}."
 
 
 def _fits_note(fits: Fits) -> list[str]:
