@@ -300,16 +300,16 @@ def test_copies_weigh_what_their_image_does(main):
 
 
 def test_prepare_takes_a_recipe_and_says_what_became_of_each_data_set(folder, tmp_path, capsys):
-    from moulage.cli import steps
+    from moulage.cli.prepare import prepare
 
     path = tmp_path / "two.toml"
     path.write_text(recipes.to_toml(recipes.parse(RECIPE)), encoding="utf-8")
     setting = [f"data.also.more.path={folder}"]
-    steps.prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1, as_json=True)
+    prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1, as_json=True)
     assert '"num_set_aside": 7' in capsys.readouterr().out
     assert [row["name"] for row in data_sets.load(tmp_path / "run")] == ["main", "more"]
-    steps.prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1)
+    prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1)
     assert "set aside" in capsys.readouterr().out
     for wrong in ({}, {"recipe": path, "source": "phantom"}):
         with pytest.raises(RecipeError, match="one of the two"):
-            steps.prepare(**wrong)
+            prepare(**wrong)

@@ -30,7 +30,7 @@ SMALL = Config(num_images=60, size=24, min_lesions=2)
 SIZE = 48
 RARE = ("AK", "DF", "VASC", "SCC")
 RECORDED = {0: (0.111, 0.078, 0.038, 0.160), 0.5: (0.121, 0.173, 0.138, 0.143), 1: (0.054, 0.189, 0.182, 0.147)}
-"""Gains of the classes of ``RARE`` by planted benefit, as the docstring of ``phantom`` has them."""
+"""Gains of the classes of ``RARE`` by planted benefit, as docs/LOG.md has them."""
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_held_back_images_help_more_where_benefit_is_planted() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("benefit", RECORDED)
-def test_planted_benefit_is_what_the_docstring_records(benefit: float) -> None:
+def test_planted_benefit_is_what_the_log_records(benefit: float) -> None:
     gains = [gain(benefit, rare, draws=3) for rare in RARE]
     assert gains == pytest.approx(RECORDED[benefit], abs=0.02)
 

@@ -365,7 +365,7 @@ def test_previews_are_in_the_order_of_their_steps(small: run_files.Run) -> None:
 
 def test_one_run_of_each_generator_is_shown() -> None:
     made = [filled(GeneratorRun, name=name, trial=trial) for name, trial in (("a", 2), ("b", 0), ("a", 1), ("a", 0))]
-    shown = run_files.first_of_each(made, lambda run: (run.name, run.trial) != ("a", 0))
+    shown = run_files.first_of_each(run for run in made if (run.name, run.trial) != ("a", 0))
     assert [(run.name, run.trial) for run in shown] == [("b", 0), ("a", 1)]
 
 

@@ -22,26 +22,16 @@ MIN_SIDE = 8
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter has made of an image.
+    """What a filter has made of an image."""
 
-    Attributes:
-        image: uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this.
-        share: of the pixels that were changed or cut away, 0..1; 0: the image is as it was.
-        box: left, top, right, bottom in pixels of what is kept; None: everything.
-    """
-
-    image: np.ndarray
-    share: float = 0.0
-    box: tuple[int, int, int, int] | None = None
+    image: np.ndarray  # uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this
+    share: float = 0.0  # of the pixels that were changed or cut away, 0..1; 0: the image is as it was
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in pixels of what is kept; None: everything
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told.
-
-    Raises:
-        RecipeError: an unknown plug-in or option.
-    """
+    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told."""
 
     chosen: tuple[tuple[str, dict[str, Any]], ...] = ()
 
@@ -50,7 +40,10 @@ class Filters:
 
     @classmethod
     def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Filters":
-        """Checked filters with all their options; a missing library is said at once."""
+        """Checked filters with all their options; a missing library is said at once.
+
+        ``RecipeError``: an unknown plug-in or option.
+        """
         found = []
         for number, (name, options) in enumerate(chosen):
             config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
@@ -92,9 +85,7 @@ class Filters:
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Filtered, np.ndarray | None]]:
         """Each filter's image, already cut, and the mask that fits it, in order.
 
-        Args:
-            image: uint8 [H, W, 3].
-            mask: uint8 of any size, 255 on the lesion; stretched to the image.
+        ``image`` is uint8 [H, W, 3]; ``mask`` uint8 of any size, 255 on the lesion; it is stretched to the image.
         """
         if mask is not None and mask.shape != image.shape[:2]:
             size = (image.shape[1], image.shape[0])

@@ -52,12 +52,12 @@ def draw(
     an interrupted one left open.
 
     Args:
-        generator: anything with ``classes`` and ``sample(label, seeds) -> uint8 [n, S, S, 3]``.
+        generator: ``sample(label, seeds)`` gives uint8 [n, S, S, 3].
         seeds: for each class name the seeds to draw, in ``[0, 2**63)``, each once.
         folder: where the images go; of this run alone.
         origin: id of the generator run; becomes part of every image's name.
         split_digest: digest of the split that the generator was fitted on.
-        classes: classes of the catalog that is returned (the data set's, in its order).
+        classes: of the catalog that is returned (the data set's, in its order).
 
     Raises:
         RecipeError: a class that the generator or the data set does not know, a seed that is negative or given twice.
@@ -90,8 +90,7 @@ def draw(
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a drawn PNG says of itself: origin, class, seed, split_digest, software, description, digital_source_type.
 
-    Raises:
-        DataError: the file is no readable image, or carries no provenance of moulage.
+    ``DataError`` where the file is no readable image, or carries no provenance of moulage.
     """
     _, text = png.read(path)
     if "moulage:origin" not in text:
