@@ -11,10 +11,11 @@ from PIL import Image
 
 from call_cli import caller
 from moulage import runs
-from moulage.classifiers import probe
+from moulage.classifiers import _attention, probe
 from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.finished.explain import NUM_NEIGHBOURS, _groups, explain, overlay
+from moulage.finished.choosing import choose
+from moulage.finished.explain import NUM_NEIGHBOURS, explain, overlay
 from moulage.report import page, run_files
 from recipes import phantom_recipe
 from small_study import Small
@@ -198,7 +199,7 @@ def test_a_classifier_without_maps_is_explained_in_words(run, monkeypatch, why):
     if why == "refused":
         monkeypatch.setattr(probe.Classifier, "attention", refuse)
     else:
-        monkeypatch.delattr(probe.Classifier, "attention")
+        monkeypatch.delattr(_attention.GradCam, "attention")
     bare = explain(run, arm="softmax", trial=0 if why == "refused" else 1, num_images=1, device="cpu")
     assert ("No map. None at all." if why == "refused" else "probe") in bare["no_maps"]
     assert not any(by["maps"] for record in bare["images"] for by in record["arms"])
@@ -256,7 +257,7 @@ def test_groups_are_chosen_by_probability_and_change_one_image_of_a_lesion():
         },
         index=list("abcde"),
     )
-    ak, every, raised, lowered, drawn = _groups(table, "gan", "none", 1, ["AK", "BCC"], 2, seed=0)
+    ak, every, raised, lowered, drawn = choose(table, "gan", "none", 1, ["AK", "BCC"], 2, seed=0)
     assert ak.images == ["b", "c"]
     assert every.images == ["b", "e"]
     assert raised.images == ["d", "c"]
@@ -264,8 +265,8 @@ def test_groups_are_chosen_by_probability_and_change_one_image_of_a_lesion():
     assert [raised.beside, lowered.beside, ak.beside, drawn.beside] == [True, True, False, False]
     assert "fits" not in raised.how
     assert len(drawn.images) == 2
-    assert drawn == _groups(table, "gan", "none", 1, ["AK", "BCC"], 2, seed=0)[-1]
-    assert any(_groups(table, "gan", "none", 1, [], 2, seed=k)[-1] != drawn for k in range(1, 9))
+    assert drawn == choose(table, "gan", "none", 1, ["AK", "BCC"], 2, seed=0)[-1]
+    assert any(choose(table, "gan", "none", 1, [], 2, seed=k)[-1] != drawn for k in range(1, 9))
 
 
 def test_an_overlay_shows_what_speaks_for_a_class_alone():

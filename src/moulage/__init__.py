@@ -5,7 +5,7 @@
 
     recipe = moulage.load_recipe(Path("studies/thesis2020.toml"), budget="cpu")
     outcome = moulage.run_study(recipe, Path("runs/thesis2020"), workers=2)
-    print(outcome.results["answer"])
+    print(outcome.results.answer)
     moulage.write_report(outcome.run)
 
 Names are imported when they are first used: ``import moulage`` is quick. Not for clinical use.

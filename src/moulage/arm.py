@@ -22,19 +22,13 @@ NO_CLASSES = ("one", "two")
 
 @dataclass(frozen=True)
 class Ways:
-    """How an arm answers imbalance, as plain values: all that a stage on another machine needs of it.
+    """How an arm answers imbalance, as plain values: all that a stage on another machine needs of it."""
 
-    Attributes:
-        balance, balance_config: the plug-in that may add rows, with its options.
-        treatment, treatment_config: the one beside it that changes the training; empty for none.
-        adjust: whether the logits are adjusted after training.
-    """
-
-    balance: str
+    balance: str  # the plug-in that may add rows, with its options
     balance_config: dict[str, Any]
-    treatment: str
+    treatment: str  # the one beside it that changes the training; empty for none
     treatment_config: dict[str, Any]
-    adjust: bool
+    adjust: bool  # whether the logits are adjusted after training
 
     @property
     def plugs(self) -> list[tuple[BalancePlugin, Any]]:
@@ -224,18 +218,13 @@ def roles(recipe: Recipe) -> dict[str, Role]:
 
 @dataclass(frozen=True)
 class Design:
-    """Who is compared with whom.
+    """Who is compared with whom."""
 
-    Attributes:
-        recipe: the study.
-        counts: images of each class in the training part (of the first trial), for arms that add by ratio.
-        rival: the best rival on validation; empty where the study has none.
-        kept: arm -> class -> fewest and most images that it added over the trials, where a selection left too few.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # the study
+    # images of each class in the training part (of the first trial), for arms that add by ratio
     counts: Mapping[str, int]
-    rival: str = ""
+    rival: str = ""  # the best rival on validation; empty where the study has none
+    # arm -> class -> fewest and most images that it added over the trials, where a selection left too few
     kept: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict[str, Mapping[str, tuple[int, int]]])
 
     @cached_property

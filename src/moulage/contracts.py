@@ -214,17 +214,11 @@ class GeneratorPlugin(Plugin):
 
 @dataclass(frozen=True)
 class EmbeddingOf:
-    """A frozen part of a classifier that each image passes once.
+    """A frozen part of a classifier that each image passes once."""
 
-    Attributes:
-        embed: ``(config, pixels uint8 [N, S, S, 3], *, device, progress) -> float32 [N, D]``.
-        key: names the features of a config (network, weights, size); equal keys, equal features.
-        seconds: ``(config, num_images, device)``: what it will take.
-    """
-
-    embed: Callable[..., np.ndarray]
-    key: Callable[[Any], str]
-    seconds: Callable[..., float]
+    embed: Callable[..., np.ndarray]  # ``(config, pixels uint8 [N, S, S, 3], *, device, progress) -> float32 [N, D]``
+    key: Callable[[Any], str]  # names the features of a config (network, weights, size); equal keys, equal features
+    seconds: Callable[..., float]  # ``(config, num_images, device)``: what it will take
 
 
 @dataclass(frozen=True)
@@ -240,19 +234,14 @@ class ClassifierPlugin(Plugin):
 
 @dataclass(frozen=True)
 class BalancePlugin(Plugin):
-    """A way to treat imbalance: rows that it adds, how it trains, or logits that it adjusts after training.
+    """A way to treat imbalance: rows that it adds, how it trains, or logits that it adjusts after training."""
 
-    Attributes:
-        extend: ``(config, train, samples, add, rng) -> Catalog``: the extra rows of an arm; None: it adds none.
-        treat: ``(config, counts int64 [K]) -> Treatment``; None: it trains plainly.
-        is_posthoc: it stands for logit adjustment after training.
-        role: what an arm of it is for; None where the plug-in does not say.
-    """
-
+    # ``(config, train, samples, add, rng) -> Catalog``: the extra rows of an arm; None: it adds none
     extend: Callable[[Any, Catalog, Catalog | None, dict[str, int], np.random.Generator], Catalog] | None
+    # ``(config, counts int64 [K]) -> Treatment``; None: it trains plainly
     treat: Callable[[Any, np.ndarray], Treatment] | None
-    is_posthoc: bool
-    role: Role | None
+    is_posthoc: bool  # it stands for logit adjustment after training
+    role: Role | None  # what an arm of it is for; None where the plug-in does not say
 
 
 @dataclass(frozen=True)

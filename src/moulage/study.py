@@ -25,18 +25,13 @@ from moulage.stages.witness import check_run
 
 @dataclass
 class Watch:
-    """What a study tells whoever looks on; the command line draws it, a library user may leave it out.
+    """What a study tells whoever looks on; the command line draws it, a library user may leave it out."""
 
-    Attributes:
-        say: one line about what happens.
-        progress: how far reading and decoding are.
-        estimated: the stages to come with their estimated core-seconds, before the first starts.
-        running: called a few times a second with finished, running (stage, its progress.json) and waiting stages.
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    progress: runs.Progress = runs.no_progress
+    say: Callable[[str], None] = lambda text: None  # one line about what happens
+    progress: runs.Progress = runs.no_progress  # how far reading and decoding are
+    # the stages to come with their estimated core-seconds, before the first starts
     estimated: Callable[[list[tuple[Stage, float]]], None] = lambda found: None
+    # called a few times a second with finished, running (stage, its progress.json) and waiting stages
     running: Callable[[int, list[tuple[Stage, dict[str, Any]]], int], None] = lambda done, running, waiting: None
 
 

@@ -31,35 +31,31 @@ FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_bac
 class Treatment:
     """What differs from plain training. The default of every field is: nothing.
 
-    Attributes:
-        loss: ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
-            ``progress`` is the share of the training that lies behind, 0..1. None: mean cross-entropy.
-        class_weights: relative chance, for each class, that an epoch draws an image of it; all equal is class-balanced.
-            None: every image once.
-        mix: ``(inputs [n, ...] float32, targets [n, K]) -> (inputs, targets)`` on a batch, after augmentation; inputs
-            are images [n, 3, S, S] in 0..1 or embeddings [n, D]. Targets are mixed linearly, whatever their number of
-            columns: a classifier that reads metadata appends these to them.
-        augment: ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``, before the classifier's own augmentation.
-        retrain_head: share of the epochs, the last ones, in which a fresh head is trained class-balanced on the frozen
-            backbone (cRT); 0: none.
-        freeze_backbone: only the head is trained.
-        needs_pixels: not for classifiers that are given embeddings.
-        key: names everything that the functions above depend on but the counts (``identity(config)``); checkpoints of
-            another key are refused. Needed as soon as any other field is set.
-
     The functions draw random numbers from PyTorch's own generator, which the classifier seeds for each epoch.
 
     Raises:
         RecipeError: fields contradict each other, are out of bounds, or have no ``key``.
     """
 
+    # ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
+    # ``progress`` is the share of the training that lies behind, 0..1. None: mean cross-entropy.
     loss: Loss | None = None
+    # relative chance, for each class, that an epoch draws an image of it; all equal is class-balanced. None: every
+    # image once.
     class_weights: tuple[float, ...] | None = None
+    # ``(inputs [n, ...] float32, targets [n, K]) -> (inputs, targets)`` on a batch, after augmentation; inputs are
+    # images [n, 3, S, S] in 0..1 or embeddings [n, D]. Targets are mixed linearly, whatever their number of columns: a
+    # classifier that reads metadata appends these to them.
     mix: Mix | None = None
+    # ``uint8 [n, 3, S, S] -> uint8 [n, 3, S, S]``, before the classifier's own augmentation
     augment: Augment | None = None
+    # share of the epochs, the last ones, in which a fresh head is trained class-balanced on the frozen backbone (cRT);
+    # 0: none
     retrain_head: float = 0.0
-    freeze_backbone: bool = False
-    needs_pixels: bool = False
+    freeze_backbone: bool = False  # only the head is trained
+    needs_pixels: bool = False  # not for classifiers that are given embeddings
+    # names everything that the functions above depend on but the counts (``identity(config)``); checkpoints of another
+    # key are refused. Needed as soon as any other field is set.
     key: str = ""
 
     def __post_init__(self) -> None:

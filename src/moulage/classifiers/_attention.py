@@ -20,19 +20,13 @@ INSTALL = "pip install 'moulage[explain]'"
 
 
 class LookedAt(NamedTuple):
-    """What gives a classifier's logits.
+    """What gives a classifier's logits."""
 
-    Attributes:
-        backbone: a convolutional network.
-        head: features float [n, D] (or [n, D + M]) -> logits [n, K].
-        beside: what the head is given behind the features of each image, float32 [N, M]: metadata.
-        views: what the classifier averages over.
-    """
-
-    backbone: backbones.Features
-    head: nn.Module
+    backbone: backbones.Features  # a convolutional network
+    head: nn.Module  # features float [n, D] (or [n, D + M]) -> logits [n, K]
+    # what the head is given behind the features of each image, float32 [N, M]: metadata
     beside: np.ndarray | None = None
-    views: _views.Views = _views.AS_IT_IS
+    views: _views.Views = _views.AS_IT_IS  # what the classifier averages over
 
 
 class GradCam:

@@ -43,19 +43,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """Epochs ``first`` to ``last`` (from 1, both included) that are trained alike.
-
-    Attributes:
-        first: its first epoch.
-        last: its last epoch.
-        class_weights: what the epochs draw by; None: every image once.
-        head_only: whether the backbone is frozen.
-    """
+    """Epochs ``first`` to ``last`` (from 1, both included) that are trained alike."""
 
     first: int
     last: int
-    class_weights: tuple[float, ...] | None
-    head_only: bool
+    class_weights: tuple[float, ...] | None  # what the epochs draw by; None: every image once
+    head_only: bool  # whether the backbone is frozen
 
 
 class Base(Generic[Net]):

@@ -21,25 +21,18 @@ class Fits:
     """Fits of all arms on the same images.
 
     A *set* is one prediction of every image: a fit of a hold-out, or the pooled out-of-fold predictions of a repeat.
-
-    Attributes:
-        labels: [N] int64.
-        lesions: index of each image's lesion, [N] int64; a lesion's images in another class are
-            a lesion of their own.
-        strata: class of each lesion, [L] int64.
-        num_groups: lesions before that distinction.
-        logits: arm -> [S, N, K] float32, one for each set, in order of the trials.
-        folds: fold that predicted each image in each set, [S, N] int64 in 0..num_folds-1; None for a hold-out.
-        memo: what was computed from these fits already; filled by ``outputs`` and ``lesion_variance``.
     """
 
     classes: tuple[str, ...]
-    labels: np.ndarray
+    labels: np.ndarray  # [N] int64
+    # index of each image's lesion, [N] int64; a lesion's images in another class are a lesion of their own
     lesions: np.ndarray
-    strata: np.ndarray
-    num_groups: int
-    logits: dict[str, np.ndarray]
+    strata: np.ndarray  # class of each lesion, [L] int64
+    num_groups: int  # lesions before that distinction
+    logits: dict[str, np.ndarray]  # arm -> [S, N, K] float32, one for each set, in order of the trials
+    # fold that predicted each image in each set, [S, N] int64 in 0..num_folds-1; None for a hold-out
     folds: np.ndarray | None = None
+    # what was computed from these fits already; filled by ``outputs`` and ``lesion_variance``
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def outputs(self, name: str) -> list[Outputs]:

@@ -33,55 +33,35 @@ class Comparison:
     """Arm minus reference under one measure, in the measure's own unit (a fraction; nats for ``log_loss``).
 
     What cannot be computed is None, and ``notes`` say why.
-
-    Attributes:
-        arm, reference, measure: what is compared.
-        classes: classes that the measure names; empty for an overall measure.
-        estimate_arm, estimate_reference: means over the fits (folds: over the repeats, of the pooled predictions).
-        difference: estimate_arm - estimate_reference.
-        standard_error, degrees_of_freedom: of the difference; Student's t.
-        low, high: 95 % interval.
-        p_value: two-sided, of no difference, not corrected for several comparisons.
-        cautious_low, cautious_high: Nadeau and Bengio's 95 % interval; for repeated folds only.
-        scheme: ``holdout`` or ``folds``.
-        num_trials, num_folds, num_repeats: fits an arm, which are num_folds x num_repeats in folds.
-        num_arms: arms over which the variance of fits is pooled.
-        num_images, num_lesions: size of the part; lesions are the groups of the split.
-        num_lesions_by_class: class -> lesions; one with images of two classes counts in both.
-        variance_lesions, variance_trials: the two parts of the squared standard error.
-        variance_interaction: V_E, the part of ``variance_lesions`` that shrinks with more fits.
-        freedom_lesions, freedom_trials: degrees of freedom of the two parts.
-        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval.
-        notes: sentences on what limits this comparison.
     """
 
-    arm: str
+    arm: str  # what is compared
     reference: str
     measure: str
-    classes: tuple[str, ...]
-    estimate_arm: float
+    classes: tuple[str, ...]  # classes that the measure names; empty for an overall measure
+    estimate_arm: float  # means over the fits (folds: over the repeats, of the pooled predictions)
     estimate_reference: float
-    difference: float
-    standard_error: float | None = None
+    difference: float  # estimate_arm - estimate_reference
+    standard_error: float | None = None  # of the difference; Student's t
     degrees_of_freedom: float | None = None
-    low: float | None = None
+    low: float | None = None  # 95 % interval
     high: float | None = None
-    p_value: float | None = None
-    num_trials: int
-    num_arms: int
-    num_images: int
+    p_value: float | None = None  # two-sided, of no difference, not corrected for several comparisons
+    num_trials: int  # fits an arm, which are num_folds x num_repeats in folds
+    num_arms: int  # arms over which the variance of fits is pooled
+    num_images: int  # size of the part; lesions are the groups of the split
     num_lesions: int
-    num_lesions_by_class: dict[str, int]
-    variance_lesions: float | None = None
+    num_lesions_by_class: dict[str, int]  # class -> lesions; one with images of two classes counts in both
+    variance_lesions: float | None = None  # the two parts of the squared standard error
     variance_trials: float | None = None
-    method: str
-    notes: tuple[str, ...]
-    variance_interaction: float | None = None
-    freedom_lesions: float | None = None
+    method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval
+    notes: tuple[str, ...]  # sentences on what limits this comparison
+    variance_interaction: float | None = None  # V_E, the part of ``variance_lesions`` that shrinks with more fits
+    freedom_lesions: float | None = None  # degrees of freedom of the two parts
     freedom_trials: float | None = None
-    cautious_low: float | None = None
+    cautious_low: float | None = None  # Nadeau and Bengio's 95 % interval; for repeated folds only
     cautious_high: float | None = None
-    scheme: Literal["holdout", "folds"] = "holdout"
+    scheme: Literal["holdout", "folds"] = "holdout"  # ``holdout`` or ``folds``
     num_folds: int = 1
     num_repeats: int = 1
 

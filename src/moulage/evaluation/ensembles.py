@@ -40,20 +40,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What ``combine`` makes.
+    """What ``combine`` makes."""
 
-    Attributes:
-        method: one of ``METHODS``.
-        weights: share of each member, summing to 1; of a stacking the share of the absolute coefficients.
-        validation, test: its predictions; the logits are logarithms of probabilities.
-        notes: sentences on what was chosen.
-    """
-
-    method: str
+    method: str  # one of ``METHODS``
+    # share of each member, summing to 1; of a stacking the share of the absolute coefficients
     weights: dict[str, float]
-    validation: Predictions
+    validation: Predictions  # its predictions; the logits are logarithms of probabilities
     test: Predictions
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences on what was chosen
 
 
 def combine(

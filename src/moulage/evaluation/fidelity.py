@@ -40,18 +40,12 @@ LOWER_IS_BETTER = ("kid", "frechet", "accuracy", "colour_pixels", "colour_means"
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images of several classes.
+    """A set of images of several classes."""
 
-    Attributes:
-        pixels: uint8 [N, S, S, 3].
-        features: float [N, D], of one network for all sets.
-        labels: class indices, int64 [N].
-        groups: lesion of each image, [N]; None for generated images, each of which counts as its own.
-    """
-
-    pixels: np.ndarray
-    features: np.ndarray
-    labels: np.ndarray
+    pixels: np.ndarray  # uint8 [N, S, S, 3]
+    features: np.ndarray  # float [N, D], of one network for all sets
+    labels: np.ndarray  # class indices, int64 [N]
+    # lesion of each image, [N]; None for generated images, each of which counts as its own
     groups: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Images":
@@ -67,84 +61,57 @@ class Images:
 
 @dataclass(frozen=True)
 class Scores:
-    """One set against the held-out images of its class; means over draws of ``num_images`` unless said otherwise.
+    """One set against the held-out images of its class; means over draws of ``num_images`` unless said otherwise."""
 
-    Attributes:
-        num_images: images of the set in each draw.
-        kid, kid_low, kid_high: unbiased kernel distance of all images, and its interval.
-        frechet: Frechet distance; compare it with ``floor`` alone.
-        precision, recall, density, coverage: shares by nearest neighbours.
-        accuracy, accuracy_low, accuracy_high, accuracy_p: classifier two-sample test of one draw.
-        colour_pixels, colour_means: distances of colours in CIELAB units.
-        colour_variety: spread of the images' mean colours by that of the held-out ones.
-        near_copies: share of near-copies of training images, of all images.
-        data_copying, data_copying_cells: C_T overall and in cells, of all images; None where too few.
-        authenticity: share of authentic images, of all images.
-    """
-
-    num_images: int
-    kid: float
+    num_images: int  # images of the set in each draw
+    kid: float  # unbiased kernel distance of all images, and its interval
     kid_low: float
     kid_high: float
-    frechet: float
-    precision: float
+    frechet: float  # Frechet distance; compare it with ``floor`` alone
+    precision: float  # shares by nearest neighbours
     recall: float
     density: float
     coverage: float
-    accuracy: float
+    accuracy: float  # classifier two-sample test of one draw
     accuracy_low: float
     accuracy_high: float
     accuracy_p: float
-    colour_pixels: float
+    colour_pixels: float  # distances of colours in CIELAB units
     colour_means: float
-    colour_variety: float
-    near_copies: float
-    data_copying: float | None
+    colour_variety: float  # spread of the images' mean colours by that of the held-out ones
+    near_copies: float  # share of near-copies of training images, of all images
+    data_copying: float | None  # C_T overall and in cells, of all images; None where too few
     data_copying_cells: float | None
-    authenticity: float
+    authenticity: float  # share of authentic images, of all images
 
 
 @dataclass(frozen=True)
 class OfClass:
-    """What is said of one class.
+    """What is said of one class."""
 
-    Attributes:
-        num_generated, num_train, num_held_out, num_held_out_lesions: what there was.
-        too_few: why the class is not judged and how many images it takes; empty where it is.
-        generated, floor, copies: the scores; None where the class is not judged.
-        near_copies: the near-copies among the generated images, rows within the class; None where not judged.
-        expected_false_alarms: share of new images that would be called near-copies.
-    """
-
-    num_generated: int
+    num_generated: int  # what there was
     num_train: int
     num_held_out: int
     num_held_out_lesions: int
-    too_few: str = ""
-    generated: Scores | None = None
+    too_few: str = ""  # why the class is not judged and how many images it takes; empty where it is
+    generated: Scores | None = None  # the scores; None where the class is not judged
     floor: Scores | None = None
     copies: Scores | None = None
+    # the near-copies among the generated images, rows within the class; None where not judged
     near_copies: NearCopies | None = None
-    expected_false_alarms: float | None = None
+    expected_false_alarms: float | None = None  # share of new images that would be called near-copies
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All scores of a set of generated images.
+    """All scores of a set of generated images."""
 
-    Attributes:
-        features: name of the feature network; never compare results of two.
-        classes: class name -> what is said of it.
-        overall: set name (generated, floor, copies) -> score name -> mean over the judged classes; empty without one.
-        transfer: train on synthetic, test on real; None where fewer than two classes can be used.
-        small_sample: whether the Frechet distances are mostly bias (they are, below 2,048 images).
-    """
-
-    features: str
-    classes: Mapping[str, OfClass]
+    features: str  # name of the feature network; never compare results of two
+    classes: Mapping[str, OfClass]  # class name -> what is said of it
+    # set name (generated, floor, copies) -> score name -> mean over the judged classes; empty without one
     overall: Mapping[str, Mapping[str, float]]
-    transfer: Transfer | None
-    small_sample: bool
+    transfer: Transfer | None  # train on synthetic, test on real; None where fewer than two classes can be used
+    small_sample: bool  # whether the Frechet distances are mostly bias (they are, below 2,048 images)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and None, ready for JSON; of near-copies the rows, originals and distances."""

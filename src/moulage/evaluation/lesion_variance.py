@@ -15,19 +15,13 @@ FEW_LESIONS = 15
 
 @dataclass(frozen=True)
 class Lesions:
-    """How each arm's values change with the lesions.
+    """How each arm's values change with the lesions."""
 
-    Attributes:
-        method: ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``.
-        values: arm -> [S]: the measure of each set of predictions.
-        influences: arm -> [L, S]: what each lesion adds to the measure of each set; sums to 0 in a class.
-        draws: arm -> [S, B] bootstrap values; empty for the closed form and the jackknife.
-    """
-
-    method: str
-    values: dict[str, np.ndarray]
+    method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``
+    values: dict[str, np.ndarray]  # arm -> [S]: the measure of each set of predictions
+    # arm -> [L, S]: what each lesion adds to the measure of each set; sums to 0 in a class
     influences: dict[str, np.ndarray]
-    draws: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]  # arm -> [S, B] bootstrap values; empty for the closed form and the jackknife
 
     @classmethod
     def of(cls, fits: Fits, wanted: Wanted, num_resamples: int | None = None, seed: int = 0) -> "Lesions":

@@ -16,29 +16,20 @@ RIM = 1 - 1e-9
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares, 0 to 1.
+    """Shares, 0 to 1."""
 
-    Attributes:
-        precision: generated images that lie in the ball of some real image.
-        recall: real images that lie in the ball of some generated image.
-    """
-
-    precision: float
-    recall: float
+    precision: float  # generated images that lie in the ball of some real image
+    recall: float  # real images that lie in the ball of some generated image
 
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """How thick and how complete the generated images lie in the balls of the real ones.
+    """How thick and how complete the generated images lie in the balls of the real ones."""
 
-    Attributes:
-        density: balls of real images that a generated image lies in, mean, by k; 1 is expected of real images, and
-            generated images crowded where real ones are dense exceed it.
-        coverage: real images whose ball holds a generated image, 0 to 1.
-    """
-
+    # balls of real images that a generated image lies in, mean, by k; 1 is expected of real images, and generated
+    # images crowded where real ones are dense exceed it
     density: float
-    coverage: float
+    coverage: float  # real images whose ball holds a generated image, 0 to 1
 
 
 def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> PrecisionRecall:

@@ -42,16 +42,12 @@ class Named:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A measure on certain data.
+    """A measure on certain data."""
 
-    Attributes:
-        measure: what is computed.
-        indices: the classes whose values are averaged; empty where the measure is one of all images at once.
-        named: the classes that the user named (by ``NAME:CLASS`` or as targets); empty for an overall measure.
-    """
-
-    measure: Measure
+    measure: Measure  # what is computed
+    # the classes whose values are averaged; empty where the measure is one of all images at once
     indices: tuple[int, ...]
+    # the classes that the user named (by ``NAME:CLASS`` or as targets); empty for an overall measure
     named: tuple[str, ...] = ()
 
     @property

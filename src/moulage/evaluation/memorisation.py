@@ -24,21 +24,14 @@ MIN_IN_CELL = 20
 
 @dataclass(frozen=True)
 class DataCopying:
-    """The data-copying test; a z-score: below -3 generated images are nearer to training images than chance allows.
+    """The data-copying test; a z-score: below -3 generated images are nearer to training images than chance allows."""
 
-    Attributes:
-        overall: the test over all images at once.
-        in_cells: C_T, the mean over cells weighted by their held-out images; None where no cell has enough images.
-        num_cells: cells that had enough images.
-        num_skipped: generated images in the other cells.
-        cells: z-score of each cell that had enough, in the order of the cells.
-    """
-
-    overall: float
+    overall: float  # the test over all images at once
+    # C_T, the mean over cells weighted by their held-out images; None where no cell has enough images
     in_cells: float | None
-    num_cells: int
-    num_skipped: int
-    cells: tuple[float, ...]
+    num_cells: int  # cells that had enough images
+    num_skipped: int  # generated images in the other cells
+    cells: tuple[float, ...]  # z-score of each cell that had enough, in the order of the cells
 
 
 def data_copying(

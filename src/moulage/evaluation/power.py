@@ -165,26 +165,18 @@ def equivalence_needs(
 
 @dataclass(frozen=True)
 class Plan:
-    """The variance components of a difference, from which its standard error at other sizes follows.
+    """The variance components of a difference, from which its standard error at other sizes follows."""
 
-    Attributes:
-        lesions: lesion part of the squared standard error, less the interaction, at the size that the plan stands for.
-        interaction: lesion x fit part, at that size and for ``num_sets``.
-        trials: what the fits add beyond it, for ``num_sets``.
-        num_sets: predictions of every image: fits of a hold-out, or repeats of the folds.
-        num_folds: folds of a repeat; 1 for a hold-out.
-        num_arms: arms over which the variance of the fits is pooled; where one of the two is noisy, how many would
-            give the same degrees of freedom.
-        freedom: degrees of freedom of the lesion part.
-    """
-
+    # lesion part of the squared standard error, less the interaction, at the size that the plan stands for
     lesions: float
-    interaction: float
-    trials: float
-    num_sets: int
-    num_folds: int = 1
+    interaction: float  # lesion x fit part, at that size and for ``num_sets``
+    trials: float  # what the fits add beyond it, for ``num_sets``
+    num_sets: int  # predictions of every image: fits of a hold-out, or repeats of the folds
+    num_folds: int = 1  # folds of a repeat; 1 for a hold-out
+    # arms over which the variance of the fits is pooled; where one of the two is noisy, how many would give the same
+    # degrees of freedom
     num_arms: float = 2
-    freedom: float = math.inf
+    freedom: float = math.inf  # degrees of freedom of the lesion part
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Plan":

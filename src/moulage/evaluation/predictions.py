@@ -20,30 +20,19 @@ PARTS = ("validation", "test")
 class Predictions:
     """What one classifier said about N images with K classes.
 
-    Attributes:
-        images: names of the images, [N] of str, each once.
-        groups: lesion (joined with duplicates) of each image, [N] of str.
-        labels: true class indices, [N] int64 in ``range(K)``.
-        logits: unnormalised log-probabilities, [N, K] float32, finite.
-        classes: the K class names in the order of their indices.
-        arm: name of the arm.
-        trial: number of the fit; fits of different arms with the same number are paired.
-        part: ``"validation"`` or ``"test"``.
-        split_digest: digest of the split that the classifier was trained and scored on.
-
     Raises:
         DataError: a shape, a type, a value or a name is wrong.
     """
 
-    images: np.ndarray
-    groups: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-    classes: tuple[str, ...]
-    arm: str
-    trial: int
-    part: Literal["validation", "test"]
-    split_digest: str
+    images: np.ndarray  # names of the images, [N] of str, each once
+    groups: np.ndarray  # lesion (joined with duplicates) of each image, [N] of str
+    labels: np.ndarray  # true class indices, [N] int64 in ``range(K)``
+    logits: np.ndarray  # unnormalised log-probabilities, [N, K] float32, finite
+    classes: tuple[str, ...]  # the K class names in the order of their indices
+    arm: str  # name of the arm
+    trial: int  # number of the fit; fits of different arms with the same number are paired
+    part: Literal["validation", "test"]  # ``"validation"`` or ``"test"``
+    split_digest: str  # digest of the split that the classifier was trained and scored on
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels)

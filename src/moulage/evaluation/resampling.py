@@ -18,14 +18,10 @@ CHUNK = 250
 
 @dataclass(frozen=True)
 class Weighted:
-    """A measure of one fit as a function of lesion weights.
+    """A measure of one fit as a function of lesion weights."""
 
-    Attributes:
-        matrix: [T, L] float32, what each of the L lesions adds to each of T counts.
-        value: counts [T, B] -> values [B] of B weightings; it may change the counts that it is given.
-    """
-
-    matrix: csr_array
+    matrix: csr_array  # [T, L] float32, what each of the L lesions adds to each of T counts
+    # counts [T, B] -> values [B] of B weightings; it may change the counts that it is given
     value: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:

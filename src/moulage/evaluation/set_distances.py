@@ -37,33 +37,22 @@ class Interval:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Kernel distance (KID) of two sets of features.
+    """Kernel distance (KID) of two sets of features."""
 
-    Attributes:
-        whole: the unbiased estimate from all pairs, with its jackknife interval; it may be below 0.
-        subset_mean: mean over random subsets, as KID is usually reported.
-        subset_std: standard deviation over the subsets: of that size, not of the mean and not of ``whole``.
-    """
-
-    whole: Interval
-    subset_mean: float
-    subset_std: float
+    whole: Interval  # the unbiased estimate from all pairs, with its jackknife interval; it may be below 0
+    subset_mean: float  # mean over random subsets, as KID is usually reported
+    subset_std: float  # standard deviation over the subsets: of that size, not of the mean and not of ``whole``
 
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """Frechet distance (FID) of two sets of features.
+    """Frechet distance (FID) of two sets of features."""
 
-    Attributes:
-        value: 0 or greater; too great on average, the more so the fewer the images.
-        num_real, num_generated: numbers of images.
-        small_sample: whether either is below ``SMALL_SAMPLE`` or not above the number of features: then the value says
-            little, and only values of equal numbers of images may be compared.
-    """
-
-    value: float
-    num_real: int
+    value: float  # 0 or greater; too great on average, the more so the fewer the images
+    num_real: int  # numbers of images
     num_generated: int
+    # whether either is below ``SMALL_SAMPLE`` or not above the number of features: then the value says little, and only
+    # values of equal numbers of images may be compared
     small_sample: bool
 
 

@@ -14,24 +14,16 @@ NOISY = 0.1
 
 @dataclass(frozen=True)
 class Trials:
-    """What the fits add to the variance of a difference.
+    """What the fits add to the variance of a difference."""
 
-    Attributes:
-        excess: arm -> its share of the trial part: v / S, or the excess of its fold scores over lesion noise, over J.
-        raw: arm -> the same before lesion noise is taken off; its uncertainty is that of the trial part.
-        noisy: arms whose own variance counts, because it is too large for one that all arms share.
-        freedom: degrees of freedom of ``raw`` where it is pooled over the arms.
-        freedom_noisy: of one arm's own.
-        inner: whether V_E has to be taken off a difference's excess (a hold-out).
-        scores: arm -> [J] scores of the folds, for Nadeau and Bengio's interval; empty for a hold-out.
-    """
-
+    # arm -> its share of the trial part: v / S, or the excess of its fold scores over lesion noise, over J
     excess: dict[str, float]
-    raw: dict[str, float]
-    noisy: frozenset[str]
-    freedom: int
-    freedom_noisy: int
-    inner: bool
+    raw: dict[str, float]  # arm -> the same before lesion noise is taken off; its uncertainty is that of the trial part
+    noisy: frozenset[str]  # arms whose own variance counts, because it is too large for one that all arms share
+    freedom: int  # degrees of freedom of ``raw`` where it is pooled over the arms
+    freedom_noisy: int  # of one arm's own
+    inner: bool  # whether V_E has to be taken off a difference's excess (a hold-out)
+    # arm -> [J] scores of the folds, for Nadeau and Bengio's interval; empty for a hold-out
     scores: dict[str, np.ndarray]
 
     @classmethod

@@ -24,37 +24,23 @@ features), 1.34 (100, 50), 1.28 (60, 300) and 1.28 (150, 20) in 60 to 150 repeat
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """Out-of-fold accuracy of a classifier that tells real from generated images.
+    """Out-of-fold accuracy of a classifier that tells real from generated images."""
 
-    Attributes:
-        accuracy: 0.5 where it cannot tell, 1 where it always can.
-        low, high: confidence interval at ``LEVEL``.
-        p_value: chance of this accuracy or more where it cannot tell, one-sided.
-        num_images: images of each side.
-    """
-
-    accuracy: float
-    low: float
+    accuracy: float  # 0.5 where it cannot tell, 1 where it always can
+    low: float  # confidence interval at ``LEVEL``
     high: float
-    p_value: float
-    num_images: int
+    p_value: float  # chance of this accuracy or more where it cannot tell, one-sided
+    num_images: int  # images of each side
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Balanced accuracy on real held-out images of a head that was fitted on other images.
+    """Balanced accuracy on real held-out images of a head that was fitted on other images."""
 
-    Attributes:
-        from_generated: fitted on generated images (train on synthetic, test on real).
-        from_real: fitted on as many real training images of each class.
-        num_images: images of each class that either was fitted on.
-        chance: one over the number of classes.
-    """
-
-    from_generated: float
-    from_real: float
-    num_images: dict[int, int]
-    chance: float
+    from_generated: float  # fitted on generated images (train on synthetic, test on real)
+    from_real: float  # fitted on as many real training images of each class
+    num_images: dict[int, int]  # images of each class that either was fitted on
+    chance: float  # one over the number of classes
 
 
 def two_sample_test(

@@ -23,21 +23,15 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one score tells unknown images from known ones.
+    """How well one score tells unknown images from known ones."""
 
-    Attributes:
-        score: its name.
-        auroc: chance that an unknown image scores higher than a known one; ties count half.
-        low, high: 95 % interval of ``auroc`` over lesions, known and unknown ones drawn anew (percentiles of the
-            bootstrap); the classifier is taken as fixed.
-        false_positives: share of the known images that is called unknown where 95 % of the unknown ones are found.
-    """
-
-    score: str
-    auroc: float
+    score: str  # its name
+    auroc: float  # chance that an unknown image scores higher than a known one; ties count half
+    # 95 % interval of ``auroc`` over lesions, known and unknown ones drawn anew (percentiles of the bootstrap); the
+    # classifier is taken as fixed
     low: float
     high: float
-    false_positives: float
+    false_positives: float  # share of the known images that is called unknown where 95 % of the unknown ones are found
 
 
 def of_logits(logits: np.ndarray, name: str) -> np.ndarray:

@@ -43,41 +43,27 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Control:
-    """Whether a control did what it must.
+    """Whether a control did what it must."""
 
-    Attributes:
-        arm: its name.
-        role: ``null`` (must not help) or ``positive`` (must help).
-        state: ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain).
-        text: one sentence with the numbers.
-    """
-
-    arm: str
-    role: Literal["null", "positive"]
+    arm: str  # its name
+    role: Literal["null", "positive"]  # ``null`` (must not help) or ``positive`` (must help)
+    # ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain)
     state: Literal["behaves", "misbehaves", "not shown"]
-    text: str
+    text: str  # one sentence with the numbers
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of an arm.
+    """What is said of an arm."""
 
-    Attributes:
-        arm: its name.
-        outcome: one of four.
-        p_adjusted: Holm-adjusted p of the direction that the arm points to (the largest over its references); None
-            where a reference has no interval.
-        equivalence_p_adjusted: Holm-adjusted p of the equivalence test.
-        refused: why "helps" is not said although the numbers would allow it; empty otherwise.
-        missing: roles of references that the arm was not compared with.
-    """
-
-    arm: str
-    outcome: Outcome
+    arm: str  # its name
+    outcome: Outcome  # one of four
+    # Holm-adjusted p of the direction that the arm points to (the largest over its references); None where a reference
+    # has no interval
     p_adjusted: float | None
-    equivalence_p_adjusted: float | None
-    refused: str
-    missing: tuple[str, ...]
+    equivalence_p_adjusted: float | None  # Holm-adjusted p of the equivalence test
+    refused: str  # why "helps" is not said although the numbers would allow it; empty otherwise
+    missing: tuple[str, ...]  # roles of references that the arm was not compared with
 
 
 def decide(

@@ -1,7 +1,7 @@
 """Shows what a finished study's classifiers looked at, and which test images an arm changed most."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from moulage.contracts import explains
 from moulage.data import neighbours, png
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import RecipeError, RunError, nearest
-from moulage.evaluation.predictions import Predictions, log_softmax
+from moulage.finished.choosing import choose, tabulate
 from moulage.finished.run import Finished
 from moulage.results import Results
 from moulage.runs import seed_of
@@ -34,19 +34,6 @@ MOST = 24
 SHUFFLED = ("head", "network")
 NUM_DRAWS = 3
 """Random orders of the weights that a map is compared with."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Test images that were chosen for one reason; ``how`` says it in a sentence.
-
-    ``beside``: they are shown beside the generated training images that are most like them.
-    """
-
-    title: str
-    how: str
-    images: list[str]
-    beside: bool = False
 
 
 def explain(
@@ -96,9 +83,9 @@ def explain(
     _check_trial(results, names, trial)
     say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
     folders = {(fit.arm, fit.trial): fit.folder for fit in results.fits}
-    table, change = _table(run, folders, names, trial)
+    table, change = tabulate(run, folders, names, trial)
     seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
-    groups = _groups(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
+    groups = choose(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
     planned = {stage.folder for stage in plan(recipe, done.prepared)}
     if any(folders[name, trial] not in planned for name in names):
         raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
@@ -153,74 +140,6 @@ def _check_trial(results: Results, names: Iterable[str], trial: int) -> None:
             raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
 
 
-def _table(
-    run: Path, folders: dict[tuple[str, int], str], names: list[str], trial: int
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The test images of a trial by name, with what the arms said of each; and how many changed which way.
-
-    Columns: ``group``, ``label``, and for each arm ``predicted:<arm>``, ``of_predicted:<arm>`` and ``of_true:<arm>``
-    (probabilities); ``change``: the arm's log-probability of the true class minus the reference's, the mean over all
-    trials in which both were tested on the image.
-    """
-    said = {name: Predictions.load(run / folders[name, trial] / "test.parquet") for name in names}
-    first = said[names[0]]
-    classes = np.array(first.classes, object)
-    table = pd.DataFrame({"group": first.groups, "label": classes[first.labels]}, index=first.images)
-    rows = np.arange(len(first))
-    for name, own in said.items():
-        table[f"predicted:{name}"] = classes[own.predicted]
-        table[f"of_predicted:{name}"] = own.probabilities.max(axis=1)
-        table[f"of_true:{name}"] = own.probabilities[rows, own.labels]
-    if len(names) == 1:
-        return table, {"num_fits": 0, "raised": 0, "lowered": 0}
-    trials = sorted({t for of, t in folders if of == names[0]} & {t for of, t in folders if of == names[1]})
-    changes = pd.concat([_change(*(run / folders[name, t] for name in names)) for t in trials], axis=1)
-    changes = changes.reindex(table.index)
-    table["change"] = changes.mean(axis=1)
-    counts = {"raised": int((table["change"] > 0).sum()), "lowered": int((table["change"] < 0).sum())}
-    return table, {"num_fits": int(changes.notna().sum(axis=1).max()), **counts}
-
-
-def _change(arm: Path, reference: Path) -> pd.Series:
-    """Log-probability of the true class with an arm minus that with another, nats, by image."""
-    found = []
-    for folder in (arm, reference):
-        own = Predictions.load(folder / "test.parquet")
-        found.append(pd.Series(log_softmax(own.logits)[np.arange(len(own)), own.labels], index=own.images))
-    return found[0] - found[1].reindex(found[0].index)
-
-
-def _groups(
-    table: pd.DataFrame, arm: str, against: str, num_fits: int, targets: Iterable[str], number: int, seed: int
-) -> list[Group]:
-    """Mistakes of each target class and of all, the most improved and worsened images, and some at random."""
-    wrong = table[table[f"predicted:{arm}"] != table["label"]].sort_values(f"of_predicted:{arm}", ascending=False)
-    surest = f"The {arm} classifier gave the highest probability to a wrong class; one image of a lesion."
-    found = [
-        Group(f"Most confident mistakes: {label}", surest, _first(wrong[wrong["label"] == label], number))
-        for label in targets
-    ]
-    found.append(Group("Most confident mistakes: all classes", surest, _first(wrong, number)))
-    if against:
-        mean = f", mean of {num_fits} fits of each" if num_fits > 1 else ""
-        order = table.sort_values("change", ascending=False)
-        for verb, rows in (("raised", order[order["change"] > 0]), ("lowered", order[order["change"] < 0][::-1])):
-            title = f"Most {'improved' if verb == 'raised' else 'worsened'} by {arm}"
-            how = (
-                f"{arm} {verb} the log-probability of the true class most, compared with {against}{mean}; one image of "
-                f"a lesion, the extremes of {len(table):,} images."
-            )
-            found.append(Group(title, how, _first(rows, number), beside=True))
-    rng = np.random.default_rng(seed)
-    drawn = _first(table.iloc[rng.permutation(len(table))], number)
-    found.append(Group("At random", "Drawn from all test images; one image of a lesion.", drawn))
-    return [group for group in found if group.images]
-
-
-def _first(rows: pd.DataFrame, number: int) -> list[str]:
-    return rows.drop_duplicates("group").index[:number].tolist()
-
-
 class _Drawer:
     """Pictures of test images, of what classifiers looked at in them, and of the generated images most like them.
 
@@ -239,7 +158,7 @@ class _Drawer:
         """The record of each image, in order; those that are on the disk are not drawn again.
 
         Args:
-            shown: rows of ``_table``.
+            shown: rows of ``tabulate``.
             beside: images that are shown beside generated ones.
             progress: images done.
         """
@@ -335,7 +254,7 @@ class _Maps:
     Args:
         trained: arm -> classifier.
         pixels: uint8 [n, S, S, 3].
-        catalog, shown: their rows of the catalog and of ``_table``.
+        catalog, shown: their rows of the catalog and of ``tabulate``.
 
     Attributes:
         heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.

@@ -19,19 +19,13 @@ AGAIN = "Run `moulage study` with the same recipe and folder again."
 
 @dataclass(frozen=True)
 class Finished:
-    """A run folder whose study has ended.
+    """A run folder whose study has ended."""
 
-    Attributes:
-        run: the folder.
-        recipe, prepared, results: what was asked, of which data, and what was found.
-        stages: the classifiers, in the order of ``results.fits``.
-    """
-
-    run: Path
-    recipe: Recipe
+    run: Path  # the folder
+    recipe: Recipe  # what was asked, of which data, and what was found
     prepared: Prepared
     results: Results
-    stages: tuple[Classifier, ...]
+    stages: tuple[Classifier, ...]  # the classifiers, in the order of ``results.fits``
 
     @classmethod
     def load(cls, run: Path) -> Finished:

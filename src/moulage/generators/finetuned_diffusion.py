@@ -73,23 +73,14 @@ class Config(_learner.Options):
 
 @dataclass(eq=False)
 class Base:
-    """A pre-trained model: it never changes, and copies of what learns beside it share it.
+    """A pre-trained model: it never changes, and copies of what learns beside it share it."""
 
-    Attributes:
-        unet: the denoiser, with places for low-rank matrices.
-        vae: pixels -> latents and back.
-        schedule: the noise schedule that the denoiser was trained on.
-        embeddings: float32 [K + 1, L, D], the prompts of K classes and the empty one.
-        resolution: pixels a side of what the VAE encodes.
-        digest: uint8 [32], of all weights and of the schedule.
-    """
-
-    unet: Any
-    vae: Any
-    schedule: Any
-    embeddings: Tensor
-    resolution: int
-    digest: Tensor
+    unet: Any  # the denoiser, with places for low-rank matrices
+    vae: Any  # pixels -> latents and back
+    schedule: Any  # the noise schedule that the denoiser was trained on
+    embeddings: Tensor  # float32 [K + 1, L, D], the prompts of K classes and the empty one
+    resolution: int  # pixels a side of what the VAE encodes
+    digest: Tensor  # uint8 [32], of all weights and of the schedule
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Base":
         return self

@@ -96,19 +96,12 @@ def learn_masks(
 
 @dataclass(frozen=True)
 class _Data:
-    """Images and masks of the three parts.
+    """Images and masks of the three parts."""
 
-    Attributes:
-        parts: by name.
-        arrays: images uint8 [N, S, S, 3] and masks uint8 [N, S, S] of each part.
-        split: which lesion is where.
-        pixels: name of the folder in the pixel cache; changes with the images.
-    """
-
-    parts: dict[str, Catalog]
-    arrays: dict[str, tuple[np.ndarray, np.ndarray]]
-    split: Split
-    pixels: str
+    parts: dict[str, Catalog]  # by name
+    arrays: dict[str, tuple[np.ndarray, np.ndarray]]  # images uint8 [N, S, S, 3] and masks uint8 [N, S, S] of each part
+    split: Split  # which lesion is where
+    pixels: str  # name of the folder in the pixel cache; changes with the images
 
     @classmethod
     def of(

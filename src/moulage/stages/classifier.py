@@ -47,43 +47,27 @@ EXTRA = "extra.parquet"
 
 @dataclass(frozen=True)
 class Classifier(Stage):
-    """The classifier of an arm (``name``) in one trial.
-
-    Attributes:
-        plugin, config: the plug-in and its options.
-        classes: that it tells apart.
-        seed: of everything random in the training; the same for all arms of a trial.
-        split: digest of the trial's split.
-        ways: how the arm answers imbalance.
-        add: images that it adds to each class.
-        num_slots: the most that any arm adds; how many more images than the real ones an epoch holds.
-        samples, selection: generated images that it adds, and which of them were kept.
-        given, given_digest: a folder of samples from elsewhere, and a digest of what it lists; empty for none.
-        embeddings: of all images that it reads, where its plug-in reads embeddings.
-        weights: how often an image of a further data set is shown, for once an image of the main one.
-        metadata: columns that it reads of the patient.
-        masks: names the lesion masks that it learns; empty for none.
-    """
+    """The classifier of an arm (``name``) in one trial."""
 
     kind: ClassVar[str] = "classifier"
     place: ClassVar[str] = "classifiers"
 
-    plugin: str
+    plugin: str  # the plug-in and its options
     config: dict[str, Any]
-    classes: tuple[str, ...]
-    seed: int
-    split: str
-    ways: Ways
-    add: dict[str, int]
-    num_slots: int
-    samples: Samples | None
+    classes: tuple[str, ...]  # that it tells apart
+    seed: int  # of everything random in the training; the same for all arms of a trial
+    split: str  # digest of the trial's split
+    ways: Ways  # how the arm answers imbalance
+    add: dict[str, int]  # images that it adds to each class
+    num_slots: int  # the most that any arm adds; how many more images than the real ones an epoch holds
+    samples: Samples | None  # generated images that it adds, and which of them were kept
     selection: Selection | None
-    given: str
+    given: str  # a folder of samples from elsewhere, and a digest of what it lists; empty for none
     given_digest: str
-    embeddings: tuple[Embedding, ...]
-    weights: dict[str, float]
-    metadata: tuple[str, ...]
-    masks: str
+    embeddings: tuple[Embedding, ...]  # of all images that it reads, where its plug-in reads embeddings
+    weights: dict[str, float]  # how often an image of a further data set is shown, for once an image of the main one
+    metadata: tuple[str, ...]  # columns that it reads of the patient
+    masks: str  # names the lesion masks that it learns; empty for none
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:

@@ -38,26 +38,16 @@ MOST_PAIRS = 60
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run: audited, grouped, split, with their pixels.
+    """The data of a run: audited, grouped, split, with their pixels."""
 
-    Attributes:
-        catalog: the images that passed the audit, with groups joined over duplicates.
-        splits: which of them train, validate, test: one split for all trials, or one a trial.
-        pixels: decoded pixels; look rows up by name with ``pixels.rows``.
-        framing: how images that are not square became square: ``squash``, ``crop`` or ``pad``.
-        filters: the pre-processing that every image went through.
-        masks: names the lesion masks where something of the study learns from them; else empty.
-        only: the one trial that was loaded, where the others' splits were not read.
-        parts: those that were asked for already.
-    """
-
-    catalog: Catalog
-    splits: tuple[Split, ...]
-    pixels: Pixels
-    framing: str
-    filters: Filters
-    masks: str = ""
-    only: int | None = None
+    catalog: Catalog  # the images that passed the audit, with groups joined over duplicates
+    splits: tuple[Split, ...]  # which of them train, validate, test: one split for all trials, or one a trial
+    pixels: Pixels  # decoded pixels; look rows up by name with ``pixels.rows``
+    framing: str  # how images that are not square became square: ``squash``, ``crop`` or ``pad``
+    filters: Filters  # the pre-processing that every image went through
+    masks: str = ""  # names the lesion masks where something of the study learns from them; else empty
+    only: int | None = None  # the one trial that was loaded, where the others' splits were not read
+    # those that were asked for already
     parts: dict[tuple[str, str], Catalog] = field(
         default_factory=dict[tuple[str, str], Catalog], repr=False, compare=False
     )

@@ -13,24 +13,17 @@ from moulage.stages.stored import embed_all, pixels_of
 
 @dataclass(frozen=True)
 class Embedding(Stage):
-    """Embeddings of all real images, of samples, or of a folder of samples that was given.
-
-    Attributes:
-        plugin, config: the classifier. Its head's settings are in the config too, and do not change the features.
-        key: names the features: network, weights, size.
-        samples: whose images; None for real or given ones.
-        given: folder of given samples; empty for none.
-    """
+    """Embeddings of all real images, of samples, or of a folder of samples that was given."""
 
     kind: ClassVar[str] = "embedding"
     place: ClassVar[str] = "embeddings"
     of_trial: ClassVar[bool] = False
     is_witnessed: ClassVar[bool] = False
 
-    plugin: str
-    key: str
-    samples: Samples | None
-    given: str
+    plugin: str  # the classifier. Its head's settings are in the config too, and do not change the features.
+    key: str  # names the features: network, weights, size
+    samples: Samples | None  # whose images; None for real or given ones
+    given: str  # folder of given samples; empty for none
     config: dict[str, Any] = field(metadata=APART)
 
     @property

@@ -37,29 +37,19 @@ class JudgedBy:
 
 @dataclass(frozen=True)
 class Generator(Stage):
-    """A generator in one trial.
-
-    Attributes:
-        plugin, config: the plug-in and its options.
-        classes: what it learns and draws.
-        size: pixels a side.
-        seed: of everything random in the fit.
-        split: digest of the split whose training part it sees.
-        judge: None where the weights of the last step are kept.
-        masks: names the lesion masks that it learns from; empty where it learns from none.
-    """
+    """A generator in one trial."""
 
     kind: ClassVar[str] = "generator"
     place: ClassVar[str] = "generators"
 
-    plugin: str
+    plugin: str  # the plug-in and its options
     config: dict[str, Any]
-    classes: tuple[str, ...]
-    size: int
-    seed: int
-    split: str
-    judge: JudgedBy | None
-    masks: str
+    classes: tuple[str, ...]  # what it learns and draws
+    size: int  # pixels a side
+    seed: int  # of everything random in the fit
+    split: str  # digest of the split whose training part it sees
+    judge: JudgedBy | None  # None where the weights of the last step are kept
+    masks: str  # names the lesion masks that it learns from; empty where it learns from none
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:

@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Network:
-    """A feature network that can be had. A weights file counts by its content, which is in the name, not by its path.
+    """A feature network. A weights file counts by its content, which the name tells, and not by its path."""
 
-    Attributes:
-        name: network, weights and input size in words; equal names, equal features.
-        options: of ``features.FeatureOptions``.
-    """
-
-    name: str
-    options: dict[str, Any] = field(metadata=APART)
+    name: str  # network, weights and input size in words; equal names, equal features
+    options: dict[str, Any] = field(metadata=APART)  # of ``features.FeatureOptions``
 
     @classmethod
     def of(cls, options: Mapping[str, Any], where: str) -> Network:

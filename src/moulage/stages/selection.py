@@ -37,30 +37,20 @@ class Rule:
 
 @dataclass(frozen=True)
 class Selection(Stage):
-    """What is kept of the first samples of each class; arms that want as many of one selection share it.
-
-    Attributes:
-        samples: what is chosen from. The folder goes by their generator: it sees the first samples, however many others
-            ask for.
-        real, drawn: features of the real images, and of the samples.
-        rules: applied in this order, each to what those before it have kept.
-        want: images of each class that are wanted in the end.
-        first: images of each class that are judged.
-        seed: of the rules' random numbers.
-        split: digest of the split whose training part they are held against.
-    """
+    """What is kept of the first samples of each class; arms that want as many of one selection share it."""
 
     kind: ClassVar[str] = "selection"
     place: ClassVar[str] = "selections"
 
+    # what is chosen from. The folder goes by their generator: it sees the first samples, however many others ask for.
     samples: Samples
-    real: Features
+    real: Features  # features of the real images, and of the samples
     drawn: Features
-    rules: tuple[Rule, ...]
-    want: dict[str, int]
-    first: dict[str, int]
-    seed: int
-    split: str
+    rules: tuple[Rule, ...]  # applied in this order, each to what those before it have kept
+    want: dict[str, int]  # images of each class that are wanted in the end
+    first: dict[str, int]  # images of each class that are judged
+    seed: int  # of the rules' random numbers
+    split: str  # digest of the split whose training part they are held against
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:

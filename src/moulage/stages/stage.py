@@ -29,19 +29,12 @@ APART = {"apart": True}
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage is done.
+    """Where a stage is done."""
 
-    Attributes:
-        run: a run folder that ``stages.data`` has prepared.
-        prepared: its data, with the split of the stage's trial.
-        device: of torch, such as ``cpu`` or ``cuda:0``.
-        progress: told how far the stage is.
-    """
-
-    run: Path
-    prepared: Prepared
-    device: str = "cpu"
-    progress: runs.Progress = runs.no_progress
+    run: Path  # a run folder that ``stages.data`` has prepared
+    prepared: Prepared  # its data, with the split of the stage's trial
+    device: str = "cpu"  # of torch, such as ``cpu`` or ``cuda:0``
+    progress: runs.Progress = runs.no_progress  # told how far the stage is
 
 
 @dataclass(frozen=True)
@@ -50,11 +43,6 @@ class Stage:
 
     Its fields are all that it depends on; fields that are stages are what it needs. The same settings hash to the same
     folder, so the same command finds what is there, and a changed setting recomputes what depends on it alone.
-
-    Attributes:
-        name: of the generator or arm, or what is embedded.
-        trial: which trial it belongs to; 0 for what serves the whole study.
-        data: digest of the data (``Prepared.digest``).
     """
 
     kind: ClassVar[str]
@@ -66,9 +54,9 @@ class Stage:
     is_witnessed: ClassVar[bool] = True
     """Whether it leaves a witness; what decides nothing leaves none."""
 
-    name: str
-    trial: int
-    data: str
+    name: str  # of the generator or arm, or what is embedded
+    trial: int  # which trial it belongs to; 0 for what serves the whole study
+    data: str  # digest of the data (``Prepared.digest``)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f", trial {self.trial}" if self.of_trial else "")

@@ -22,22 +22,15 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished classifier of a run.
+    """A finished classifier of a run."""
 
-    Attributes:
-        stage: what was trained, and how.
-        model: the plug-in's classifier, on ``device``.
-        encoder: how the patients' metadata become numbers; None where it reads none.
-        strength, prior: of the logit adjustment, the logarithm of how often each class was drawn [K]; None for none.
-        device: where it runs.
-    """
-
-    stage: Classifier
-    model: contracts.Classifier
-    encoder: Encoder | None
+    stage: Classifier  # what was trained, and how
+    model: contracts.Classifier  # the plug-in's classifier, on ``device``
+    encoder: Encoder | None  # how the patients' metadata become numbers; None where it reads none
+    # of the logit adjustment, the logarithm of how often each class was drawn [K]; None for none
     strength: float | None
     prior: np.ndarray | None
-    device: str
+    device: str  # where it runs
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Trained:

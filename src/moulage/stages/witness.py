@@ -32,32 +32,23 @@ AGAIN = "Do not use these results. Delete that folder, and run the same command 
 
 @dataclass(frozen=True)
 class Witness:
-    """Digests of what a stage was fitted, chosen and scored on; None for what a stage of its kind does not do.
+    """Digests of what a stage was fitted, chosen and scored on; None for what a stage of its kind does not do."""
 
-    Attributes:
-        split_digest: of the split that it knows.
-        fitted_part, fitted_on: the part that it was fitted on, and a digest of the images.
-        num_images: that it was fitted on, or that it drew.
-        chosen_on: the part that chose an epoch, a threshold or a strength, and the digest of its images.
-        scored_on: part -> digest of the images that were predicted.
-        origins: names of the generator runs whose images it drew, kept or was given.
-        drawn, kept: digests of the names of generated images.
-        extra, extra_real: digests of the rows that an arm added, and of the real images among them.
-        seed, images_seen: of a training.
-    """
-
-    split_digest: str
-    fitted_part: str | None = None
+    split_digest: str  # of the split that it knows
+    fitted_part: str | None = None  # the part that it was fitted on, and a digest of the images
     fitted_on: str | None = None
-    num_images: int | None = None
+    num_images: int | None = None  # that it was fitted on, or that it drew
+    # the part that chose an epoch, a threshold or a strength, and the digest of its images
     chosen_on: dict[str, str] | None = None
+    # part -> digest of the images that were predicted
     scored_on: dict[str, str] = field(default_factory=dict[str, str])
+    # names of the generator runs whose images it drew, kept or was given
     origins: list[str] = field(default_factory=list[str])
-    drawn: str | None = None
+    drawn: str | None = None  # digests of the names of generated images
     kept: str | None = None
-    extra: str | None = None
+    extra: str | None = None  # digests of the rows that an arm added, and of the real images among them
     extra_real: str | None = None
-    seed: int | None = None
+    seed: int | None = None  # of a training
     images_seen: int | None = None
 
     def save(self, folder: Path) -> None:

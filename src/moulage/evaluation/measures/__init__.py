@@ -23,15 +23,10 @@ Form = Literal["overall", "class", "targets"]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What one set of predictions says of N images with K classes.
+    """What one set of predictions says of N images with K classes."""
 
-    Attributes:
-        labels: true class indices, [N] int64.
-        logits: [N, K] float.
-    """
-
-    labels: np.ndarray
-    logits: np.ndarray
+    labels: np.ndarray  # true class indices, [N] int64
+    logits: np.ndarray  # [N, K] float
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -46,36 +41,26 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Measure(ABC):
-    """A measure. Its methods take ``k``, the class that is held against the rest, or None for all images at once.
+    """A measure. Its methods take ``k``, the class that is held against the rest, or None for all images at once."""
 
-    Attributes:
-        level: what stands behind ``@`` in its name, between 0 and 1; None for a measure that takes none.
-        words: its name in a sentence; ``{level}`` stands for the level in percent.
-        heading: its name in a table, where that is another one.
-        abbreviation: its name where there is hardly room.
-        forms: how it can be named.
-        by_class: whether it is of a class; its overall form is then the mean over the classes that occur.
-        needs_others: whether it is undefined where every image is of the class.
-        lower_is_better: direction.
-        unit, scale, digits: numbers are shown times ``scale`` with so many digits; ``unit`` is said behind differences.
-        resamples: of the lesion bootstrap that gives its variance unless a user wants another number; 0: the jackknife,
-            also of a class with few lesions whatever a user wants.
-        warns: whether slices warn of it although it is not the primary measure.
-    """
-
+    # what stands behind ``@`` in its name, between 0 and 1; None for a measure that takes none
     level: float | None = None
-    words: ClassVar[str]
-    heading: ClassVar[str] = ""
-    abbreviation: ClassVar[str] = ""
-    forms: ClassVar[tuple[Form, ...]] = ("class", "targets")
+    words: ClassVar[str]  # its name in a sentence; ``{level}`` stands for the level in percent
+    heading: ClassVar[str] = ""  # its name in a table, where that is another one
+    abbreviation: ClassVar[str] = ""  # its name where there is hardly room
+    forms: ClassVar[tuple[Form, ...]] = ("class", "targets")  # how it can be named
+    # whether it is of a class; its overall form is then the mean over the classes that occur
     by_class: ClassVar[bool] = True
-    needs_others: ClassVar[bool] = False
-    lower_is_better: ClassVar[bool] = False
+    needs_others: ClassVar[bool] = False  # whether it is undefined where every image is of the class
+    lower_is_better: ClassVar[bool] = False  # direction
+    # numbers are shown times ``scale`` with so many digits; ``unit`` is said behind differences
     unit: ClassVar[str] = "points"
     scale: ClassVar[float] = 100.0
     digits: ClassVar[int] = 1
+    # of the lesion bootstrap that gives its variance unless a user wants another number; 0: the jackknife, also of a
+    # class with few lesions whatever a user wants
     resamples: ClassVar[int] = 0
-    warns: ClassVar[bool] = False
+    warns: ClassVar[bool] = False  # whether slices warn of it although it is not the primary measure
 
     @abstractmethod
     def weighted(self, outputs: Outputs, k: int | None, lesions: np.ndarray) -> Weighted:
