@@ -6,13 +6,14 @@ from dataclasses import asdict
 import pytest
 
 from call_cli import caller
+from fake_run import filled
 from made_up_fits import study
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.measure_names import find
 from moulage.evaluation.power import Plan, equivalence_power
 from moulage.evaluation.power_tables import after, forecast, needed
-from moulage.runs import write_json
+from moulage.results import Results, Study
 
 LESIONS = {"AK": 260, "DF": 92, "XX": 30}
 
@@ -120,11 +121,12 @@ def test_the_verb_plans_from_labels(run, tmp_path):
 
 def test_the_verb_plans_from_a_run(run, tmp_path):
     found = compare(study(), "arm1", "none", "balanced_accuracy")
-    about = {"primary": "balanced_accuracy", "smallest_effect": 0.03}
-    write_json(tmp_path / "done" / "results.json", {"study": about, "comparisons": [asdict(found)]})
+    about = filled(Study, name="done", primary="balanced_accuracy", smallest_effect=0.03)
+    filled(Results, study=about, comparisons=[found]).save(tmp_path / "done")
     result = json.loads(run("power", "--run", "done", "--json").out)
     assert result["rows"][0]["trials_needed"] == Plan.of(found).trials_needed(0.03)
     assert "now 4" in run("power", "--run", "done").out
+    assert "there is nothing to report yet" in run("power", "--run", ".").err
 
 
 @pytest.mark.parametrize(

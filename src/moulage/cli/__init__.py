@@ -27,11 +27,9 @@ app = typer.Typer(
     "Not for clinical use.",
 )
 
-for _verb in (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train):
-    app.command()(_verb)
-for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown):
-    app.command()(_verb)
-for _verb in (planning.power, studies.explain, studies.report):
+_STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
+_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
+for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):
     app.command()(_verb)
 app.command(name="run-stage")(studies.run_stage)
 app.add_typer(challenge, name="challenge")

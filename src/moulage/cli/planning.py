@@ -1,6 +1,7 @@
 """The verb that says what a study can find, before and after it is run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,12 +78,12 @@ def power(
 
 
 def _after(run: Path, measure: str, smallest_effect: float | None) -> dict[str, Any]:
-    from moulage import runs
     from moulage.evaluation.power_tables import after
+    from moulage.results import load
 
-    results = runs.read_json(run / "results.json")
-    about = results["study"]
-    return after(results["comparisons"], measure or about["primary"], smallest_effect or about["smallest_effect"])
+    results = load(run)
+    study, comparisons = results.study, [asdict(comparison) for comparison in results.comparisons]
+    return after(comparisons, measure or study.primary, smallest_effect or study.smallest_effect)
 
 
 def _counts(source: str, data: Path | None, source_settings: list[str] | None) -> tuple[int, dict[str, int]]:

@@ -7,13 +7,12 @@ the mask is cut alike, so that both go on fitting each other. Recipes and the co
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from moulage import plugins, runs
+from moulage import contracts, runs
 from moulage.errors import DataError
 
 MIN_SIDE = 8
@@ -46,40 +45,36 @@ class Filters:
         """
         found = []
         for number, (name, options) in enumerate(chosen):
-            config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
-            module = plugins.load("preprocessing", name)
-            if hasattr(module, "check_installed"):
-                module.check_installed()
+            plug = contracts.preprocessing(name)
+            config = plug.configure(options, f"data.steps.{number}.options")
+            plug.check_installed()
             found.append((name, config.model_dump(mode="json")))
         return cls(tuple(found))
 
     def __reduce__(self) -> tuple[type["Filters"], tuple[Any]]:
-        return Filters, (self.chosen,)  # modules, which `_loaded` keeps, do not travel to other processes
+        return Filters, (self.chosen,)  # plug-ins, which `_loaded` keeps, do not travel to other processes
 
     @cached_property
-    def _loaded(self) -> list[tuple[str, ModuleType, Any]]:
-        """Name, module and ``Config`` of each filter; made once, not for every image."""
-        return [
-            (name, plugins.load("preprocessing", name), plugins.configure("preprocessing", name, options))
-            for name, options in self.chosen
-        ]
+    def _loaded(self) -> list[tuple[contracts.PreprocessingPlugin, Any]]:
+        """Plug-in and ``Config`` of each filter; made once, not for every image."""
+        plugs = [(contracts.preprocessing(name), options) for name, options in self.chosen]
+        return [(plug, plug.configure(options)) for plug, options in plugs]
 
     @property
     def use_masks(self) -> bool:
         """Whether a filter looks at lesion masks; the others never cause one to be read."""
-        return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded)
+        return any(plug.needs_mask for plug, _ in self._loaded)
 
     @property
     def need_masks(self) -> bool:
         """Whether a filter refuses images without a lesion mask."""
-        return any(module.needs_mask(config) for _, module, config in self._loaded if hasattr(module, "needs_mask"))
+        return any(plug.needs_mask(config) for plug, config in self._loaded if plug.needs_mask)
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names everything that the result depends on beside the image; empty for no filters."""
         return tuple(
-            runs.digest(name, config.model_dump(mode="json"), getattr(module, "VERSION", 1))
-            for name, module, config in self._loaded
+            runs.digest(plug.name, config.model_dump(mode="json"), plug.version) for plug, config in self._loaded
         )
 
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Filtered, np.ndarray | None]]:
@@ -91,10 +86,12 @@ class Filters:
             size = (image.shape[1], image.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         found = []
-        for name, module, config in self._loaded:
-            after: Filtered = module.apply(config, image, mask)
+        for plug, config in self._loaded:
+            after = plug.apply(config, image, mask)
             if after.image.shape != image.shape or after.image.dtype != np.uint8:
-                raise DataError(f"The step {name} made {after.image.dtype} {list(after.image.shape)} of {image.shape}.")
+                raise DataError(
+                    f"The step {plug.name} made {after.image.dtype} {list(after.image.shape)} of {image.shape}."
+                )
             after, mask = _cut(after, mask)
             image = after.image
             found.append((after, mask))

@@ -63,37 +63,25 @@ def forecast(
     """
     targets = tuple(targets) or tuple(num_lesions)
     _check(num_images, num_lesions, targets, test, num_folds, num_arms)
-    rows = []
-    for folds in (1, num_folds):
-        share = test if folds == 1 else 1.0
-        for measure, plan in _plans(
-            round(share * num_images), num_lesions, targets, share, folds, num_arms, classifier
-        ).items():
-            for number in TRIALS if folds == 1 else [folds * repeats for repeats in REPEATS]:
-                rows.append(
-                    {
-                        "design": f"hold-out {100 * test:g} %" if folds == 1 else f"{folds} folds x {number // folds}",
-                        "num_trials": number,
-                        "num_images": round(share * num_images),
-                        "measure": measure,
-                        **_facts(plan, number),
-                    }
-                )
-    classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
     primary = _primary(targets)
-    usual = (("hold-out", 5), (f"{num_folds} folds", 2 * num_folds))
-    sentences = [
-        _found(row)
-        for row in rows
-        for design, number in usual
-        if row["measure"] == primary and row["design"].startswith(design) and row["num_trials"] == number
-    ]
+    rows: list[dict[str, Any]] = []
+    sentences: list[str] = []
+    needs: list[str] = []
     for folds, share in ((1, test), (num_folds, 1.0)):
-        plan = _plans(round(share * num_images), num_lesions, targets, share, folds, num_arms, classifier)[primary]
-        if plan is not None:
+        images, usual = round(share * num_images), 5 if folds == 1 else 2 * folds
+        plans = _plans(images, num_lesions, targets, share, folds, num_arms, classifier)
+        for measure, plan in plans.items():
+            for number in TRIALS if folds == 1 else [folds * repeats for repeats in REPEATS]:
+                design = f"hold-out {100 * test:g} %" if folds == 1 else f"{folds} folds x {number // folds}"
+                head = {"design": design, "num_trials": number, "num_images": images, "measure": measure}
+                rows.append(head | _facts(plan, number))
+                if measure == primary and number == usual:
+                    sentences.append(_found(rows[-1]))
+        if (plan := plans[primary]) is not None:
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
-            plan = _at(plan, 5 if folds == 1 else 2 * folds)
-            sentences.append(f"{where}: {needed(plan, smallest_effect, find('recall'))}")
+            needs.append(f"{where}: {needed(_at(plan, usual), smallest_effect, find('recall'))}")
+    classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
+    sentences += needs
     sentences += [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
     return {"primary": primary, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
