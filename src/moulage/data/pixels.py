@@ -90,9 +90,8 @@ def build(
         of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
         num_workers: processes that decode; the result does not depend on it.
 
-    Raises:
-        DataError: an archive is not there, or a file may not be read.
-        RunError: the cache cannot be written, or the disk is too full.
+    ``DataError``: an archive is not there, or a file may not be read. ``RunError``: the cache cannot be written, or the
+    disk is too full.
     """
     sizes = tuple(sorted(set(sizes)))
     _check_request(catalog, sizes, framing)

@@ -97,11 +97,8 @@ def holdout(catalog: Catalog, *, validation: float = 0.1, test: float = 0.2, see
     """One split of real images into train, validation and test; ``catalog.groups`` says what stays together.
 
     ``validation`` and ``test`` are shares of all images, above 0 and below 1 together; the rest trains. The same seed
-    and groups give the same split.
-
-    Raises:
-        DataError: a share is out of range, or a class has too few lesions for every part to get one.
-        LeakError: the catalog holds synthetic images.
+    and groups give the same split. ``DataError``: a share is out of range, or a class has too few lesions for every
+    part to get one. ``LeakError``: the catalog holds synthetic images.
     """
     _check_shares(validation=validation, test=test)
     groups = _Groups.of(catalog)
@@ -141,11 +138,8 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
     """The data set's own split, from the column ``official_part``.
 
     Where it has no validation part, one is taken out of its training part: ``validation`` is the share of the
-    *training* images, above 0 and below 1.
-
-    Raises:
-        DataError: images without an official part, an unknown part, or a part that lacks a class.
-        LeakError: the official split tears a group apart, or the catalog holds synthetic images.
+    *training* images, above 0 and below 1. ``DataError``: images without an official part, an unknown part, or a part
+    that lacks a class. ``LeakError``: the official split tears a group apart, or the catalog holds synthetic images.
     """
     _check_shares(validation=validation)
     dealt = dealable(catalog)
@@ -179,11 +173,9 @@ def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float
 
     Whole groups move, and only those all of whose images are of ``classes``. Of each class that many are drawn as come
     nearest to ``share`` of its groups (above 0 and below 1), but at least one goes and at least one stays. Validation
-    and test part stay as they are. The same seed and split hold back the same groups.
-
-    Raises:
-        DataError: the share is out of range, there is no such class, or a class has fewer than 2 groups to choose from.
-        LeakError: the catalog is not the one that was split.
+    and test part stay as they are. The same seed and split hold back the same groups. ``DataError``: the share is out
+    of range, there is no such class, or a class has fewer than 2 groups to choose from. ``LeakError``: the catalog is
+    not the one that was split.
     """
     if not 0 < share < 1:
         raise DataError(f"A reserve of {share:g} of the lesions cannot be made.", "Ask for a share between 0 and 1.")

@@ -23,11 +23,7 @@ WEIGHTED_STREAM = 0x0DE3
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and their labels.
-
-    Raises:
-        DataError: these do not match, or inputs are neither pixels nor embeddings.
-    """
+    """Inputs and their labels; ``DataError`` where these do not match, or inputs are neither pixels nor embeddings."""
 
     inputs: np.ndarray  # uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped
     labels: np.ndarray  # class indices, int64 [N]
@@ -80,8 +76,7 @@ class Batch(NamedTuple):
 class TrainingView:
     """Real and extra examples, and the order of every epoch.
 
-    Raises:
-        DataError: no real examples, more extra examples than slots, inputs of different shapes, or such weights.
+    ``DataError``: no real examples, more extra examples than slots, inputs of different shapes, or such weights.
     """
 
     real: Examples  # the training part of the split
