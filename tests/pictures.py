@@ -4,11 +4,12 @@ import io
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
+def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    stream, image = io.BytesIO(), picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(stream, kind, **({"quality": 92} if kind == "JPEG" else {}), **options)
     return stream.getvalue()
 

@@ -19,7 +19,7 @@ from moulage.stages.stage import Stage, execute
 
 
 class Small:
-    """A finished run. Set ``MOULAGE_CACHE`` before."""
+    """A finished run."""
 
     def __init__(self, values: dict[str, Any], run: Path) -> None:
         self.recipe, self.run = recipes.parse(values), run

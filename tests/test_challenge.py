@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from call_cli import caller
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import challenge
 from moulage.evaluation.predictions import Predictions
@@ -115,22 +114,17 @@ def test_a_truth_of_two_classes_and_missing_images_are_refused(tmp_path: Path):
         challenge.score(GOOD.iloc[1:], GOOD)
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    return caller(capsys, monkeypatch, tmp_path)
-
-
-def test_both_verbs(run):
+def test_both_verbs(call):
     found = predictions()
     found.save(Path("fit/test.parquet"))
     predictions("validation").save(Path("fit/validation.parquet"))
     truth_of(found, Path("t.csv"))
-    result = run("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "energy")
+    result = call("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "energy")
     assert result.code == 0, result.err
     assert "90 images" in result.out
-    result = run("challenge", "score", "s.csv", "--truth", "t.csv", "--json")
+    result = call("challenge", "score", "s.csv", "--truth", "t.csv", "--json")
     assert result.code == 0, result.err
     assert 0.3 < json.loads(result.out)["balanced_accuracy"] < 1
-    assert "balanced accuracy" in run("challenge", "score", "s.csv", "--truth", "t.csv").out
-    result = run("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "enrgy")
+    assert "balanced accuracy" in call("challenge", "score", "s.csv", "--truth", "t.csv").out
+    result = call("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "enrgy")
     assert (result.code, "energy" in result.err) == (1, True)

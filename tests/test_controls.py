@@ -1,19 +1,12 @@
-"""Controls: noise and permuted labels hold no picture of the disease, the oracle draws what was held back."""
+"""What is particular to noise, the control: it holds no picture of the disease."""
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from moulage import plugins
-from moulage.balance import oracle, permuted
-from moulage.data.catalog import Catalog, concatenate
-from moulage.data.training_view import Examples, TrainingView
-from moulage.errors import DataError
 from moulage.generators import noise
 
-CLASSES = ("AK", "DF", "NV")
 SIDE = 24
 
 
@@ -38,10 +31,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndar
 def power(images: np.ndarray) -> np.ndarray:
     """Mean power spectrum [S, S, 3] of images minus their common mean colour."""
     return (np.abs(np.fft.fft2(images - images.mean((0, 1, 2)), axes=(1, 2))) ** 2).mean(0)
-
-
-def test_the_roles_say_what_is_expected_of_the_controls():
-    assert (noise.ROLE, permuted.ROLE, oracle.ROLE) == ("null", "null", "positive")
 
 
 def test_noise_has_the_mean_colour_and_the_colour_covariance(drawn: tuple[np.ndarray, np.ndarray]):
@@ -91,77 +80,3 @@ def test_noise_draws_each_class_in_its_own_colour(tmp_path: Path):
     for label in (0, 1):
         found = generator.sample(label, np.arange(60)).mean((0, 1, 2))
         assert found == pytest.approx(images[20 * label : 20 * label + 20].mean((0, 1, 2)), abs=2.5)
-
-
-def catalog(labels: list[str], prefix: str, **columns: str) -> Catalog:
-    names = [f"{prefix}{i}" for i in range(len(labels))]
-    table = pd.DataFrame({"image": names, "label": labels, "location": names, **columns})
-    return Catalog.build(table, CLASSES, prefix)
-
-
-TRAIN = catalog(["AK"] * 4 + ["DF"] * 2 + ["NV"] * 30, "t")
-RESERVE = catalog(["AK"] * 3 + ["DF"] * 2, "r")
-
-
-def extend(name: str, add: dict[str, int], samples: Catalog | None = None, seed: int = 0) -> Catalog:
-    module = plugins.load("balance", name)
-    return module.extend(module.Config(), TRAIN, samples, add, np.random.default_rng(seed))
-
-
-def test_permuted_adds_the_counts_with_pictures_of_any_class():
-    found = extend("permuted", {"AK": 40, "DF": 14})
-    assert found.counts == {"AK": 40, "DF": 14, "NV": 0}
-    assert set(found.images) == set(TRAIN.images)
-    times = pd.Series(found.images).value_counts()
-    assert set(times) == {1, 2}
-    assert extend("permuted", {"AK": 5}, seed=1).images.tolist() != extend("permuted", {"AK": 5}).images.tolist()
-    assert extend("permuted", {"AK": 5}).images.tolist() == extend("permuted", {"AK": 5}).images.tolist()
-    assert len(extend("permuted", {})) == len(extend("permuted", {"AK": 0})) == 0
-
-
-def test_permuted_labels_tell_nothing_of_the_picture():
-    """Over many draws a class's share among the pictures under a label is its share of the training part."""
-    truth = dict(zip(TRAIN.images, TRAIN.table["label"], strict=True))
-    seen = {"AK": [], "DF": []}
-    for seed in range(300):
-        found = extend("permuted", {"AK": 4, "DF": 4}, seed=seed)
-        for image, label in zip(found.images, found.table["label"], strict=True):
-            seen[label].append(truth[image] == "AK")
-    for shares in seen.values():  # 1,200 draws of 4 in 36: standard error 0.009
-        assert np.mean(shares) == pytest.approx(4 / 36, abs=0.035)
-
-
-def test_permuted_rows_are_taken_for_training_images():
-    """A row keeps name and lesion, so that its pixels are found and the guard against leaks knows it."""
-    from moulage.stages.classifier import check_extra
-
-    found = extend("permuted", {"AK": 20})
-    check_extra(found, TRAIN, "digest")
-    groups = dict(zip(TRAIN.images, TRAIN.groups, strict=True))
-    assert found.groups.tolist() == [groups[image] for image in found.images]
-    assert (found.labels == 0).all()
-    assert (TRAIN.counts["AK"], TRAIN.counts["NV"]) == (4, 30)
-    pixels = np.zeros((len(TRAIN), 8, 8, 3), np.uint8)
-    view = TrainingView(Examples(pixels, TRAIN.labels), Examples(pixels[:20], found.labels), 20)
-    assert np.bincount(view.labels).tolist() == [24, 2, 30]
-
-
-def test_oracle_draws_every_held_back_image_once_before_any_again():
-    found = extend("oracle", {"AK": 7, "DF": 1}, RESERVE)
-    assert found.counts == {"AK": 7, "DF": 1, "NV": 0}
-    of_ak = found.only(label="AK").images.tolist()
-    assert set(of_ak[:3]) == set(of_ak[3:6]) == {"r0", "r1", "r2"}
-    assert set(found.table["origin"]) == {"real"}
-    orders = {tuple(extend("oracle", {"AK": 3}, RESERVE, seed).images) for seed in range(20)}
-    assert len(orders) > 1
-    assert len(extend("oracle", {"AK": 0}, None)) == 0
-
-
-def test_oracle_says_what_is_missing():
-    with pytest.raises(DataError, match=r"none were held back(.|\n)*split\.reserve"):
-        extend("oracle", {"AK": 1})
-    with pytest.raises(DataError, match=r'class "NV" was held back(.|\n)*split\.reserve'):
-        extend("oracle", {"AK": 1, "NV": 2}, RESERVE)
-    generated = catalog(["AK"] * 3, "g", origin="dcgan-0-abc", split_digest="d")
-    with pytest.raises(DataError, match="generated images"):
-        extend("oracle", {"AK": 1}, concatenate(RESERVE, generated))

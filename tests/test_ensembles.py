@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from call_cli import caller
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.ensembles import (
     METHODS,
@@ -187,11 +186,6 @@ def test_stacking_needs_every_class_in_the_validation_part(three: list[Member]):
 # --- moulage ensemble ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    return caller(capsys, monkeypatch, tmp_path)
-
-
 def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = False) -> None:
     """The predictions of a study of three trials."""
     for number, arm in enumerate(arms):
@@ -204,10 +198,10 @@ def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = F
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folds", [False, True])
-def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
+def test_an_ensemble_of_each_trial_is_made_compared_and_kept(call, folds: bool):
     study(Path("runs/x"), folds=folds)
     measure = ("--measure", "balanced_accuracy")
-    result = run("ensemble", "runs/x", "--out", "made", *measure, "--targets", "AK", "--json")
+    result = call("ensemble", "runs/x", "--out", "made", *measure, "--targets", "AK", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["num_members"] == [3, 3, 3]
@@ -227,22 +221,22 @@ def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
     [made] = [e for e in found["ensembles"] if (e["method"], e["trial"]) == ("greedy", 1)]
     assert made["weights"] == pytest.approx(again.weights)
     files = (f"made/{m}-{t}/test.parquet" for m in ("mean", "greedy") for t in range(3))
-    assert run("compare", *files, *measure).code == 0
+    assert call("compare", *files, *measure).code == 0
 
 
-def test_all_fits_of_a_split_make_one_ensemble(run):
+def test_all_fits_of_a_split_make_one_ensemble(call):
     study(Path("runs/x"))
-    result = run("ensemble", "runs/x", "--out", "made", "--by", "split", "--method", "mean", "--json")
+    result = call("ensemble", "runs/x", "--out", "made", "--by", "split", "--method", "mean", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["num_members"] == [9]
     assert found["ensembles"][1]["weights"] == pytest.approx({f"{a}-{t}": 1 / 9 for a in "abc" for t in range(3)})
 
 
-def test_several_runs_and_some_arms_and_the_table(run):
+def test_several_runs_and_some_arms_and_the_table(call):
     study(Path("runs/x"))
     study(Path("runs/y"), ("a", "d"))
-    result = run("ensemble", "runs/x", "runs/y", "--out", "made", "--arms", "a,d", "--method", "mean")
+    result = call("ensemble", "runs/x", "runs/y", "--out", "made", "--arms", "a,d", "--method", "mean")
     assert result.code == 0, result.err
     assert "x/a 0.33" in " ".join(result.out.split())
     assert "Ensembles and the best single" in result.out
@@ -259,8 +253,8 @@ def test_several_runs_and_some_arms_and_the_table(run):
         (("runs/x", "--arms", "a"), "makes no ensemble"),
     ],
 )
-def test_wrong_requests_say_what_is_wrong(run, arguments: tuple[str, ...], says: str):
+def test_wrong_requests_say_what_is_wrong(call, arguments: tuple[str, ...], says: str):
     study(Path("runs/x"))
-    result = run("ensemble", *arguments, "--out", "made")
+    result = call("ensemble", *arguments, "--out", "made")
     assert result.code == 1
     assert says in result.err

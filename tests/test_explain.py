@@ -9,32 +9,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from call_cli import caller
 from moulage import runs
 from moulage.classifiers import probe
+from moulage.classifiers._attention import GradCam
 from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.finished.explain import NUM_NEIGHBOURS, _groups, explain, overlay
 from moulage.report import page, run_files
-from recipes import phantom_recipe
+from recipes import SCRATCH, phantom_recipe, tiny_gan
 from small_study import Small
 
-GAN = {"latent_size": 8, "base_channels": 8, "generator_channels": [8, 8, 8], "discriminator_channels": [8, 8]}
-BACKBONE = {"name": "test_resnet", "weights": "scratch", "input_size": 64}
 RECIPE = phantom_recipe(
     study={"num_trials": 2},
     data={"options": {"num_images": 240}},
-    generators={
-        "gan": {
-            "plugin": "dcgan",
-            "classes": ["AK"],
-            "size": 32,
-            "refit": "study",
-            "options": {**GAN, "steps": 2, "batch_size": 4, "discriminator_strides": [2, 2]},
-        }
-    },
+    generators={"gan": {**tiny_gan("AK", steps=2), "refit": "study"}},
     fidelity={"num_images": 0, "judge_images": 0},
-    classifier={"options": {"epochs": 3, "backbone": BACKBONE}},
+    classifier={"options": {"epochs": 3, "backbone": {**SCRATCH, "input_size": 64}}},
     arms={
         "softmax": {"balance": "balanced_softmax"},
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}},
@@ -45,10 +35,8 @@ RECIPE = phantom_recipe(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("explain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        Small(RECIPE, folder / "run").collect()
-        yield folder / "run"
+    Small(RECIPE, folder).collect()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +184,9 @@ def test_a_classifier_without_maps_is_explained_in_words(run, monkeypatch, why):
         raise RecipeError("No map.", "None at all.")
 
     if why == "refused":
-        monkeypatch.setattr(probe.Classifier, "attention", refuse)
+        monkeypatch.setattr(GradCam, "attention", refuse)
     else:
-        monkeypatch.delattr(probe.Classifier, "attention")
+        monkeypatch.delattr(GradCam, "attention")
     bare = explain(run, arm="softmax", trial=0 if why == "refused" else 1, num_images=1, device="cpu")
     assert ("No map. None at all." if why == "refused" else "probe") in bare["no_maps"]
     assert not any(by["maps"] for record in bare["images"] for by in record["arms"])
@@ -237,9 +225,9 @@ def test_an_unfinished_study_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_verb_says_what_it_chose(run, found, capsys, monkeypatch, tmp_path):
+def test_the_verb_says_what_it_chose(run, found, call, monkeypatch):
     monkeypatch.setattr("moulage.report.write", lambda run: run / "report.html")  # its figures take long to draw
-    result = caller(capsys, monkeypatch, tmp_path)("explain", str(run), "--images", "3", "--device", "cpu")
+    result = call("explain", str(run), "--images", "3", "--device", "cpu")
     assert result.code == 0, result.err
     assert "At random: " in result.out
     assert "report.html" in result.out

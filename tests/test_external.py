@@ -1,6 +1,7 @@
 """Scoring a finished study on other data: classes are mapped, shared images are found and left out."""
 
 import io
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.finished.external import evaluate_on
 from moulage.sources import phantom
 from moulage.stages import data
+from pictures import encoded
 from recipes import phantom_recipe
 from small_study import Small
 
@@ -35,23 +37,17 @@ RECIPE = phantom_recipe(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MOULAGE_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of two arms of three fits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(cache))
-        small = Small(RECIPE, tmp_path_factory.mktemp("runs") / "small")
-        small.collect()
-        return small.run
+    folder = tmp_path_factory.mktemp("small")
+    Small(RECIPE, folder).collect()
+    return folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("external"))
 
 
 def fit_of(folder: Path, name: str) -> Path:
@@ -64,11 +60,9 @@ OTHER = {"num_images": 160, "size": SIDE, "seed": 7, "min_lesions": 8}
 
 
 @pytest.fixture(scope="module")
-def other(run: Path, cache: Path) -> dict[str, Any]:
+def other(run: Path) -> dict[str, Any]:
     """The study on another phantom."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(cache))
-        return evaluate_on(run, "phantom", None, OTHER, {})
+    return evaluate_on(run, "phantom", None, OTHER, {})
 
 
 def write_folder(folder: Path, images: list[tuple[str, bytes]], lesions: dict[str, str] | None = None) -> Path:
@@ -80,12 +74,6 @@ def write_folder(folder: Path, images: list[tuple[str, bytes]], lesions: dict[st
         rows = "".join(f"{image},{lesion}\n" for image, lesion in lesions.items())
         (folder / "groups.csv").write_text(f"image,lesion\n{rows}")
     return folder
-
-
-def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def fresh(label: str, seed: int) -> np.ndarray:
@@ -176,7 +164,7 @@ def test_copies_are_found_counted_and_left_out(run: Path, tmp_path: Path):
 
     images = [
         ("AK/copy.png", bytes_of(catalog, train[0])),
-        ("AK/saved-again.jpg", encoded(pixels(train[1]), "JPEG", quality=92)),
+        ("AK/saved-again.jpg", encoded(pixels(train[1]), "JPEG")),
         ("VASC/mirrored.png", encoded(pixels(validation[0])[:, ::-1])),
         ("VASC/tests.png", bytes_of(catalog, test[0])),
         *((f"AK/new{n}.png", encoded(fresh("AK", n))) for n in range(12)),
@@ -291,13 +279,9 @@ def test_what_the_run_was_trained_on_cannot_be_scored_whole(run: Path, tmp_path:
     assert any("share training images" in note for note in scored["notes"])
 
 
-def test_unfinished_runs_are_refused(run: Path, tmp_path: Path):
+def test_unfinished_runs_are_refused(copy: Path, tmp_path: Path):
     with pytest.raises(RunError, match="no run folder"):
         evaluate_on(tmp_path, "phantom", None, OTHER, {})
-    import shutil
-
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
     (fit_of(copy / "classifiers", "none-1") / "done.json").unlink()
     with pytest.raises(RunError, match=r"none-1-\w+ is not finished"):
         evaluate_on(copy, "phantom", None, OTHER, {})
@@ -306,22 +290,15 @@ def test_unfinished_runs_are_refused(run: Path, tmp_path: Path):
         evaluate_on(copy, "phantom", None, OTHER, {})
 
 
-def test_classifiers_of_another_split_are_refused(run: Path, tmp_path: Path):
+def test_classifiers_of_another_split_are_refused(copy: Path):
     """The recipe was changed and not run to its end: the parts in the folder are not those that trained."""
-    import shutil
-
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
     data.prepare(recipe.parse(RECIPE | {"split": {"validation": 0.2, "test": 0.3, "seed": 1}}), copy)
     with pytest.raises(RunError, match="trained on another split"):
         evaluate_on(copy, "phantom", None, OTHER, {})
 
 
-def test_logits_are_adjusted_as_the_study_adjusted_them(run: Path, other: dict[str, Any], tmp_path: Path):
-    import shutil
-
-    copy, prior = tmp_path / "run", np.log(np.arange(1, 9) / 36)
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("external"))
+def test_logits_are_adjusted_as_the_study_adjusted_them(copy: Path, other: dict[str, Any]):
+    prior = np.log(np.arange(1, 9) / 36)
     adjusted = {"logit_adjustment": 1.5, "log_prior": prior.tolist()}
     view = fit_of(copy / "classifiers", "none-1") / "view.json"
     runs.write_json(view, {**runs.read_json(view), **adjusted})

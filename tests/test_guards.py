@@ -15,16 +15,16 @@ from moulage.errors import LeakError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.stages import witness
 from moulage.stages.classifier import EXTRA
+from recipes import SCRATCH
 from small_study import Small
 
-BACKBONE = {"name": "test_resnet", "weights": "scratch"}
 ADD = {"AK": 4, "VASC": 3}
 RECIPE = {
     "study": {"name": "guarded", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
     "data": {"source": "phantom", "options": {"num_images": 260, "size": 32, "min_lesions": 12}},
     "split": {"scheme": "folds", "num_folds": 2, "validation": 0.2, "reserve": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": BACKBONE}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
     "arms": {
         "none": {"balance": "none"},
         "copies": {"balance": "duplicates", "like": "drawn"},
@@ -37,9 +37,7 @@ RECIPE = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Small:
     """A small study of two folds with a generator, a reserve and an oracle, computed in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return Small(RECIPE, tmp_path_factory.mktemp("run"))
+    return Small(RECIPE, tmp_path_factory.mktemp("run"))
 
 
 def refused(finished: Small, folder: str, *words: str, error: type[Exception] = LeakError, **given) -> None:

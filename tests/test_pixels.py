@@ -114,16 +114,6 @@ def test_every_bad_file_is_named_with_its_kind_and_left_black(tmp_path: Path) ->
     assert (found.array(32)[~bad].reshape(3, -1).max(1) > 0).all()
 
 
-def test_folder_and_zip_give_identical_arrays(tmp_path: Path) -> None:
-    files = many(5)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name, data in files.items():
-            archive.writestr(f"in/{name}", data)
-    unpacked = pixels.build(catalog_of(files, tmp_path / "in"), [16], "squash", tmp_path / "cache")
-    zipped = pixels.build(listed([f"a.zip::in/{x}" for x in files], tmp_path), [16], "squash", tmp_path / "cache")
-    assert contents(unpacked, 16) == contents(zipped, 16)
-
-
 def test_npz_rows_are_images(tmp_path: Path) -> None:
     colour = np.stack([np.asarray(picture(k, 28, 28)) for k in range(6)])
     np.savez_compressed(tmp_path / "m.npz", train_images=colour, test_images=colour[..., 0])

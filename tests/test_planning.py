@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import pytest
 
-from call_cli import caller
 from made_up_fits import study
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare
@@ -15,12 +14,6 @@ from moulage.evaluation.power_tables import after, forecast, needed
 from moulage.runs import write_json
 
 LESIONS = {"AK": 260, "DF": 92, "XX": 30}
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    return caller(capsys, monkeypatch, tmp_path)
 
 
 def test_a_forecast_is_the_plan_of_each_design():
@@ -100,10 +93,10 @@ def test_what_is_needed_is_enough():
     assert "5 fits an arm find 0.06 nats in at least 80 % of studies" in needed(plan, 0.06, find("log_loss"))
 
 
-def test_the_verb_plans_from_counts(run):
-    found = json.loads(run("power", "--images", 5000, "--lesions", "AK=120,DF=60", "--json").out)
+def test_the_verb_plans_from_counts(call):
+    found = json.loads(call("power", "--images", 5000, "--lesions", "AK=120,DF=60", "--json").out)
     assert found["primary"] == "mean_average_precision"
-    shown = run("power", "--images", 5000, "--lesions", "AK=120,DF=60")
+    shown = call("power", "--images", 5000, "--lesions", "AK=120,DF=60")
     assert shown.code == 0
     assert "True difference found in 80 % of studies, in points" in shown.out
     assert "found equal within" in shown.out
@@ -112,19 +105,19 @@ def test_the_verb_plans_from_counts(run):
 PHANTOM = ("--source-set", "num_images=240", "--source-set", "size=32")
 
 
-def test_the_verb_plans_from_labels(run, tmp_path):
-    found = json.loads(run("power", "--source", "phantom", *PHANTOM, "--targets", "AK", "--json").out)
+def test_the_verb_plans_from_labels(call, tmp_path):
+    found = json.loads(call("power", "--source", "phantom", *PHANTOM, "--targets", "AK", "--json").out)
     assert found["primary"] == "average_precision:AK"
     assert {row["num_images"] for row in found["rows"]} == {48, 240}
 
 
-def test_the_verb_plans_from_a_run(run, tmp_path):
+def test_the_verb_plans_from_a_run(call, tmp_path):
     found = compare(study(), "arm1", "none", "balanced_accuracy")
     about = {"primary": "balanced_accuracy", "smallest_effect": 0.03}
     write_json(tmp_path / "done" / "results.json", {"study": about, "comparisons": [asdict(found)]})
-    result = json.loads(run("power", "--run", "done", "--json").out)
+    result = json.loads(call("power", "--run", "done", "--json").out)
     assert result["rows"][0]["trials_needed"] == Plan.of(found).trials_needed(0.03)
-    assert "now 4" in run("power", "--run", "done").out
+    assert "now 4" in call("power", "--run", "done").out
 
 
 @pytest.mark.parametrize(
@@ -138,7 +131,7 @@ def test_the_verb_plans_from_a_run(run, tmp_path):
         (("--images", 500, "--lesions", "AK=50", "--classifier", "knn"), 'no planning constants for "knn"'),
     ],
 )
-def test_the_verb_refuses_nonsense(run, arguments, words):
-    result = run("power", *arguments)
+def test_the_verb_refuses_nonsense(call, arguments, words):
+    result = call("power", *arguments)
     assert result.code == 1
     assert words in result.err

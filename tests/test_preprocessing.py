@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from call_cli import caller
 from moulage import plugins, recipe
 from moulage.data import masks, pixels
 from moulage.data.catalog import Catalog
@@ -278,16 +277,15 @@ def test_predicted_masks_want_squashed_images():
         recipe.parse(values)
 
 
-def test_the_verb_previews(tmp_path, capsys, monkeypatch):
-    run = caller(capsys, monkeypatch, tmp_path)
+def test_the_verb_previews(tmp_path, call):
     phantom = ("--source", "phantom", "--source-set", "num_images=240", "--source-set", "size=32")
     words = ("prepare", *phantom, "--size", 32, "--workers", 1, "--out", "run")
     steps = ("--step", "vignette", "--step", "hair")
-    done = run(*words, *steps, "--preview", 3)
+    done = call(*words, *steps, "--preview", 3)
     assert done.code == 0, done.err
     assert "Pre-processing" in done.out
     with Image.open(tmp_path / "run" / "preview.png") as sheet:
         assert sheet.width > 3 * 150
-    refused = run(*words, "--preview", 3)
+    refused = call(*words, "--preview", 3)
     assert refused.code == 1
     assert "--step" in refused.err

@@ -61,10 +61,8 @@ RECIPE["selections"]["lots"]["features"] = FEATURES
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Small:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        small = Small(RECIPE, tmp_path_factory.mktemp("run"))
-        small.collect()
+    small = Small(RECIPE, tmp_path_factory.mktemp("run"))
+    small.collect()
     return small
 
 

@@ -3,43 +3,35 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from call_cli import caller
 from moulage import recipe as recipes
 from moulage import runs
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
+from moulage.evaluation.predictions import Predictions
 from moulage.finished.unknown import SCORES, score_unknown
 from moulage.recipe import merge
 from moulage.stages import data
+from recipes import phantom_recipe
 from small_study import Small
 
-RECIPE: dict[str, Any] = {
-    "study": {"name": "small", "target_classes": ["AK"], "num_trials": 1, "logit_adjustment": True},
-    "data": {"source": "phantom", "options": {"num_images": 240, "size": 32}, "unknown": ["VASC"]},
-    "split": {"validation": 0.2, "test": 0.3},
-    "classifier": {"plugin": "probe"},
-    "arms": {"none": {"balance": "none"}, "duplicates": {"balance": "duplicates", "add": {"AK": 3}}},
-}
-SCRATCH = {"name": "test_resnet", "weights": "scratch"}
-CLASSIFIERS: dict[str, dict[str, Any]] = {
-    "probe": {"size": 32, "epochs": 3, "backbone": SCRATCH},
-    "finetune": {"size": 32, "epochs": 1, "backbone": SCRATCH, "batch_size": 32},
-}
+RECIPE = phantom_recipe(
+    study={"logit_adjustment": True},
+    data={"options": {"num_images": 240}, "unknown": ["VASC"]},
+    arms={"duplicates": {"balance": "duplicates", "add": {"AK": 3}}},
+)
+OPTIONS = {"probe": {"epochs": 3}, "finetune": {"epochs": 1, "batch_size": 32}}
 
 
 @pytest.fixture(scope="module", params=["probe", "finetune"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("unknown")
-    classifier = {"plugin": request.param, "options": CLASSIFIERS[request.param]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        Small(merge(RECIPE, {"classifier": classifier}), folder / "run").collect()
-        yield folder / "run"
+    classifier = {"plugin": request.param, "options": OPTIONS[request.param]}
+    Small(merge(RECIPE, {"classifier": classifier}), folder).collect()
+    return folder
 
 
 @pytest.mark.slow
@@ -66,8 +58,6 @@ def test_nothing_learns_an_unknown_class_and_every_score_is_given(run: Path):
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_saved_predictions(run: Path):
-    from moulage.evaluation.predictions import Predictions
-
     found = score_unknown(run, device="cpu")
     [fit] = [fit for fit in runs.read_json(run / "results.json")["fits"] if fit["arm"] == "none"]
     table = pd.read_parquet(run / "unknown" / found["fits"][0]["scores"])
@@ -86,8 +76,8 @@ def test_a_second_call_reads_what_the_first_has_kept(run: Path):
 
 
 @pytest.mark.slow
-def test_the_verb_prints_a_table(run: Path, capsys, monkeypatch, tmp_path):
-    result = caller(capsys, monkeypatch, tmp_path)("unknown", str(run))
+def test_the_verb_prints_a_table(run: Path, call):
+    result = call("unknown", str(run))
     assert result.code == 0, result.err
     assert "mahalanobis" in result.out
     assert json.loads((run / "unknown" / "summary.json").read_text())["num_unknown"] > 0
@@ -99,10 +89,7 @@ def test_wrong_classes_are_refused():
             data.parted(recipes.parse(merge(RECIPE, {"data": {"unknown": classes}})))
 
 
-def test_a_study_that_left_none_unknown_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    plain = {**RECIPE, "data": {k: v for k, v in RECIPE["data"].items() if k != "unknown"}}
-    plain["classifier"] = {"plugin": "probe", "options": CLASSIFIERS["probe"]}
-    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    data.prepare(recipes.parse(plain), tmp_path / "run")
+def test_a_study_that_left_none_unknown_says_what_to_do(tmp_path: Path):
+    data.prepare(recipes.parse(phantom_recipe()), tmp_path)
     with pytest.raises(RecipeError, match=r"data\.unknown"):
-        score_unknown(tmp_path / "run", device="cpu")
+        score_unknown(tmp_path, device="cpu")

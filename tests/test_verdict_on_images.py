@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from moulage import plugins, recipe
@@ -64,22 +65,20 @@ class Truth:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One study of both: the arm ``truth`` adds true lesions, the arm ``fake`` noise that is not known to be noise."""
     base = tmp_path_factory.mktemp("planted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(base / "cache"))
-        first = data.prepare(recipe.parse(RECIPE), base / "run")
-        split = first.split(0)
-        about = {"split_digest": split.digest, "classes": first.catalog.classes}
-        train = split.part(first.catalog, "train").only(label=TARGET)
-        noise = plugins.load("generators", "noise")
-        null = noise.Generator(noise.Config(), (TARGET,), 48)
-        pixels = first.pixels.array(48)[first.pixels.rows(train.images)]
-        null.fit(pixels, np.zeros(len(train), np.int64), seed=1, folder=base / "noise")
-        seeds = {TARGET: np.arange(NUM_ADDED)}
-        samples.draw(Truth(), seeds, base / "truth", origin="truth", **about)
-        samples.draw(null, seeds, base / "fake", origin="fake", **about)
-        given = {name: {"balance": "synthesize", "samples": str(base / name), "add": ADD} for name in ("truth", "fake")}
-        whole = recipe.parse({**RECIPE, "arms": {**RECIPE["arms"], **given}})
-        return run_study(whole, base / "run", workers=1, device="cpu")
+    first = data.prepare(recipe.parse(RECIPE), base / "run")
+    split = first.split(0)
+    about = {"split_digest": split.digest, "classes": first.catalog.classes}
+    train = split.part(first.catalog, "train").only(label=TARGET)
+    noise = plugins.load("generators", "noise")
+    null = noise.Generator(noise.Config(), (TARGET,), 48)
+    pixels = first.pixels.array(48)[first.pixels.rows(train.images)]
+    null.fit(pixels, np.zeros(len(train), np.int64), seed=1, folder=base / "noise")
+    seeds = {TARGET: np.arange(NUM_ADDED)}
+    samples.draw(Truth(), seeds, base / "truth", origin="truth", **about)
+    samples.draw(null, seeds, base / "fake", origin="fake", **about)
+    given = {name: {"balance": "synthesize", "samples": str(base / name), "add": ADD} for name in ("truth", "fake")}
+    whole = recipe.parse({**RECIPE, "arms": {**RECIPE["arms"], **given}})
+    return run_study(whole, base / "run", workers=1, device="cpu")
 
 
 def verdict_on(outcome: Outcome, arm: str) -> Verdict:
@@ -126,8 +125,6 @@ def test_the_controls_behave(outcome: Outcome):
 
 
 def test_the_reserve_trains_the_oracle_alone(outcome: Outcome):
-    import pandas as pd
-
     prepared = outcome.prepared
     held_back = set(prepared.split(0).part(prepared.catalog, "reserve").images)
     assert len(held_back) >= 30
@@ -147,9 +144,8 @@ def test_slices_of_the_study(outcome: Outcome):
     assert {row.arm for row in rows} == {"truth", "fake"}
 
 
-def test_the_benefit_is_seen_on_other_data(outcome: Outcome, monkeypatch: pytest.MonkeyPatch):
+def test_the_benefit_is_seen_on_other_data(outcome: Outcome):
     """Another phantom: the study's classifiers, the same sign."""
-    monkeypatch.setenv("MOULAGE_CACHE", str(outcome.run.parent / "cache"))
     other = {"num_images": 700, "size": 48, "min_lesions": 40, "seed": 3}
     found = evaluate_on(outcome.run, "phantom", None, other, {}, device="cpu")
     assert found["num_images"] == 700
