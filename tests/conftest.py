@@ -12,7 +12,7 @@ LONGEST = (
     "test_verdict_on_images.py",
     "test_science.py",
     "test_phantom.py",
-    "test_unknown_study.py",
+    "test_unknown.py",
     "test_generators.py",
     "test_cli.py",
     "test_compare_verb.py",

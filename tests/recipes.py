@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import pytest
+
 from moulage.recipe import merge
 from tiny_generators import TINY
 
 SCRATCH: dict[str, Any] = {"name": "test_resnet", "weights": "scratch"}
 """A backbone that is made at once and needs no file of weights."""
+SLOW = [pytest.param("study", marks=pytest.mark.slow)]
+"""Parameters of a fixture that runs a study, so that each test of it is slow."""
 SMALL: dict[str, Any] = {
     "study": {"name": "small", "num_trials": 1, "target_classes": ["AK"]},
     "data": {"source": "phantom", "options": {"num_images": 260, "size": 32}},

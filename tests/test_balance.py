@@ -150,13 +150,8 @@ def test_oracle_says_what_is_missing():
 
 RIVALS = [name for name in NAMES if hasattr(plugins.load("balance", name), "treat")]
 REFUSED = {
-    "probe": {
-        "cutmix": "given embeddings",
-        "randaugment": "given embeddings",
-        "trivialaugment": "given embeddings",
-        "oversampling_strong": "given embeddings",
-        "linear_probe": "the same as the arm none",
-    },
+    "probe": {"linear_probe": "the same as the arm none"}
+    | dict.fromkeys(("cutmix", "randaugment", "trivialaugment", "oversampling_strong"), "given embeddings"),
     "finetune": {},
 }
 SMALL = {"probe": {"epochs": 2}, "finetune": {"epochs": 2, "ema_decay": 0.0, "batch_size": 16}}

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from call_cli import settings
 from moulage.cli.studies import DEMO
+from pictures import write_pictures
+from recipes import SCRATCH
+from tiny_generators import TINY
 
 VERBS = (
     "demo",
@@ -30,14 +34,11 @@ VERBS = (
 )
 
 
-def images(folder: Path, classes=("AK", "NV"), count=12, size=40) -> Path:
+def images(folder: Path) -> Path:
     """Class folders with images of noise."""
-    rng = np.random.default_rng(0)
-    for label in classes:
-        (folder / label).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / label / f"{i}.png")
-    return folder
+    noise = np.random.default_rng(0).integers(0, 256, (2, 12, 40, 40, 3), dtype=np.uint8)
+    names = [(f"{label}/{i}.png", noise[k, i]) for k, label in enumerate(("AK", "NV")) for i in range(12)]
+    return write_pictures(folder, dict(names))
 
 
 def test_help_answers_in_under_half_a_second_of_cpu():
@@ -121,6 +122,7 @@ def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, call, v
     ("arguments", "words"),
     [
         (["study", "none.toml"], "no recipe at none.toml"),
+        (["study", "."], "folder"),
         (["study", "demo.toml", "--set", "study.seeed=3"], "no recipe at demo.toml"),
         (["study", DEMO, "--set", "study.seeed=3"], 'Did you mean "seed"'),
         (["study", DEMO, "--budget", "huge"], 'no budget "huge"'),
@@ -190,23 +192,15 @@ def test_no_permission_to_write_is_said(call, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_fit_sample_train_evaluate_as_a_user_would(call, tmp_path):
-    tiny = [
-        "steps=6",
-        "batch_size=4",
-        "base_channels=8",
-        "generator_channels=[8]",
-        "discriminator_channels=[8]",
-        "discriminator_strides=[2]",
-    ]
+    tiny = settings(TINY["dcgan"] | {"steps": 6, "batch_size": 4})
     phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
-    settings = [word for option in tiny for word in ("--set", option)]
-    fitted = call("fit", "dcgan", "--classes", "AK", "--size", 32, *phantom, *settings, "--json")
+    fitted = call("fit", "dcgan", "--classes", "AK", "--size", 32, *phantom, *tiny, "--json")
     assert fitted.code == 0, fitted.err
     folder = json.loads(fitted.out)["generator"]
     drawn = call("sample", folder, "--count", 5, "--first-seed", 7, "--out", "drawn", "--json")
     assert json.loads(drawn.out)["counts"] == {"AK": 5}
     assert sorted(p.stem for p in (tmp_path / "drawn").rglob("*.png")) == sorted(f"AK-{s}" for s in range(7, 12))
-    probe = ["--set", "size=32", "--set", "epochs=2", "--set", 'backbone={name="test_resnet", weights="scratch"}']
+    probe = list(settings({"size": 32, "epochs": 2, "backbone": SCRATCH}))
     for extra in ([], ["--samples", "drawn"]):
         trained = call("train", "probe", *phantom, *probe, *extra, "--json")
         assert trained.code == 0, trained.err

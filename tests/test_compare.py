@@ -14,6 +14,7 @@ from moulage.evaluation.lesion_variance import Lesions
 from moulage.evaluation.measure_names import Wanted, find, measure
 from moulage.evaluation.measures import Measure
 from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.slices import restrict
 from moulage.evaluation.trial_variance import Trials
 
 
@@ -406,12 +407,7 @@ def test_order_of_images_and_trials_does_not_matter():
     arms = study()
     before = compare(arms, "arm1", "none", "average_precision:AK", num_resamples=200)
     rows = np.random.default_rng(0).permutation(len(arms["none"][0]))
-
-    def shuffled(p: Predictions) -> Predictions:
-        columns = {"images": p.images[rows], "arm": p.arm, "trial": p.trial}
-        return fit(p.labels[rows], p.logits[rows], p.groups[rows], **columns)
-
-    arms["arm1"] = [shuffled(p) for p in reversed(arms["arm1"])]
+    arms["arm1"] = [restrict(p, rows) for p in reversed(arms["arm1"])]
     assert compare(arms, "arm1", "none", "average_precision:AK", num_resamples=200) == before
 
 

@@ -170,13 +170,7 @@ def test_one_fit_a_model_gives_no_interval_but_tests_of_the_fixed_pair(call):
     assert any("no interval holds for the methods" in note for note in found["notes"])
     rows = {(row["test"], row["measure"]): row for row in found["fixed_pairs"]}
     assert {row["holds_for"] for row in rows.values()} == {"these two fixed models only"}
-    ours, theirs = (
-        (
-            f[[f"prob_{n}" for n in CLASSES]].to_numpy().argmax(1)
-            == f["label"].map(dict(zip(CLASSES, range(3), strict=True)))
-        ).to_numpy()
-        for f in (b, a)
-    )
+    ours, theirs = (fit.predicted == fit.labels for frame in (b, a) for fit in predictions(frame, "m"))
     exact = rows["McNemar, exact", "accuracy"]
     assert exact["p"] == pytest.approx(stats.binomtest(int((ours & ~theirs).sum()), int((ours ^ theirs).sum())).pvalue)
     assert exact["difference"] == pytest.approx(ours.mean() - theirs.mean())

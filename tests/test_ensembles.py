@@ -10,16 +10,10 @@ import pytest
 from scipy.optimize import minimize
 
 from moulage.errors import DataError, RecipeError
-from moulage.evaluation.ensembles import (
-    METHODS,
-    Member,
-    best_single,
-    combine,
-    greedy_weights,
-    mixture_weights,
-)
+from moulage.evaluation.ensembles import METHODS, Member, best_single, combine, greedy_weights, mixture_weights
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.evaluation.scores import scores
+from moulage.evaluation.slices import restrict
 
 CLASSES = ("NV", "BCC", "AK")
 SIZES = (120, 60, 30)
@@ -133,11 +127,8 @@ def test_nothing_of_the_test_part_is_learned_from(three: list[Member], method: s
 def test_images_may_stand_in_any_order(three: list[Member], method: str):
     order = np.random.default_rng(1).permutation(len(three[0].test))
 
-    def mixed(found: Predictions) -> Predictions:
-        names, groups = found.images[order], found.groups[order]
-        return replace(found, images=names, groups=groups, labels=found.labels[order], logits=found.logits[order])
-
-    members = [three[0], *(Member(m.name, mixed(m.validation), mixed(m.test)) for m in three[1:])]
+    shuffled = [Member(m.name, *(restrict(part, order) for part in (m.validation, m.test))) for m in three[1:]]
+    members = [three[0], *shuffled]
     assert np.array_equal(combine(members, method).test.logits, combine(three, method).test.logits)
 
 
@@ -170,14 +161,7 @@ def test_one_member_and_an_unknown_method_are_refused(three: list[Member]):
 
 
 def test_stacking_needs_every_class_in_the_validation_part(three: list[Member]):
-    def without(found: Predictions) -> Predictions:
-        rows = found.labels != 2
-        return replace(
-            found, images=found.images[rows], groups=found.groups[rows], labels=found.labels[rows],
-            logits=found.logits[rows],
-        )  # fmt: skip
-
-    members = [replace(m, validation=without(m.validation)) for m in three]
+    members = [replace(m, validation=restrict(m.validation, m.validation.labels != 2)) for m in three]
     with pytest.raises(DataError, match="no image of AK"):
         combine(members, "stacking")
     assert combine(members, "greedy").test.logits.shape == (210, 3)
@@ -209,13 +193,7 @@ def test_an_ensemble_of_each_trial_is_made_compared_and_kept(call, folds: bool):
     assert found["comparison"]["models"] == ["best_single", *METHODS]
     assert found["comparison"]["num_trials"] == 3
     kept = Predictions.load(Path("made/greedy-1/test.parquet"))
-    again = combine(
-        [
-            Member(arm, *(predictions(10 * i + 1, part, arm=arm) for part in ("validation", "test")))
-            for i, arm in enumerate("abc")
-        ],
-        "greedy",
-    )
+    again = combine([member(arm, 10 * number + 1) for number, arm in enumerate("abc")], "greedy")
     assert np.array_equal(kept.logits, again.test.logits)
     assert (kept.arm, kept.trial) == ("greedy", 1)
     [made] = [e for e in found["ensembles"] if (e["method"], e["trial"]) == ("greedy", 1)]

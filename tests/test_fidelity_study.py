@@ -20,6 +20,7 @@ from moulage.stages import witness
 from moulage.stages.fidelity import FIRST_SEED, SHOWN_PAIRS
 from moulage.stages.plan import plan
 from moulage.stages.stage import Context
+from pictures import write_pictures
 from recipes import SCRATCH, phantom_recipe, tiny_gan
 from small_study import Small
 
@@ -152,14 +153,11 @@ def test_wrong_feature_options_are_refused_when_planning(finished: Small):
 
 
 def write_folder(folder: Path, num: int, seed: int, classes: tuple[str, ...] = ("AK", "NV")) -> Path:
-    rng = np.random.default_rng(seed)
-    for k, name in enumerate(classes):
-        (folder / name).mkdir(parents=True)
-        for i in range(num):
-            base = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
-            image = Image.fromarray(base).resize((32, 32), Image.Resampling.BICUBIC)
-            image.save(folder / name / f"{seed}-{k}-{i}.png")
-    return folder
+    bases = iter(np.random.default_rng(seed).integers(0, 256, (len(classes) * num, 4, 4, 3)).astype(np.uint8))
+    names = [f"{name}/{seed}-{k}-{i}.png" for k, name in enumerate(classes) for i in range(num)]
+    return write_pictures(
+        folder, {name: Image.fromarray(next(bases)).resize((32, 32), Image.Resampling.BICUBIC) for name in names}
+    )
 
 
 def test_folders_of_any_generator_can_be_scored(tmp_path: Path):

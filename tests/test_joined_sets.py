@@ -1,7 +1,6 @@
 """Several data sets in one study: what two of them share is found, what may only be trained on stays in training."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,12 @@ from PIL import Image
 from moulage import recipe as recipes
 from moulage import report as reports
 from moulage.arm import roles
+from moulage.cli import steps
 from moulage.data import data_sets, joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
+from moulage.data.images import Reader
 from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.split import dealable, folds, holdout, prove, reserve
@@ -52,8 +53,8 @@ def main() -> Catalog:
 
 
 def pictures(catalog: Catalog) -> list[Image.Image]:
-    with zipfile.ZipFile(catalog.root / "images.zip") as archive:
-        return [Image.open(io.BytesIO(archive.read(f"{name}.png"))) for name in catalog.images]
+    with Reader() as reader:
+        return [Image.open(io.BytesIO(reader.bytes(catalog.resolve(place)))) for place in catalog.table["location"]]
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,6 @@ def test_copies_weigh_what_their_image_does(main):
 
 
 def test_prepare_takes_a_recipe_and_says_what_became_of_each_data_set(folder, tmp_path, capsys):
-    from moulage.cli import steps
-
     path = tmp_path / "two.toml"
     path.write_text(recipes.to_toml(recipes.parse(RECIPE)), encoding="utf-8")
     setting = [f"data.also.more.path={folder}"]

@@ -27,7 +27,7 @@ from moulage.stages import plan as plans
 from moulage.stages.classifier import with_metadata
 from moulage.stages.plan import plan
 from moulage.treatment import Treatment
-from recipes import phantom_recipe
+from recipes import SLOW, phantom_recipe
 from small_study import Small
 
 
@@ -316,7 +316,7 @@ def test_every_view_of_an_image_has_its_metadata(case, fit, tmp_path):
 # Studies
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SLOW)
 def run(tmp_path_factory: pytest.TempPathFactory):
     """A finished study with generated images and unknown classes, and what its fits were given."""
     folder, given, fit = tmp_path_factory.mktemp("study"), {}, probe.Classifier.fit
@@ -331,7 +331,6 @@ def run(tmp_path_factory: pytest.TempPathFactory):
     return folder, given
 
 
-@pytest.mark.slow
 def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run):
     recipe, prepared = data.load(run[0])
     train = prepared.split(0).part(prepared.catalog, "train")
@@ -350,7 +349,6 @@ def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run)
     assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
 
 
-@pytest.mark.slow
 def test_a_classifier_that_reads_metadata_is_explained(run):
     pytest.importorskip("captum")
     found = explain(run[0], arm="noise", num_images=1, device="cpu")
@@ -358,7 +356,6 @@ def test_a_classifier_that_reads_metadata_is_explained(run):
     assert any(image["neighbours"] for image in found["images"])
 
 
-@pytest.mark.slow
 def test_other_data_and_unknown_classes_are_scored_with_their_metadata(run, tmp_path):
     found = score_unknown(run[0], device="cpu")
     assert {fit["arm"] for fit in found["fits"]} == {"none", "noise"}

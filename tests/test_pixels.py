@@ -12,6 +12,7 @@ import time
 import zipfile
 from hashlib import sha256
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from moulage import runs
 from moulage.data import images, pixel_writer, pixels
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError, RecipeError, RunError
-from pictures import encoded, png_header
+from pictures import encoded, png_header, write_pictures
 
 
 def picture(seed: int, width: int = 24, height: int = 20, mode: str = "RGB") -> Image.Image:
@@ -32,10 +33,7 @@ def picture(seed: int, width: int = 24, height: int = 20, mode: str = "RGB") -> 
 
 def catalog_of(files: dict[str, bytes], root: Path) -> Catalog:
     """The files in a folder, as a catalog with relative locations."""
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return listed([*files], root)
+    return listed([*files], write_pictures(root, files))
 
 
 def listed(locations: list[str], root: Path) -> Catalog:
@@ -285,21 +283,12 @@ def test_after_a_crash_at_any_write_the_result_is_the_same(
         with pytest.raises(Crash):
             pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     done_before = len(list((tmp_path / "cache").glob("*/pass-*/*.json")))
-    counted = Counted(pixel_writer.write_chunk)
+    counted = Mock(wraps=pixel_writer.write_chunk)
     monkeypatch.setattr(pixel_writer, "write_chunk", counted)
     found = pixels.build(catalog, [16, 20], "squash", tmp_path / "cache")
     assert contents(found, 16, 20) == whole
-    assert counted.calls == 4 - done_before
+    assert counted.call_count == 4 - done_before
     assert not list(found.folder.glob("*.tmp"))
-
-
-class Counted:
-    def __init__(self, function) -> None:
-        self.function, self.calls = function, 0
-
-    def __call__(self, *args: object) -> object:
-        self.calls += 1
-        return self.function(*args)
 
 
 KILLED = """

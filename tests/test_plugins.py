@@ -78,6 +78,8 @@ LIBRARY = "moulage, moulage.recipe, moulage.data.split, moulage.report, moulage.
     [
         (LIBRARY, {"torch"}),
         (SUMMARIES, {"torch", "sklearn"}),
+        ("moulage.report", {"matplotlib"}),
+        ("moulage.report.page", {"torch", "matplotlib.pyplot"}),
         ("moulage.data.pixel_writer", {"torch", "pandas"}),  # what worker processes import
     ],
 )

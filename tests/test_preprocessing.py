@@ -15,6 +15,7 @@ from moulage.data.filters import Filtered, Filters
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
 from moulage.stages.data import read as read_data
+from pictures import write_pictures
 
 OF_THE_MASK = ("background", "lesion_crop")
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
@@ -190,12 +191,9 @@ def test_wrong_names_and_options_are_refused_with_the_nearest():
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Twelve images of two classes, all with masks."""
-    for label, shift in (("AK", 0), ("NV", 20)):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(6):
-            picture = np.roll(np.asarray(skin()), shift + number, axis=0)
-            Image.fromarray(picture).save(tmp_path / "data" / label / f"{number}.png")
-    return tmp_path / "data"
+    kinds = [(label, shift, number) for label, shift in (("AK", 0), ("NV", 20)) for number in range(6)]
+    moved = {f"{label}/{number}.png": np.roll(skin(), shift + number, axis=0) for label, shift, number in kinds}
+    return write_pictures(tmp_path / "data", moved)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from moulage.stages.plan import plan
 from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
 from moulage.treatment import PLAIN, Treatment
-from recipes import SCRATCH, phantom_recipe, tiny_gan
+from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(
     study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
@@ -272,14 +272,13 @@ def folds_with(**tables):
     return recipes.parse(recipes.merge(FOLDS, tables))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SLOW)
 def folded(tmp_path_factory):
     """A study of three folds with a reserve, treatments and adjusted logits; what it said, and when."""
     said = []
     return run_study(folds_with(), tmp_path_factory.mktemp("folds"), watch=Watch(say=said.append)), said
 
 
-@pytest.mark.slow
 def test_folds_score_every_image_once(folded):
     outcome, _ = folded
     prepared = outcome.prepared
@@ -294,16 +293,10 @@ def test_folds_score_every_image_once(folded):
         assert sorted(scored) == sorted(prepared.catalog.images)
 
 
-@pytest.mark.slow
-def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
+def test_each_fold_has_counts_of_its_own(folded):
     outcome, _ = folded
     for stage in outcome.stages:
-        split = outcome.prepared.split(stage.trial)
-        train = split.part(outcome.prepared.catalog, "train")
-        if stage.kind == "generator":
-            about = runs.read_json(outcome.run / stage.folder / "generator.json")
-            assert about["split_digest"] == split.digest
-            assert about["num_images"] == train.counts["AK"] + train.counts["VASC"]
+        train = outcome.prepared.split(stage.trial).part(outcome.prepared.catalog, "train")
         if stage.kind == "classifier" and stage.name == "drawn":
             assert stage.add == {"AK": train.counts["AK"], "VASC": round(train.counts["VASC"] / 2)}
             assert stage.num_slots == sum(stage.add.values())
@@ -312,7 +305,6 @@ def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
     assert embedded.count("real images") == 1
 
 
-@pytest.mark.slow
 def test_views_of_arms_say_how_they_were_trained(folded):
     outcome, _ = folded
     held_back = set(outcome.prepared.split(0).part(outcome.prepared.catalog, "reserve").images)
@@ -337,7 +329,6 @@ def test_views_of_arms_say_how_they_were_trained(folded):
     assert 0 < views["oracle"]["num_distinct"] <= len(held_back)
 
 
-@pytest.mark.slow
 def test_the_question_is_registered_before_any_task_runs(folded):
     outcome, said = folded
     record = runs.read_json(outcome.run / "registration.json")
@@ -356,7 +347,6 @@ def test_fewer_folds_leave_no_split_behind(tmp_path):
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["000.parquet", "001.parquet"]
 
 
-@pytest.mark.slow
 def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     outcome, _ = folded
     stage = next(stage for stage in outcome.stages if stage.kind == "classifier" and stage.trial == 1)
@@ -380,24 +370,20 @@ def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
     parts = {"validation": catalog.take([]), "test": catalog.take([9, 3, 10, 0, 1, 2])}
 
     class Reader:
+        def read(self, rows):
+            return np.array([[int(name[1:]), 0] for name in rows.images]).reshape(-1, 2)
+
         def predict(self, inputs):
             assert len(inputs) <= 4
             return inputs
 
-    said = []
-    found = predict_parts(
-        Reader(),
-        parts,
-        lambda rows: np.array([[int(i[1:]), 0] for i in rows.images]).reshape(-1, 2),
-        None,
-        lambda *told: said.append(told),
-    )
+    said, reader = [], Reader()
+    found = predict_parts(reader, parts, reader.read, None, lambda *told: said.append(told))
     assert found["test"][:, 0].tolist() == [9, 3, 10, 0, 1, 2]
     assert found["validation"].shape == (0, 2)
     assert said[1:] == [(4, 6, "images predicted, test part"), (6, 6, "images predicted, test part")]
 
 
-@pytest.mark.slow
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
     prepared = Prepared.load(outcome.run, 1)
@@ -428,9 +414,6 @@ def test_a_task_loads_the_split_of_its_own_trial(folded):
 def test_arms_that_cannot_be_are_refused_before_work(arm, words):
     with pytest.raises(RecipeError, match=words):
         plans.check(folds_with(arms={"x": arm}))
-
-
-def test_an_oracle_needs_a_reserve():
     with pytest.raises(RecipeError, match=r"arms.oracle(.|\n)*split.reserve is 0"):
         plans.check(folds_with(split={"reserve": 0.0}))
 

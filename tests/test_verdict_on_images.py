@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from moulage import plugins, recipe
 from moulage.data import samples
 from moulage.evaluation.compare import Comparison
-from moulage.evaluation.predictions import Predictions
 from moulage.finished.external import evaluate_on
 from moulage.results import Verdict
 from moulage.sources import phantom
@@ -86,18 +84,11 @@ def verdict_on(outcome: Outcome, arm: str) -> Verdict:
 
 
 def comparison(outcome: Outcome, arm: str, reference: str) -> Comparison:
-    [found] = [
-        c
-        for c in outcome.results.comparisons
-        if (c.arm, c.reference, c.measure) == (arm, reference, "mean_average_precision")
-    ]
-    return found
+    wanted = (arm, reference, "mean_average_precision")
+    return next(c for c in outcome.results.comparisons if (c.arm, c.reference, c.measure) == wanted)
 
 
 def test_the_planted_benefit_is_found(outcome: Outcome):
-    for c in outcome.results.comparisons:
-        if c.measure == "mean_average_precision":
-            print(c.arm, c.reference, *(round(100 * (value or 0), 1) for value in (c.difference, c.low, c.high)))
     found = verdict_on(outcome, "truth")
     assert found.outcome == "helps", found
     assert found.refused == ""
@@ -124,19 +115,6 @@ def test_the_controls_behave(outcome: Outcome):
     assert comparison(outcome, "oracle", "duplicates").low > 0
 
 
-def test_the_reserve_trains_the_oracle_alone(outcome: Outcome):
-    prepared = outcome.prepared
-    held_back = set(prepared.split(0).part(prepared.catalog, "reserve").images)
-    assert len(held_back) >= 30
-    for stage in outcome.stages:
-        if stage.kind == "classifier":
-            added = set(pd.read_parquet(outcome.run / stage.folder / "extra.parquet")["image"])
-            assert (added & held_back == held_back) is (stage.name == "oracle")
-            assert bool(added & held_back) is (stage.name == "oracle")
-            tested = Predictions.load(outcome.run / stage.folder / "test.parquet").images
-            assert held_back.isdisjoint(tested)
-
-
 def test_slices_of_the_study(outcome: Outcome):
     found = outcome.results.slices
     assert {block.column for block in found} == {"source", "sex", "age", "site", "lesion seen"}
@@ -151,5 +129,4 @@ def test_the_benefit_is_seen_on_other_data(outcome: Outcome):
     assert found["num_images"] == 700
     assert len(found["fits"]) == 8 * 4
     [against] = [c for c in found["comparisons"] if (c["arm"], c["reference"]) == ("truth", "duplicates")]
-    print("on other data", *(round(100 * against[k], 1) for k in ("difference", "low", "high")))
     assert against["low"] > 0
