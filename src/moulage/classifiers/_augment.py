@@ -15,8 +15,7 @@ from moulage import plugins
 
 NUM_DRAWS = 11
 MAX_LOG_ASPECT = math.log(4 / 3)
-LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of R, G, B in grey (ITU-R BT.601)."""
+LUMINANCE = (0.299, 0.587, 0.114)  # weights of R, G, B in grey (ITU-R BT.601)
 
 
 class Augment(plugins.Options):

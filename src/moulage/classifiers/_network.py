@@ -13,8 +13,7 @@ from moulage import backbones, optimisers, plugins
 from moulage.errors import RecipeError
 from moulage.losses import cross_entropy_and_dice
 
-FINEST = 4
-"""Maps of a backbone that are this many times smaller than the image are the finest that masks are made of."""
+FINEST = 4  # maps of a backbone that are this many times smaller than the image are the finest that masks are made of
 
 
 class MetadataOptions(plugins.Options):

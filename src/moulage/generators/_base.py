@@ -18,13 +18,7 @@ C = TypeVar("C", bound=plugins.Options)
 class Base(ABC, Generic[C]):
     """Keeps ``contracts.Generator``; a plug-in adds ``fit``, ``sample`` and ``steps_and_seconds``.
 
-    Args:
-        config: the plug-in's ``Config``.
-        classes: names of the classes that ``labels`` index; one class needs no condition.
-        size: pixels a side, one of ``SIZES``.
-
-    Raises:
-        RecipeError: another size.
+    One class needs no condition. ``RecipeError`` where the size is none of ``SIZES``.
     """
 
     NAME: ClassVar[str]
@@ -32,8 +26,8 @@ class Base(ABC, Generic[C]):
     SIZES: ClassVar[tuple[int, ...] | range]
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
-        if size not in self.SIZES:
-            known = self.SIZES
+        known = self.SIZES
+        if size not in known:
             allowed = " or ".join(map(str, known))
             if isinstance(known, range):
                 multiple = "size" if known.step == 1 else f"multiple of {known.step}"

@@ -70,11 +70,7 @@ class Norm(nn.Module):
 class UpBlock(nn.Module):
     """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm and a gated linear unit.
 
-    Args:
-        num_in: channels that come in.
-        num_out: channels that go out.
-        num_convs: number of convolutions, each with a noise map.
-        num_classes: 1 where the block takes no class.
+    ``num_classes`` is 1 where the block takes no class.
     """
 
     def __init__(self, num_in: int, num_out: int, num_convs: int, num_classes: int) -> None:
@@ -126,7 +122,7 @@ class Synthesis(nn.Module):
         def classes_at(side: int) -> int:
             return num_classes if side >= config.conditional_from else 1
 
-        self.sides, self.num_convs = sides(4, size), config.convolutions
+        self.sides, self.num_convs, self.ratio = sides(4, size), config.convolutions, config.excitation_ratio
         noise = [side**2 for side in self.sides[1:] for _ in range(self.num_convs)]
         self.splits = [config.latent_size, *noise]
         self.num_inputs = sum(self.splits)
@@ -139,10 +135,9 @@ class Synthesis(nn.Module):
         for side in self.sides[1:]:
             num_in, num_out = widths[side // 2], widths[side]
             self.blocks[str(side)] = UpBlock(num_in, num_out, self.num_convs, classes_at(side))
-            low = side // config.excitation_ratio
+            low = side // self.ratio
             if low >= 4:
                 self.excitations[str(side)] = Excitation(widths[low], num_out, classes_at(side))
-        self.ratio = config.excitation_ratio
         self.image = nn.Conv2d(widths[size], 3, 3, padding=1)
         normal_weights(self)
 

@@ -17,8 +17,7 @@ from moulage.generators._condition import Conditional, LabelEmbedding
 from moulage.generators._upconv import UpConv, normal_weights
 
 NUM_MAPS = 2
-SLOPE = 0.2
-"""Of the discriminators' leaky ReLUs."""
+SLOPE = 0.2  # of the discriminators' leaky ReLUs
 LABEL_FEATURES = 16
 
 

@@ -48,11 +48,7 @@ class NetworkOptions(_learner.Options):
 class UNet(nn.Module):
     """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
 
-    Args:
-        options: what makes it.
-        num_classes: 1 needs no condition.
-        size: pixels a side.
-        num_augment: numbers that describe an augmentation.
+    One class needs no condition; ``num_augment`` numbers describe an augmentation.
     """
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, num_augment: int) -> None:
@@ -94,14 +90,9 @@ class UNet(nn.Module):
         self.last = nn.Sequential(norm(num_in), nn.SiLU(), zero(nn.Conv2d(num_in, 3 * self.patch**2, 3, padding=1)))
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor, keep: Tensor, augment: Tensor) -> Tensor:
-        """The output for images ``x``.
+        """Of images at what stands for their noise levels, float [B]; labels are int64 [B].
 
-        Args:
-            x: float [B, 3, S, S].
-            noise: a number that stands for the noise level, float [B].
-            labels: int64 [B].
-            keep: float [B]; 0 hides the class.
-            augment: float [B, num_augment]; zeros for an image as it is.
+        Where ``keep`` float [B] is 0 the class is hidden; ``augment`` [B, num_augment] is 0 for an image as it is.
         """
         free = self.embed(sines(noise, self.sines)) + self.augment(augment)
         known = free if self.label is None else free + self.label(labels) * keep[:, None]

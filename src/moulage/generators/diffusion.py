@@ -23,8 +23,7 @@ from moulage.generators import _learner
 from moulage.generators._descent import OneLoss
 from moulage.generators._unet import NetworkOptions, UNet
 
-NUM_AUGMENT = 9
-"""Numbers that describe an augmentation."""
+NUM_AUGMENT = 9  # numbers that describe an augmentation
 
 
 class Config(NetworkOptions):
@@ -65,9 +64,7 @@ class Config(NetworkOptions):
 class Denoiser(nn.Module):
     """D(x; sigma): the mean clean image given a noisy one, by a preconditioned network (EDM, eq. 7).
 
-    Attributes:
-        unet: what is trained.
-        weak: with ``guide = "weak"`` an earlier average of ``unet``; a buffer says whether it is there yet.
+    ``unet`` is trained; with ``guide = "weak"`` there is an earlier average of it in ``weak``, once ``weak_known``.
     """
 
     weak_known: Tensor
@@ -124,10 +121,8 @@ def noise_levels(config: Config) -> list[float]:
 def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
     """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from noise to an image (EDM, algorithm 1).
 
-    Args:
-        denoise: images [B, 3, S, S] and a noise level -> denoised images.
-        noise: standard normal [B, 3, S, S].
-        sigmas: falling noise levels; the last is 0.
+    From standard normal ``noise`` [B, 3, S, S] along falling noise levels of which the last is 0; ``denoise`` makes
+    images of images and a noise level.
     """
     x = noise * sigmas[0]
     for sigma, lower in itertools.pairwise(sigmas):
@@ -144,15 +139,8 @@ def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple
     """Images moved, turned, flipped and stretched, and what was done to each (EDM, appendix F.2, table 6).
 
     The network is told, and asked for images that were left alone: the changes do not leak into what it draws. Each
-    change comes with the given probability; it is one bilinear resampling with reflected borders.
-
-    Args:
-        images: float [B, 3, S, S].
-        probability: of each change, 0..1.
-        rng: a CPU generator.
-
-    Returns:
-        images; descriptions float32 [B, 9], zeros for an image that was left alone.
+    change comes with the given probability; it is one bilinear resampling with reflected borders. Images are float
+    [B, 3, S, S], ``rng`` is on the CPU; descriptions are [B, 9], zeros for an image that was left alone.
     """
     num, zero = len(images), torch.zeros(len(images))
     if probability == 0:

@@ -19,10 +19,8 @@ from moulage.generators._condition import Projection
 from moulage.generators._fastgan import Drawer, Gate, Synthesis, SynthesisOptions, batch_norm, sides, width
 from moulage.generators._upconv import UpConv, normal_weights
 
-ADAM = _adversary.Optimiser(learning_rate=2e-4)
-"""The paper's."""
-PART = 8
-"""Side of the part of the 16 x 16 features that the second decoder gets."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4)  # the paper's
+PART = 8  # side of the part of the 16 x 16 features that the second decoder gets
 
 
 class Config(SynthesisOptions):

@@ -26,8 +26,7 @@ from moulage.generators._condition import Conditional
 from moulage.generators._descent import OneLoss
 
 PACKAGES = ("diffusers", "peft", "transformers")
-PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
-"""How diffusers calls the projections of attention."""
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # how diffusers calls the projections of attention
 
 
 class Config(_learner.Options):
@@ -92,16 +91,10 @@ class Base:
 
 
 def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank: int, alpha: float) -> Base:
-    """Read a model in the layout of diffusers, and encode prompts with it.
+    """Read a model in the layout of diffusers, and encode prompts with it, one a class; see ``Config`` for the rest.
 
-    Args:
-        weights: a folder, or an id on the hub.
-        prompts: one a class.
-        resolution: pixels a side at which it shall work; None: its own.
-        rank, alpha: of the low-rank matrices (Hu et al. 2021, arXiv:2106.09685, section 4.1).
-
-    Raises:
-        RecipeError: packages are missing, the model cannot be read or is of another kind, or the resolution is wrong.
+    ``RecipeError`` where packages are missing, the model cannot be read or is of another kind, or the resolution is
+    wrong. For ``rank`` and ``alpha`` see Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -191,8 +184,7 @@ class Prompts(Conditional):
 class Adapter(nn.Module):
     """Low-rank matrices for a shared ``Base``; its state is theirs, and the base's digest.
 
-    Raises:
-        RunError: on loading a state that belongs to another base.
+    To load a state that belongs to another base raises ``RunError``.
     """
 
     base_digest: Tensor
@@ -289,9 +281,8 @@ def draw(config: Config, adapter: Adapter, labels: Tensor, seeds: np.ndarray, si
         latents = sampler.step(predicted, time, latents).prev_sample
     vae = base.vae.config
     latents = latents / vae.scaling_factor + (vae.shift_factor or 0)
-    images = [
-        base.vae.decode(one[None]).sample.float() for one in latents
-    ]  # one by one: the decoder is what needs memory
+    # One by one: the decoder is what needs memory.
+    images = [base.vae.decode(one[None]).sample.float() for one in latents]
     return resized(torch.cat(images), size)
 
 
@@ -303,11 +294,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class Generator(_learner.Learner[Config]):
-    """At a multiple of 8 pixels from 16 to 1024.
-
-    Raises:
-        RecipeError: a class has no prompt; later, where the model is opened: it is not there, or of another kind.
-    """
+    """At a multiple of 8 pixels from 16 to 1024; ``RecipeError`` where a class has no prompt, and as ``open_base``."""
 
     NAME, CONFIG, SIZES = "finetuned_diffusion", Config, range(16, 1025, 8)
 
@@ -324,8 +311,7 @@ class Generator(_learner.Learner[Config]):
         return Game(self.config, self.network_of(), self.device)
 
     def network_of(self) -> Adapter:
-        config = self.config
-        prompts = [config.prompts[name] for name in self.classes]
+        config, prompts = self.config, [self.config.prompts[name] for name in self.classes]
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
 
     def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:

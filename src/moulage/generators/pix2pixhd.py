@@ -27,16 +27,14 @@ from moulage.monitoring import Board
 
 NEEDS_MASKS = True
 MASKS = "masks.npz"
-NUM_SHOWN = 6
-"""Masks of each class, and images beside them, in the grids of ``maps``."""
+NUM_SHOWN = 6  # masks of each class, and images beside them, in the grids of ``maps``
 MOST_APART = 0.2
 """The reward for variety ends where images are this many times as far apart as their latents (mean differences).
 
 Real images of one class of HAM10000 are about 0.25 apart, latents 1.13. Without an end (1.0) images of one mask became
 twice as different as real ones of all masks.
 """
-ADAM = _adversary.Optimiser(learning_rate=2e-4)
-"""The paper's."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4)  # the paper's
 
 
 class Config(NetworkOptions):

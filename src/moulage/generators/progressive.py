@@ -25,12 +25,9 @@ from moulage.generators._adversary import Judged
 from moulage.generators._condition import LABEL_STD, LabelEmbedding, Projection
 
 Share = Annotated[float, Field(gt=0)]
-ADAM = _adversary.Optimiser(learning_rate=1e-3, beta1=0.0, beta2=0.99)
-"""The paper's."""
-FIRST = 4
-"""Pixels a side of the first images."""
-SLOPE = 0.2
-"""Of the leaky rectifiers."""
+ADAM = _adversary.Optimiser(learning_rate=1e-3, beta1=0.0, beta2=0.99)  # the paper's
+FIRST = 4  # pixels a side of the first images
+SLOPE = 0.2  # of the leaky rectifiers
 EPSILON = 1e-8
 
 

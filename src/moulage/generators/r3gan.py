@@ -19,12 +19,9 @@ from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._condition import LabelEmbedding, Projection
 
-ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
-"""The paper's."""
-SLOPE = 0.2
-"""Of the leaky ReLUs."""
-SMALLEST = 4
-"""Pixels a side of the coarsest stage."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)  # the paper's
+SLOPE = 0.2  # of the leaky ReLUs
+SMALLEST = 4  # pixels a side of the coarsest stage
 
 
 class Config(_adversary.Options):

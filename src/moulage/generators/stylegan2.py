@@ -18,12 +18,9 @@ from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._stylegan2 import Discriminator, NetworkOptions, Synthesis
 
-ADAM = _adversary.Optimiser(learning_rate=0.002, beta1=0.0, beta2=0.99)
-"""The paper's."""
-NUM_MEAN_LATENTS = 1024
-"""Latents from which the mean w of each class is taken."""
-PATH_DECAY = 0.01
-"""Share of a new batch in the running mean of path lengths."""
+ADAM = _adversary.Optimiser(learning_rate=0.002, beta1=0.0, beta2=0.99)  # the paper's
+NUM_MEAN_LATENTS = 1024  # latents from which the mean w of each class is taken
+PATH_DECAY = 0.01  # share of a new batch in the running mean of path lengths
 
 
 class Config(NetworkOptions):
@@ -106,7 +103,7 @@ class Game(_adversary.Adversary):
 
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
         config, generator = self.config, self.generator
-        loss = F.softplus(-self.discriminator(self.seen(fake, rng), labels)).mean()
+        loss = super().generator_loss(real, fake, labels, step, rng)
         if config.path_length_weight > 0 and step % config.path_length_every == 0:
             half = len(labels) // 2  # as the paper: half a batch suffices
             rows = self.latents(half, rng)

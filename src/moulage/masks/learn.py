@@ -23,12 +23,10 @@ from moulage.errors import RunError
 from moulage.evaluation import resampling
 from moulage.masks.segmenter import Config, Segmenter, check_installed, dice, jaccard
 
-FRAMING = "squash"
-"""Images are squashed to squares, so that a mask covers the whole photograph."""
+FRAMING = "squash"  # images are squashed to squares, so that a mask covers the whole photograph
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-NUM_OF_A_KIND = 4
-"""Examples drawn at random, and of the worst and of the best masks."""
+NUM_OF_A_KIND = 4  # examples drawn at random, and of the worst and of the best masks
 TRUE_COLOUR, PREDICTED_COLOUR = (0, 255, 120), (255, 60, 220)
 
 Say = Callable[[str], None]

@@ -27,10 +27,8 @@ from moulage.errors import DataError, RunError
 from moulage.masks.learn import FRAMING, Say, digest_of, read
 from moulage.masks.segmenter import Segmenter
 
-CHUNK = 256
-"""Images that are predicted at once; a resumed prediction makes the same chunks."""
-PREFIX = "moulage:"
-"""Of the keywords of a mask's texts."""
+CHUNK = 256  # images that are predicted at once; a resumed prediction makes the same chunks
+PREFIX = "moulage:"  # of the keywords of a mask's texts
 SUFFIX = "_segmentation.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 

@@ -20,12 +20,10 @@ from moulage.epochs import State, fall, rise
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.losses import cross_entropy_and_dice
 
-KIND = "lesion segmenter"
-"""Stands in ``config.json``, so that the folder of something else is refused."""
+KIND = "lesion segmenter"  # stands in ``config.json``, so that the folder of something else is refused
 INSTALL = "pip install 'moulage[masks]'"
 PREDICT_BATCH = 64
-HASHED = 256
-"""Images that are digested at once."""
+HASHED = 256  # images that are digested at once
 
 
 class Config(plugins.Options):
