@@ -118,13 +118,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class Features(nn.Module):
-    """A backbone that takes images and gives pooled features.
-
-    Args:
-        network: a timm network without head.
-        options: input size and, where given, the normalisation.
-        size: pixels a side of the images that come in.
-    """
+    """A backbone (a timm network without head) that takes images of ``size`` pixels and gives pooled features."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -174,14 +168,8 @@ def build(options: Backbone, size: int) -> Features:
     """The backbone with its weights, in eval mode on the CPU.
 
     Random initial weights come from PyTorch's own generator: seed it (``randomness.reproducible``) around the call.
-
-    Args:
-        options: which network and weights.
-        size: pixels a side of the images that it will see.
-
-    Raises:
-        RecipeError: the weights cannot be reached or read, or are those of another network, or the network does not
-            work at this size.
+    ``RecipeError`` where the weights cannot be reached or read, or are those of another network, or the network does
+    not work at ``size``, the pixels a side of the images that it will see.
     """
     network = _create(options, options.input_size or size)
     if options.stride == "v1":
@@ -230,13 +218,11 @@ def seconds_to_embed(
 ) -> float:
     """Seconds that features of so many images of ``size`` pixels take, from two batches: for the estimate before a run.
 
-    Args:
-        embed_all: makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
+    ``embed_all`` makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
     """
     times: list[float] = []
-    embed_all(
-        np.zeros((3 * batch_size, size, size, 3), np.uint8), lambda done, total, note: times.append(time.perf_counter())
-    )
+    pixels = np.zeros((3 * batch_size, size, size, 3), np.uint8)
+    embed_all(pixels, lambda done, total, note: times.append(time.perf_counter()))
     return (times[-1] - times[0]) / (2 * batch_size) * num_images
 
 

@@ -15,11 +15,8 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 class State(Generic[Model]):
     """Network, optimiser, average of the weights and best epoch: all that changes, and what a checkpoint holds.
 
-    Args:
-        network: what learns.
-        optimizer: of its weights, each group at its highest learning rate.
-        rate_at: share of the highest learning rates at a step (from 0); all of it by default.
-        ema_decay: decay of the average of the weights; 0: no average.
+    Each group of the optimiser comes at its highest learning rate; ``rate_at`` a step (from 0) is the share of it.
+    Without ``ema_decay`` there is no average.
     """
 
     def __init__(

@@ -13,8 +13,7 @@ from moulage.errors import CollapsedError, DivergedError
 COLLAPSED = 0.2
 """Previews whose mean pairwise difference is below this share of that of real images count as collapsed.
 
-Healthy fits at 32 to 64 pixels had shares of 0.6 to 1.2 from step 100 on, and not below 0.33 for a class of 24 images;
-fits that had collapsed to the eye had 0.09 to 0.17.
+Fits that had collapsed to the eye had 0.09 to 0.17, healthy ones 0.33 and more; see docs/LOG.md, 2026-11-23.
 """
 
 
@@ -62,8 +61,8 @@ class Rate:
     """Wall-clock seconds of a run over all its resumptions, and images a second since the last look."""
 
     def __init__(self, seconds_before: float = 0.0) -> None:
-        self._start, self._begun = time.perf_counter() - seconds_before, time.perf_counter()
-        self._last, self._images, self._all = time.perf_counter(), 0, 0
+        self._begun = self._last = time.perf_counter()
+        self._start, self._images, self._all = self._begun - seconds_before, 0, 0
 
     @property
     def seconds(self) -> float:
@@ -89,9 +88,7 @@ class Rate:
 class Board:
     """Scalars and pictures for TensorBoard, in ``folder/tensorboard``.
 
-    Args:
-        folder: the run folder.
-        step: the first step that this process will write; what an interrupted run wrote from there on is hidden.
+    ``step`` is the first that this process will write; what an interrupted run wrote from there on is hidden.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:

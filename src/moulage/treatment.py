@@ -31,9 +31,7 @@ class Treatment:
     """What differs from plain training. The default of every field is: nothing.
 
     The functions draw random numbers from PyTorch's own generator, which the classifier seeds for each epoch.
-
-    Raises:
-        RecipeError: fields contradict each other, are out of bounds, or have no ``key``.
+    ``RecipeError`` where fields contradict each other, are out of bounds, or have no ``key``.
     """
 
     # ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
@@ -79,9 +77,8 @@ PLAIN = Treatment()  # cross-entropy, every image once, nothing mixed, everythin
 def combined(first: Treatment, second: Treatment) -> Treatment:
     """Both at once, such as a loss and a mixing; the order does not matter but for the key.
 
-    Raises:
-        RecipeError: both change the same, or one retrains the head with balanced classes under the other's loss, which
-            may be made for unbalanced ones.
+    ``RecipeError`` where both change the same, or one retrains the head with balanced classes under the other's loss,
+    which may be made for unbalanced ones.
     """
     if first.is_plain or second.is_plain:
         return second if first.is_plain else first
@@ -112,11 +109,7 @@ def identity(config: BaseModel) -> str:
 
 
 def check_counts(counts: np.ndarray) -> np.ndarray:
-    """The counts as float64 [K].
-
-    Raises:
-        DataError: a class has no image, or there is no class.
-    """
+    """The counts as float64 [K]; ``DataError`` where a class has no image, or there is no class."""
     counts = np.asarray(counts, np.float64)
     if counts.ndim != 1 or not len(counts) or counts.min() < 1:
         raise DataError(

@@ -35,15 +35,9 @@ class Augment(plugins.Options):
 
 
 def augment(images: torch.Tensor, draws: torch.Tensor, options: Augment) -> torch.Tensor:
-    """Augmented images.
+    """Images float [n, 3, S, S] in 0..1, augmented by ``draws`` float [n, NUM_DRAWS], uniform in [0, 1).
 
-    Args:
-        images: float [n, 3, S, S] in 0..1; further planes, such as masks, follow where an image is moved.
-        draws: float [n, NUM_DRAWS], uniform in [0, 1), on the device of ``images``.
-        options: strengths.
-
-    Returns:
-        As many planes, float in 0..1.
+    Both are on one device. Further planes, such as masks, follow where an image is moved.
     """
     warp = functional.affine_grid(_geometry(draws, options), list(images.shape), align_corners=False)
     images = functional.grid_sample(images, warp, padding_mode="reflection", align_corners=False)

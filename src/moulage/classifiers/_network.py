@@ -104,9 +104,7 @@ class MaskDecoder(nn.Module):
 
     From the coarsest map to the finest: enlarged, added to the next one, convolved (feature pyramid, Lin et al. 2017,
     arXiv:1612.03144, figure 3). ``s`` is the side of the finest map, a quarter of the image's for most networks.
-
-    Raises:
-        RecipeError: the network has no maps of several resolutions, such as a plain vision transformer.
+    ``RecipeError`` for a network without maps of several resolutions, such as a plain vision transformer.
     """
 
     def __init__(self, backbone: backbones.Features, name: str, units: int) -> None:
@@ -137,12 +135,9 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The loss of lesion masks (``cross_entropy_and_dice``), a mean over those known.
+    """``cross_entropy_and_dice`` of logits [n, 1, s, s] and masks float [n, S, S] in 0..1, shrunk to ``s``.
 
-    Args:
-        logits: float [n, 1, s, s].
-        masks: float [n, S, S] in 0..1; shrunk to ``s``.
-        known: bool [n]: images whose mask counts.
+    A mean over the images whose mask is ``known``, bool [n].
     """
     if not known.any():
         return logits.sum() * 0
@@ -151,15 +146,10 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
 
 
 class Network(nn.Module):
-    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M].
+    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of M numbers beside each, float [N, M]: the metadata.
 
-    Args:
-        backbone: makes features of images.
-        num_classes: K.
-        num_metadata: M.
-        options: of what reads metadata.
-        decoder: makes masks of the backbone's maps, where they are a second task; called last, so that the initial
-            weights of all else are those of a network without it.
+    ``decoder`` makes what makes masks, where they are a second task; it is called last, so that the initial weights of
+    all else are those of a network without it.
     """
 
     def __init__(
@@ -180,9 +170,8 @@ class Network(nn.Module):
         """Groups of an optimiser: the backbone (None: frozen), and all else at the head's learning rate."""
         parts: list[tuple[nn.Module, float]] = [(part, head_rate) for part in self.top]
         if backbone_rate is not None:
-            parts.insert(0, (self.backbone, backbone_rate))
-            if self.decoder is not None:
-                parts.append((self.decoder, head_rate))
+            decoder = [] if self.decoder is None else [(self.decoder, head_rate)]
+            parts = [(self.backbone, backbone_rate), *parts, *decoder]
         return [group for part, rate in parts for group in optimisers.decay_groups(part, rate, weight_decay)]
 
     @property

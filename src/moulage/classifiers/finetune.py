@@ -11,13 +11,7 @@ from pydantic import Field, model_validator
 
 from moulage import backbones, checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _attention, _augment, _fitting, _views
-from moulage.classifiers._network import (
-    MaskDecoder,
-    MaskOptions,
-    MetadataOptions,
-    Network,
-    mask_loss,
-)
+from moulage.classifiers._network import MaskDecoder, MaskOptions, MetadataOptions, Network, mask_loss
 from moulage.data.masks import UNKNOWN, unknown
 from moulage.data.training_view import Examples, TrainingView
 from moulage.epochs import State, rise_then_fall
@@ -191,14 +185,12 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; pixels and masks themselves are named by the run folder."""
+        view, validation = job.view, job.validation
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
-        labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
-        weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
-        every = (job.view.metadata_at(np.arange(len(job.view.labels))), job.validation.metadata)
-        metadata = (values.tobytes() for values in every if values is not None)
-        return runs.digest(
-            *options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights, *metadata
-        )
+        labels = (view.labels.tobytes(), validation.labels.tobytes())
+        optional = (view.weights, view.metadata_at(np.arange(len(view.labels))), validation.metadata)
+        given = (values.tobytes() for values in optional if values is not None)
+        return runs.digest(*options, *labels, view.num_real, view.num_slots, job.treatment.key, *given)
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
@@ -216,9 +208,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         config, view, treatment = self.config, job.view, job.treatment
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
-        draws = torch.rand(
-            len(view), _augment.NUM_DRAWS, generator=randomness.generator_for("augment", job.seed, epoch)
-        )
+        rng = randomness.generator_for("augment", job.seed, epoch)
+        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=rng)
         tally = _fitting.Tally(self.device)
         state.network.train()
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
@@ -256,10 +247,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         return tally.means()
 
     def _with_masks(self, inputs: np.ndarray, masks: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Images float [n, 3, S, S] in 0..1 on the device; with masks these as a fourth plane, and which are known.
-
-        The latter, bool [n], stays on the CPU.
-        """
+        """Images float [n, 3, S, S] in 0..1 on the device, masks as a fourth plane; on the CPU, which are known."""
         if masks is not None:
             inputs = np.concatenate([inputs, masks[..., None]], 3)
         images = backbones.to_float(inputs, self.device, channels_last=self.config.channels_last)
@@ -273,13 +261,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Of one view, the image as it is; those of the metadata follow."""
         network = self._checked(inputs, metadata)
-        features = backbones.embed(
-            network.backbone,
-            network.backbone.num_features,
-            inputs,
-            device=self.device,
-            batch_size=self.config.predict_batch,
-        )
+        backbone, size = network.backbone, self.config.predict_batch
+        features = backbones.embed(backbone, backbone.num_features, inputs, device=self.device, batch_size=size)
         if metadata is None:
             return features
         known = torch.from_numpy(metadata).to(self.device)

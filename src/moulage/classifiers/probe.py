@@ -32,12 +32,7 @@ def embed_key(config: Config) -> str:
 def embed(
     config: Config, pixels: np.ndarray, *, device: str = "cpu", progress: runs.Progress = runs.no_progress
 ) -> np.ndarray:
-    """Features float32 [N, D] of pixels uint8 [N, size, size, 3], see ``backbones.embed``.
-
-    Raises:
-        RecipeError: the weights cannot be loaded.
-        DataError: pixels are of another size or type.
-    """
+    """See ``backbones.embed``; ``DataError`` for pixels of another size, ``RecipeError`` where there are no weights."""
     _fitting.check_pixels(pixels, config.size)
     features, where = _features(config), devices.pick_device(device)
     size = features.num_features

@@ -52,18 +52,10 @@ def learn_masks(
     The data are audited and split by lesion, near-duplicates together. The validation part chooses the epoch; the test
     part is predicted once. The same call goes on where an earlier one stopped, or gives what that one found.
 
-    Args:
-        source: source plug-in; images without a mask are left out.
-        path, options: where its data are, and its options.
-        out: folder that gets the segmenter, ``segmentation.json`` and ``examples.png``.
-        settings: options of the segmenter, see ``segmenter.Config``.
-        validation, test: shares of the images.
-        seed: of the split, the training and the intervals.
-        device, num_workers: where the network runs, and processes that decode.
-        progress, say: images read and compared, steps trained; told, line by line, what is done.
-
-    Returns:
-        What ``segmentation.json`` holds: among others ``test``, see ``_judged``.
+    Images of the ``source`` (a plug-in, with its ``options``; data at ``path``) that have no mask are left out.
+    ``settings`` are options of ``segmenter.Config``, ``validation`` and ``test`` shares of the images; ``seed`` is that
+    of the split, the training and the intervals. ``say`` is told, line by line, what is done. Returns what
+    ``segmentation.json`` holds: among others ``test``, see ``_judged``.
 
     Raises:
         RecipeError: the source, an option, segmentation-models-pytorch or the weights are not there.
@@ -164,11 +156,7 @@ def digest_of(folder: Path) -> str:
 
 
 def _finished_before(out: Path, key: str) -> dict[str, Any] | None:
-    """The summary of an earlier call with the same key.
-
-    Raises:
-        RunError: the folder holds a segmenter of another key.
-    """
+    """The summary of an earlier call with the same key; ``RunError`` where the folder holds one of another key."""
     if not (out / "segmentation.json").exists():
         return None
     known = runs.read_json(out / "segmentation.json")
@@ -222,17 +210,13 @@ def _examples(images: np.ndarray, true: np.ndarray, predicted: np.ndarray, seed:
     order = np.argsort(values, kind="stable")
     drawn = np.random.default_rng(seed).permutation(len(values))[:NUM_OF_A_KIND]
     kinds = {"random": drawn, "worst": order[:NUM_OF_A_KIND], "best": order[::-1][:NUM_OF_A_KIND]}
-    shown = {
-        kind: [
-            [
-                (f"Dice {values[row]:.3f}", images[row]),
-                ("", _outlined(images[row], true[row], TRUE_COLOUR)),
-                ("", _outlined(images[row], predicted[row], PREDICTED_COLOUR)),
-            ]
-            for row in rows
-        ]
-        for kind, rows in kinds.items()
-    }
+
+    def example(row: int) -> list[tuple[str, np.ndarray]]:
+        outlines = ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR))
+        outlined = [("", _outlined(images[row], masks[row], colour)) for masks, colour in outlines]
+        return [(f"Dice {values[row]:.3f}", images[row]), *outlined]
+
+    shown = {kind: [example(row) for row in rows] for kind, rows in kinds.items()}
     note = "Each: the image, the true outline (green), the predicted outline (pink)."
     return sheets.paint(shown, images.shape[1], NUM_OF_A_KIND, note=note)
 

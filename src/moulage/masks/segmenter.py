@@ -93,25 +93,19 @@ class Segmenter:
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
     ) -> dict[str, float]:
-        """Train, and keep the epoch with the best mean Dice of the validation images (the first of equals).
+        """Train on images uint8 [N, S, S, 3], 2 or more, that may be memory-mapped.
 
-        The same call again gives the same network, also after a break: ``folder`` gets checkpoints and ``log.jsonl``.
-
-        Args:
-            images, validation_images: uint8 [N, S, S, 3], 2 or more to train on; may be memory-mapped.
-            masks, validation_masks: uint8 [N, S, S].
-            seed: of initial weights, order and augmentation.
-
-        Returns:
-            ``epoch`` (from 1) and ``validation_dice`` of what is kept.
+        The epoch with the best mean Dice of the validation images is kept (the first of equals); its number (from 1)
+        and ``validation_dice`` are returned. Initial weights, order and augmentation come from ``seed``: the same call
+        again gives the same network, also after a break; ``folder`` gets checkpoints and ``log.jsonl``.
 
         Raises:
             RecipeError: something is not installed, or the network makes no encoder.
             DataError: arrays of the wrong kind or size, or too few images.
             DivergedError, CheckpointError: as of a classifier's ``fit``.
         """
-        for pixels, truth in ((images, masks), (validation_images, validation_masks)):
-            _check(pixels, self.config.size, truth)
+        _check(images, self.config.size, masks)
+        _check(validation_images, self.config.size, validation_masks)
         if not len(validation_images):
             raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
         config, self.device = self.config, devices.pick_device(device)
@@ -122,7 +116,7 @@ class Segmenter:
             data = map(_digest, (images, masks, validation_images, validation_masks))
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, list(data))
             done, saved = checkpoints.load(folder, settings) or (0, None)
-            state = _begin(network, config, num_steps)
+            state = _begin(network, config, config.epochs * num_steps)
             if saved:
                 state.load(saved)
             for epoch in range(done + 1, config.epochs + 1):
@@ -159,11 +153,9 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
-        """Masks uint8 [N, S, S], 0 or 255, of images uint8 [N, S, S, 3]; pixels that are likelier lesion than not.
+        """Masks of images uint8 [N, S, S, 3]: pixels that are likelier lesion than not.
 
-        Raises:
-            RunError: neither ``fit`` nor ``load`` was called.
-            DataError: images of another kind or size.
+        ``RunError`` before ``fit`` or ``load``, ``DataError`` for images of another kind or size.
         """
         if self.network is None:
             raise RunError("The segmenter was not trained.", "Call fit or Segmenter.load first.")
@@ -191,9 +183,7 @@ class Segmenter:
     def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
         """Read what ``save`` wrote. The weights that the training started from are not needed any more.
 
-        Raises:
-            RunError: the folder holds no segmenter, or a damaged one.
-            RecipeError: segmentation-models-pytorch is not installed.
+        ``RunError`` where the folder holds no segmenter, or a damaged one; ``RecipeError`` as ``check_installed``.
         """
         saved = runs.read_json(folder / "config.json")
         if not isinstance(saved, dict) or saved.get("kind") != KIND:
@@ -263,11 +253,7 @@ def _library() -> Any:
 
 
 def _build(config: Config) -> Network:
-    """The U-Net with its encoder's weights, on the CPU.
-
-    Raises:
-        RecipeError: something is not installed, or this network makes no encoder at this size.
-    """
+    """The U-Net with its encoder's weights, on the CPU; ``RecipeError`` where that is not possible."""
     library, name = _library(), config.backbone.name
     backbone = backbones.build(config.backbone, config.size)
     try:
@@ -302,15 +288,14 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
 
 
 def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
-    """A network before its first step; ``num_steps``: steps an epoch."""
+    """A network before its first of ``num_steps``."""
     groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
-    total = config.epochs * num_steps
-
-    def rate_at(step: int) -> float:
-        # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
-        return rise(step, config.warmup_steps) * fall(step, total)
-
-    return State(network, torch.optim.AdamW(groups, fused=True), rate_at)
+    # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
+    return State(
+        network,
+        torch.optim.AdamW(groups, fused=True),
+        lambda step: rise(step, config.warmup_steps) * fall(step, num_steps),
+    )
 
 
 def _digest(array: np.ndarray) -> str:
