@@ -199,8 +199,7 @@ def embed(
 ) -> np.ndarray:
     """Features float32 [N, num_features] of pixels uint8 [N, S, S, 3] (or memory-mapped), each image forwarded once.
 
-    ``network`` takes images float32 [N, 3, S, S] in 0..1; it is moved to the device. ``progress`` is called after each
-    batch.
+    ``network`` takes images float32 [N, 3, S, S] in 0..1 and moves to the device; ``progress`` tells of each batch.
     """
     network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     embeddings = np.empty((len(pixels), num_features), np.float32)
@@ -216,10 +215,7 @@ def embed(
 def seconds_to_embed(
     embed_all: Callable[[np.ndarray, runs.Progress], object], size: int, batch_size: int, num_images: int
 ) -> float:
-    """Seconds that features of so many images of ``size`` pixels take, from two batches: for the estimate before a run.
-
-    ``embed_all`` makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
-    """
+    """Seconds for so many images of ``size`` pixels, from two batches; ``embed_all`` calls its progress after each."""
     times: list[float] = []
     pixels = np.zeros((3 * batch_size, size, size, 3), np.uint8)
     embed_all(pixels, lambda done, total, note: times.append(time.perf_counter()))

@@ -11,10 +11,7 @@ from moulage.errors import RecipeError, RunError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to run on; ``"auto"`` is the first CUDA device, else the CPU.
-
-    ``RecipeError`` where the device is not known to PyTorch or not on this machine.
-    """
+    """The device to run on; "auto": the first CUDA device, else the CPU. ``RecipeError`` where there is no such one."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

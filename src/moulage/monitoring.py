@@ -35,9 +35,8 @@ def check_finite(step: int, **losses: float) -> None:
 def check_collapse(step: int, previews: np.ndarray, real: np.ndarray, label: str = "") -> None:
     """Raise ``CollapsedError`` if all previews are alike.
 
-    Both sets are uint8 [n, S, S, 3], of one class, ``label``. What is compared is the mean absolute pixel difference
-    over all pairs, of previews relative to real images (at most 64 of each): it has no unit and depends on no size or
-    contrast.
+    Both sets are uint8 [n, S, S, 3], of one class, ``label``. The mean absolute pixel difference over all pairs (of 64
+    images at most) is compared with that of real images: the share depends on no size or contrast.
     """
     ours, theirs = _mean_difference(previews), _mean_difference(real)
     if ours < COLLAPSED * theirs:
@@ -86,10 +85,7 @@ class Rate:
 
 
 class Board:
-    """Scalars and pictures for TensorBoard, in ``folder/tensorboard``.
-
-    ``step`` is the first that this process will write; what an interrupted run wrote from there on is hidden.
-    """
+    """Scalars and pictures for TensorBoard, in ``folder/tensorboard``; earlier ones from ``step`` on are hidden."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -93,14 +93,11 @@ def combined(first: Treatment, second: Treatment) -> Treatment:
 
 
 def drawn(counts: np.ndarray, treatment: Treatment) -> np.ndarray:
-    """How many images of each class an epoch of ``counts`` [K] holds under the treatment's sampling, float64 [K].
-
-    At least 1 each: a loss takes its logarithm.
-    """
+    """Images of each class in an epoch of ``counts`` [K] under the treatment's sampling, float64 [K]."""
     if treatment.class_weights is None:
         return np.asarray(counts, np.float64)
     shares = np.asarray(treatment.class_weights, np.float64)
-    return np.maximum(np.sum(counts) * shares / shares.sum(), 1)
+    return np.maximum(np.sum(counts) * shares / shares.sum(), 1)  # at least 1 each: a loss takes its logarithm
 
 
 def identity(config: BaseModel) -> str:

@@ -116,10 +116,7 @@ class Base(Generic[Net]):
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Read what ``save`` wrote; ``RunError`` where a file is missing, damaged, or something else.
-
-        The weights that the training started from are not needed any more.
-        """
+        """Read what ``save`` wrote, and no other weights; ``RunError`` where a file is missing, damaged, or another."""
         saved = runs.read_json(folder / "config.json")
         if not {"config", "classes", "num_metadata"} <= set(saved):
             raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")

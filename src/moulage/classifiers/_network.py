@@ -135,10 +135,7 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """``cross_entropy_and_dice`` of logits [n, 1, s, s] and masks float [n, S, S] in 0..1, shrunk to ``s``.
-
-    A mean over the images whose mask is ``known``, bool [n].
-    """
+    """``cross_entropy_and_dice`` of logits [n, 1, s, s] and masks [n, S, S], shrunk to s, where bool [n] ``known``."""
     if not known.any():
         return logits.sum() * 0
     small = functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])

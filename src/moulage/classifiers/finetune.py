@@ -1,7 +1,6 @@
 """Fine-tunes any timm backbone with a softmax head, at two learning rates and with classical augmentation."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -216,7 +215,9 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             state.network.backbone.eval()
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
         for step, batch in enumerate(batches, (epoch - 1) * num_steps):
-            inputs = batch.inputs if treatment.augment is None else _augmented(batch.inputs, treatment.augment)
+            inputs = batch.inputs
+            if treatment.augment is not None:  # on the CPU on every machine
+                inputs = treatment.augment(torch.from_numpy(inputs).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
             images, has_mask = self._with_masks(inputs, batch.masks)
             images = _augment.augment(images, draws[batch.place].to(self.device), config.augment)
             targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device, config.label_smoothing)
@@ -330,8 +331,3 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                 timed._train(state, job, 1 + sides.index(side), stage)
                 seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
         return float(np.mean([seconds[side] for side in sides]))
-
-
-def _augmented(pixels: np.ndarray, policy: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-    """Pixels uint8 [n, S, S, 3] through a policy that takes [n, 3, S, S], on the CPU on every machine."""
-    return policy(torch.from_numpy(pixels).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()

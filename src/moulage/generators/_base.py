@@ -16,10 +16,7 @@ C = TypeVar("C", bound=plugins.Options)
 
 
 class Base(ABC, Generic[C]):
-    """Keeps ``contracts.Generator``; a plug-in adds ``fit``, ``sample`` and ``steps_and_seconds``.
-
-    One class needs no condition. ``RecipeError`` where the size is none of ``SIZES``.
-    """
+    """Keeps ``contracts.Generator``; a plug-in adds ``fit``, ``sample`` and ``steps_and_seconds``."""
 
     NAME: ClassVar[str]
     CONFIG: ClassVar[type[plugins.Options]]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from moulage.errors import RecipeError
 from moulage.generators import _adversary
 from moulage.generators._condition import LABEL_STD, LabelEmbedding
-from moulage.generators._upconv import UpConv, normal_weights
+from moulage.generators._upconv import UpConv, normal_weights, sides
 
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 """Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
@@ -30,21 +30,13 @@ class SynthesisOptions(_adversary.Options):
     )
 
 
-def sides(first: int, last: int) -> list[int]:
-    """first, 2 first, ..., last."""
-    return [first << i for i in range((last // first).bit_length())]
-
-
 def width(base_channels: int, side: int) -> int:
     """Channels of a map."""
     return max(1, int(base_channels * WIDTHS[side]))
 
 
 class Gate(nn.Module):
-    """Gated linear unit: half of the channels gate the other half.
-
-    ``torch.nn.functional.glu`` has a gradient that takes ten times as long in channels-last memory on a CPU.
-    """
+    """Gated linear unit. On a CPU the gradient of ``F.glu`` takes ten times as long in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         values, gates = x.chunk(2, 1)
@@ -68,10 +60,7 @@ class Norm(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm and a gated linear unit.
-
-    ``num_classes`` is 1 where the block takes no class.
-    """
+    """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm, a gated linear unit."""
 
     def __init__(self, num_in: int, num_out: int, num_convs: int, num_classes: int) -> None:
         super().__init__()
@@ -92,10 +81,7 @@ class UpBlock(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Skip-layer excitation: a small map gates the channels of a large one (section 3.1, eq. 1, figure 3).
-
-    Here the gate may also depend on the class.
-    """
+    """Skip-layer excitation: a small map, and here the class, gates a large one (section 3.1, eq. 1, figure 3)."""
 
     def __init__(self, num_low: int, num_high: int, num_classes: int) -> None:
         super().__init__()
@@ -158,6 +144,12 @@ class Synthesis(nn.Module):
 def batch_norm(num_channels: int) -> nn.Module:
     """The discriminator's: it never judges a single image, so it needs no running statistics."""
     return nn.BatchNorm2d(num_channels, track_running_stats=False)
+
+
+def convolved(num_in: int, num_out: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    """A discriminator's convolution, and what follows it."""
+    convolution = nn.Conv2d(num_in, num_out, kernel, stride, padding, bias=False)
+    return [convolution, batch_norm(num_out), nn.LeakyReLU(0.2)]
 
 
 C = TypeVar("C", bound=SynthesisOptions)

@@ -153,8 +153,7 @@ class Enhancer(nn.Module):
 class Synthesis(nn.Module):
     """Latents [B, latent_size], labels int64 [B], maps [B, 2, S, S] -> images [B, 3, S, S] in -1..1.
 
-    Coarse to fine: G1 sees the maps at the smallest size, each enhancer at twice that (section 3.1). All are trained at
-    once.
+    Coarse to fine: G1 sees the maps at the smallest size, each enhancer at twice that (section 3.1); all learn at once.
     """
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int) -> None:
@@ -179,10 +178,7 @@ class Synthesis(nn.Module):
 
 
 class PatchProjection(Conditional):
-    """Maps [B, C, S, S] and labels [B] -> how well each patch fits the class, [B, 1, S + 1, S + 1].
-
-    The inner product with a vector of the class (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4), which starts at zero.
-    """
+    """``Projection`` of each patch: maps [B, C, S, S] and labels [B] -> [B, 1, S + 1, S + 1]."""
 
     def __init__(self, num_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -240,10 +236,7 @@ class Perceptual(nn.Module):
     """Images ``ours`` and ``theirs`` float [B, 3, S, S] in -1..1 -> mean absolute difference of a network's features.
 
     Johnson et al. 2016, arXiv:1603.08155, section 3.2. The mean over the network's stages; no gradient goes to
-    ``theirs``.
-
-    Raises:
-        RecipeError: the network's weights cannot be loaded, or it does not take images of this size.
+    ``theirs``. For a network that cannot be used see ``backbones.build``.
     """
 
     def __init__(self, options: backbones.Backbone, size: int) -> None:

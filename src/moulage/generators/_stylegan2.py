@@ -256,10 +256,7 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real.
-
-    ``group``: images over which it sees the ``deviation``.
-    """
+    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real; see ``deviation``."""
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, group: int) -> None:
         super().__init__()

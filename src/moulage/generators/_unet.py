@@ -46,10 +46,7 @@ class NetworkOptions(_learner.Options):
 
 
 class UNet(nn.Module):
-    """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
-
-    One class needs no condition; ``num_augment`` numbers describe an augmentation.
-    """
+    """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S]."""
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, num_augment: int) -> None:
         super().__init__()
@@ -152,12 +149,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         num, channels, *sides = x.shape
-        tokens = (
-            self.inputs(self.norm(x))
-            .permute(0, 2, 3, 1)
-            .reshape(num, -1, 3, self.num_heads, channels // self.num_heads)
-        )
-        query, key, value = tokens.permute(2, 0, 3, 1, 4)
+        tokens = self.inputs(self.norm(x)).permute(0, 2, 3, 1)
+        heads = tokens.reshape(num, -1, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(query, key, value)
         seen = seen.transpose(1, 2).reshape(num, *sides, channels).permute(0, 3, 1, 2)
         return (x + self.output(seen)) * math.sqrt(0.5)

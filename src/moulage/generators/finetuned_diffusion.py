@@ -182,10 +182,7 @@ class Prompts(Conditional):
 
 
 class Adapter(nn.Module):
-    """Low-rank matrices for a shared ``Base``; its state is theirs, and the base's digest.
-
-    To load a state that belongs to another base raises ``RunError``.
-    """
+    """Low-rank matrices for a shared ``Base``; its state is theirs, with the base's digest, which loading checks."""
 
     base_digest: Tensor
 

@@ -71,10 +71,7 @@ class Generator(Base[Config]):
         progress: runs.Progress = runs.no_progress,
         judge: Judge | None = None,
     ) -> None:
-        """Measure the images: a step and a checkpoint for each class. ``seed`` goes into every image that is drawn.
-
-        The CPU does the work, whatever ``device`` says. There is nothing for a judge to choose.
-        """
+        """Measure on the CPU, a class a step; ``seed`` goes into all that is drawn. A judge has nothing to choose."""
         self._check(images, labels)
         devices.pick_device(device)
         settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())

@@ -80,11 +80,6 @@ def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> fl
     raise AssertionError("the last resolution never ends")
 
 
-def sides_to(size: int) -> list[int]:
-    """Pixels a side of all resolutions: 4, 8, ..., size."""
-    return [FIRST << i for i in range((size // FIRST).bit_length())]
-
-
 def upper(growth: float) -> tuple[int, float]:
     """The highest level in use (0 is 4 pixels), and the share to which it is faded in."""
     level = math.ceil(growth)
@@ -182,7 +177,7 @@ class Plan:
     """What both networks have in common: sides and widths of their maps."""
 
     def __init__(self, config: Config, size: int) -> None:
-        self.sides = sides_to(size)
+        self.sides = _upconv.sides(FIRST, size)
         self.widths = {s: min(config.max_channels, max(1, config.base_channels * 64 // s)) for s in self.sides}
         self.equalised, self.attention_size = config.equalised_learning_rate, config.attention_size
 
@@ -294,16 +289,13 @@ class Game(_adversary.Adversary):
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         growth = self.growth_at(step)
         if step > 1 and upper(growth)[0] != upper(self.growth_at(step - 1))[0]:
-            self.begin_resolution()
+            # Moments and averages of what was learned at the last resolution mislead at the new one.
+            self.generator_optimiser.state.clear()
+            self.discriminator_optimiser.state.clear()
+            self.ema.num_updates = 0
         self.generator.growth.fill_(growth)
         self.discriminator.growth.fill_(growth)
         return super().step(shrink(real, growth), labels, step, rng)
-
-    def begin_resolution(self) -> None:
-        """Moments and averages of what was learned at the last resolution mislead at the new one."""
-        self.generator_optimiser.state.clear()
-        self.discriminator_optimiser.state.clear()
-        self.ema.num_updates = 0
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         config = self.config
@@ -335,16 +327,13 @@ class Game(_adversary.Adversary):
 
 
 class Generator(_adversary.Gan[Config]):
-    """At a power of two from 8 to 1024 pixels.
-
-    Previews before the last resolution are small images with repeated pixels.
-    """
+    """At a power of two from 8 to 1024 pixels; previews before the last resolution are small, with repeated pixels."""
 
     NAME, CONFIG, SIZES, GAME = "progressive", Config, (8, 16, 32, 64, 128, 256, 512, 1024), Game
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
-        sides = sides_to(size)
+        sides = _upconv.sides(FIRST, size)
         shares = config.shares or (1.0, *[2.0] * (len(sides) - 1))
         if len(shares) != len(sides):
             raise RecipeError(

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage.generators import _adversary, _learner
+from moulage.generators import _adversary, _learner, _upconv
 from moulage.generators._adversary import Judged
 from moulage.generators._condition import LabelEmbedding, Projection
 
@@ -106,8 +106,7 @@ class Block(nn.Module):
 
 def stages(config: Config, size: int) -> list[tuple[int, int]]:
     """(side of the map, channels) of every stage, from the coarsest on."""
-    finest = max(SMALLEST, size // config.patch_size)
-    sides = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(finest)) + 1)]
+    sides = _upconv.sides(SMALLEST, max(SMALLEST, size // config.patch_size))
     return [(side, max(16, min(config.max_channels, config.channel_base // side))) for side in sides]
 
 

@@ -73,14 +73,20 @@ def learn_masks(
     with runs.lock(out):
         data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)
-        known = _finished_before(out, key)
-        if known is None:
-            say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
-            known = {"format": runs.FORMAT, "key": key, "data": about}
-            known |= _learned(config, data, out, seed=seed, device=device, progress=progress, say=say)
-            runs.write_json(out / "segmentation.json", known)
-            for checkpoint in out.glob("checkpoint-*.pt"):
-                checkpoint.unlink()
+        summary = out / "segmentation.json"
+        if summary.exists():
+            known = runs.read_json(summary)
+            if known.get("key") != key:
+                raise RunError(
+                    f"{out} holds a segmenter of other data, options or seed.", "Name another folder with --out."
+                )
+            return known
+        say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
+        known = {"format": runs.FORMAT, "key": key, "data": about}
+        known |= _learned(config, data, out, seed=seed, device=device, progress=progress, say=say)
+        runs.write_json(summary, known)
+        for checkpoint in out.glob("checkpoint-*.pt"):
+            checkpoint.unlink()
     return known
 
 
@@ -153,16 +159,6 @@ def read(source: str, path: Path | None, options: Mapping[str, Any]) -> Catalog:
 def digest_of(folder: Path) -> str:
     """Of the segmenter's weights."""
     return runs.digest((folder / "weights.safetensors").read_bytes())
-
-
-def _finished_before(out: Path, key: str) -> dict[str, Any] | None:
-    """The summary of an earlier call with the same key; ``RunError`` where the folder holds one of another key."""
-    if not (out / "segmentation.json").exists():
-        return None
-    known = runs.read_json(out / "segmentation.json")
-    if known.get("key") != key:
-        raise RunError(f"{out} holds a segmenter of other data, options or seed.", "Name another folder with --out.")
-    return known
 
 
 def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:

@@ -157,10 +157,7 @@ class _Masks:
 
 
 def file_names(images: np.ndarray) -> list[str]:
-    """The file name of each image's mask, below the folder of masks.
-
-    ``DataError`` where a name leads out of the folder, or two images would share a file.
-    """
+    """The file name of each mask; ``DataError`` where one leads out of the folder, or two images would share one."""
     stems = [_stem(str(name)) for name in images]
     count = Counter(stems)
     names = [(stem if count[stem] == 1 else str(name)) + SUFFIX for name, stem in zip(images, stems, strict=True)]

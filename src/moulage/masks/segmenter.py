@@ -153,10 +153,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
-        """Masks of images uint8 [N, S, S, 3]: pixels that are likelier lesion than not.
-
-        ``RunError`` before ``fit`` or ``load``, ``DataError`` for images of another kind or size.
-        """
+        """Masks of images uint8 [N, S, S, 3]; ``RunError`` before ``fit`` or ``load``, ``DataError`` for others."""
         if self.network is None:
             raise RunError("The segmenter was not trained.", "Call fit or Segmenter.load first.")
         _check(images, self.config.size)
@@ -181,10 +178,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
-        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
-
-        ``RunError`` where the folder holds no segmenter, or a damaged one; ``RecipeError`` as ``check_installed``.
-        """
+        """Read what ``save`` wrote; ``RunError`` for no or a damaged one, ``RecipeError`` as ``check_installed``."""
         saved = runs.read_json(folder / "config.json")
         if not isinstance(saved, dict) or saved.get("kind") != KIND:
             raise RunError(f"{folder} holds no lesion segmenter.", "Name a folder that `moulage masks learn` wrote.")
