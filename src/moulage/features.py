@@ -6,6 +6,7 @@ result carries ``features_name``, and ``require_same`` refuses to set results of
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -64,24 +65,17 @@ def extract(
             network = Inception(inception_file(options.inception_weights))
         else:
             network = backbones.build(options.backbone, images.shape[1])
-        size = network.num_features
-        return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
+        return backbones.embed(network, images, device=where, batch_size=batch_size, progress=progress)
 
 
 def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str = "cpu", batch_size: int = 64) -> float:
     """Seconds that ``extract`` takes for this many images of ``size`` pixels."""
-
-    def embed(images: np.ndarray, progress: runs.Progress) -> np.ndarray:
-        return extract(options, images, device=device, batch_size=batch_size, progress=progress)
-
+    embed = partial(extract, options, device=device, batch_size=batch_size)
     return backbones.seconds_to_embed(embed, size, batch_size, num_images)
 
 
 def features_name(options: FeatureOptions) -> str:
-    """Network, weights and input size in words; equal names, equal features of the same images.
-
-    A file counts by its content, not by its path; ``RecipeError`` where it is not there.
-    """
+    """Network, weights (a file's content, else ``RecipeError``) and input size; equal names, equal features."""
     if options.network == "inception":
         return f"inception ({_origin(options.inception_weights, INCEPTION_PACKAGE)}, {INCEPTION_SIDE} px)"
     backbone = options.backbone

@@ -11,10 +11,7 @@ from PIL import Image
 from moulage.errors import CollapsedError, DivergedError
 
 COLLAPSED = 0.2
-"""Previews whose mean pairwise difference is below this share of that of real images count as collapsed.
-
-Fits that had collapsed to the eye had 0.09 to 0.17, healthy ones 0.33 and more; see docs/LOG.md, 2026-11-23.
-"""
+"""Previews whose mean difference is below this share of real images' are collapsed (see docs/LOG.md, 2026-11-23)."""
 
 
 def all_finite(values: Mapping[str, float]) -> bool:

@@ -77,8 +77,7 @@ PLAIN = Treatment()  # cross-entropy, every image once, nothing mixed, everythin
 def combined(first: Treatment, second: Treatment) -> Treatment:
     """Both at once, such as a loss and a mixing; the order does not matter but for the key.
 
-    ``RecipeError`` where both change the same, or one retrains the head with balanced classes under the other's loss,
-    which may be made for unbalanced ones.
+    ``RecipeError``: both change the same, or one retrains a balanced head under a loss that may be for unbalanced ones.
     """
     if first.is_plain or second.is_plain:
         return second if first.is_plain else first

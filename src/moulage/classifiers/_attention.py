@@ -59,11 +59,8 @@ def grad_cam(
 
     Arguments and results are those of ``contracts.Explains``. A map that stays the same with shuffled weight matrices
     and filters says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw the weights anew).
-
-    Raises:
-        RunError: captum is not installed.
-        RecipeError: the network has no last feature map, or its head does not read it.
-        DataError: pixels of another size, or a label that is no class.
+    ``RecipeError`` also where the head does not read the feature map, ``RunError`` where captum is not installed,
+    ``DataError`` for pixels of another size, or a label that is no class.
     """
     if find_spec("captum") is None:
         raise RunError("Grad-CAM needs the package captum, which is not installed.", INSTALL)
@@ -143,10 +140,8 @@ def _put_back(maps: list[torch.Tensor], views: _views.Views) -> torch.Tensor:
     with torch.enable_grad():
         blank = torch.zeros_like(maps[0], requires_grad=True)
         seen = [view * 1 for view, _ in _views.each(blank, views)]
-    total, times = (
-        torch.autograd.grad(seen, blank, values, retain_graph=True)[0]
-        for values in (maps, [torch.ones_like(each) for each in maps])
-    )
+    ones = [torch.ones_like(each) for each in maps]
+    total, times = (torch.autograd.grad(seen, blank, values, retain_graph=True)[0] for values in (maps, ones))
     return total / times.clamp(min=1e-6)
 
 

@@ -98,10 +98,7 @@ class Base(Generic[Net]):
         stages(self.config.epochs, treatment, len(self.classes))
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
-
-        Embeddings and validation are not in it; the latter takes about a third of the time of training, image by image.
-        """
+        """See ``contracts``; embeddings and validation (about a third of training's time an image) are not in it."""
         self.device = devices.pick_device(device)
         steps = -(-num_images // self.config.batch_size)
         return self.config.epochs * min(steps, self.config.steps_per_epoch or steps), self._seconds_a_step()
@@ -155,8 +152,7 @@ def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, 
     """One stage, or two where the head is retrained: together ``epochs``, so that all arms see equally many images.
 
     The second is class-balanced (Kang et al. 2020, section 4, cRT) and takes ``treatment.retrain_head`` of the epochs,
-    rounded, but at least one, and leaves at least one. ``RecipeError`` where there are too few epochs, or class weights
-    for another number of classes.
+    rounded, but at least one, and leaves at least one. ``RecipeError``: too few epochs, or weights of other classes.
     """
     weights = treatment.class_weights
     if weights is not None and len(weights) != num_classes:
@@ -222,7 +218,6 @@ class Tally:
         self.sums[name] = sum_ + value.detach(), counted + number
 
     def means(self) -> dict[str, float]:
-        """For the log."""
         means = {name: float(sum_) / max(1, number) for name, (sum_, number) in self.sums.items()}
         return {**means, "num_images": self.sums["train_loss"][1]}
 

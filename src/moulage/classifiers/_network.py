@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,7 +63,6 @@ class MetadataNetwork(nn.Module):
         return features
 
     def reset_parameters(self) -> None:
-        """Fresh random weights."""
         self.first.reset_parameters()
         self.second.reset_parameters()
 
@@ -72,17 +72,14 @@ def _made_by(backbone: backbones.Features, names: list[str]) -> Generator[dict[s
     """What these modules of the network give while the block forwards images, by name."""
     made: dict[str, torch.Tensor] = {}
     network: Any = backbone.network
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _given, found, name=name: made.__setitem__(name, found)
-        )
-        for name in names
-    ]
-    try:
+
+    def keep(name: str, _module: nn.Module, _given: Any, found: torch.Tensor) -> None:
+        made[name] = found
+
+    with contextlib.ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(keep, name)))
         yield made
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _has_maps(backbone: backbones.Features, num_channels: dict[str, int]) -> bool:
@@ -145,8 +142,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
 class Network(nn.Module):
     """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of M numbers beside each, float [N, M]: the metadata.
 
-    ``decoder`` makes what makes masks, where they are a second task; it is called last, so that the initial weights of
-    all else are those of a network without it.
+    ``decoder`` makes what makes masks, a second task; called last, so that all other initial weights are as without it.
     """
 
     def __init__(

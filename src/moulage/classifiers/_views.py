@@ -45,7 +45,6 @@ class Views(plugins.Options):
 
     @property
     def number(self) -> int:
-        """Views of an image."""
         return self.symmetries * self.crops**2 * max(1, len(self.sizes))
 
 

@@ -262,8 +262,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Of one view, the image as it is; those of the metadata follow."""
         network = self._checked(inputs, metadata)
-        backbone, size = network.backbone, self.config.predict_batch
-        features = backbones.embed(backbone, backbone.num_features, inputs, device=self.device, batch_size=size)
+        size = self.config.predict_batch
+        features = backbones.embed(network.backbone, inputs, device=self.device, batch_size=size)
         if metadata is None:
             return features
         known = torch.from_numpy(metadata).to(self.device)

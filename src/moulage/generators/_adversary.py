@@ -28,7 +28,6 @@ class Optimiser(plugins.Options):
     beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of a network."""
         if self.name == "sgd":
             return torch.optim.SGD(network.parameters(), self.learning_rate, self.beta1, fused=True)
         return torch.optim.Adam(network.parameters(), self.learning_rate, (self.beta1, self.beta2), fused=True)
@@ -179,9 +178,6 @@ class Gan(_learner.Learner[C]):
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Squared norm of the logits' gradient with respect to the images they are of, each image alone: [B].
-
-    R1 on real images (Mescheder et al. 2018, arXiv:1801.04406, eq. 9), R2 on generated ones; without the factor.
-    """
+    """Squared norms [B] of logits' gradients in images: R1 (Mescheder et al. 2018, arXiv:1801.04406, eq. 9), R2."""
     [gradient] = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1)

@@ -44,7 +44,6 @@ class Base(ABC, Generic[C]):
 
     @property
     def network(self) -> Any:
-        """What images are drawn from."""
         if self._network is None:
             raise RunError(f"This {self.NAME} has not learned anything yet.", "Fit it or load it first.")
         return self._network

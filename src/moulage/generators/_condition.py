@@ -36,10 +36,7 @@ class LabelEmbedding(Conditional):
 
 
 class Projection(Conditional):
-    """Features [B, num_features] and labels [B] -> logits [B]: how well the features fit the class.
-
-    The inner product with a vector of the class (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4), which starts at zero.
-    """
+    """Features [B, D], labels [B] -> logits [B]: an inner product (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4)."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()

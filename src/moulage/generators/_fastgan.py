@@ -31,7 +31,6 @@ class SynthesisOptions(_adversary.Options):
 
 
 def width(base_channels: int, side: int) -> int:
-    """Channels of a map."""
     return max(1, int(base_channels * WIDTHS[side]))
 
 
@@ -97,10 +96,7 @@ class Excitation(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Rows float32 [B, num_inputs] and labels int64 [B] -> images [B, 3, size, size] in -1..1.
-
-    A row holds all that an image depends on: the latent, then the pixels of every noise map.
-    """
+    """Rows [B, num_inputs] (latent, then all noise maps), labels int64 [B] -> images [B, 3, size, size] in -1..1."""
 
     def __init__(self, config: SynthesisOptions, num_classes: int, size: int) -> None:
         super().__init__()

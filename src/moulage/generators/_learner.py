@@ -260,6 +260,6 @@ class Learner(Base[C]):
             monitoring.check_collapse(step, drawn, images[labels == label][..., :3], self.classes[label])
 
 
-def latents(seeds: np.ndarray, num: int) -> Tensor:
-    """Standard normal float32 [n, num], each row from its own seed alone, on the CPU."""
-    return torch.stack([torch.randn(num, generator=randomness.generator_for("latent", seed)) for seed in seeds])
+def latents(seeds: np.ndarray, *shape: int, name: str = "latent") -> Tensor:
+    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU."""
+    return torch.stack([torch.randn(shape, generator=randomness.generator_for(name, seed)) for seed in seeds])

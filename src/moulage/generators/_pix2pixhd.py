@@ -235,8 +235,7 @@ class Discriminator(nn.Module):
 class Perceptual(nn.Module):
     """Images ``ours`` and ``theirs`` float [B, 3, S, S] in -1..1 -> mean absolute difference of a network's features.
 
-    Johnson et al. 2016, arXiv:1603.08155, section 3.2. The mean over the network's stages; no gradient goes to
-    ``theirs``. For a network that cannot be used see ``backbones.build``.
+    The mean over its stages (Johnson et al. 2016, arXiv:1603.08155, section 3.2). Errors: ``backbones.build``.
     """
 
     def __init__(self, options: backbones.Backbone, size: int) -> None:

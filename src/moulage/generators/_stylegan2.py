@@ -165,7 +165,6 @@ def sides(size: int) -> list[int]:
 
 
 def num_channels(options: NetworkOptions, side: int) -> int:
-    """Channels of maps of ``side`` pixels."""
     return max(1, min(options.max_channels, options.base_channels // side))
 
 

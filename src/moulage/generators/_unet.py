@@ -50,17 +50,15 @@ class UNet(nn.Module):
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, num_augment: int) -> None:
         super().__init__()
-        base, num_features, self.patch = options.base_channels, 4 * options.base_channels, options.patch_size
+        base, width, self.patch = options.base_channels, 4 * options.base_channels, options.patch_size
         self.sines = 2 * (base // 2)
-        self.embed = nn.Sequential(
-            nn.Linear(self.sines, num_features), nn.SiLU(), nn.Linear(num_features, num_features)
-        )
-        self.label = LabelEmbedding(num_classes, num_features) if num_classes > 1 else None
-        self.augment = nn.Linear(num_augment, num_features, bias=False)
+        self.embed = nn.Sequential(nn.Linear(self.sines, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = LabelEmbedding(num_classes, width) if num_classes > 1 else None
+        self.augment = nn.Linear(num_augment, width, bias=False)
 
         def block(num_in: int, num_out: int, side: int, resample: str = "") -> Block:
             attends = side in options.attention_sides and not resample
-            block = Block(num_in, num_out, num_features, options.dropout, attends, resample)
+            block = Block(num_in, num_out, width, options.dropout, attends, resample)
             block.takes_class = side >= options.conditional_from
             return block
 
@@ -165,7 +163,6 @@ def sines(values: Tensor, num: int) -> Tensor:
 
 
 def norm(num_channels: int) -> nn.GroupNorm:
-    """Group norm for a map of so many channels."""
     num_groups = min(32, max(1, num_channels // GROUP_CHANNELS))
     while num_channels % num_groups:
         num_groups -= 1

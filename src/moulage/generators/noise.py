@@ -7,9 +7,8 @@ channels, P(u) = mean_i F_i(u) F_i(u)^H; F_i is the Fourier transform of image i
 
 which is a Gaussian texture with uniform phases (Galerne, Gousseau and Morel 2011, Random phase textures, IEEE
 Transactions on Image Processing 20). Mean colour, covariance of the colours and mean power spectrum are those of the
-class, but for the clipping to 0..255; what the phases hold, outlines and structures and their places, is lost: the
-images look like a colour texture without a lesion. An arm that adds them must not help. Where it does, the gain is
-owed to colour, to texture or to the balance of the classes, and not to a picture of the disease.
+class, but for the clipping to 0..255; what the phases hold, outlines and structures and their places, is lost. An arm
+that adds them must not help: a gain is owed to colour, texture or balance, and not to a picture of the disease.
 """
 
 import time

@@ -2,11 +2,8 @@
 
 After Wang et al. 2018 (arXiv:1711.11585) and, for dermoscopy, Ding et al. 2019, who give the network the lesion mask
 with its class, and its boundary. A coarse-to-fine generator, discriminators of patches at several sizes, least squares,
-feature matching.
-
-What differs: pix2pixHD draws one image of a mask, and a study needs many. Here a latent vector and the class set scale
-and shift of every norm, and a term of the loss rewards images that differ where latents do. Masks for new images are
-made of those of the training part, which are kept with the weights.
+feature matching; docs/generators/pix2pixhd.md says what differs. Masks for new images are made of those of the
+training part, which are kept with the weights.
 """
 
 from pathlib import Path

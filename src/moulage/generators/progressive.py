@@ -1,9 +1,8 @@
 """Progressively growing GAN: 4 pixels first, then twice as many, faded in; with self-attention where asked for.
 
 After Karras et al. 2017 (arXiv:1710.10196): minibatch standard deviation, equalised learning rate, pixel norm, WGAN-GP.
-Self-attention (``attention_size``) and two learning rates (those of the two optimisers) make it the GAN of Ali et al.
-2019 (arXiv:1910.11960), as in studies/progressive2019.toml. The class enters the latent; the discriminator projects
-on it.
+Self-attention (``attention_size``) and two learning rates make it the GAN of Ali et al. 2019 (arXiv:1910.11960), as in
+studies/progressive2019.toml. The class enters the latent; the discriminator projects on it.
 
 All resolutions exist from the start. How far the networks have grown is one number, ``growth``: 0 is 4 x 4 pixels,
 1.3 is 16 x 16 faded in to 30 % over 8 x 8. It is a buffer, so averaged and saved weights know what they draw.
@@ -66,8 +65,7 @@ class Config(_adversary.Options):
 def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> float:
     """How far the networks have grown at a step (from 1) of ``num_steps`` (section 2, figure 2).
 
-    ``shares`` of the steps are those of each resolution from 4 pixels on and sum to 1; each fades in during the share
-    ``fade`` of its steps.
+    ``shares`` of the steps, from 4 pixels on, sum to 1; each resolution fades in during the share ``fade`` of its own.
     """
     start = 0.0
     for level, share in enumerate(shares):

@@ -159,9 +159,7 @@ class Discriminator(nn.Module):
 class Game(_adversary.Adversary):
     """The generator against the discriminators under the hinge loss, in the mean over maps and cells (eq. 1 and 4)."""
 
-    PARTS = (*_adversary.Adversary.PARTS, "mixing")
-
-    GENERATOR = Synthesis
+    GENERATOR, PARTS = Synthesis, (*_adversary.Adversary.PARTS, "mixing")
 
     def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         config, generator = self.config, Synthesis(self.config, num_classes, size)

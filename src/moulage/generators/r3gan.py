@@ -1,9 +1,8 @@
 """R3GAN: a plain residual GAN with a relativistic loss and two gradient penalties (Huang et al. 2024).
 
-Huang, Gokaslan, Kuleshov and Tompkin 2024, The GAN is dead; long live the GAN! (arXiv:2501.05441). Each real image is
-compared with a generated one (relativistic pairing, eq. 2), zero-centred gradient penalties on real (R1) and generated
-images (R2) make training stable, and the networks are modern residual ones without normalisation (config E): no further
-tricks. What this project adds for a few hundred images is DiffAugment or ADA on what the discriminator sees.
+The GAN is dead; long live the GAN! (arXiv:2501.05441). Each real image is compared with a generated one (relativistic
+pairing, eq. 2), zero-centred gradient penalties on real (R1) and generated images (R2) make training stable, and the
+networks are residual without normalisation (config E). For a few hundred images DiffAugment or ADA is added.
 """
 
 import math

@@ -4,8 +4,6 @@ From Karras et al. 2019 (arXiv:1912.04958) and 2020 (arXiv:2006.06676): a mappin
 noise, a residual discriminator, the non-saturating logistic loss with lazy R1 and path-length regularisation.
 """
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -72,9 +70,7 @@ class Game(_adversary.Adversary):
     the loss of its step, so that Adam's constants need no correction for separate updates.
     """
 
-    PARTS: ClassVar = (*_adversary.Adversary.PARTS, "path_length")
-
-    GENERATOR = Synthesis
+    GENERATOR, PARTS = Synthesis, (*_adversary.Adversary.PARTS, "path_length")
 
     def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         self.path_length = PathLength().to(self.device)
@@ -130,8 +126,7 @@ class Generator(_adversary.Gan[Config]):
 
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         latents = _learner.latents(seeds, self.config.latent_size).to(self.device)
-        num = sum(network.noise_sizes)
-        noise = torch.stack([torch.randn(num, generator=randomness.generator_for("noise", seed)) for seed in seeds])
+        noise = _learner.latents(seeds, sum(network.noise_sizes), name="noise")
         styles = network.truncate(network.styles(latents, labels), labels, self.config.truncation)
         return network.render(styles, noise.to(self.device))
 

@@ -164,8 +164,7 @@ def digest_of(folder: Path) -> str:
 def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
     """Scores of the test part: ``all``, ``classes`` by name, ``same_outline`` (the mean training mask for every image).
 
-    Each has ``dice``, ``jaccard``, ``dice_interval`` and ``jaccard_interval`` (95 %, lesions resampled), ``num_images``
-    and ``num_lesions``.
+    Each has ``dice``, ``jaccard``, their ``_interval`` (95 %, lesions resampled), ``num_images`` and ``num_lesions``.
     """
     truth, part = data.arrays["test"][1], data.parts["test"]
     same = lesion_masks.binary(data.arrays["train"][1].mean(0) > lesion_masks.LESION / 2)
@@ -176,8 +175,7 @@ def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
 def _scores(predicted: np.ndarray, true: np.ndarray, part: Catalog, seed: int) -> dict[str, Any]:
     """Means with intervals over all images and of each class; arrays uint8 [N, S, S] in the order of ``part``."""
     values = {"dice": dice(predicted, true), "jaccard": jaccard(predicted, true)}
-    labels = part.labels
-    classes = {name: _means(values, part, labels == k, seed) for k, name in enumerate(part.classes)}
+    classes = {name: _means(values, part, part.labels == k, seed) for k, name in enumerate(part.classes)}
     return {"all": _means(values, part, np.ones(len(part), bool), seed), "classes": classes}
 
 

@@ -97,12 +97,8 @@ class Segmenter:
 
         The epoch with the best mean Dice of the validation images is kept (the first of equals); its number (from 1)
         and ``validation_dice`` are returned. Initial weights, order and augmentation come from ``seed``: the same call
-        again gives the same network, also after a break; ``folder`` gets checkpoints and ``log.jsonl``.
-
-        Raises:
-            RecipeError: something is not installed, or the network makes no encoder.
-            DataError: arrays of the wrong kind or size, or too few images.
-            DivergedError, CheckpointError: as of a classifier's ``fit``.
+        again gives the same network, also after a break; ``folder`` gets checkpoints and ``log.jsonl``. Errors: see
+        ``contracts.Classifier.fit``; also ``RecipeError`` where something is not installed or makes no encoder.
         """
         _check(images, self.config.size, masks)
         _check(validation_images, self.config.size, validation_masks)
@@ -193,10 +189,7 @@ class Segmenter:
 
 
 def dice(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Dice coefficient of each image, float64 [N] in 0..1: twice the common area over the sum of the areas.
-
-    Masks are uint8 [N, S, S], 0 or 255; two empty ones agree: 1.
-    """
+    """Dice coefficients float64 [N] of masks uint8 [N, S, S]: twice the common area over both; 1 for two empty ones."""
     common, either = _areas(predicted, true)
     return np.divide(2 * common, common + either, out=np.ones(len(common)), where=either > 0)
 
@@ -218,10 +211,7 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
 def augmented(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, config: Config, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch, uint8 [n, S, S, 3] and [n, S, S], in random symmetries of the square and under slightly other light.
-
-    Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1; ``config`` has the strengths.
-    """
+    """In random symmetries and slightly other light: images float32 [n, 3, S, S] in 0..1, masks float32, 0 or 1."""
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
     pixels = backbones.to_float(symmetries.in_symmetry(images, which), device, channels_last=True)
@@ -285,11 +275,8 @@ def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
     """A network before its first of ``num_steps``."""
     groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
     # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
-    return State(
-        network,
-        torch.optim.AdamW(groups, fused=True),
-        lambda step: rise(step, config.warmup_steps) * fall(step, num_steps),
-    )
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    return State(network, optimizer, lambda step: rise(step, config.warmup_steps) * fall(step, num_steps))
 
 
 def _digest(array: np.ndarray) -> str:
