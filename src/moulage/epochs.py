@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 class State(Generic[Model]):
     """Network, optimiser, average of the weights and best epoch: all that changes, and what a checkpoint holds.
 
-    ``rate_at`` a step (from 0) is the share of the optimiser's own learning rates; with ``ema_decay`` 0 is no average.
+    ``rate_at`` a step (from 0) is the share of the optimiser's own learning rates; without ``ema_decay`` no average.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ C = TypeVar("C", bound=plugins.Options)
 
 
 class Base(ABC, Generic[C]):
-    """Keeps ``contracts.Generator``; a plug-in adds ``fit``, ``sample`` and ``steps_and_seconds``."""
+    """``contracts.Generator`` but for three methods of the plug-in; ``RecipeError``: the size is not in ``SIZES``."""
 
     NAME: ClassVar[str]
     CONFIG: ClassVar[type[plugins.Options]]

@@ -85,7 +85,7 @@ class UNet(nn.Module):
         self.last = nn.Sequential(norm(num_in), nn.SiLU(), zero(nn.Conv2d(num_in, 3 * self.patch**2, 3, padding=1)))
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor, keep: Tensor, augment: Tensor) -> Tensor:
-        """Of images at what stands for their noise levels, float [B]; labels are int64 [B].
+        """The output for images ``x``; ``noise`` float [B] stands for their noise levels, labels are int64 [B].
 
         Where ``keep`` float [B] is 0 the class is hidden; ``augment`` [B, num_augment] is 0 for an image as it is.
         """
