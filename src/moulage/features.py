@@ -6,6 +6,7 @@ result carries ``features_name``, and ``require_same`` refuses to set results of
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -51,10 +52,9 @@ def extract(
     batch_size: int = 64,
     progress: runs.Progress = runs.no_progress,
 ) -> np.ndarray:
-    """Features float32 [N, D] of images uint8 [N, S, S, 3], see ``backbones.embed``.
+    """Features float32 [N, D] of images uint8 [N, S, S, 3], see ``backbones.embed``; ``DataError`` for other images.
 
-    ``RecipeError``: the weights are not installed or cannot be loaded, or the network does not take this size.
-    ``DataError``: images are of another type or shape.
+    ``RecipeError`` where weights are not installed or cannot be loaded, or the network does not take this size.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise DataError(f"Features need images uint8 [N, S, S, 3] and got {images.dtype} {list(images.shape)}.")
@@ -65,16 +65,12 @@ def extract(
             network = Inception(inception_file(options.inception_weights))
         else:
             network = backbones.build(options.backbone, images.shape[1])
-        size = network.num_features
-        return backbones.embed(network, size, images, device=where, batch_size=batch_size, progress=progress)
+        return backbones.embed(network, images, device=where, batch_size=batch_size, progress=progress)
 
 
 def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str = "cpu", batch_size: int = 64) -> float:
     """Seconds that ``extract`` takes for this many images of ``size`` pixels."""
-
-    def embed(images: np.ndarray, progress: runs.Progress) -> np.ndarray:
-        return extract(options, images, device=device, batch_size=batch_size, progress=progress)
-
+    embed = partial(extract, options, device=device, batch_size=batch_size)
     return backbones.seconds_to_embed(embed, size, batch_size, num_images)
 
 
@@ -87,10 +83,8 @@ def features_name(options: FeatureOptions) -> str:
         return f"inception ({_origin(options.inception_weights, INCEPTION_PACKAGE)}, {INCEPTION_SIDE} px)"
     backbone = options.backbone
     size = f"{backbone.input_size} px" if backbone.input_size else "images as they are"
-    named = ("name", "weights", "input_size")
-    special = [
-        f"{key} {value}" for key, value in backbone.model_dump(exclude_defaults=True).items() if key not in named
-    ]
+    others = backbone.model_dump(exclude_defaults=True, exclude={"name", "weights", "input_size"})
+    special = [f"{key} {value}" for key, value in others.items()]
     origin = _origin(backbone.weights, "scratch", "hub", backbones.PIP_PACKAGE)
     return f"{backbone.name} ({', '.join([origin, size, *special])})"
 

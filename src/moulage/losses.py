@@ -7,11 +7,7 @@ from torch.nn import functional
 def cross_entropy_and_dice(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean binary cross-entropy of the pixels, plus the mean over images of one minus the soft Dice coefficient.
 
-    The Dice coefficient is in the form of Drozdzal et al. 2016 (arXiv:1608.04117).
-
-    Args:
-        logits: float [n, S, S]; taken as float32.
-        targets: float32 [n, S, S] in 0..1.
+    In the form of Drozdzal et al. 2016 (arXiv:1608.04117); logits [n, S, S] count as float32, targets are in 0..1.
     """
     logits = logits.float()
     inside = torch.sigmoid(logits)

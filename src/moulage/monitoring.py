@@ -11,11 +11,7 @@ from PIL import Image
 from moulage.errors import CollapsedError, DivergedError
 
 COLLAPSED = 0.2
-"""Previews whose mean pairwise difference is below this share of that of real images count as collapsed.
-
-Healthy fits at 32 to 64 pixels had shares of 0.6 to 1.2 from step 100 on, and not below 0.33 for a class of 24 images;
-fits that had collapsed to the eye had 0.09 to 0.17.
-"""
+"""Previews whose mean difference is below this share of real images' are collapsed (see docs/LOG.md, 2026-11-23)."""
 
 
 def all_finite(values: Mapping[str, float]) -> bool:
@@ -36,9 +32,8 @@ def check_finite(step: int, **losses: float) -> None:
 def check_collapse(step: int, previews: np.ndarray, real: np.ndarray, label: str = "") -> None:
     """Raise ``CollapsedError`` if all previews are alike.
 
-    Both sets are uint8 [n, S, S, 3], of one class, ``label``. What is compared is the mean absolute pixel difference
-    over all pairs, of previews relative to real images (at most 64 of each): it has no unit and depends on no size or
-    contrast.
+    Both sets are uint8 [n, S, S, 3], of one class, ``label``. The mean absolute pixel difference over all pairs (of 64
+    images at most) is compared with that of real images: the share depends on no size or contrast.
     """
     ours, theirs = _mean_difference(previews), _mean_difference(real)
     if ours < COLLAPSED * theirs:
@@ -62,8 +57,8 @@ class Rate:
     """Wall-clock seconds of a run over all its resumptions, and images a second since the last look."""
 
     def __init__(self, seconds_before: float = 0.0) -> None:
-        self._start, self._begun = time.perf_counter() - seconds_before, time.perf_counter()
-        self._last, self._images, self._all = time.perf_counter(), 0, 0
+        self._begun = self._last = time.perf_counter()
+        self._start, self._images, self._all = self._begun - seconds_before, 0, 0
 
     @property
     def seconds(self) -> float:
@@ -87,12 +82,7 @@ class Rate:
 
 
 class Board:
-    """Scalars and pictures for TensorBoard, in ``folder/tensorboard``.
-
-    Args:
-        folder: the run folder.
-        step: the first step that this process will write; what an interrupted run wrote from there on is hidden.
-    """
+    """Scalars and pictures for TensorBoard, in ``folder/tensorboard``; earlier ones from ``step`` on are hidden."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -22,8 +22,7 @@ def decay_groups(module: torch.nn.Module, learning_rate: float, weight_decay: fl
 class EMA(Generic[Model]):
     """An exponential moving average of a model's weights, in fp32, in ``.model`` (always in eval mode).
 
-    After update t (from 1) the decay is ``min(decay, (1 + t) / (10 + t))``, so the first, poor weights are soon
-    forgotten. Buffers are copied, not averaged.
+    After update t (from 1) the decay is ``min(decay, (1 + t) / (10 + t))``: poor first ones fade. Buffers are copied.
     """
 
     def __init__(self, model: Model, decay: float) -> None:

@@ -75,10 +75,7 @@ class Shuffle:
     """Endless seeded batches: ``Shuffle(n, batch, seed)[step]`` depends on the step alone, so resuming needs no state.
 
     The stream is one permutation of all items after another, cut into batches: nothing is dropped, every item comes
-    once an epoch, and a class smaller than a batch fills one with several epochs.
-
-    Raises:
-        DataError: fewer than 2 items.
+    once an epoch, and a class smaller than a batch fills one with several epochs. Fewer than 2 items: ``DataError``.
     """
 
     def __init__(self, num_items: int, batch_size: int, *seed: Any, what: str = "the training part") -> None:

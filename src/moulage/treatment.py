@@ -23,8 +23,7 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Augment = Callable[[Tensor], Tensor]
 
-FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")
-"""What a treatment can set."""
+FIELDS = ("loss", "class_weights", "mix", "augment", "retrain_head", "freeze_backbone")  # what a treatment can set
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,7 @@ class Treatment:
     """What differs from plain training. The default of every field is: nothing.
 
     The functions draw random numbers from PyTorch's own generator, which the classifier seeds for each epoch.
-
-    Raises:
-        RecipeError: fields contradict each other, are out of bounds, or have no ``key``.
+    ``RecipeError`` where fields contradict each other, are out of bounds, or have no ``key``.
     """
 
     # ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
@@ -74,16 +71,13 @@ class Treatment:
         return not any(getattr(self, name) for name in FIELDS)
 
 
-PLAIN = Treatment()
-"""Cross-entropy, every image once, nothing mixed, everything trained."""
+PLAIN = Treatment()  # cross-entropy, every image once, nothing mixed, everything trained
 
 
 def combined(first: Treatment, second: Treatment) -> Treatment:
     """Both at once, such as a loss and a mixing; the order does not matter but for the key.
 
-    Raises:
-        RecipeError: both change the same, or one retrains the head with balanced classes under the other's loss, which
-            may be made for unbalanced ones.
+    ``RecipeError``: both change the same, or one retrains a balanced head under a loss that may be for unbalanced ones.
     """
     if first.is_plain or second.is_plain:
         return second if first.is_plain else first
@@ -98,14 +92,11 @@ def combined(first: Treatment, second: Treatment) -> Treatment:
 
 
 def drawn(counts: np.ndarray, treatment: Treatment) -> np.ndarray:
-    """How many images of each class an epoch of ``counts`` [K] holds under the treatment's sampling, float64 [K].
-
-    At least 1 each: a loss takes its logarithm.
-    """
+    """Images of each class in an epoch of ``counts`` [K] under the treatment's sampling, float64 [K]."""
     if treatment.class_weights is None:
         return np.asarray(counts, np.float64)
     shares = np.asarray(treatment.class_weights, np.float64)
-    return np.maximum(np.sum(counts) * shares / shares.sum(), 1)
+    return np.maximum(np.sum(counts) * shares / shares.sum(), 1)  # at least 1 each: a loss takes its logarithm
 
 
 def identity(config: BaseModel) -> str:
@@ -114,11 +105,7 @@ def identity(config: BaseModel) -> str:
 
 
 def check_counts(counts: np.ndarray) -> np.ndarray:
-    """The counts as float64 [K].
-
-    Raises:
-        DataError: a class has no image, or there is no class.
-    """
+    """The counts as float64 [K]; ``DataError`` where a class has no image, or there is no class."""
     counts = np.asarray(counts, np.float64)
     if counts.ndim != 1 or not len(counts) or counts.min() < 1:
         raise DataError(

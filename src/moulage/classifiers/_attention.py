@@ -41,10 +41,7 @@ class GradCam:
         shuffled: str = "",
         draw: int = 0,
     ) -> tuple[np.ndarray, int]:
-        """Where in each image the evidence for a class lies (positive) and against it: see ``grad_cam``.
-
-        Through everything that ``predict`` does, and from pixels even where that reads embeddings.
-        """
+        """See ``contracts.Explains`` and ``grad_cam``; through everything that ``predict`` does."""
         return grad_cam(self._looked_at(pixels, metadata), pixels, labels, shuffled=shuffled, draw=draw)
 
     def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> LookedAt:
@@ -57,24 +54,13 @@ def grad_cam(
     """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
 
     The feature map is what timm's ``forward_features`` gives, after its last normalisation and activation. Each view's
-    map is put back where the view was cut from, and they are averaged. What is positive is the paper's map.
+    map is put back where the view was cut from, and they are averaged. What is positive is the paper's map. The largest
+    absolute value of each is 1; all are 0 where the class's logit does not depend on the feature map.
 
-    Args:
-        given: what is looked at.
-        pixels: uint8 [N, S, S, 3].
-        labels: the class of each map, int64 [N] in range(K).
-        shuffled, draw: "head" or "network": with the entries of each of its weight matrices and filters in random order
-            number ``draw``. A map that stays the same says nothing of what was learned (Adebayo et al. 2018,
-            arXiv:1810.03292, who draw the weights anew).
-
-    Returns:
-        float32 [N, S, S], the largest absolute value of each map 1 (all 0 where the class's logit does not depend on
-        the feature map); and how many cells a side the feature map has.
-
-    Raises:
-        RunError: captum is not installed.
-        RecipeError: the network has no last feature map, or its head does not read it.
-        DataError: pixels of another size, or a label that is no class.
+    Arguments and results are those of ``contracts.Explains``. A map that stays the same with shuffled weight matrices
+    and filters says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw the weights anew).
+    ``RecipeError`` also where the head does not read the feature map, ``RunError`` where captum is not installed,
+    ``DataError`` for pixels of another size, or a label that is no class.
     """
     if find_spec("captum") is None:
         raise RunError("Grad-CAM needs the package captum, which is not installed.", INSTALL)
@@ -109,8 +95,7 @@ class _Tail(nn.Module):
     def __init__(self, backbone: backbones.Features, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.map, self.head = backbone, nn.Identity(), head
-        self.last = False
-        """Whether the network keeps the channels in the last dimension."""
+        self.last = False  # whether the network keeps the channels in the last dimension
         self.beside: torch.Tensor | None = None
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
@@ -148,19 +133,15 @@ def _of_view(network: _Tail, view: torch.Tensor, side: int | None, labels: torch
 
 
 def _put_back(maps: list[torch.Tensor], views: _views.Views) -> torch.Tensor:
-    """The mean of maps of views [n, 1, S, S] in the image's own place.
-
-    What lies where is asked of the views themselves: they are linear, and their transpose puts each pixel back.
-    """
+    """The mean of maps of views [n, 1, S, S] in the image's own place."""
     if len(maps) == 1:
         return maps[0]
+    # What lies where is asked of the views themselves: they are linear, and their transpose puts each pixel back.
     with torch.enable_grad():
         blank = torch.zeros_like(maps[0], requires_grad=True)
         seen = [view * 1 for view, _ in _views.each(blank, views)]
-    total, times = (
-        torch.autograd.grad(seen, blank, values, retain_graph=True)[0]
-        for values in (maps, [torch.ones_like(each) for each in maps])
-    )
+    ones = [torch.ones_like(each) for each in maps]
+    total, times = (torch.autograd.grad(seen, blank, values, retain_graph=True)[0] for values in (maps, ones))
     return total / times.clamp(min=1e-6)
 
 

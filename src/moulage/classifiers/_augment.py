@@ -15,8 +15,7 @@ from moulage import plugins
 
 NUM_DRAWS = 11
 MAX_LOG_ASPECT = math.log(4 / 3)
-LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of R, G, B in grey (ITU-R BT.601)."""
+LUMINANCE = (0.299, 0.587, 0.114)  # weights of R, G, B in grey (ITU-R BT.601)
 
 
 class Augment(plugins.Options):
@@ -36,15 +35,9 @@ class Augment(plugins.Options):
 
 
 def augment(images: torch.Tensor, draws: torch.Tensor, options: Augment) -> torch.Tensor:
-    """Augmented images.
+    """Images float [n, 3, S, S] in 0..1, augmented by ``draws`` float [n, NUM_DRAWS], uniform in [0, 1).
 
-    Args:
-        images: float [n, 3, S, S] in 0..1; further planes, such as masks, follow where an image is moved.
-        draws: float [n, NUM_DRAWS], uniform in [0, 1), on the device of ``images``.
-        options: strengths.
-
-    Returns:
-        As many planes, float in 0..1.
+    Both are on one device. Further planes, such as masks, follow where an image is moved.
     """
     warp = functional.affine_grid(_geometry(draws, options), list(images.shape), align_corners=False)
     images = functional.grid_sample(images, warp, padding_mode="reflection", align_corners=False)

@@ -57,10 +57,6 @@ class Base(Generic[Net]):
     Inputs are pixels uint8 [N, size, size, 3], or embeddings float32 [N, D] where the plug-in's module has ``embed``.
     Metadata are float32 [N, M], or None where the classifier was trained without. What takes either raises
     ``DataError`` where they are of another kind or size than in training, and ``RunError`` before ``fit`` or ``load``.
-
-    Args:
-        config: the options, with ``size`` and ``epochs``.
-        classes: names of the K classes in the order of their indices.
     """
 
     config: Any
@@ -70,8 +66,7 @@ class Base(Generic[Net]):
         self.config, self.classes = config, tuple(classes)
         self.device = torch.device("cpu")
         self.network: Net | None = None
-        self.num_metadata = 0
-        """Columns of metadata that the classifier was trained with."""
+        self.num_metadata = 0  # columns that it was trained with
 
     def fit(
         self,
@@ -103,10 +98,7 @@ class Base(Generic[Net]):
         stages(self.config.epochs, treatment, len(self.classes))
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Number of steps of a fit on epochs of ``num_images``, and seconds a step, timed on a few.
-
-        Embeddings and validation are not in it; the latter takes about a third of the time of training, image by image.
-        """
+        """See ``contracts``; embeddings and validation (about a third of training's time an image) are not in it."""
         self.device = devices.pick_device(device)
         steps = -(-num_images // self.config.batch_size)
         return self.config.epochs * min(steps, self.config.steps_per_epoch or steps), self._seconds_a_step()
@@ -121,11 +113,7 @@ class Base(Generic[Net]):
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
-
-        Raises:
-            RunError: a file is missing, damaged, or something else.
-        """
+        """Read what ``save`` wrote, and no other weights; ``RunError`` where a file is missing, damaged, or another."""
         saved = runs.read_json(folder / "config.json")
         if not {"config", "classes", "num_metadata"} <= set(saved):
             raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
@@ -163,11 +151,8 @@ class Base(Generic[Net]):
 def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, ...]:
     """One stage, or two where the head is retrained: together ``epochs``, so that all arms see equally many images.
 
-    The second is class-balanced (Kang et al. 2020, section 4, cRT) and takes ``treatment.retrain_head`` of the
-    epochs, rounded, but at least one, and leaves at least one.
-
-    Raises:
-        RecipeError: there are too few epochs, or class weights for another number of classes.
+    The second is class-balanced (Kang et al. 2020, section 4, cRT) and takes ``treatment.retrain_head`` of the epochs,
+    rounded, but at least one, and leaves at least one. ``RecipeError``: too few epochs, or weights of other classes.
     """
     weights = treatment.class_weights
     if weights is not None and len(weights) != num_classes:
@@ -233,7 +218,6 @@ class Tally:
         self.sums[name] = sum_ + value.detach(), counted + number
 
     def means(self) -> dict[str, float]:
-        """For the log."""
         means = {name: float(sum_) / max(1, number) for name, (sum_, number) in self.sums.items()}
         return {**means, "num_images": self.sums["train_loss"][1]}
 
@@ -293,12 +277,9 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def merit(choose: Choice, epoch: int, scored: dict[str, float]) -> float:
     """What the kept epoch has most of."""
-    merits = {
-        "balanced_accuracy": scored["validation_balanced_accuracy"],
-        "loss": -scored["validation_loss"],
-        "last": float(epoch),
-    }
-    return merits[choose]
+    if choose == "last":
+        return float(epoch)
+    return -scored["validation_loss"] if choose == "loss" else scored["validation_balanced_accuracy"]
 
 
 def check_pixels(inputs: np.ndarray, size: int) -> None:

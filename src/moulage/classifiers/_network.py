@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,7 @@ from moulage import backbones, optimisers, plugins
 from moulage.errors import RecipeError
 from moulage.losses import cross_entropy_and_dice
 
-FINEST = 4
-"""Maps of a backbone that are this many times smaller than the image are the finest that masks are made of."""
+FINEST = 4  # maps of a backbone that are this many times smaller than the image are the finest that masks are made of
 
 
 class MetadataOptions(plugins.Options):
@@ -63,7 +63,6 @@ class MetadataNetwork(nn.Module):
         return features
 
     def reset_parameters(self) -> None:
-        """Fresh random weights."""
         self.first.reset_parameters()
         self.second.reset_parameters()
 
@@ -73,17 +72,14 @@ def _made_by(backbone: backbones.Features, names: list[str]) -> Generator[dict[s
     """What these modules of the network give while the block forwards images, by name."""
     made: dict[str, torch.Tensor] = {}
     network: Any = backbone.network
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _given, found, name=name: made.__setitem__(name, found)
-        )
-        for name in names
-    ]
-    try:
+
+    def keep(name: str, _module: nn.Module, _given: Any, found: torch.Tensor) -> None:
+        made[name] = found
+
+    with contextlib.ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(keep, name)))
         yield made
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _has_maps(backbone: backbones.Features, num_channels: dict[str, int]) -> bool:
@@ -105,9 +101,7 @@ class MaskDecoder(nn.Module):
 
     From the coarsest map to the finest: enlarged, added to the next one, convolved (feature pyramid, Lin et al. 2017,
     arXiv:1612.03144, figure 3). ``s`` is the side of the finest map, a quarter of the image's for most networks.
-
-    Raises:
-        RecipeError: the network has no maps of several resolutions, such as a plain vision transformer.
+    ``RecipeError`` for a network without maps of several resolutions, such as a plain vision transformer.
     """
 
     def __init__(self, backbone: backbones.Features, name: str, units: int) -> None:
@@ -138,13 +132,7 @@ class MaskDecoder(nn.Module):
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The loss of lesion masks (``cross_entropy_and_dice``), a mean over those known.
-
-    Args:
-        logits: float [n, 1, s, s].
-        masks: float [n, S, S] in 0..1; shrunk to ``s``.
-        known: bool [n]: images whose mask counts.
-    """
+    """``cross_entropy_and_dice`` of logits [n, 1, s, s] and masks [n, S, S], shrunk to s, where bool [n] ``known``."""
     if not known.any():
         return logits.sum() * 0
     small = functional.adaptive_avg_pool2d(masks[known], logits.shape[-1])
@@ -152,15 +140,9 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) ->
 
 
 class Network(nn.Module):
-    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of ``num_metadata`` numbers beside each, float [N, M].
+    """Logits [N, K] of images float [N, 3, S, S] in 0..1 and of M numbers beside each, float [N, M]: the metadata.
 
-    Args:
-        backbone: makes features of images.
-        num_classes: K.
-        num_metadata: M.
-        options: of what reads metadata.
-        decoder: makes masks of the backbone's maps, where they are a second task; called last, so that the initial
-            weights of all else are those of a network without it.
+    ``decoder`` makes what makes masks, a second task; called last, so that all other initial weights are as without it.
     """
 
     def __init__(
@@ -181,9 +163,8 @@ class Network(nn.Module):
         """Groups of an optimiser: the backbone (None: frozen), and all else at the head's learning rate."""
         parts: list[tuple[nn.Module, float]] = [(part, head_rate) for part in self.top]
         if backbone_rate is not None:
-            parts.insert(0, (self.backbone, backbone_rate))
-            if self.decoder is not None:
-                parts.append((self.decoder, head_rate))
+            decoder = [] if self.decoder is None else [(self.decoder, head_rate)]
+            parts = [(self.backbone, backbone_rate), *parts, *decoder]
         return [group for part, rate in parts for group in optimisers.decay_groups(part, rate, weight_decay)]
 
     @property

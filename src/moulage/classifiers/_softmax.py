@@ -56,11 +56,11 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
+    @torch.no_grad()
     def reset(self) -> None:
         """Weights and biases as at the start."""
-        with torch.no_grad():
-            self.weight.zero_()
-            self.bias.zero_()
+        self.weight.zero_()
+        self.bias.zero_()
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         scaled = self.weight / self.std  # K x D numbers instead of N x D
@@ -103,8 +103,9 @@ class Classifier(_fitting.Base[Head]):
         _check_embeddings(validation.inputs, view.real.inputs.shape[1])
 
     def _fit(self, job: _fitting.Job) -> None:
-        job = replace(job, view=_joined_view(job.view), validation=_joined(job.validation))
-        config, validation = self.config, job.validation
+        extra = _joined(job.view.extra) if job.view.extra is not None and len(job.view.extra) else None
+        job = replace(job, view=replace(job.view, real=_joined(job.view.real), extra=extra))
+        config, validation = self.config, _joined(job.validation)
         stages = _fitting.stages(config.epochs, job.treatment, len(self.classes))
         with randomness.reproducible("probe", job.seed, device=self.device):
             head = Head(job.view.real.inputs.shape[1], len(self.classes))
@@ -205,12 +206,6 @@ def _joined(examples: Examples) -> Examples:
     if examples.metadata is None:
         return examples
     return Examples(np.concatenate([examples.inputs, examples.metadata], axis=1), examples.labels)
-
-
-def _joined_view(view: TrainingView) -> TrainingView:
-    return replace(
-        view, real=_joined(view.real), extra=_joined(view.extra) if view.extra is not None and len(view.extra) else None
-    )
 
 
 def _check_embeddings(inputs: np.ndarray, num_features: int | None = None) -> None:

@@ -4,6 +4,7 @@ Evaluation-time augmentation as the ISIC teams used it: flips and quarter turns,
 et al. 2020, arXiv:1910.03910, "ordered multi-crop"), several resolutions. Nothing is random.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -44,7 +45,6 @@ class Views(plugins.Options):
 
     @property
     def number(self) -> int:
-        """Views of an image."""
         return self.symmetries * self.crops**2 * max(1, len(self.sizes))
 
 
@@ -79,17 +79,15 @@ def _crops(images: torch.Tensor, options: Views) -> Iterator[torch.Tensor]:
     size = images.shape[-1]
     side = max(1, round(options.crop_share * size))
     places = [round(i * (size - side) / (options.crops - 1)) for i in range(options.crops)]
-    for top in places:
-        for left in places:
-            part = images[..., top : top + side, left : left + side]
-            yield functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    for top, left in itertools.product(places, places):
+        part = images[..., top : top + side, left : left + side]
+        yield functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
 
 
 def _symmetries(images: torch.Tensor, number: int) -> Iterator[torch.Tensor]:
     yield images
     if number == 2:
         yield images.flip(3)
-        return
     for turns in range(1, 4 if number > 2 else 1):
         yield torch.rot90(images, turns, (2, 3))
     for turns in range(4 if number == 8 else 0):

@@ -1,7 +1,6 @@
 """Fine-tunes any timm backbone with a softmax head, at two learning rates and with classical augmentation."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -11,13 +10,7 @@ from pydantic import Field, model_validator
 
 from moulage import backbones, checkpoints, devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _attention, _augment, _fitting, _views
-from moulage.classifiers._network import (
-    MaskDecoder,
-    MaskOptions,
-    MetadataOptions,
-    Network,
-    mask_loss,
-)
+from moulage.classifiers._network import MaskDecoder, MaskOptions, MetadataOptions, Network, mask_loss
 from moulage.data.masks import UNKNOWN, unknown
 from moulage.data.training_view import Examples, TrainingView
 from moulage.epochs import State, rise_then_fall
@@ -191,14 +184,12 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def _settings(self, job: _fitting.Job, initial: Network) -> str:
         """Digest of what a checkpoint depends on; pixels and masks themselves are named by the run folder."""
+        view, validation = job.view, job.validation
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
-        labels = (job.view.labels.tobytes(), job.validation.labels.tobytes())
-        weights = () if job.view.weights is None else (job.view.weights.tobytes(),)
-        every = (job.view.metadata_at(np.arange(len(job.view.labels))), job.validation.metadata)
-        metadata = (values.tobytes() for values in every if values is not None)
-        return runs.digest(
-            *options, *labels, job.view.num_real, job.view.num_slots, job.treatment.key, *weights, *metadata
-        )
+        labels = (view.labels.tobytes(), validation.labels.tobytes())
+        optional = (view.weights, view.metadata_at(np.arange(len(view.labels))), validation.metadata)
+        given = (values.tobytes() for values in optional if values is not None)
+        return runs.digest(*options, *labels, view.num_real, view.num_slots, job.treatment.key, *given)
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
@@ -216,16 +207,17 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         config, view, treatment = self.config, job.view, job.treatment
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
-        draws = torch.rand(
-            len(view), _augment.NUM_DRAWS, generator=randomness.generator_for("augment", job.seed, epoch)
-        )
+        rng = randomness.generator_for("augment", job.seed, epoch)
+        draws = torch.rand(len(view), _augment.NUM_DRAWS, generator=rng)
         tally = _fitting.Tally(self.device)
         state.network.train()
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
             state.network.backbone.eval()
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
         for step, batch in enumerate(batches, (epoch - 1) * num_steps):
-            inputs = batch.inputs if treatment.augment is None else _augmented(batch.inputs, treatment.augment)
+            inputs = batch.inputs
+            if treatment.augment is not None:  # on the CPU on every machine
+                inputs = treatment.augment(torch.from_numpy(inputs).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
             images, has_mask = self._with_masks(inputs, batch.masks)
             images = _augment.augment(images, draws[batch.place].to(self.device), config.augment)
             targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device, config.label_smoothing)
@@ -256,10 +248,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         return tally.means()
 
     def _with_masks(self, inputs: np.ndarray, masks: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Images float [n, 3, S, S] in 0..1 on the device; with masks these as a fourth plane, and which are known.
-
-        The latter, bool [n], stays on the CPU.
-        """
+        """Images float [n, 3, S, S] in 0..1 on the device, masks as a fourth plane; on the CPU, which are known."""
         if masks is not None:
             inputs = np.concatenate([inputs, masks[..., None]], 3)
         images = backbones.to_float(inputs, self.device, channels_last=self.config.channels_last)
@@ -273,13 +262,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Of one view, the image as it is; those of the metadata follow."""
         network = self._checked(inputs, metadata)
-        features = backbones.embed(
-            network.backbone,
-            network.backbone.num_features,
-            inputs,
-            device=self.device,
-            batch_size=self.config.predict_batch,
-        )
+        size = self.config.predict_batch
+        features = backbones.embed(network.backbone, inputs, device=self.device, batch_size=size)
         if metadata is None:
             return features
         known = torch.from_numpy(metadata).to(self.device)
@@ -347,8 +331,3 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                 timed._train(state, job, 1 + sides.index(side), stage)
                 seconds[side] = (times[-1] - times[0]) / (len(times) - 1)
         return float(np.mean([seconds[side] for side in sides]))
-
-
-def _augmented(pixels: np.ndarray, policy: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-    """Pixels uint8 [n, S, S, 3] through a policy that takes [n, 3, S, S], on the CPU on every machine."""
-    return policy(torch.from_numpy(pixels).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()

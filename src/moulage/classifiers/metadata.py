@@ -11,8 +11,7 @@ from moulage import runs
 from moulage.classifiers import _softmax
 
 METADATA = "required"
-TYPICAL = 16
-"""Columns that a few metadata make, for the timing."""
+TYPICAL = 16  # columns that a few metadata make, for the timing
 
 
 class Config(_softmax.Options):

@@ -4,6 +4,8 @@ The features do not depend on the labels, the arm or the seed: the study compute
 ``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
 """
 
+from functools import partial
+
 import numpy as np
 from pydantic import Field
 
@@ -32,25 +34,15 @@ def embed_key(config: Config) -> str:
 def embed(
     config: Config, pixels: np.ndarray, *, device: str = "cpu", progress: runs.Progress = runs.no_progress
 ) -> np.ndarray:
-    """Features float32 [N, D] of pixels uint8 [N, size, size, 3], see ``backbones.embed``.
-
-    Raises:
-        RecipeError: the weights cannot be loaded.
-        DataError: pixels are of another size or type.
-    """
+    """See ``backbones.embed``; ``DataError`` for pixels of another size, ``RecipeError`` where there are no weights."""
     _fitting.check_pixels(pixels, config.size)
     features, where = _features(config), devices.pick_device(device)
-    size = features.num_features
-    return backbones.embed(features, size, pixels, device=where, batch_size=EMBED_BATCH, progress=progress)
+    return backbones.embed(features, pixels, device=where, batch_size=EMBED_BATCH, progress=progress)
 
 
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
     """Seconds that ``embed`` takes for this many images."""
-
-    def embed_all(pixels: np.ndarray, progress: runs.Progress) -> np.ndarray:
-        return embed(config, pixels, device=device, progress=progress)
-
-    return backbones.seconds_to_embed(embed_all, config.size, EMBED_BATCH, num_images)
+    return backbones.seconds_to_embed(partial(embed, config, device=device), config.size, EMBED_BATCH, num_images)
 
 
 def _features(config: Config) -> backbones.Features:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moulage import devices, optimisers, plugins
 from moulage.generators import _augment, _learner
@@ -27,7 +28,6 @@ class Optimiser(plugins.Options):
     beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of a network."""
         if self.name == "sgd":
             return torch.optim.SGD(network.parameters(), self.learning_rate, self.beta1, fused=True)
         return torch.optim.Adam(network.parameters(), self.learning_rate, (self.beta1, self.beta2), fused=True)
@@ -82,8 +82,7 @@ class Adversary(_learner.Game):
     DISCRIMINATOR: ClassVar[Any]
 
     PARTS: ClassVar = ("generator", "discriminator", "ema", *OPTIMISERS, "adaptive")
-    LAYOUT: ClassVar = torch.channels_last
-    """Of the networks in memory; on a CPU convolutions are fastest so."""
+    LAYOUT: ClassVar = torch.channels_last  # of the networks in memory; on a CPU convolutions are fastest so
 
     def __init__(self, config: Any, num_classes: int, size: int, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
@@ -102,9 +101,9 @@ class Adversary(_learner.Game):
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         """How wrong the discriminator is; ``fake`` carries no gradient."""
 
-    @abstractmethod
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
-        """Loss of the generator; the discriminator's weights take no gradient here."""
+        """The non-saturating loss; the discriminator's weights take no gradient here."""
+        return F.softplus(-self.discriminator(self.seen(fake, rng), labels)).mean()
 
     def latents(self, num: int, rng: torch.Generator) -> Tensor:
         """Rows that the generator draws from: standard normal [num, num_inputs], on the device."""
@@ -127,7 +126,9 @@ class Adversary(_learner.Game):
         latents = self.latents(len(real), rng).split([len(images) for images, _ in parts])
         sums: dict[str, Tensor] = {}
 
-        def add(share: float, **values: Tensor) -> None:
+        def descend(num: int, loss: Tensor, **values: Tensor) -> None:
+            share = num / len(real)
+            (loss * share).backward()
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + share * value.detach().float().mean()
 
@@ -137,9 +138,7 @@ class Adversary(_learner.Game):
             with devices.precision(self.device, self.config.precision):
                 fake = self.generate(images, z, classes)
                 loss, on_real, on_fake = self.discriminator_loss(images, fake.detach(), classes, step, rng)
-            share = len(images) / len(real)
-            (loss * share).backward()
-            add(share, loss_d=loss, d_real=on_real.sigmoid(), d_fake=on_fake.sigmoid())
+            descend(len(images), loss, loss_d=loss, d_real=on_real.sigmoid(), d_fake=on_fake.sigmoid())
             if self.config.discriminator_augment == "ada":
                 self.adaptive.update(on_real)
         self.discriminator_optimiser.step()
@@ -150,9 +149,7 @@ class Adversary(_learner.Game):
             with devices.precision(self.device, self.config.precision):
                 fake = fake if num_parts == 1 and fake is not None else self.generate(images, z, classes)
                 loss = self.generator_loss(images, fake, classes, step, rng)
-            share = len(images) / len(real)
-            (loss * share).backward()
-            add(share, loss_g=loss)
+            descend(len(images), loss, loss_g=loss)
         self.generator_optimiser.step()
         self.discriminator.requires_grad_(True)
         self.ema.update(self.generator)
@@ -181,9 +178,6 @@ class Gan(_learner.Learner[C]):
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Squared norm of the logits' gradient with respect to the images they are of, each image alone: [B].
-
-    R1 on real images (Mescheder et al. 2018, arXiv:1801.04406, eq. 9), R2 on generated ones; without the factor.
-    """
+    """Squared norms [B] of logits' gradients in images: R1 (Mescheder et al. 2018, arXiv:1801.04406, eq. 9), R2."""
     [gradient] = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1)

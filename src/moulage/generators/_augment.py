@@ -29,11 +29,8 @@ def symmetries(images: np.ndarray, rng: np.random.Generator, augment: str) -> np
 def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> Tensor:
     """Colour, shift and a hole, one after the other (Zhao et al. 2020, arXiv:2006.10738, appendix B).
 
-    Args:
-        images: float [B, 3, S, S] in -1..1.
-        policy: some of ``"colour"`` (brightness +- 0.5, saturation x 0..2, contrast x 0.5..1.5), ``"translation"`` (up
-            to S / 8 pixels each way, grey comes in), ``"cutout"`` (a grey square of S / 2).
-        rng: a CPU generator.
+    ``policy`` has some of ``"colour"`` (brightness +- 0.5, saturation x 0..2, contrast x 0.5..1.5), ``"translation"``
+    (up to S / 8 pixels each way, grey comes in) and ``"cutout"`` (a grey square of S / 2).
     """
     num, size = len(images), images.shape[-1]
 
@@ -54,10 +51,8 @@ def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> 
     if "cutout" in policy:
         side = size // 2
         centres = torch.randint(0, size + 1 - side % 2, (num, 2), generator=rng)
-        place = torch.arange(size)
-        inside = (
-            (place - centres[..., None] >= -(side // 2)) & (place - centres[..., None] < side - side // 2)
-        ).float()
+        from_centre = torch.arange(size) - centres[..., None]
+        inside = ((from_centre >= -(side // 2)) & (from_centre < side - side // 2)).float()
         hole = inside[:, 0, :, None] * inside[:, 1, None, :]
         images = images * (1 - hole)[:, None].to(images)
     return images
@@ -70,17 +65,12 @@ class Adaptive:
     sure of real images than it should be (the sign of its logits, r_t of eq. 1) and falls while it is less. Flips,
     quarter turns, shifts, scalings, rotations and colours as in the paper's appendix B; the geometry is one bilinear
     resampling with reflected borders (the paper's wavelet filters against aliasing are left out), and filters and
-    corruptions, which did not help there, are left out too.
-
-    Args:
-        target: the value of r_t to hold.
-        num_images: real images after which p can have gone from 0 to 1.
+    corruptions, which did not help there, are left out too. ``target`` is the value of r_t to hold, ``num_images`` the
+    real images after which p can have gone from 0 to 1.
     """
 
-    EVERY = 4
-    """Batches between two adjustments of p."""
-    LIMIT = 0.85
-    """Above about this p the changes leak into the images (figure 3 of the paper)."""
+    EVERY = 4  # batches between two adjustments of p
+    LIMIT = 0.85  # above about this p the changes leak into the images (figure 3 of the paper)
 
     def __init__(self, target: float = 0.6, num_images: int = 100_000) -> None:
         self.target, self.num_images = target, num_images
@@ -110,8 +100,7 @@ class Adaptive:
         return {"p": self.p, "sign": self.sign, "num_seen": self.num_seen, "num_batches": self.num_batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        vars(self).update(state)
 
 
 def geometry(num: int, p: float, rng: torch.Generator) -> Tensor:
@@ -130,14 +119,14 @@ def geometry(num: int, p: float, rng: torch.Generator) -> Tensor:
     turn = maybe(torch.randint(0, 4, (num,), generator=rng) * (math.pi / 2), 0)
     around = 1 - math.sqrt(1 - p)  # two rotations are drawn; together they are applied with probability p
     scale, stretch = 2 ** maybe(normal(0.2), 0), 2 ** maybe(normal(0.2), 0)
-    zero = torch.zeros(num)
+    zero, one = torch.zeros(num), torch.ones(num)
     return (
-        _affine(flip, flip.abs(), zero, zero, zero)
-        @ _affine(flip.abs(), flip.abs(), turn, zero, zero)
-        @ _affine(flip.abs(), flip.abs(), zero, maybe(uniform(0.25), 0), maybe(uniform(0.25), 0))
+        _affine(flip, one, zero, zero, zero)
+        @ _affine(one, one, turn, zero, zero)
+        @ _affine(one, one, zero, maybe(uniform(0.25), 0), maybe(uniform(0.25), 0))
         @ _affine(scale, scale, maybe(uniform(math.pi), 0, around), zero, zero)
         @ _affine(stretch, 1 / stretch, maybe(uniform(math.pi), 0, around), zero, zero)
-        @ _affine(flip.abs(), flip.abs(), zero, maybe(normal(0.25), 0), maybe(normal(0.25), 0))
+        @ _affine(one, one, zero, maybe(normal(0.25), 0), maybe(normal(0.25), 0))
     )
 
 
@@ -151,8 +140,8 @@ def _affine(x: Tensor, y: Tensor, angle: Tensor, dx: Tensor, dy: Tensor) -> Tens
 def colours(num: int, p: float, rng: torch.Generator) -> Tensor:
     """Random maps float32 [num, 4, 4] of colours (R, G, B, 1): brightness, contrast, luma flip, hue, saturation."""
     eye = torch.eye(4).repeat(num, 1, 1)
-    grey = torch.zeros(4)
-    grey[:3] = 1 / math.sqrt(3)
+    g = 1 / math.sqrt(3)
+    grey = torch.tensor([g, g, g, 0])
     on_grey = torch.outer(grey, grey)
 
     def chosen(matrices: Tensor) -> Tensor:
@@ -165,14 +154,9 @@ def colours(num: int, p: float, rng: torch.Generator) -> Tensor:
     flip = eye - 2 * on_grey * torch.randint(0, 2, (num, 1, 1), generator=rng)
     angle = (torch.rand(num, 1, 1, generator=rng) * 2 - 1) * math.pi
     # Rodrigues' rotation around the grey axis: cos I + sin [g]x + (1 - cos) g g^T on the three colours.
-    cross = torch.zeros(4, 4)
-    g = float(grey[0])
-    cross[:3, :3] = torch.tensor([[0.0, -g, g], [g, 0.0, -g], [-g, g, 0.0]])
+    cross = torch.tensor([[0, -g, g, 0], [g, 0, -g, 0], [-g, g, 0, 0], [0, 0, 0, 0]])
     hue = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * on_grey
     hue[:, 3] = eye[:, 3]
-    around = torch.eye(4) - on_grey
-    around[3, 3] = 0
-    keep = on_grey.clone()
-    keep[3, 3] = 1
-    saturation = keep + around * 2 ** torch.randn(num, 1, 1, generator=rng)
+    keep = on_grey + torch.diag(torch.tensor([0.0, 0, 0, 1]))
+    saturation = keep + (torch.eye(4) - keep) * 2 ** torch.randn(num, 1, 1, generator=rng)
     return chosen(saturation) @ chosen(hue) @ chosen(flip) @ chosen(contrast) @ chosen(brightness)

@@ -16,24 +16,15 @@ C = TypeVar("C", bound=plugins.Options)
 
 
 class Base(ABC, Generic[C]):
-    """Keeps ``contracts.Generator``; a plug-in adds ``fit``, ``sample`` and ``steps_and_seconds``.
-
-    Args:
-        config: the plug-in's ``Config``.
-        classes: names of the classes that ``labels`` index; one class needs no condition.
-        size: pixels a side, one of ``SIZES``.
-
-    Raises:
-        RecipeError: another size.
-    """
+    """``contracts.Generator`` but for three methods of the plug-in; ``RecipeError``: the size is not in ``SIZES``."""
 
     NAME: ClassVar[str]
     CONFIG: ClassVar[type[plugins.Options]]
     SIZES: ClassVar[tuple[int, ...] | range]
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
-        if size not in self.SIZES:
-            known = self.SIZES
+        known = self.SIZES
+        if size not in known:
             allowed = " or ".join(map(str, known))
             if isinstance(known, range):
                 multiple = "size" if known.step == 1 else f"multiple of {known.step}"
@@ -53,7 +44,6 @@ class Base(ABC, Generic[C]):
 
     @property
     def network(self) -> Any:
-        """What images are drawn from."""
         if self._network is None:
             raise RunError(f"This {self.NAME} has not learned anything yet.", "Fit it or load it first.")
         return self._network

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 LABEL_STD = 0.02
 """Initial standard deviation of the generator's label embedding; its latents have 1.
 
-Training starts almost without a condition and grows one. In a trial on two classes of 55 and 24 images a label as large
-as 0.3 drowned the latents: every class collapsed to one image (Shahbazi et al. 2022, arXiv:2201.06578, see the same).
+Training starts almost without a condition and grows one. A label as large as 0.3 drowned the latents: every class
+collapsed to one image (docs/LOG.md, 2026-11-23; Shahbazi et al. 2022, arXiv:2201.06578, see the same).
 """
 
 
@@ -36,10 +36,7 @@ class LabelEmbedding(Conditional):
 
 
 class Projection(Conditional):
-    """Features [B, num_features] and labels [B] -> logits [B]: how well the features fit the class.
-
-    The inner product with a vector of the class (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4), which starts at zero.
-    """
+    """Features [B, D], labels [B] -> logits [B]: an inner product (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4)."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()

@@ -11,13 +11,7 @@ from moulage.generators import _learner
 
 
 class OneLoss(_learner.Game):
-    """One network that goes down one loss.
-
-    Args:
-        config: options of the plug-in, with ``learning_rate`` and ``warmup_steps``.
-        network: what learns: those of its parameters that take a gradient.
-        device: where it goes.
-    """
+    """``config`` has ``learning_rate`` and ``warmup_steps``; those weights learn that take a gradient."""
 
     PARTS: ClassVar = ("network", "ema", "optimiser")
 
@@ -33,7 +27,6 @@ class OneLoss(_learner.Game):
         """The mean loss of images [B, 3, S, S] in -1..1 with labels [B]."""
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """One update."""
         config, total = self.config, torch.zeros((), device=self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))

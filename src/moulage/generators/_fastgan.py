@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from moulage.errors import RecipeError
 from moulage.generators import _adversary
 from moulage.generators._condition import LABEL_STD, LabelEmbedding
-from moulage.generators._upconv import UpConv, normal_weights
+from moulage.generators._upconv import UpConv, normal_weights, sides
 
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 0.5, 512: 0.25, 1024: 0.125}
 """Channels of a map of so many pixels a side, as a multiple of ``base_channels``."""
@@ -30,21 +30,12 @@ class SynthesisOptions(_adversary.Options):
     )
 
 
-def sides(first: int, last: int) -> list[int]:
-    """first, 2 first, ..., last."""
-    return [first << i for i in range((last // first).bit_length())]
-
-
 def width(base_channels: int, side: int) -> int:
-    """Channels of a map."""
     return max(1, int(base_channels * WIDTHS[side]))
 
 
 class Gate(nn.Module):
-    """Gated linear unit: half of the channels gate the other half.
-
-    ``torch.nn.functional.glu`` has a gradient that takes ten times as long in channels-last memory on a CPU.
-    """
+    """Gated linear unit. On a CPU the gradient of ``F.glu`` takes ten times as long in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         values, gates = x.chunk(2, 1)
@@ -68,14 +59,7 @@ class Norm(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm and a gated linear unit.
-
-    Args:
-        num_in: channels that come in.
-        num_out: channels that go out.
-        num_convs: number of convolutions, each with a noise map.
-        num_classes: 1 where the block takes no class.
-    """
+    """Doubles the size: convolutions, each followed by noise of a learned strength, batch norm, a gated linear unit."""
 
     def __init__(self, num_in: int, num_out: int, num_convs: int, num_classes: int) -> None:
         super().__init__()
@@ -96,10 +80,7 @@ class UpBlock(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Skip-layer excitation: a small map gates the channels of a large one (section 3.1, eq. 1, figure 3).
-
-    Here the gate may also depend on the class.
-    """
+    """Skip-layer excitation: a small map, and here the class, gates a large one (section 3.1, eq. 1, figure 3)."""
 
     def __init__(self, num_low: int, num_high: int, num_classes: int) -> None:
         super().__init__()
@@ -115,10 +96,7 @@ class Excitation(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Rows float32 [B, num_inputs] and labels int64 [B] -> images [B, 3, size, size] in -1..1.
-
-    A row holds all that an image depends on: the latent, then the pixels of every noise map.
-    """
+    """Rows [B, num_inputs] (latent, then all noise maps), labels int64 [B] -> images [B, 3, size, size] in -1..1."""
 
     def __init__(self, config: SynthesisOptions, num_classes: int, size: int) -> None:
         super().__init__()
@@ -126,7 +104,7 @@ class Synthesis(nn.Module):
         def classes_at(side: int) -> int:
             return num_classes if side >= config.conditional_from else 1
 
-        self.sides, self.num_convs = sides(4, size), config.convolutions
+        self.sides, self.num_convs, self.ratio = sides(4, size), config.convolutions, config.excitation_ratio
         noise = [side**2 for side in self.sides[1:] for _ in range(self.num_convs)]
         self.splits = [config.latent_size, *noise]
         self.num_inputs = sum(self.splits)
@@ -139,10 +117,9 @@ class Synthesis(nn.Module):
         for side in self.sides[1:]:
             num_in, num_out = widths[side // 2], widths[side]
             self.blocks[str(side)] = UpBlock(num_in, num_out, self.num_convs, classes_at(side))
-            low = side // config.excitation_ratio
+            low = side // self.ratio
             if low >= 4:
                 self.excitations[str(side)] = Excitation(widths[low], num_out, classes_at(side))
-        self.ratio = config.excitation_ratio
         self.image = nn.Conv2d(widths[size], 3, 3, padding=1)
         normal_weights(self)
 
@@ -163,6 +140,12 @@ class Synthesis(nn.Module):
 def batch_norm(num_channels: int) -> nn.Module:
     """The discriminator's: it never judges a single image, so it needs no running statistics."""
     return nn.BatchNorm2d(num_channels, track_running_stats=False)
+
+
+def convolved(num_in: int, num_out: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    """A discriminator's convolution, and what follows it."""
+    convolution = nn.Conv2d(num_in, num_out, kernel, stride, padding, bias=False)
+    return [convolution, batch_norm(num_out), nn.LeakyReLU(0.2)]
 
 
 C = TypeVar("C", bound=SynthesisOptions)

@@ -20,16 +20,11 @@ from moulage.contracts import Judge
 from moulage.generators import _augment, _condition
 from moulage.generators._base import Base
 
-LOG_EVERY = 25
-"""Steps between two records of the log."""
-SAMPLE_BATCH = 16
-"""Images are always drawn in batches of this size."""
-CHECK_COLLAPSE_FROM = 500
-"""Before this step a healthy generator may still draw one grey blob."""
-NUM_SETTLING_BATCHES = 16
-"""Batches from which averaged weights get the statistics of their batch norm."""
-BEST = "best.safetensors"
-"""In the folder of a fit: the averaged weights that the judge found best."""
+LOG_EVERY = 25  # steps between two records of the log
+SAMPLE_BATCH = 16  # images are always drawn in batches of this size
+CHECK_COLLAPSE_FROM = 500  # before this step a healthy generator may still draw one grey blob
+NUM_SETTLING_BATCHES = 16  # batches from which averaged weights get the statistics of their batch norm
+BEST = "best.safetensors"  # in the folder of a fit: the averaged weights that the judge found best
 
 # Options whose default differs among plug-ins
 Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="times that every image is seen; or give steps")]
@@ -67,8 +62,8 @@ class Options(plugins.Options):
     def _steps_replace_epochs(cls, values: Any) -> Any:
         if isinstance(values, dict):
             for one, other in (("steps", "epochs"), ("epochs", "steps")):
-                if values.get(one) is not None and other not in values:
-                    return {**values, other: None}
+                if values.get(one) is not None:
+                    return {other: None, **values}
         return values
 
     @model_validator(mode="after")
@@ -87,11 +82,9 @@ class Options(plugins.Options):
 
     def condition_at(self, progress: float) -> float:
         """How much the class counts, 0..1, at a share of the steps (Shahbazi et al. 2022, arXiv:2201.06578, eq. 3)."""
-        if progress >= self.condition_end:
-            return 1.0
-        if progress <= self.condition_start:
-            return 0.0
-        return (progress - self.condition_start) / (self.condition_end - self.condition_start)
+        if self.condition_start < progress < self.condition_end:
+            return (progress - self.condition_start) / (self.condition_end - self.condition_start)
+        return float(progress >= self.condition_end)
 
 
 class Game(ABC):
@@ -99,21 +92,14 @@ class Game(ABC):
 
     ema: optimisers.EMA[Any]
     device: torch.device
-    PARTS: ClassVar[tuple[str, ...]]
-    """Attributes that have a ``state_dict``; a checkpoint holds these."""
+    PARTS: ClassVar[tuple[str, ...]]  # attributes that have a ``state_dict``; a checkpoint holds these
 
     @abstractmethod
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """One update on a batch.
+        """One update on a batch: images float32 [B, 3, S, S] in -1..1 and labels int64 [B], on the device.
 
-        Args:
-            real: images float32 [B, 3, S, S] in -1..1, on the device.
-            labels: int64 [B], on the device.
-            step: number of this step, from 1.
-            rng: a CPU generator that belongs to this step; latents, noise and augmentations come from it.
-
-        Returns:
-            losses (``loss_...``) and other numbers to log: scalars, detached.
+        ``step`` counts from 1. Latents, noise and augmentations come from ``rng``, a CPU generator of this step alone.
+        Returns losses (``loss_...``) and other numbers to log: scalars, detached.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,8 +225,7 @@ class Learner(Base[C]):
 
     def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
         """See ``contracts.Generator``; timed on 3 steps of noise."""
-        config, before = self.config, self.device
-        self.device = devices.pick_device(device)
+        config, before, self.device = self.config, self.device, devices.pick_device(device)
         try:
             with devices.enough_memory(config.batch_size, self._seconds_a_step, config.accumulate):
                 return config.num_steps(num_images), self._seconds_a_step(config.accumulate)
@@ -275,6 +260,6 @@ class Learner(Base[C]):
             monitoring.check_collapse(step, drawn, images[labels == label][..., :3], self.classes[label])
 
 
-def latents(seeds: np.ndarray, num: int) -> Tensor:
-    """Standard normal float32 [n, num], each row from its own seed alone, on the CPU."""
-    return torch.stack([torch.randn(num, generator=randomness.generator_for("latent", seed)) for seed in seeds])
+def latents(seeds: np.ndarray, *shape: int, name: str = "latent") -> Tensor:
+    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU."""
+    return torch.stack([torch.randn(shape, generator=randomness.generator_for(name, seed)) for seed in seeds])

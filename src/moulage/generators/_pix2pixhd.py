@@ -17,8 +17,7 @@ from moulage.generators._condition import Conditional, LabelEmbedding
 from moulage.generators._upconv import UpConv, normal_weights
 
 NUM_MAPS = 2
-SLOPE = 0.2
-"""Of the discriminators' leaky ReLUs."""
+SLOPE = 0.2  # of the discriminators' leaky ReLUs
 LABEL_FEATURES = 16
 
 
@@ -154,8 +153,7 @@ class Enhancer(nn.Module):
 class Synthesis(nn.Module):
     """Latents [B, latent_size], labels int64 [B], maps [B, 2, S, S] -> images [B, 3, S, S] in -1..1.
 
-    Coarse to fine: G1 sees the maps at the smallest size, each enhancer at twice that (section 3.1). All are trained at
-    once.
+    Coarse to fine: G1 sees the maps at the smallest size, each enhancer at twice that (section 3.1); all learn at once.
     """
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int) -> None:
@@ -180,10 +178,7 @@ class Synthesis(nn.Module):
 
 
 class PatchProjection(Conditional):
-    """Maps [B, C, S, S] and labels [B] -> how well each patch fits the class, [B, 1, S + 1, S + 1].
-
-    The inner product with a vector of the class (Miyato & Koyama 2018, arXiv:1802.05637, eq. 4), which starts at zero.
-    """
+    """``Projection`` of each patch: maps [B, C, S, S] and labels [B] -> [B, 1, S + 1, S + 1]."""
 
     def __init__(self, num_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -240,11 +235,7 @@ class Discriminator(nn.Module):
 class Perceptual(nn.Module):
     """Images ``ours`` and ``theirs`` float [B, 3, S, S] in -1..1 -> mean absolute difference of a network's features.
 
-    Johnson et al. 2016, arXiv:1603.08155, section 3.2. The mean over the network's stages; no gradient goes to
-    ``theirs``.
-
-    Raises:
-        RecipeError: the network's weights cannot be loaded, or it does not take images of this size.
+    The mean over its stages (Johnson et al. 2016, arXiv:1603.08155, section 3.2). Errors: ``backbones.build``.
     """
 
     def __init__(self, options: backbones.Backbone, size: int) -> None:

@@ -14,8 +14,7 @@ from moulage.generators._condition import LabelEmbedding, Projection
 GAIN = math.sqrt(2)
 """Brings the output of a leaky ReLU of slope 0.2 back to about the variance of its input; here always folded into
 weights, biases and factors, which are small, so that no map is multiplied by it."""
-MAPPING_RATE = 0.01
-"""How much slower the mapping network learns than the rest."""
+MAPPING_RATE = 0.01  # how much slower the mapping network learns than the rest
 
 
 class NetworkOptions(_adversary.Options):
@@ -166,7 +165,6 @@ def sides(size: int) -> list[int]:
 
 
 def num_channels(options: NetworkOptions, side: int) -> int:
-    """Channels of maps of ``side`` pixels."""
     return max(1, min(options.max_channels, options.base_channels // side))
 
 
@@ -181,10 +179,8 @@ class Synthesis(nn.Module):
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int) -> None:
         super().__init__()
-        self.latent_size, self.conditional_from = (
-            options.latent_size,
-            options.conditional_from if num_classes > 1 else 0,
-        )
+        self.latent_size = options.latent_size
+        self.conditional_from = options.conditional_from if num_classes > 1 else 0
         self.mapping = Mapping(options, num_classes)
         self.sides = [side for i, side in enumerate(sides(size)) for side in [side] * (2 if i else 1)]
         self.noise_sizes = [side**2 for side in self.sides]
@@ -259,10 +255,7 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real.
-
-    ``group``: images over which it sees the ``deviation``.
-    """
+    """Images [B, 3, size, size] in -1..1 and labels int64 [B] -> logits [B], positive for real; see ``deviation``."""
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, group: int) -> None:
         super().__init__()
@@ -280,8 +273,7 @@ class Discriminator(nn.Module):
             nn.init.normal_(self.projection.heads.weight)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = F.leaky_relu_(self.from_rgb(images.contiguous(memory_format=torch.channels_last)), 0.2)
-        x = self.blocks(x)
+        x = self.blocks(F.leaky_relu_(self.from_rgb(images.contiguous(memory_format=torch.channels_last)), 0.2))
         x = F.leaky_relu_(self.conv(torch.cat([x, deviation(x, self.group)], 1)), 0.2)
         features = F.leaky_relu_(self.dense(x.flatten(1)), 0.2)
         logits = self.head(features).squeeze(1)

@@ -46,28 +46,19 @@ class NetworkOptions(_learner.Options):
 
 
 class UNet(nn.Module):
-    """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S].
-
-    Args:
-        options: what makes it.
-        num_classes: 1 needs no condition.
-        size: pixels a side.
-        num_augment: numbers that describe an augmentation.
-    """
+    """Noisy images -> what ``diffusion.Denoiser`` makes denoised images of, both float [B, 3, S, S]."""
 
     def __init__(self, options: NetworkOptions, num_classes: int, size: int, num_augment: int) -> None:
         super().__init__()
-        base, num_features, self.patch = options.base_channels, 4 * options.base_channels, options.patch_size
+        base, width, self.patch = options.base_channels, 4 * options.base_channels, options.patch_size
         self.sines = 2 * (base // 2)
-        self.embed = nn.Sequential(
-            nn.Linear(self.sines, num_features), nn.SiLU(), nn.Linear(num_features, num_features)
-        )
-        self.label = LabelEmbedding(num_classes, num_features) if num_classes > 1 else None
-        self.augment = nn.Linear(num_augment, num_features, bias=False)
+        self.embed = nn.Sequential(nn.Linear(self.sines, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = LabelEmbedding(num_classes, width) if num_classes > 1 else None
+        self.augment = nn.Linear(num_augment, width, bias=False)
 
         def block(num_in: int, num_out: int, side: int, resample: str = "") -> Block:
             attends = side in options.attention_sides and not resample
-            block = Block(num_in, num_out, num_features, options.dropout, attends, resample)
+            block = Block(num_in, num_out, width, options.dropout, attends, resample)
             block.takes_class = side >= options.conditional_from
             return block
 
@@ -94,14 +85,9 @@ class UNet(nn.Module):
         self.last = nn.Sequential(norm(num_in), nn.SiLU(), zero(nn.Conv2d(num_in, 3 * self.patch**2, 3, padding=1)))
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor, keep: Tensor, augment: Tensor) -> Tensor:
-        """The output for images ``x``.
+        """The output for images ``x``; ``noise`` float [B] stands for their noise levels, labels are int64 [B].
 
-        Args:
-            x: float [B, 3, S, S].
-            noise: a number that stands for the noise level, float [B].
-            labels: int64 [B].
-            keep: float [B]; 0 hides the class.
-            augment: float [B, num_augment]; zeros for an image as it is.
+        Where ``keep`` float [B] is 0 the class is hidden; ``augment`` [B, num_augment] is 0 for an image as it is.
         """
         free = self.embed(sines(noise, self.sines)) + self.augment(augment)
         known = free if self.label is None else free + self.label(labels) * keep[:, None]
@@ -161,12 +147,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         num, channels, *sides = x.shape
-        tokens = (
-            self.inputs(self.norm(x))
-            .permute(0, 2, 3, 1)
-            .reshape(num, -1, 3, self.num_heads, channels // self.num_heads)
-        )
-        query, key, value = tokens.permute(2, 0, 3, 1, 4)
+        tokens = self.inputs(self.norm(x)).permute(0, 2, 3, 1)
+        heads = tokens.reshape(num, -1, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(query, key, value)
         seen = seen.transpose(1, 2).reshape(num, *sides, channels).permute(0, 3, 1, 2)
         return (x + self.output(seen)) * math.sqrt(0.5)
@@ -180,7 +163,6 @@ def sines(values: Tensor, num: int) -> Tensor:
 
 
 def norm(num_channels: int) -> nn.GroupNorm:
-    """Group norm for a map of so many channels."""
     num_groups = min(32, max(1, num_channels // GROUP_CHANNELS))
     while num_channels % num_groups:
         num_groups -= 1

@@ -1,8 +1,13 @@
-"""Up-sampling and a convolution in one layer, and the initial weights that several GANs give their convolutions."""
+"""What several GANs share: the sizes of maps, up-sampling and a convolution in one layer, initial weights."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def sides(first: int, last: int) -> list[int]:
+    """first, 2 first, ..., last."""
+    return [first << i for i in range((last // first).bit_length())]
 
 
 class UpConv(nn.Module):
@@ -21,16 +26,13 @@ class UpConv(nn.Module):
         if self.upsampling == "transposed":
             odd = self.kernel % 2
             return F.conv_transpose2d(x, self.weight, stride=2, padding=(self.kernel - 1) // 2, output_padding=odd)
-        if self.fused:
+        if self.fused:  # 1.75 times fewer operations over the whole network
             return F.conv_transpose2d(x, self.summed_taps(), stride=2, padding=1)
         larger = F.interpolate(x, scale_factor=2, mode=self.upsampling)
         return F.conv2d(larger, self.weight, padding=self.kernel // 2)
 
     def summed_taps(self) -> Tensor:
-        """The 4 x 4 stride-2 transposed kernel [in, out, 4, 4] that equals nearest up-sampling and a 3 x 3 convolution.
-
-        It needs 1.75 times fewer operations over the whole network.
-        """
+        """The stride-2 transposed kernel [in, out, 4, 4] that equals nearest up-sampling and a 3 x 3 convolution."""
         return torch.einsum("ak,oikl,bl->ioab", self.taps, self.weight, self.taps)
 
 

@@ -137,11 +137,7 @@ def doublings(size: int) -> int:
 
 
 def last_side(config: Config, size: int) -> int:
-    """Pixels a side of the discriminator's last map.
-
-    Raises:
-        RecipeError: nothing is left of the image.
-    """
+    """Pixels a side of the discriminator's last map; ``RecipeError`` where nothing is left of the image."""
     side, kernel = size, config.discriminator_kernel
     for stride in config.discriminator_strides:
         side = (side + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
@@ -180,9 +176,6 @@ class Game(_adversary.Adversary):
         targets = torch.full_like(on_real, 1 - self.config.label_smoothing)
         loss_real = F.binary_cross_entropy_with_logits(on_real, targets)
         return (loss_real + F.softplus(on_fake).mean()) / 2, on_real, on_fake
-
-    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
-        return F.softplus(-self.discriminator(self.seen(fake, rng), labels)).mean()
 
 
 class Generator(_adversary.Gan[Config]):

@@ -17,14 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import randomness
 from moulage.errors import RecipeError
 from moulage.generators import _learner
 from moulage.generators._descent import OneLoss
 from moulage.generators._unet import NetworkOptions, UNet
 
-NUM_AUGMENT = 9
-"""Numbers that describe an augmentation."""
+NUM_AUGMENT = 9  # numbers that describe an augmentation
 
 
 class Config(NetworkOptions):
@@ -63,12 +61,7 @@ class Config(NetworkOptions):
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma): the mean clean image given a noisy one, by a preconditioned network (EDM, eq. 7).
-
-    Attributes:
-        unet: what is trained.
-        weak: with ``guide = "weak"`` an earlier average of ``unet``; a buffer says whether it is there yet.
-    """
+    """D(x; sigma): the mean clean image given a noisy one, by a preconditioned network (EDM, eq. 7)."""
 
     weak_known: Tensor
 
@@ -77,7 +70,7 @@ class Denoiser(nn.Module):
         self.config = config
         self.unet = UNet(config, num_classes, size, NUM_AUGMENT).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.weak = copy.deepcopy(self.unet).requires_grad_(False) if config.guide == "weak" else None
-        self.register_buffer("weak_known", torch.tensor(False))
+        self.register_buffer("weak_known", torch.tensor(False))  # whether ``weak``, an earlier average, is there yet
 
     def forward(
         self, x: Tensor, sigma: Tensor, labels: Tensor, keep: Tensor, augment: Tensor, weak: bool = False
@@ -124,10 +117,7 @@ def noise_levels(config: Config) -> list[float]:
 def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
     """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from noise to an image (EDM, algorithm 1).
 
-    Args:
-        denoise: images [B, 3, S, S] and a noise level -> denoised images.
-        noise: standard normal [B, 3, S, S].
-        sigmas: falling noise levels; the last is 0.
+    From standard normal [B, 3, S, S], along falling noise levels to 0; ``denoise`` takes images and a noise level.
     """
     x = noise * sigmas[0]
     for sigma, lower in itertools.pairwise(sigmas):
@@ -144,15 +134,8 @@ def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple
     """Images moved, turned, flipped and stretched, and what was done to each (EDM, appendix F.2, table 6).
 
     The network is told, and asked for images that were left alone: the changes do not leak into what it draws. Each
-    change comes with the given probability; it is one bilinear resampling with reflected borders.
-
-    Args:
-        images: float [B, 3, S, S].
-        probability: of each change, 0..1.
-        rng: a CPU generator.
-
-    Returns:
-        images; descriptions float32 [B, 9], zeros for an image that was left alone.
+    change comes with the given probability; it is one bilinear resampling with reflected borders. Images are float
+    [B, 3, S, S], ``rng`` is on the CPU; descriptions are float32 [B, 9], zeros for an image that was left alone.
     """
     num, zero = len(images), torch.zeros(len(images))
     if probability == 0:
@@ -241,10 +224,6 @@ class Generator(_learner.Learner[Config]):
         return Denoiser(self.config, len(self.classes), self.size)
 
     def draw(self, network: Denoiser, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        shape = (3, self.size, self.size)
-        noise = torch.stack([torch.randn(shape, generator=randomness.generator_for("noise", seed)) for seed in seeds])
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return network.guided(x, x.new_full((len(x),), sigma), labels)
-
-        return heun(denoise, noise.to(self.device), noise_levels(self.config))
+        noise = _learner.latents(seeds, 3, self.size, self.size, name="noise").to(self.device)
+        levels = noise_levels(self.config)
+        return heun(lambda x, sigma: network.guided(x, x.new_full((len(x),), sigma), labels), noise, levels)

@@ -16,13 +16,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._condition import Projection
-from moulage.generators._fastgan import Drawer, Gate, Synthesis, SynthesisOptions, batch_norm, sides, width
-from moulage.generators._upconv import UpConv, normal_weights
+from moulage.generators._fastgan import Drawer, Gate, Synthesis, SynthesisOptions, batch_norm, convolved, width
+from moulage.generators._upconv import UpConv, normal_weights, sides
 
-ADAM = _adversary.Optimiser(learning_rate=2e-4)
-"""The paper's."""
-PART = 8
-"""Side of the part of the 16 x 16 features that the second decoder gets."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4)  # the paper's
+PART = 8  # side of the part of the 16 x 16 features that the second decoder gets
 
 
 class Config(SynthesisOptions):
@@ -52,17 +50,8 @@ class DownBlock(nn.Module):
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(num_in, num_out, 4, 2, 1, bias=False),
-            batch_norm(num_out),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(num_out, num_out, 3, padding=1, bias=False),
-            batch_norm(num_out),
-            nn.LeakyReLU(0.2),
-        )
-        self.direct = nn.Sequential(
-            nn.AvgPool2d(2), nn.Conv2d(num_in, num_out, 1, bias=False), batch_norm(num_out), nn.LeakyReLU(0.2)
-        )
+        self.main = nn.Sequential(*convolved(num_in, num_out, 4, 2, 1), *convolved(num_out, num_out, 3, padding=1))
+        self.direct = nn.Sequential(nn.AvgPool2d(2), *convolved(num_in, num_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.main(x) + self.direct(x)) / 2
@@ -88,13 +77,12 @@ class Discriminator(nn.Module):
         first = nn.Conv2d(3, widths[top], 3, padding=1) if size == top else nn.Conv2d(3, widths[top], 4, 2, 1)
         stem: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
         for _ in sides(top, size // 4):
-            stem += [nn.Conv2d(widths[top], widths[top], 4, 2, 1, bias=False), batch_norm(widths[top])]
-            stem += [nn.LeakyReLU(0.2)]
+            stem += convolved(widths[top], widths[top], 4, 2, 1)
         down = [DownBlock(widths[2 * side], widths[side]) for side in reversed(sides(8, top // 2))]
         self.to_16 = nn.Sequential(*stem, *down[:-1])
         self.to_8 = down[-1]
         num = 2 * widths[8]
-        self.neck = nn.Sequential(nn.Conv2d(widths[8], num, 1, bias=False), batch_norm(num), nn.LeakyReLU(0.2))
+        self.neck = nn.Sequential(*convolved(widths[8], num, 1))
         self.head = nn.Conv2d(num, 1, 4)
         self.projection = Projection(num * 64, num_classes) if num_classes > 1 else None
         if config.reconstruction_weight:

@@ -19,15 +19,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import randomness
 from moulage.errors import RecipeError, RunError
 from moulage.generators import _learner
 from moulage.generators._condition import Conditional
 from moulage.generators._descent import OneLoss
 
 PACKAGES = ("diffusers", "peft", "transformers")
-PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
-"""How diffusers calls the projections of attention."""
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # how diffusers calls the projections of attention
 
 
 class Config(_learner.Options):
@@ -92,16 +90,10 @@ class Base:
 
 
 def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank: int, alpha: float) -> Base:
-    """Read a model in the layout of diffusers, and encode prompts with it.
+    """Read a model in the layout of diffusers, and encode prompts with it, one a class; see ``Config`` for the rest.
 
-    Args:
-        weights: a folder, or an id on the hub.
-        prompts: one a class.
-        resolution: pixels a side at which it shall work; None: its own.
-        rank, alpha: of the low-rank matrices (Hu et al. 2021, arXiv:2106.09685, section 4.1).
-
-    Raises:
-        RecipeError: packages are missing, the model cannot be read or is of another kind, or the resolution is wrong.
+    ``RecipeError`` where packages are missing, the model cannot be read or used, or the resolution is wrong. For
+    ``rank`` and ``alpha`` see Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -112,22 +104,20 @@ def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank
     diffusers, peft, transformers = (importlib.import_module(name) for name in PACKAGES)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
-    parts = {
-        "unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-        "scheduler": diffusers.DDPMScheduler,
-        "text_encoder": transformers.CLIPTextModel,
-        "tokenizer": transformers.CLIPTokenizer,
-    }
-    found = {name: _read(weights, name, part) for name, part in parts.items()}
-    unet, vae, encoder = (found[name].eval().requires_grad_(False) for name in ("unet", "vae", "text_encoder"))
+    unet = _read(weights, "unet", diffusers.UNet2DConditionModel)
+    vae = _read(weights, "vae", diffusers.AutoencoderKL)
+    schedule = _read(weights, "scheduler", diffusers.DDPMScheduler)
+    encoder = _read(weights, "text_encoder", transformers.CLIPTextModel)
+    tokenizer = _read(weights, "tokenizer", transformers.CLIPTokenizer)
+    for network in (unet, vae, encoder):
+        network.eval().requires_grad_(False)
     if unet.config.addition_embed_type or unet.config.in_channels != vae.config.latent_channels:
         raise RecipeError(
             f"The model {weights} takes more than a prompt and latents (as SDXL or inpainting models do).",
             "Use a model of the kind of Stable Diffusion 1 or 2.",
         )
-    digest = _digest(unet, vae, encoder, found["scheduler"].alphas_cumprod, found["scheduler"].config.prediction_type)
-    embeddings = _encode(found["tokenizer"], encoder, [*prompts, ""])
+    digest = _digest(unet, vae, encoder, schedule.alphas_cumprod, schedule.config.prediction_type)
+    embeddings = _encode(tokenizer, encoder, [*prompts, ""])
     unet.add_adapter(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=PROJECTIONS))
     side = int(resolution or unet.config.sample_size * vae_factor(vae))
     smallest = vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
@@ -135,7 +125,7 @@ def open_base(weights: str, prompts: Sequence[str], resolution: int | None, rank
         raise RecipeError(
             f"The model {weights} cannot work at {side} pixels.", f"Set resolution to a multiple of {smallest}."
         )
-    return Base(unet, vae, found["scheduler"], embeddings, side, digest)
+    return Base(unet, vae, schedule, embeddings, side, digest)
 
 
 def vae_factor(vae: Any) -> int:
@@ -189,11 +179,7 @@ class Prompts(Conditional):
 
 
 class Adapter(nn.Module):
-    """Low-rank matrices for a shared ``Base``; its state is theirs, and the base's digest.
-
-    Raises:
-        RunError: on loading a state that belongs to another base.
-    """
+    """Low-rank matrices for a shared ``Base``; its state is theirs, with the base's digest, which loading checks."""
 
     base_digest: Tensor
 
@@ -278,8 +264,7 @@ def draw(config: Config, adapter: Adapter, labels: Tensor, seeds: np.ndarray, si
     else:
         sampler = diffusers.DPMSolverMultistepScheduler.from_config(base.schedule.config)
     sampler.set_timesteps(config.num_sampling_steps)
-    noise = [torch.randn(shape, generator=randomness.generator_for("noise", seed)) for seed in seeds]
-    latents = torch.stack(noise).to(device) * sampler.init_noise_sigma
+    latents = _learner.latents(seeds, *shape, name="noise").to(device) * sampler.init_noise_sigma
     known = torch.ones(len(labels), device=device)
     for time in sampler.timesteps:
         times = time.to(device).expand(len(labels))
@@ -289,9 +274,8 @@ def draw(config: Config, adapter: Adapter, labels: Tensor, seeds: np.ndarray, si
         latents = sampler.step(predicted, time, latents).prev_sample
     vae = base.vae.config
     latents = latents / vae.scaling_factor + (vae.shift_factor or 0)
-    images = [
-        base.vae.decode(one[None]).sample.float() for one in latents
-    ]  # one by one: the decoder is what needs memory
+    # One by one: the decoder is what needs memory.
+    images = [base.vae.decode(one[None]).sample.float() for one in latents]
     return resized(torch.cat(images), size)
 
 
@@ -303,11 +287,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class Generator(_learner.Learner[Config]):
-    """At a multiple of 8 pixels from 16 to 1024.
-
-    Raises:
-        RecipeError: a class has no prompt; later, where the model is opened: it is not there, or of another kind.
-    """
+    """At a multiple of 8 pixels from 16 to 1024; ``RecipeError`` where a class has no prompt, and as ``open_base``."""
 
     NAME, CONFIG, SIZES = "finetuned_diffusion", Config, range(16, 1025, 8)
 
@@ -324,8 +304,7 @@ class Generator(_learner.Learner[Config]):
         return Game(self.config, self.network_of(), self.device)
 
     def network_of(self) -> Adapter:
-        config = self.config
-        prompts = [config.prompts[name] for name in self.classes]
+        config, prompts = self.config, [self.config.prompts[name] for name in self.classes]
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
 
     def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:

@@ -7,9 +7,8 @@ channels, P(u) = mean_i F_i(u) F_i(u)^H; F_i is the Fourier transform of image i
 
 which is a Gaussian texture with uniform phases (Galerne, Gousseau and Morel 2011, Random phase textures, IEEE
 Transactions on Image Processing 20). Mean colour, covariance of the colours and mean power spectrum are those of the
-class, but for the clipping to 0..255; what the phases hold, outlines and structures and their places, is lost: the
-images look like a colour texture without a lesion. An arm that adds them must not help. Where it does, the gain is
-owed to colour, to texture or to the balance of the classes, and not to a picture of the disease.
+class, but for the clipping to 0..255; what the phases hold, outlines and structures and their places, is lost. An arm
+that adds them must not help: a gain is owed to colour, texture or balance, and not to a picture of the disease.
 """
 
 import time
@@ -27,10 +26,8 @@ from moulage.generators._base import Base
 
 ROLE = "null"
 
-CHUNK = 64
-"""Images that are transformed at once."""
-NUM_TIMED = 16
-"""Images on which ``steps_and_seconds`` times."""
+CHUNK = 64  # images that are transformed at once
+NUM_TIMED = 16  # images on which ``steps_and_seconds`` times
 NUM_PREVIEWS = 12
 
 
@@ -73,10 +70,7 @@ class Generator(Base[Config]):
         progress: runs.Progress = runs.no_progress,
         judge: Judge | None = None,
     ) -> None:
-        """Measure the images: a step and a checkpoint for each class. ``seed`` goes into every image that is drawn.
-
-        The CPU does the work, whatever ``device`` says. There is nothing for a judge to choose.
-        """
+        """Measure on the CPU, a class a step; ``seed`` goes into all that is drawn. A judge has nothing to choose."""
         self._check(images, labels)
         devices.pick_device(device)
         settings = runs.digest("noise", self.classes, self.size, seed, images.tobytes(), labels.tobytes())
@@ -89,9 +83,8 @@ class Generator(Base[Config]):
         with monitoring.Board(folder, start + 1) as board:
             for step in range(start + 1, len(self.classes) + 1):
                 chosen = images[labels == step - 1]
-                mean, root = measure(chosen)
-                known.mean[step - 1] = torch.from_numpy(mean)
-                known.root[step - 1] = torch.view_as_real(torch.from_numpy(root))
+                mean, root = map(torch.from_numpy, measure(chosen))
+                known.mean[step - 1], known.root[step - 1] = mean, torch.view_as_real(root)
                 rate.add(len(chosen))
                 num_seen += len(chosen)
                 means = {"epoch": num_seen / len(labels), "images_per_second": rate.look()}
@@ -117,8 +110,8 @@ class Generator(Base[Config]):
 
     def save(self, folder: Path) -> None:
         super().save(folder)
-        path = folder / "config.json"
-        runs.write_json(path, runs.read_json(path) | {"seed": self.seed})
+        facts = runs.read_json(folder / "config.json")
+        runs.write_json(folder / "config.json", facts | {"seed": self.seed})
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
@@ -129,8 +122,8 @@ class Generator(Base[Config]):
 
     def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
         """See ``contracts.Generator``; a step is a class, timed on noise."""
-        rng, shape = np.random.default_rng(0), (NUM_TIMED, self.size, self.size, 3)
-        images, start = rng.integers(0, 256, shape, np.uint8), time.perf_counter()
+        images = np.random.default_rng(0).integers(0, 256, (NUM_TIMED, self.size, self.size, 3), np.uint8)
+        start = time.perf_counter()
         measure(images)
         seconds = time.perf_counter() - start
         return len(self.classes), seconds * max(1.0, num_images / len(self.classes) / NUM_TIMED)
@@ -140,13 +133,8 @@ def measure(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean colour and the square root of the cross-spectrum of a class.
 
     White noise of variance 1 has a transform of variance S * S at each frequency, which is divided out here, so that
-    ``root @ rfft2(white noise)`` has the cross-spectrum P(u) in the mean.
-
-    Args:
-        images: uint8 [N, S, S, 3].
-
-    Returns:
-        mean float32 [3] in 0..255; root complex64 [S, S // 2 + 1, 3, 3], Hermitian at each frequency.
+    ``root @ rfft2(white noise)`` has the cross-spectrum P(u) in the mean. Images are uint8 [N, S, S, 3], the mean is
+    float32 [3] in 0..255, the root complex64 [S, S // 2 + 1, 3, 3] and Hermitian at each frequency.
     """
     side = images.shape[1]
     mean = images.mean(axis=(0, 1, 2), dtype=np.float64)

@@ -2,11 +2,8 @@
 
 After Wang et al. 2018 (arXiv:1711.11585) and, for dermoscopy, Ding et al. 2019, who give the network the lesion mask
 with its class, and its boundary. A coarse-to-fine generator, discriminators of patches at several sizes, least squares,
-feature matching.
-
-What differs: pix2pixHD draws one image of a mask, and a study needs many. Here a latent vector and the class set scale
-and shift of every norm, and a term of the loss rewards images that differ where latents do. Masks for new images are
-made of those of the training part, which are kept with the weights.
+feature matching; docs/generators/pix2pixhd.md says what differs. Masks for new images are made of those of the
+training part, which are kept with the weights.
 """
 
 from pathlib import Path
@@ -27,16 +24,13 @@ from moulage.monitoring import Board
 
 NEEDS_MASKS = True
 MASKS = "masks.npz"
-NUM_SHOWN = 6
-"""Masks of each class, and images beside them, in the grids of ``maps``."""
+NUM_SHOWN = 6  # masks of each class, and images beside them, in the grids of ``maps``
 MOST_APART = 0.2
 """The reward for variety ends where images are this many times as far apart as their latents (mean differences).
 
-Real images of one class of HAM10000 are about 0.25 apart, latents 1.13. Without an end (1.0) images of one mask became
-twice as different as real ones of all masks.
+Real images of one class of HAM10000 are about 0.25 apart, latents 1.13; see docs/generators/pix2pixhd.md.
 """
-ADAM = _adversary.Optimiser(learning_rate=2e-4)
-"""The paper's."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4)  # the paper's
 
 
 class Config(NetworkOptions):
@@ -66,10 +60,7 @@ class Config(NetworkOptions):
 
 
 class Game(_adversary.Adversary):
-    """Least squares (Mao et al. 2017, arXiv:1611.04076, eq. 9), feature matching, and a reward for variety.
-
-    ``real`` of a step is [B, 5, S, S]: image, mask, boundary.
-    """
+    """Least squares (Mao et al. 2017, arXiv:1611.04076, eq. 9), feature matching, and a reward for variety."""
 
     GENERATOR, LAYOUT = Synthesis, torch.preserve_format
 
@@ -80,7 +71,7 @@ class Game(_adversary.Adversary):
         return networks
 
     def generate(self, real: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.generator(latents, labels, real[:, 3:])
+        return self.generator(latents, labels, real[:, 3:])  # beside the image: mask and boundary
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         on_real = [scores for _, scores in self.discriminator(self.seen(real, rng), labels)]

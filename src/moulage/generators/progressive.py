@@ -1,9 +1,8 @@
 """Progressively growing GAN: 4 pixels first, then twice as many, faded in; with self-attention where asked for.
 
 After Karras et al. 2017 (arXiv:1710.10196): minibatch standard deviation, equalised learning rate, pixel norm, WGAN-GP.
-Self-attention (``attention_size``) and two learning rates (those of the two optimisers) make it the GAN of Ali et al.
-2019 (arXiv:1910.11960), as in studies/progressive2019.toml. The class enters the latent; the discriminator projects
-on it.
+Self-attention (``attention_size``) and two learning rates make it the GAN of Ali et al. 2019 (arXiv:1910.11960), as in
+studies/progressive2019.toml. The class enters the latent; the discriminator projects on it.
 
 All resolutions exist from the start. How far the networks have grown is one number, ``growth``: 0 is 4 x 4 pixels,
 1.3 is 16 x 16 faded in to 30 % over 8 x 8. It is a buffer, so averaged and saved weights know what they draw.
@@ -25,12 +24,9 @@ from moulage.generators._adversary import Judged
 from moulage.generators._condition import LABEL_STD, LabelEmbedding, Projection
 
 Share = Annotated[float, Field(gt=0)]
-ADAM = _adversary.Optimiser(learning_rate=1e-3, beta1=0.0, beta2=0.99)
-"""The paper's."""
-FIRST = 4
-"""Pixels a side of the first images."""
-SLOPE = 0.2
-"""Of the leaky rectifiers."""
+ADAM = _adversary.Optimiser(learning_rate=1e-3, beta1=0.0, beta2=0.99)  # the paper's
+FIRST = 4  # pixels a side of the first images
+SLOPE = 0.2  # of the leaky rectifiers
 EPSILON = 1e-8
 
 
@@ -69,8 +65,7 @@ class Config(_adversary.Options):
 def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> float:
     """How far the networks have grown at a step (from 1) of ``num_steps`` (section 2, figure 2).
 
-    ``shares`` of the steps are those of each resolution from 4 pixels on and sum to 1; each fades in during the share
-    ``fade`` of its steps.
+    ``shares`` of the steps, from 4 pixels on, sum to 1; each resolution fades in during the share ``fade`` of its own.
     """
     start = 0.0
     for level, share in enumerate(shares):
@@ -81,11 +76,6 @@ def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> fl
             return level - 1 + blend
         start += length
     raise AssertionError("the last resolution never ends")
-
-
-def sides_to(size: int) -> list[int]:
-    """Pixels a side of all resolutions: 4, 8, ..., size."""
-    return [FIRST << i for i in range((size // FIRST).bit_length())]
 
 
 def upper(growth: float) -> tuple[int, float]:
@@ -185,7 +175,7 @@ class Plan:
     """What both networks have in common: sides and widths of their maps."""
 
     def __init__(self, config: Config, size: int) -> None:
-        self.sides = sides_to(size)
+        self.sides = _upconv.sides(FIRST, size)
         self.widths = {s: min(config.max_channels, max(1, config.base_channels * 64 // s)) for s in self.sides}
         self.equalised, self.attention_size = config.equalised_learning_rate, config.attention_size
 
@@ -297,16 +287,13 @@ class Game(_adversary.Adversary):
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         growth = self.growth_at(step)
         if step > 1 and upper(growth)[0] != upper(self.growth_at(step - 1))[0]:
-            self.begin_resolution()
+            # Moments and averages of what was learned at the last resolution mislead at the new one.
+            self.generator_optimiser.state.clear()
+            self.discriminator_optimiser.state.clear()
+            self.ema.num_updates = 0
         self.generator.growth.fill_(growth)
         self.discriminator.growth.fill_(growth)
         return super().step(shrink(real, growth), labels, step, rng)
-
-    def begin_resolution(self) -> None:
-        """Moments and averages of what was learned at the last resolution mislead at the new one."""
-        self.generator_optimiser.state.clear()
-        self.discriminator_optimiser.state.clear()
-        self.ema.num_updates = 0
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         config = self.config
@@ -338,16 +325,13 @@ class Game(_adversary.Adversary):
 
 
 class Generator(_adversary.Gan[Config]):
-    """At a power of two from 8 to 1024 pixels.
-
-    Previews before the last resolution are small images with repeated pixels.
-    """
+    """At a power of two from 8 to 1024 pixels; previews before the last resolution are small, with repeated pixels."""
 
     NAME, CONFIG, SIZES, GAME = "progressive", Config, (8, 16, 32, 64, 128, 256, 512, 1024), Game
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
-        sides = sides_to(size)
+        sides = _upconv.sides(FIRST, size)
         shares = config.shares or (1.0, *[2.0] * (len(sides) - 1))
         if len(shares) != len(sides):
             raise RecipeError(

@@ -21,10 +21,8 @@ from moulage.generators._adversary import Judged
 from moulage.generators._condition import Projection
 from moulage.generators._fastgan import Drawer, Synthesis, SynthesisOptions, batch_norm
 
-ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
-"""The paper's."""
-LAST = 4
-"""Pixels a side at which every discriminator judges."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)  # the paper's
+LAST = 4  # pixels a side at which every discriminator judges
 
 
 class Config(SynthesisOptions):
@@ -53,19 +51,12 @@ class Config(SynthesisOptions):
 class Backbone(nn.Module):
     """Images float [B, 3, size, size] in -1..1 -> feature maps of falling size, of a frozen timm network.
 
-    Args:
-        options: which network, weights and input size.
-        size: pixels a side of the images.
-        num_maps: how many maps; the last of those of at least 4 x 4.
-
-    Raises:
-        RecipeError: the network gives no such maps.
+    The last ``num_maps`` of those of at least 4 x 4; ``RecipeError`` where the network gives no such maps.
     """
 
     def __init__(self, options: backbones.Backbone, size: int, num_maps: int) -> None:
         super().__init__()
         self.features = backbones.build(options, size).requires_grad_(False)
-        self.size = size
         self.indices: list[int] = []
         network: Any = self.features.network
         if not hasattr(network, "forward_intermediates"):
@@ -168,9 +159,7 @@ class Discriminator(nn.Module):
 class Game(_adversary.Adversary):
     """The generator against the discriminators under the hinge loss, in the mean over maps and cells (eq. 1 and 4)."""
 
-    PARTS = (*_adversary.Adversary.PARTS, "mixing")
-
-    GENERATOR = Synthesis
+    GENERATOR, PARTS = Synthesis, (*_adversary.Adversary.PARTS, "mixing")
 
     def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         config, generator = self.config, Synthesis(self.config, num_classes, size)
@@ -178,19 +167,19 @@ class Game(_adversary.Adversary):
         self.mixing: Any = Mixing(self.backbone.shapes, config.mixing).to(self.device)
         return generator, Discriminator(config, self.backbone.shapes, num_classes)
 
-    def judged(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Logits of images as the discriminators see them."""
-        return self.discriminator(self.mixing(self.backbone(self.seen(images, rng))), labels)
+    def maps(self, images: Tensor, rng: torch.Generator) -> list[Tensor]:
+        """What the discriminators see of images."""
+        return self.mixing(self.backbone(self.seen(images, rng)))
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
         with torch.no_grad():  # of the frozen part; nothing before the heads learns here
-            seen = [self.mixing(self.backbone(self.seen(images, rng))) for images in (real, fake)]
-        on_real, on_fake = (self.discriminator(maps, labels) for maps in seen)
+            maps = [self.maps(images, rng) for images in (real, fake)]
+        on_real, on_fake = (self.discriminator(seen, labels) for seen in maps)
         loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
         return loss, on_real.mean(1), on_fake.mean(1)
 
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
-        return -self.judged(fake, labels, rng).mean()
+        return -self.discriminator(self.maps(fake, rng), labels).mean()
 
 
 class Generator(Drawer[Config]):

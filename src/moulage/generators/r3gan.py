@@ -1,9 +1,8 @@
 """R3GAN: a plain residual GAN with a relativistic loss and two gradient penalties (Huang et al. 2024).
 
-Huang, Gokaslan, Kuleshov and Tompkin 2024, The GAN is dead; long live the GAN! (arXiv:2501.05441). Each real image is
-compared with a generated one (relativistic pairing, eq. 2), zero-centred gradient penalties on real (R1) and generated
-images (R2) make training stable, and the networks are modern residual ones without normalisation (config E): no further
-tricks. What this project adds for a few hundred images is DiffAugment or ADA on what the discriminator sees.
+The GAN is dead; long live the GAN! (arXiv:2501.05441). Each real image is compared with a generated one (relativistic
+pairing, eq. 2), zero-centred gradient penalties on real (R1) and generated images (R2) make training stable, and the
+networks are residual without normalisation (config E). For a few hundred images DiffAugment or ADA is added.
 """
 
 import math
@@ -15,16 +14,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage.generators import _adversary, _learner
+from moulage.generators import _adversary, _learner, _upconv
 from moulage.generators._adversary import Judged
 from moulage.generators._condition import LabelEmbedding, Projection
 
-ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)
-"""The paper's."""
-SLOPE = 0.2
-"""Of the leaky ReLUs."""
-SMALLEST = 4
-"""Pixels a side of the coarsest stage."""
+ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)  # the paper's
+SLOPE = 0.2  # of the leaky ReLUs
+SMALLEST = 4  # pixels a side of the coarsest stage
 
 
 class Config(_adversary.Options):
@@ -109,8 +105,7 @@ class Block(nn.Module):
 
 def stages(config: Config, size: int) -> list[tuple[int, int]]:
     """(side of the map, channels) of every stage, from the coarsest on."""
-    finest = max(SMALLEST, size // config.patch_size)
-    sides = [2**k for k in range(int(math.log2(SMALLEST)), int(math.log2(finest)) + 1)]
+    sides = _upconv.sides(SMALLEST, max(SMALLEST, size // config.patch_size))
     return [(side, max(16, min(config.max_channels, config.channel_base // side))) for side in sides]
 
 

@@ -4,8 +4,6 @@ From Karras et al. 2019 (arXiv:1912.04958) and 2020 (arXiv:2006.06676): a mappin
 noise, a residual discriminator, the non-saturating logistic loss with lazy R1 and path-length regularisation.
 """
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -18,12 +16,9 @@ from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._stylegan2 import Discriminator, NetworkOptions, Synthesis
 
-ADAM = _adversary.Optimiser(learning_rate=0.002, beta1=0.0, beta2=0.99)
-"""The paper's."""
-NUM_MEAN_LATENTS = 1024
-"""Latents from which the mean w of each class is taken."""
-PATH_DECAY = 0.01
-"""Share of a new batch in the running mean of path lengths."""
+ADAM = _adversary.Optimiser(learning_rate=0.002, beta1=0.0, beta2=0.99)  # the paper's
+NUM_MEAN_LATENTS = 1024  # latents from which the mean w of each class is taken
+PATH_DECAY = 0.01  # share of a new batch in the running mean of path lengths
 
 
 class Config(NetworkOptions):
@@ -75,9 +70,7 @@ class Game(_adversary.Adversary):
     the loss of its step, so that Adam's constants need no correction for separate updates.
     """
 
-    PARTS: ClassVar = (*_adversary.Adversary.PARTS, "path_length")
-
-    GENERATOR = Synthesis
+    GENERATOR, PARTS = Synthesis, (*_adversary.Adversary.PARTS, "path_length")
 
     def networks(self, num_classes: int, size: int) -> tuple[nn.Module, nn.Module]:
         self.path_length = PathLength().to(self.device)
@@ -106,7 +99,7 @@ class Game(_adversary.Adversary):
 
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Tensor:
         config, generator = self.config, self.generator
-        loss = F.softplus(-self.discriminator(self.seen(fake, rng), labels)).mean()
+        loss = super().generator_loss(real, fake, labels, step, rng)
         if config.path_length_weight > 0 and step % config.path_length_every == 0:
             half = len(labels) // 2  # as the paper: half a batch suffices
             rows = self.latents(half, rng)
@@ -133,8 +126,7 @@ class Generator(_adversary.Gan[Config]):
 
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         latents = _learner.latents(seeds, self.config.latent_size).to(self.device)
-        num = sum(network.noise_sizes)
-        noise = torch.stack([torch.randn(num, generator=randomness.generator_for("noise", seed)) for seed in seeds])
+        noise = _learner.latents(seeds, sum(network.noise_sizes), name="noise")
         styles = network.truncate(network.styles(latents, labels), labels, self.config.truncation)
         return network.render(styles, noise.to(self.device))
 

@@ -23,12 +23,10 @@ from moulage.errors import RunError
 from moulage.evaluation import resampling
 from moulage.masks.segmenter import Config, Segmenter, check_installed, dice, jaccard
 
-FRAMING = "squash"
-"""Images are squashed to squares, so that a mask covers the whole photograph."""
+FRAMING = "squash"  # images are squashed to squares, so that a mask covers the whole photograph
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-NUM_OF_A_KIND = 4
-"""Examples drawn at random, and of the worst and of the best masks."""
+NUM_OF_A_KIND = 4  # examples drawn at random, and of the worst and of the best masks
 TRUE_COLOUR, PREDICTED_COLOUR = (0, 255, 120), (255, 60, 220)
 
 Say = Callable[[str], None]
@@ -54,18 +52,10 @@ def learn_masks(
     The data are audited and split by lesion, near-duplicates together. The validation part chooses the epoch; the test
     part is predicted once. The same call goes on where an earlier one stopped, or gives what that one found.
 
-    Args:
-        source: source plug-in; images without a mask are left out.
-        path, options: where its data are, and its options.
-        out: folder that gets the segmenter, ``segmentation.json`` and ``examples.png``.
-        settings: options of the segmenter, see ``segmenter.Config``.
-        validation, test: shares of the images.
-        seed: of the split, the training and the intervals.
-        device, num_workers: where the network runs, and processes that decode.
-        progress, say: images read and compared, steps trained; told, line by line, what is done.
-
-    Returns:
-        What ``segmentation.json`` holds: among others ``test``, see ``_judged``.
+    Images of the ``source`` (a plug-in, with its ``options``; data at ``path``) that have no mask are left out.
+    ``settings`` are options of ``segmenter.Config``, ``validation`` and ``test`` shares of the images; ``seed`` is that
+    of the split, the training and the intervals. ``say`` is told, line by line, what is done. Returns what
+    ``segmentation.json`` holds: among others ``test``, see ``_judged``.
 
     Raises:
         RecipeError: the source, an option, segmentation-models-pytorch or the weights are not there.
@@ -83,14 +73,20 @@ def learn_masks(
     with runs.lock(out):
         data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)
-        known = _finished_before(out, key)
-        if known is None:
-            say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
-            known = {"format": runs.FORMAT, "key": key, "data": about}
-            known |= _learned(config, data, out, seed=seed, device=device, progress=progress, say=say)
-            runs.write_json(out / "segmentation.json", known)
-            for checkpoint in out.glob("checkpoint-*.pt"):
-                checkpoint.unlink()
+        summary = out / "segmentation.json"
+        if summary.exists():
+            known = runs.read_json(summary)
+            if known.get("key") != key:
+                raise RunError(
+                    f"{out} holds a segmenter of other data, options or seed.", "Name another folder with --out."
+                )
+            return known
+        say(", ".join(f"{len(part):,} images {name}" for name, part in data.parts.items()))
+        known = {"format": runs.FORMAT, "key": key, "data": about}
+        known |= _learned(config, data, out, seed=seed, device=device, progress=progress, say=say)
+        runs.write_json(summary, known)
+        for checkpoint in out.glob("checkpoint-*.pt"):
+            checkpoint.unlink()
     return known
 
 
@@ -165,25 +161,10 @@ def digest_of(folder: Path) -> str:
     return runs.digest((folder / "weights.safetensors").read_bytes())
 
 
-def _finished_before(out: Path, key: str) -> dict[str, Any] | None:
-    """The summary of an earlier call with the same key.
-
-    Raises:
-        RunError: the folder holds a segmenter of another key.
-    """
-    if not (out / "segmentation.json").exists():
-        return None
-    known = runs.read_json(out / "segmentation.json")
-    if known.get("key") != key:
-        raise RunError(f"{out} holds a segmenter of other data, options or seed.", "Name another folder with --out.")
-    return known
-
-
 def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
     """Scores of the test part: ``all``, ``classes`` by name, ``same_outline`` (the mean training mask for every image).
 
-    Each has ``dice``, ``jaccard``, ``dice_interval`` and ``jaccard_interval`` (95 %, lesions resampled), ``num_images``
-    and ``num_lesions``.
+    Each has ``dice``, ``jaccard``, their ``_interval`` (95 %, lesions resampled), ``num_images`` and ``num_lesions``.
     """
     truth, part = data.arrays["test"][1], data.parts["test"]
     same = lesion_masks.binary(data.arrays["train"][1].mean(0) > lesion_masks.LESION / 2)
@@ -194,8 +175,7 @@ def _judged(data: _Data, predicted: np.ndarray, seed: int) -> dict[str, Any]:
 def _scores(predicted: np.ndarray, true: np.ndarray, part: Catalog, seed: int) -> dict[str, Any]:
     """Means with intervals over all images and of each class; arrays uint8 [N, S, S] in the order of ``part``."""
     values = {"dice": dice(predicted, true), "jaccard": jaccard(predicted, true)}
-    labels = part.labels
-    classes = {name: _means(values, part, labels == k, seed) for k, name in enumerate(part.classes)}
+    classes = {name: _means(values, part, part.labels == k, seed) for k, name in enumerate(part.classes)}
     return {"all": _means(values, part, np.ones(len(part), bool), seed), "classes": classes}
 
 
@@ -224,17 +204,13 @@ def _examples(images: np.ndarray, true: np.ndarray, predicted: np.ndarray, seed:
     order = np.argsort(values, kind="stable")
     drawn = np.random.default_rng(seed).permutation(len(values))[:NUM_OF_A_KIND]
     kinds = {"random": drawn, "worst": order[:NUM_OF_A_KIND], "best": order[::-1][:NUM_OF_A_KIND]}
-    shown = {
-        kind: [
-            [
-                (f"Dice {values[row]:.3f}", images[row]),
-                ("", _outlined(images[row], true[row], TRUE_COLOUR)),
-                ("", _outlined(images[row], predicted[row], PREDICTED_COLOUR)),
-            ]
-            for row in rows
-        ]
-        for kind, rows in kinds.items()
-    }
+
+    def example(row: int) -> list[tuple[str, np.ndarray]]:
+        outlines = ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR))
+        outlined = [("", _outlined(images[row], masks[row], colour)) for masks, colour in outlines]
+        return [(f"Dice {values[row]:.3f}", images[row]), *outlined]
+
+    shown = {kind: [example(row) for row in rows] for kind, rows in kinds.items()}
     note = "Each: the image, the true outline (green), the predicted outline (pink)."
     return sheets.paint(shown, images.shape[1], NUM_OF_A_KIND, note=note)
 

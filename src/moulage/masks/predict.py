@@ -27,10 +27,8 @@ from moulage.errors import DataError, RunError
 from moulage.masks.learn import FRAMING, Say, digest_of, read
 from moulage.masks.segmenter import Segmenter
 
-CHUNK = 256
-"""Images that are predicted at once; a resumed prediction makes the same chunks."""
-PREFIX = "moulage:"
-"""Of the keywords of a mask's texts."""
+CHUNK = 256  # images that are predicted at once; a resumed prediction makes the same chunks
+PREFIX = "moulage:"  # of the keywords of a mask's texts
 SUFFIX = "_segmentation.png"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -52,16 +50,11 @@ def predict_masks(
     ``out/<image>_segmentation.png``, where the suffix of the image's own name is left out unless two images then have
     one name, and ``out/masks.csv``: ``image``, ``path`` (below ``out``), ``area_share`` (of the lesion, 0..1) and
     ``num_components`` (pieces, of pixels that share a side). The same call goes on where an earlier one stopped. A file
-    that this function did not write is never overwritten.
+    that this function did not write is never overwritten; ``out`` may hold others.
 
-    Args:
-        folder: a segmenter, written by ``learn_masks``.
-        source, path, options, device, num_workers, progress, say: as of ``learn_masks``; no mask is looked at.
-        out: folder for the masks; it may hold other files.
-
-    Returns:
-        Numbers of masks (``num_new``: predicted by this call; ``num_seen``: of images that the segmenter was trained on
-        or chosen by), ``folder``, ``median_area_share`` and ``unusable`` (image -> what is wrong with it).
+    The rest of the arguments is as of ``learn_masks``, which wrote ``folder``; no mask is looked at. Returns numbers of
+    masks (``num_new``: predicted by this call; ``num_seen``: of images that the segmenter was trained on or chosen by),
+    ``folder``, ``median_area_share`` and ``unusable`` (image -> what is wrong with it).
 
     Raises:
         RunError: ``folder`` holds no segmenter; or ``out`` is in use, or holds a file that is in the way.
@@ -84,6 +77,7 @@ def predict_masks(
         table, num_new = _written(masks, segmenter, pixels, names, progress)
         with runs.atomic(out / TABLE) as temporary:
             table.to_csv(temporary, index=False)
+    split = Split.load(folder / "split.parquet").table
     unusable = {str(image): str(why) for image, why in zip(bad["image"], bad["message"], strict=True)}
     for image, message in unusable.items():
         say(f"{image}: no mask, {message}")
@@ -94,7 +88,7 @@ def predict_masks(
         "num_empty": int((table["num_components"] == 0).sum()),
         "num_in_pieces": int((table["num_components"] > 1).sum()),
         "median_area_share": float(table["area_share"].median()),
-        "num_seen": int(table["image"].isin(_seen(folder)).sum()),
+        "num_seen": int(table["image"].isin(split.loc[split["part"] != "test", "image"]).sum()),
         "unusable": unusable,
     }
 
@@ -163,11 +157,7 @@ class _Masks:
 
 
 def file_names(images: np.ndarray) -> list[str]:
-    """The file name of each image's mask, below the folder of masks.
-
-    Raises:
-        DataError: a name leads out of the folder, or two images would share a file.
-    """
+    """The file name of each mask; ``DataError`` where one leads out of the folder, or two images would share one."""
     stems = [_stem(str(name)) for name in images]
     count = Counter(stems)
     names = [(stem if count[stem] == 1 else str(name)) + SUFFIX for name, stem in zip(images, stems, strict=True)]
@@ -185,14 +175,7 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def _seen(folder: Path) -> set[str]:
-    """Names of the images that trained the segmenter or chose its epoch."""
-    table = Split.load(folder / "split.parquet").table
-    return set(table.loc[table["part"] != "test", "image"])
-
-
 def _shape_of(mask: np.ndarray) -> dict[str, Any]:
-    """Share of the area that is lesion, and the number of its pieces."""
     lesion = mask > 0
     labelled: Any = ndimage.label(lesion)
     return {"area_share": round(float(lesion.mean()), 6), "num_components": int(labelled[1])}

@@ -20,12 +20,10 @@ from moulage.epochs import State, fall, rise
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.losses import cross_entropy_and_dice
 
-KIND = "lesion segmenter"
-"""Stands in ``config.json``, so that the folder of something else is refused."""
+KIND = "lesion segmenter"  # stands in ``config.json``, so that the folder of something else is refused
 INSTALL = "pip install 'moulage[masks]'"
 PREDICT_BATCH = 64
-HASHED = 256
-"""Images that are digested at once."""
+HASHED = 256  # images that are digested at once
 
 
 class Config(plugins.Options):
@@ -95,25 +93,15 @@ class Segmenter:
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
     ) -> dict[str, float]:
-        """Train, and keep the epoch with the best mean Dice of the validation images (the first of equals).
+        """Train on images uint8 [N, S, S, 3], 2 or more, that may be memory-mapped.
 
-        The same call again gives the same network, also after a break: ``folder`` gets checkpoints and ``log.jsonl``.
-
-        Args:
-            images, validation_images: uint8 [N, S, S, 3], 2 or more to train on; may be memory-mapped.
-            masks, validation_masks: uint8 [N, S, S].
-            seed: of initial weights, order and augmentation.
-
-        Returns:
-            ``epoch`` (from 1) and ``validation_dice`` of what is kept.
-
-        Raises:
-            RecipeError: something is not installed, or the network makes no encoder.
-            DataError: arrays of the wrong kind or size, or too few images.
-            DivergedError, CheckpointError: as of a classifier's ``fit``.
+        The epoch with the best mean Dice of the validation images is kept (the first of equals); its number (from 1)
+        and ``validation_dice`` are returned. Initial weights, order and augmentation come from ``seed``: the same call
+        again gives the same network, also after a break; ``folder`` gets checkpoints and ``log.jsonl``. Errors: see
+        ``contracts.Classifier.fit``; also ``RecipeError`` where something is not installed or makes no encoder.
         """
-        for pixels, truth in ((images, masks), (validation_images, validation_masks)):
-            _check(pixels, self.config.size, truth)
+        _check(images, self.config.size, masks)
+        _check(validation_images, self.config.size, validation_masks)
         if not len(validation_images):
             raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
         config, self.device = self.config, devices.pick_device(device)
@@ -124,7 +112,7 @@ class Segmenter:
             data = map(_digest, (images, masks, validation_images, validation_masks))
             settings = runs.digest(config.model_dump(), backbones.digest(network), seed, list(data))
             done, saved = checkpoints.load(folder, settings) or (0, None)
-            state = _begin(network, config, num_steps)
+            state = _begin(network, config, config.epochs * num_steps)
             if saved:
                 state.load(saved)
             for epoch in range(done + 1, config.epochs + 1):
@@ -161,12 +149,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, *, progress: runs.Progress = runs.no_progress) -> np.ndarray:
-        """Masks uint8 [N, S, S], 0 or 255, of images uint8 [N, S, S, 3]; pixels that are likelier lesion than not.
-
-        Raises:
-            RunError: neither ``fit`` nor ``load`` was called.
-            DataError: images of another kind or size.
-        """
+        """Masks of images uint8 [N, S, S, 3]; ``RunError`` before ``fit`` or ``load``, ``DataError`` for others."""
         if self.network is None:
             raise RunError("The segmenter was not trained.", "Call fit or Segmenter.load first.")
         _check(images, self.config.size)
@@ -191,12 +174,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
-        """Read what ``save`` wrote. The weights that the training started from are not needed any more.
-
-        Raises:
-            RunError: the folder holds no segmenter, or a damaged one.
-            RecipeError: segmentation-models-pytorch is not installed.
-        """
+        """Read what ``save`` wrote; ``RunError`` for no or a damaged one, ``RecipeError`` as ``check_installed``."""
         saved = runs.read_json(folder / "config.json")
         if not isinstance(saved, dict) or saved.get("kind") != KIND:
             raise RunError(f"{folder} holds no lesion segmenter.", "Name a folder that `moulage masks learn` wrote.")
@@ -211,10 +189,7 @@ class Segmenter:
 
 
 def dice(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Dice coefficient of each image, float64 [N] in 0..1: twice the common area over the sum of the areas.
-
-    Masks are uint8 [N, S, S], 0 or 255; two empty ones agree: 1.
-    """
+    """Dice coefficients float64 [N] of masks uint8 [N, S, S]: twice the common area over both; 1 for two empty ones."""
     common, either = _areas(predicted, true)
     return np.divide(2 * common, common + either, out=np.ones(len(common)), where=either > 0)
 
@@ -236,10 +211,7 @@ def _areas(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndar
 def augmented(
     images: np.ndarray, masks: np.ndarray, rng: np.random.Generator, config: Config, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch, uint8 [n, S, S, 3] and [n, S, S], in random symmetries of the square and under slightly other light.
-
-    Images float32 [n, 3, S, S] in 0..1 and masks float32 [n, S, S], 0 or 1; ``config`` has the strengths.
-    """
+    """In random symmetries and slightly other light: images float32 [n, 3, S, S] in 0..1, masks float32, 0 or 1."""
     which = rng.integers(8, size=len(images)) if config.symmetries else np.zeros(len(images), np.int64)
     light = torch.from_numpy(rng.uniform(-1, 1, (len(images), 5)).astype(np.float32)).to(device)[:, :, None, None]
     pixels = backbones.to_float(symmetries.in_symmetry(images, which), device, channels_last=True)
@@ -265,11 +237,7 @@ def _library() -> Any:
 
 
 def _build(config: Config) -> Network:
-    """The U-Net with its encoder's weights, on the CPU.
-
-    Raises:
-        RecipeError: something is not installed, or this network makes no encoder at this size.
-    """
+    """The U-Net with its encoder's weights, on the CPU; ``RecipeError`` where that is not possible."""
     library, name = _library(), config.backbone.name
     backbone = backbones.build(config.backbone, config.size)
     try:
@@ -304,15 +272,11 @@ def _give_weights(encoder: nn.Module, network: nn.Module, name: str) -> None:
 
 
 def _begin(network: Network, config: Config, num_steps: int) -> State[Network]:
-    """A network before its first step; ``num_steps``: steps an epoch."""
+    """A network before its first of ``num_steps``."""
     groups = optimisers.decay_groups(network, config.learning_rate, config.weight_decay)
-    total = config.epochs * num_steps
-
-    def rate_at(step: int) -> float:
-        # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
-        return rise(step, config.warmup_steps) * fall(step, total)
-
-    return State(network, torch.optim.AdamW(groups, fused=True), rate_at)
+    # Unlike a classifier's, the fall begins with the first step: the rise is a factor of it.
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    return State(network, optimizer, lambda step: rise(step, config.warmup_steps) * fall(step, num_steps))
 
 
 def _digest(array: np.ndarray) -> str:
