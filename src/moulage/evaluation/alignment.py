@@ -65,9 +65,8 @@ class Fits:
 def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
     """Check that all fits belong together; image order follows the first arm's.
 
-    Raises:
-        DataError: arms with other trials, images, labels, groups, classes, parts or splits; trials that are neither
-            fits on the same images nor folds that part them; a lesion in two folds of a repeat.
+    ``DataError``: arms with other trials, images, labels, groups, classes, parts or splits; trials that are neither
+    fits on the same images nor folds that part them; a lesion in two folds of a repeat.
     """
     if not arms or not all(arms.values()):
         raise DataError("There is nothing to compare: an arm has no predictions.", "Finish its fits first.")

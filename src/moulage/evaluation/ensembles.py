@@ -62,7 +62,6 @@ def combine(
     """One ensemble, by one of ``METHODS``, of two or more members that were trained on the same split.
 
     Args:
-        members: with different names.
         average: whether probabilities or logits (centred: log-probabilities) are averaged; stacking ignores it.
         balanced: whether each class of the validation part counts alike, whatever its number of images: in the
             likelihood of ``weighted`` and ``stacking``, and as balanced accuracy in place of accuracy in ``greedy``.

@@ -22,7 +22,7 @@ from moulage.data.near_copies import NearCopies, near_copies
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.manifolds import density_coverage, precision_recall
 from moulage.evaluation.memorisation import MIN_IN_CELL, authenticity, data_copying
-from moulage.evaluation.set_distances import colour_distances, frechet, squared_mmd
+from moulage.evaluation.set_distances import SMALL_SAMPLE, colour_distances, frechet, squared_mmd
 from moulage.evaluation.two_sample import Transfer, transfer, two_sample_test
 from moulage.runs import Progress, no_progress
 
@@ -134,20 +134,11 @@ def judge(
     num_draws: int = NUM_DRAWS,
     progress: Progress = no_progress,
 ) -> Fidelity:
-    """Score generated images, class by class, beside real images and copies.
+    """Score generated images, class by class, beside real images and copies; classes without any are left out.
 
-    Args:
-        generated: the images in question; classes without any are left out.
-        train: the images that the generator was fitted on, with lesions.
-        held_out: real images of other lesions, with lesions.
-        classes: names of the class indices.
-        features: name of the feature network (``features.features_name``).
-        rng: draws images, ``num_draws`` (1 or more) times.
-        false_alarms: of the search for near-copies.
-
-    Raises:
-        DataError: features of different length, numbers that do not fit, or lesions that are missing.
-        LeakError: a lesion is in both real sets.
+    Both real sets need their lesions: ``train`` is what the generator was fitted on, ``held_out`` of other lesions
+    (else ``LeakError``). ``features`` is the name of the feature network (``features.features_name``); ``num_draws`` is
+    1 or more. ``DataError``: features of different length, numbers that do not fit, or lesions that are missing.
     """
     _check(generated, train, held_out)
     found: dict[str, OfClass] = {}
@@ -161,7 +152,7 @@ def judge(
     overall = {name: _means([asdict(getattr(of, name)) for of in judged]) for name in sets}
     moved = transfer(*((images.features, images.labels) for images in (generated, train, held_out)), rng=rng)
     fewest = min((min(of.generated.num_images, of.num_held_out) for of in judged if of.generated), default=0)
-    return Fidelity(features, found, overall, moved, fewest < max(2048, generated.features.shape[1] + 1))
+    return Fidelity(features, found, overall, moved, fewest < max(SMALL_SAMPLE, generated.features.shape[1] + 1))
 
 
 def shortage(
@@ -208,9 +199,8 @@ def _truth(images: Images, held_out: Images, num: int, num_draws: int, rng: np.r
     distance = squared_mmd(held_out.features, images.features, held_out.lesions, images.groups)
     more = len(images.labels) > num
     draws = [images.take(rng.choice(len(images.labels), num, replace=False)) for _ in range(num_draws if more else 1)]
-    test = two_sample_test(
-        held_out.features, draws[0].features, rng=rng, groups=held_out.lesions, generated_groups=draws[0].groups
-    )
+    groups = {"groups": held_out.lesions, "generated_groups": draws[0].groups}
+    test = two_sample_test(held_out.features, draws[0].features, rng=rng, **groups)
     return {
         "kid": distance.value,
         "kid_low": distance.low,
@@ -224,24 +214,22 @@ def _truth(images: Images, held_out: Images, num: int, num_draws: int, rng: np.r
 
 
 def _of_draw(draw: Images, held_out: Images) -> dict[str, float]:
-    colours = colour_distances(held_out.pixels, draw.pixels)
+    features, colours = (held_out.features, draw.features), colour_distances(held_out.pixels, draw.pixels)
     return {
-        "frechet": frechet(held_out.features, draw.features).value,
-        **asdict(precision_recall(held_out.features, draw.features)),
-        **asdict(density_coverage(held_out.features, draw.features)),
-        "colour_pixels": colours["pixels"]["all"],
-        "colour_means": colours["means"]["all"],
-        "colour_variety": colours["variety"]["all"],
+        "frechet": frechet(*features).value,
+        **asdict(precision_recall(*features)),
+        **asdict(density_coverage(*features)),
+        **{f"colour_{kind}": found["all"] for kind, found in colours.items()},
     }
 
 
 def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, Any]:
     """The scores of copying that need no threshold."""
-    authentic = float(authenticity(train.features, suspects.features, train.lesions).mean())
-    if min(len(suspects.labels), len(reference.labels)) < MIN_IN_CELL:
-        return {"authenticity": authentic, "data_copying": None, "data_copying_cells": None}
-    copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
-    return {"authenticity": authentic, "data_copying": copying.overall, "data_copying_cells": copying.in_cells}
+    found: dict[str, Any] = {"data_copying": None, "data_copying_cells": None}
+    if min(len(suspects.labels), len(reference.labels)) >= MIN_IN_CELL:
+        copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
+        found = {"data_copying": copying.overall, "data_copying_cells": copying.in_cells}
+    return {**found, "authenticity": float(authenticity(train.features, suspects.features, train.lesions).mean())}
 
 
 def _halves(images: Images, rng: np.random.Generator) -> tuple[Images, Images]:

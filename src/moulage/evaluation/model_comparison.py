@@ -121,10 +121,9 @@ def fixed_pairs(
         ours, theirs = (fits.outputs(model)[0].predicted == fits.labels for model in (name, reference))
         exact = pairs.mcnemar(ours, theirs)
         difference = (exact.only_first - exact.only_second) / len(fits.labels)
-        rows.append(
-            {**_row(head, "McNemar, exact", "accuracy", None), "difference": difference, "p": exact.p_value}
-            | {"only_model_right": exact.only_first, "only_reference_right": exact.only_second}
-        )
+        counted = {"only_model_right": exact.only_first, "only_reference_right": exact.only_second}
+        row = _row(head, "McNemar, exact", "accuracy", None)
+        rows.append({**row, "difference": difference, "p": exact.p_value, **counted})
         first, second = (fits.outputs(model)[0].probabilities for model in (name, reference))
         for k, of in enumerate(fits.classes):
             if (targets and of not in targets) or not 2 <= counts[k] <= len(fits.labels) - 2:
@@ -134,14 +133,12 @@ def fixed_pairs(
 
 
 def _row(head: dict[str, str], test: str, measure: str, found: pairs.Fixed | pairs.DeLong | None) -> dict[str, Any]:
+    numbers = (found.difference, found.low, found.high, found.p_value) if found else (None,) * 4
     return {
         **head,
         "test": test,
         "measure": measure,
-        "difference": found.difference if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-        "p": found.p_value if found else None,
+        **dict(zip(("difference", "low", "high", "p"), numbers, strict=True)),
         "only_model_right": None,
         "only_reference_right": None,
         "holds_for": FIXED,

@@ -53,9 +53,6 @@ class Fixed:
     p_value: float
 
 
-FOUND = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")
-
-
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """Exact McNemar test (McNemar 1947): of the images that one model alone gets right, half should be each one's.
 
@@ -119,7 +116,8 @@ def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
     by_class, _ = lesions.variances(fits, first, second)
     difference = float(lesions.values[first][0] - lesions.values[second][0])
     found = infer(difference, by_class, sizes=fits.sizes)
-    return Fixed(difference, *(found[name] for name in FOUND)) if found else None
+    names = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")
+    return Fixed(difference, *(found[name] for name in names)) if found else None
 
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,8 +50,7 @@ def forecast(
         num_images: images of the whole data set.
         num_lesions: class -> lesions of the whole data set, for the classes that matter.
         targets: classes of the measures; all of ``num_lesions`` if empty.
-        test: share of the images that a hold-out tests.
-        num_folds: folds, which test every image once a repeat.
+        test: share of the images that a hold-out tests; folds test every image once a repeat.
         num_arms: arms of the study, over which the variance of the fits is pooled.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
         classifier: ``finetune`` or ``probe``: whose planning constants.

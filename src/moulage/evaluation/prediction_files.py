@@ -7,7 +7,7 @@ Files that ``Predictions.save`` wrote are read too. What is missing or doubtful 
 a note; nothing is mended in silence.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -37,17 +37,6 @@ class Models:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A checked file: its columns, and logits [N, K] for its classes."""
-
-    path: Path
-    columns: pd.DataFrame
-    logits: np.ndarray
-    classes: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def read(arguments: Sequence[str]) -> Models:
     """Predictions of several models, by name and in order of first mention, of ``FILE`` or ``NAME=FILE,FILE2`` each.
 
@@ -56,8 +45,8 @@ def read(arguments: Sequence[str]) -> Models:
     column is missing, a value is wrong, or two files are of one fit.
     """
     found: dict[str, list[Predictions]] = {}
+    files: dict[tuple[str, int], Path] = {}
     own, notes = True, []
-    files: dict[str, list[Path]] = {}
     for argument in arguments:
         name, paths = _parse(argument)
         for order, path in enumerate(paths):
@@ -70,10 +59,13 @@ def read(arguments: Sequence[str]) -> Models:
                 raise DataError(f"{path} holds several models by its column `model`.", f"Name it without {name}=.")
             for fit in fits:
                 known = name or fit.arm
+                if (other := files.setdefault((known, fit.trial), path)) is not path:
+                    raise DataError(
+                        f"{other} and {path} both hold trial {fit.trial} of the model {known}.",
+                        "Several models: name them, A=FILE B=FILE. Several fits of one: NAME=FILE,FILE2, or a column "
+                        "`trial`.",
+                    )
                 found.setdefault(known, []).append(replace(_reorder(fit, _classes(found), path), arm=known))
-                files.setdefault(known, []).append(path)
-    for name, fits in found.items():
-        _check_once(name, fits, files[name])
     if not own:
         for fits in found.values():
             fits[:] = [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
@@ -123,44 +115,32 @@ def _own(path: Path) -> list[Predictions] | None:
         raise DataError(error.message, "Drop its metadata to have it read by its columns.") from None
 
 
-def _foreign(path: Path, order: int, classes: tuple[str, ...]) -> tuple[list[Predictions], tuple[str, ...]]:
-    """The fits in a file from elsewhere; ``order`` is the trial where no column says it."""
-    table = _load(path, classes)
-    columns = table.columns
+def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predictions], list[str]]:
+    """The fits in a file from elsewhere, and notes; ``order`` is the trial where no column says it."""
+    columns, logits, classes, notes = _load(path, known)
     model = columns["model"] if "model" in columns else pd.Series(path.stem, index=columns.index)
     trial = columns["trial"] if "trial" in columns else pd.Series(order, index=columns.index)
     if "fold" in columns:  # each fold is a fit of its own, numbered through the repeats
         folds = np.unique(columns["fold"])
         trial = trial * len(folds) + np.searchsorted(folds, columns["fold"])
-    group = columns[_group_column(path, columns) or "image"]
+    images, groups = (columns[name].to_numpy(object) for name in ("image", _group_column(path, columns) or "image"))
+    labels = pd.Index(classes).get_indexer(pd.Index(columns["label"]))
     fits = []
-    codes = pd.Index(table.classes)
     found = columns.groupby([model.to_numpy(object), trial.to_numpy()], sort=False).indices
     for (name, number), rows in cast("dict[tuple[str, int], np.ndarray]", found).items():
-        images = columns["image"].to_numpy(object)[rows]
-        if (twice := first_true(pd.Index(images).duplicated())) is not None:
+        own = images[rows]
+        if (twice := first_true(pd.Index(own).duplicated())) is not None:
             raise DataError(
-                f'{path}, row {rows[twice] + 1}: image "{images[twice]}" stands there twice in one fit of {name}.',
+                f'{path}, row {rows[twice] + 1}: image "{own[twice]}" stands there twice in one fit of {name}.',
                 "Tell several fits apart by a column `trial`, several models by a column `model`.",
             )
-        fits.append(
-            Predictions(
-                images=images,
-                groups=group.to_numpy(object)[rows],
-                labels=codes.get_indexer(pd.Index(columns["label"].to_numpy(object)[rows])),
-                logits=table.logits[rows],
-                classes=table.classes,
-                arm=str(name),
-                trial=int(number),
-                part="test",
-                split_digest=UNKNOWN_SPLIT,
-            )
-        )
-    return fits, table.notes
+        about = classes, str(name), int(number), "test", UNKNOWN_SPLIT
+        fits.append(Predictions(own, groups[rows], labels[rows], logits[rows], *about))
+    return fits, notes
 
 
-def _load(path: Path, classes: tuple[str, ...]) -> _Table:
-    """Read and check a file; ``classes`` gives the order, where one is known already."""
+def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...], list[str]]:
+    """Checked columns, logits [N, K], their classes (in this order, where one is known already), and notes."""
     table = _columns(path)
     if not len(table):
         raise DataError(f"{path} has no rows.")
@@ -195,7 +175,7 @@ def _load(path: Path, classes: tuple[str, ...]) -> _Table:
     if kind == "prob":
         values, said = _logarithms(path, values, table["image"])
         notes += said
-    return _Table(path, table, values, found, tuple(notes))
+    return table, values, found, notes
 
 
 def _columns(path: Path) -> pd.DataFrame:
@@ -279,15 +259,3 @@ def _reorder(fit: Predictions, classes: tuple[str, ...], path: Path) -> Predicti
     columns = [fit.classes.index(name) for name in classes]
     new = np.array([classes.index(name) for name in fit.classes])
     return replace(fit, classes=classes, logits=fit.logits[:, columns], labels=new[fit.labels])
-
-
-def _check_once(name: str, fits: Iterable[Predictions], files: Iterable[Path]) -> None:
-    """No trial of a model may come from two files."""
-    known: dict[int, Path] = {}
-    for fit, path in zip(fits, files, strict=True):
-        if fit.trial in known:
-            raise DataError(
-                f"{known[fit.trial]} and {path} both hold trial {fit.trial} of the model {name}.",
-                "Several models: name them, A=FILE B=FILE. Several fits of one: NAME=FILE,FILE2, or a column `trial`.",
-            )
-        known[fit.trial] = path

@@ -18,11 +18,7 @@ PARTS = ("validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one classifier said about N images with K classes.
-
-    Raises:
-        DataError: a shape, a type, a value or a name is wrong.
-    """
+    """What one classifier said about N images with K classes; ``DataError`` where a shape, value or name is wrong."""
 
     images: np.ndarray  # names of the images, [N] of str, each once
     groups: np.ndarray  # lesion (joined with duplicates) of each image, [N] of str

@@ -92,15 +92,10 @@ def squared_mmd(
     The kernel is KID's (Binkowski et al. 2018, section 4); the interval a two-sample delete-one-group jackknife
     (Arvesen 1969) with normal quantiles.
 
-    Args:
-        real: features [N, D], N >= 3.
-        generated: features [M, D], M >= 3.
-        real_groups: lesion of each real image [N]. Pairs within one lesion are then left out, because they are more
-            alike than independent images are, and the interval leaves out whole lesions.
-        generated_groups: the same for the other set, where it is made of real images too.
-
-    Raises:
-        DataError: shapes do not fit, a number is not finite, or there are fewer than 3 images or lesions.
+    Features are [N, D] and [M, D]; ``DataError``: shapes do not fit, a number is not finite, or there are fewer than 3
+    images or lesions of a set. With groups, the lesion of each real image [N] (and of ``generated``, where that is made
+    of real images too), pairs within one lesion are left out, because they are more alike than independent images are,
+    and the interval leaves out whole lesions.
     """
     _check(real, generated)
     groups = [_numbered(g, len(x)) for g, x in ((real_groups, real), (generated_groups, generated))]

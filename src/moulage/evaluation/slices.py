@@ -70,20 +70,14 @@ def slices(
 ) -> list[dict[str, Any]]:
     """Compare pairs of arms on every slice; a column with one value is left out, since its slice is the whole.
 
-    Args:
-        arms, pairs, targets: as in ``compare.compare_all``.
-        table: as in ``attributes``; it must name every image that was predicted.
-        measures: names of measures.
+    Arguments and errors as of ``compare.compare_all`` and ``attributes``; the table must name every image that was
+    predicted, else ``DataError``.
 
     Returns:
         Plain values, one dict for each slice and measure: ``column``, ``value``, ``num_images``, ``num_lesions``,
         ``measure``, ``rows`` (``arm``, ``score``, ``reference``, ``reference_score``, ``difference``, ``low``,
         ``high``) and ``note``. There are no rows where the slice is too small for the measure, or lacks one of the
         classes that the measure is a mean of; ``note`` then says so.
-
-    Raises:
-        DataError: a predicted image is not in the table, or the fits do not belong together.
-        RecipeError: an arm, a measure or a class is unknown.
     """
     known, pairs, whole = attributes(table), list(pairs), align(arms)
     places = {name: [_places(known, fit) for fit in fits] for name, fits in arms.items()}
@@ -109,9 +103,8 @@ def warnings(found: Iterable[Mapping[str, Any]], overall: Iterable[Comparison]) 
     gain as large, or the difference points the other way. A slice pays where a loss is shown in it although a gain is
     shown on all images.
 
-    Args:
-        found: what ``slices`` gave.
-        overall: comparisons on all test images; arms, references and measures that are not among them are passed over.
+    ``found`` is what ``slices`` gave, ``overall`` are comparisons on all test images; arms, references and measures
+    that are not among them are passed over.
     """
     of_slices = [_Row.of(block, row) for block in found for row in block["rows"] if row["low"] is not None]
     sentences, looked_at = [], 0

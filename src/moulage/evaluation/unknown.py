@@ -59,7 +59,8 @@ def of_features(train: np.ndarray, labels: np.ndarray, features: np.ndarray) -> 
 
 def _nearest(train: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Euclidean distance of the normalised features to the k-th nearest training image."""
-    ours, theirs = (_unit(np.asarray(values, np.float32)) for values in (train, features))
+    both = (np.asarray(values, np.float32) for values in (train, features))
+    ours, theirs = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in both)
     found = np.empty(len(theirs))
     for start in range(0, len(theirs), CHUNK):
         cosine = np.partition(theirs[start : start + CHUNK] @ ours.T, -NUM_NEAREST, axis=1)[:, -NUM_NEAREST]
@@ -83,10 +84,6 @@ def _mahalanobis(train: np.ndarray, labels: np.ndarray, features: np.ndarray) ->
     return squared.min(axis=1)
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
 def detection(
     name: str,
     known: np.ndarray,
@@ -100,11 +97,10 @@ def detection(
         raise DataError(f"{name}: {len(known)} known and {len(unknown)} unknown images cannot be told apart.")
     groups = [np.unique(g, return_inverse=True)[1] for g in (known_groups, unknown_groups)]
     drawn = []
+    sizes = [int(g.max()) + 1 for g in groups]
     for _ in range(NUM_RESAMPLES):
-        weights = [
-            np.bincount(rng.integers(0, g.max() + 1, g.max() + 1), minlength=g.max() + 1)[g].astype(float)
-            for g in groups
-        ]
+        times = [np.bincount(rng.integers(0, n, n), minlength=n) for n in sizes]  # that each lesion is drawn
+        weights = [drawn_times[g].astype(float) for drawn_times, g in zip(times, groups, strict=True)]
         drawn.append(_auroc(known, unknown, *weights))
     low, high = np.quantile(drawn, [0.025, 0.975])
     threshold = np.quantile(unknown, 1 - RECALL, method="lower")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,9 +59,6 @@ def evaluate_on(
         run: folder of a finished study.
         source, path, options: the plug-in that reads the other data, and what it is given.
         class_map: their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry.
-        device: where the classifiers run.
-        progress: images read, compared and predicted.
-        say: told, line by line, what is found.
 
     Returns:
         What ``summary.json`` holds, and ``folder``: ``data``, ``classes`` (``map``, ``left_out``, ``absent``),
@@ -87,11 +84,11 @@ def evaluate_on(
     shared = _shared(done, clean, pixels, progress)
     for line in shared.notes:
         say(line)
-    kept = clean.take(~np.isin(clean.images, list(shared.reasons)))
+    kept = clean.take(~np.isin(clean.images, shared.left_out))
     if not len(kept):
         raise DataError(
             f"No image of {found.name} is left to score: {len(report.quarantined)} cannot be used, and "
-            f"{len(shared.reasons)} are, or show a lesion, that the run's classifiers were trained on.",
+            f"{len(shared.left_out)} are, or show a lesion, that the run's classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
     key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
@@ -109,7 +106,7 @@ def evaluate_on(
             "data": {"name": found.name, "source": source, "note": found.note, "num_images": len(found)},
             "classes": {"map": classes.ours, "left_out": classes.left_out, "absent": classes.absent},
             "unusable": report.quarantined,
-            "overlap": shared.facts(),
+            "overlap": shared.facts,
             "num_images": len(kept),
             "num_lesions": len(set(kept.groups)),
             "counts": kept.counts,
@@ -121,23 +118,12 @@ def evaluate_on(
     return {**summary, "folder": str(folder)}
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the other data share with the run: ``reasons`` of images left out (image -> why, with what)."""
+class _Shared(NamedTuple):
+    """What the other data share with the run."""
 
-    reasons: dict[str, tuple[str, str]]
-    num_in_test: int
+    left_out: list[str]  # images that are not scored
+    facts: dict[str, Any]  # for ``summary.json``
     notes: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """For ``summary.json``."""
-        named = [{"image": image, "why": why, "same_as": same} for image, (why, same) in self.reasons.items()]
-        return {
-            "num_images": len(self.reasons),
-            "by_reason": dict(Counter(why for why, _ in self.reasons.values()).most_common()),
-            "num_in_test": self.num_in_test,
-            "images": named[:NUM_NAMED],
-        }
 
 
 def _shared(done: Finished, clean: Catalog, pixels: Pixels, progress: runs.Progress) -> _Shared:
@@ -158,7 +144,14 @@ def _shared(done: Finished, clean: Catalog, pixels: Pixels, progress: runs.Progr
         notes.append(f"{count:,} images left out: the run's classifiers were trained on them, or on their lesions.")
     if in_test:
         notes.append(f"{len(in_test):,} images are in the run's test part too: they are no new evidence.")
-    return _Shared(reasons, len(in_test), tuple(notes))
+    named = [{"image": image, "why": why, "same_as": same} for image, (why, same) in reasons.items()]
+    facts = {
+        "num_images": len(reasons),
+        "by_reason": dict(Counter(why for why, _ in reasons.values()).most_common()),
+        "num_in_test": len(in_test),
+        "images": named[:NUM_NAMED],
+    }
+    return _Shared(list(reasons), facts, tuple(notes))
 
 
 @dataclass

@@ -43,9 +43,7 @@ def score_unknown(
         (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
 
     Raises:
-        RecipeError: the study left no class unknown.
-        RunError: the study is not finished.
-        DataError: no unknown image is left.
+        RecipeError, RunError, DataError: the study left no class unknown, is not finished, or no unknown image is left.
     """
     recipe = data.recipe_of(run)
     if not recipe.data.unknown:
@@ -140,8 +138,7 @@ def _scored(
 
 
 def _detections(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    strange = table["unknown"].to_numpy(bool)
-    groups = table["group"].to_numpy(object)
+    strange, groups = table["unknown"].to_numpy(bool), table["group"].to_numpy(object)
     found = []
     for name in SCORES:
         values = table[name].to_numpy(np.float64)
