@@ -109,9 +109,8 @@ def compare_all(
             None: what the measure says covers.
         seed: of the bootstrap; the same for all arms and fits, which see the same resamples.
 
-    Raises:
-        DataError: the fits do not belong together, or a class has no image.
-        RecipeError: an arm, the measure or a class is unknown.
+    ``DataError``: the fits do not belong together, or a class has no image. ``RecipeError``: an arm, the measure or a
+    class is unknown.
     """
     return compare_fits(align(arms), pairs, measure, targets, num_resamples=num_resamples, seed=seed)
 
@@ -239,7 +238,7 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
 def _refusal(fits: Fits, wanted: Wanted) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
-        count = "1 fit" if fits.num_trials == 1 else f"{fits.num_trials} fits"
+        count = f"{fits.num_trials} fit{'s' * (fits.num_trials != 1)}"
         return f"{count} an arm: an interval needs at least {MIN_TRIALS}, because a fit varies with its seed."
     for k in wanted.indices:
         if fits.sizes[k] < 2:

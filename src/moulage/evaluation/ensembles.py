@@ -160,10 +160,8 @@ def greedy_weights(values: np.ndarray, labels: np.ndarray, weight_of: np.ndarray
     total = np.zeros(values.shape[1:])
     counts, best, kept = np.zeros(len(values)), -np.inf, np.zeros(len(values))
     for size in range(1, NUM_PICKS + 1):
-        merits = []
-        for own in values:
-            mean = (total + own) / size
-            merits.append((round(_accuracy(mean, labels, weight_of), 12), float(weight_of @ mean[rows, labels])))
+        means = ((total + own) / size for own in values)
+        merits = [(round(_accuracy(x, labels, weight_of), 12), float(weight_of @ x[rows, labels])) for x in means]
         chosen = max(range(len(values)), key=merits.__getitem__)
         total += values[chosen]
         counts[chosen] += 1

@@ -70,9 +70,8 @@ def parse(name: str, classes: Sequence[str] = ()) -> Named:
 def resolve(name: str, labels: np.ndarray, classes: Sequence[str], targets: Sequence[str] = ()) -> Wanted:
     """Understand a name on data whose images have these labels, [N] int64.
 
-    Raises:
-        RecipeError: the name, its class or a target is unknown, or targets are missing.
-        DataError: a class that the measure needs has no image, or all images.
+    ``RecipeError``: the name, its class or a target is unknown, or targets are missing. ``DataError``: a class that the
+    measure needs has no image, or all images.
     """
     found = parse(name, classes)
     if found.form == "overall":

@@ -49,9 +49,8 @@ def compare_models(
         ``comparisons`` (fields of ``Comparison``, and ``p_adjusted``: Holm over the models, by measure; ``reading``),
         ``sentences``, ``fixed_pairs`` (only where every model has one fit) and ``notes``.
 
-    Raises:
-        DataError: fewer than two models, or fits that do not belong together.
-        RecipeError: the reference, a measure or a class is unknown.
+    ``DataError``: fewer than two models, or fits that do not belong together. ``RecipeError``: the reference, a measure
+    or a class is unknown.
     """
     reference = reference or next(iter(models), "")
     if reference not in models:

@@ -82,13 +82,8 @@ def forecast(
     classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
     mute = [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
-    return {
-        "primary": primary,
-        "classes": classes,
-        "rows": rows,
-        "sentences": [*found, *needs, *mute],
-        "notes": notes,
-    }
+    said = [*found, *needs, *mute]
+    return {"primary": primary, "classes": classes, "rows": rows, "sentences": said, "notes": notes}
 
 
 def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effect: float) -> dict[str, Any]:
@@ -97,9 +92,7 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
     Returns:
         ``classes``, ``rows`` (one a comparison under the measure: ``by_trials`` and ``by_size``, pairs of a number and
         the detectable effect; ``trials_needed``, ``factor_needed``, None where no number does) and ``sentences``.
-
-    Raises:
-        DataError: there is no such comparison, or none has an interval.
+        ``DataError``: there is no such comparison, or none has an interval.
     """
     wanted = [c for c in comparisons if c["measure"] == measure]
     if not wanted:

@@ -40,7 +40,6 @@ def ensemble_runs(
         out: predictions go to ``<out>/<method>-<number>/``, in the form of a classifier's; nothing there is replaced
             but what an earlier call of this function wrote.
         arms: members are the fits of these arms; all arms if empty.
-        methods: some of ``METHODS``.
         by: ``"trial"``: one ensemble of the arms in each trial, so that there are as many fits to compare; ``"split"``:
             one ensemble of all fits on a split, arms and trials together.
         average, balanced, seed: see ``combine``.
@@ -50,9 +49,8 @@ def ensemble_runs(
         ``num_members``, ``ensembles`` (``method``, ``trial``, ``weights``, ``notes``, ``folder``, ``scores`` by part),
         ``comparison`` (of ``compare_models``), ``out``.
 
-    Raises:
-        DataError: there are no fits, they do not belong together, or a group has fewer than two.
-        RecipeError: an arm or a method is unknown.
+    ``DataError``: there are no fits, they do not belong together, or a group has fewer than two. ``RecipeError``: an
+    arm or a method is unknown.
     """
     members = [member for folder in folders for member in _members(folder, prefix=len(folders) > 1)]
     known = list(dict.fromkeys(member.test.arm for member in members))

@@ -55,7 +55,6 @@ def explain(
     every arm, reference and trial that was explained.
 
     Args:
-        run: folder of a finished study.
         arm: the arm; the first with generated images if left out, else the reference alone.
         against: the arm that it is compared with; if left out the one that adds nothing, else the best rival.
         trial: whose classifiers are shown.

@@ -56,7 +56,6 @@ def evaluate_on(
     classifier, named like its folder, and ``summary.json``.
 
     Args:
-        run: folder of a finished study.
         source, path, options: the plug-in that reads the other data, and what it is given.
         class_map: their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry.
 

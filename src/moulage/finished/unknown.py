@@ -138,13 +138,12 @@ def _scored(
 
 
 def _detections(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    strange, groups = table["unknown"].to_numpy(bool), table["group"].to_numpy(object)
-    found = []
+    parts = table[~table["unknown"]], table[table["unknown"]]
+    groups, found = [part["group"].to_numpy(object) for part in parts], []
     for name in SCORES:
-        values = table[name].to_numpy(np.float64)
+        known, strange = (part[name].to_numpy(np.float64) for part in parts)
         rng = np.random.default_rng(seed)  # the same lesions are drawn for every score
-        parts = (values[~strange], values[strange], groups[~strange], groups[strange])
-        found.append(asdict(unknown.detection(name, *parts, rng)))
+        found.append(asdict(unknown.detection(name, known, strange, groups[0], groups[1], rng)))
     return found
 
 
