@@ -1,9 +1,11 @@
 """Calls the command line in this process, as a user would from a shell."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,15 @@ class Result:
     code: int
     out: str
     err: str
+
+
+def settings(values: dict[str, Any], table: str = "") -> Iterator[str]:
+    """``--set key=value`` for each of these options."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from settings(value, f"{table}{key}.")
+        else:
+            yield from ("--set", f"{table}{key}={json.dumps(value)}")
 
 
 def caller(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[..., Result]:

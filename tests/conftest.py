@@ -1,15 +1,18 @@
 """What all tests share."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from call_cli import Result, caller
 
 LONGEST = (
     "test_study.py",
     "test_verdict_on_images.py",
     "test_science.py",
     "test_phantom.py",
-    "test_unknown_study.py",
+    "test_unknown.py",
     "test_generators.py",
     "test_cli.py",
     "test_compare_verb.py",
@@ -27,10 +30,18 @@ def real_data() -> Path:
     return SHARED
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes into the user's cache."""
-    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes into the user's cache; what is drawn or decoded for one test serves all others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOULAGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """``moulage ...`` in this process, in a folder of its own."""
+    return caller(capsys, monkeypatch, tmp_path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,14 +3,25 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"quality": 92} if kind == "JPEG" else {}), **options)
+def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    stream, image = io.BytesIO(), picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(stream, kind, **({"quality": 92} if kind == "JPEG" else {}) | options)
     return stream.getvalue()
+
+
+def write_pictures(folder: Path, pictures: Mapping[str, bytes | Image.Image | np.ndarray]) -> Path:
+    """Files of these names, such as ``AK/one.png``, in a folder; bytes as they are, all else as PNG."""
+    for name, picture in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture if isinstance(picture, bytes) else encoded(picture))
+    return folder
 
 
 def png_header(width: int, height: int) -> bytes:

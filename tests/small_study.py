@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from moulage import recipe as recipes
 from moulage import runs
 from moulage.collect import collect
 from moulage.data.catalog import REAL, Catalog
+from moulage.errors import LeakError
 from moulage.results import Results
 from moulage.stages import data, plan, witness
 from moulage.stages.classifier import EXTRA
@@ -19,7 +21,7 @@ from moulage.stages.stage import Stage, execute
 
 
 class Small:
-    """A finished run. Set ``MOULAGE_CACHE`` before."""
+    """A finished run."""
 
     def __init__(self, values: dict[str, Any], run: Path) -> None:
         self.recipe, self.run = recipes.parse(values), run
@@ -37,6 +39,13 @@ class Small:
 
     def check(self, prepared: data.Prepared | None = None) -> None:
         witness.check_run(prepared or self.prepared, self.run, self.stages)
+
+    def refused(self, *words: str, error: type[Exception] = LeakError, prepared: data.Prepared | None = None) -> None:
+        """The run is refused; the message says all of this, such as the folder and what differs."""
+        with pytest.raises(error) as caught:
+            self.check(prepared)
+        for word in words:
+            assert word in str(caught.value)
 
     def stage(self, kind: str, name: str, trial: int = 0) -> Any:
         return next(s for s in self.stages if (s.kind, s.name, s.trial) == (kind, name, trial))

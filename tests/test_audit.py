@@ -1,6 +1,5 @@
 """The audit: each planted fault is found, named and dealt with as its message says; sound data give no finding."""
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from moulage import runs
-from moulage.data import duplicates, pixels
+from moulage.data import duplicates
 from moulage.data.audit import NUM_NAMED, STATUS, Audit, Finding, audit, cramers_v
 from moulage.data.catalog import Catalog
 from moulage.errors import RunError
@@ -84,26 +82,6 @@ def test_what_cannot_be_used_is_quarantined_by_name(status: str) -> None:
     assert finding.message == "2 images cannot be used; bad-0: reason 0."
     assert finding.advice
     assert not report.quarantined.keys() & report.groups.keys()
-
-
-def test_bad_files_read_by_the_pixel_cache_are_quarantined(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(noise(0)).resize((64, 64)).save(stream, "JPEG")
-    for name, data in (("good", stream.getvalue()), ("cut", stream.getvalue()[:-400]), ("text", b"no image")):
-        (tmp_path / f"{name}.jpg").write_bytes(data)
-    Image.fromarray(noise(1)[:9, :9]).save(tmp_path / "small.jpg")
-    names = ["good", "cut", "text", "small", "gone"]
-    rows = [row(name, location=f"missing::{name}" if name == "gone" else f"{name}.jpg") for name in names]
-    catalog = Catalog.build(pd.DataFrame(rows), ["NV"], "planted", tmp_path)
-    report = audit(catalog, pixels.build(catalog, (), "squash", tmp_path / "cache"))
-    found = {name: reason.partition(":")[0] for name, reason in report.quarantined.items()}
-    assert found == {
-        "cut": "truncated image",
-        "text": "unreadable image",
-        "small": "tiny image",
-        "gone": "label without image",
-    }
-    assert report.clean(catalog).images.tolist() == ["good"]
 
 
 def test_a_status_that_nobody_knows_is_no_good_image() -> None:

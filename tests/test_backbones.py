@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -83,15 +84,8 @@ def test_a_kernel_larger_than_the_map_gives_the_same_outputs_and_gradients(kerne
 def test_only_depthwise_convolutions_that_keep_the_size_are_adopted():
     convolution, kept = torch.nn.Conv2d, {"kernel_size": 3, "padding": 1, "groups": 4}
     yes = [convolution(4, 4, **kept), convolution(4, 8, **kept)]
-    changes = (
-        {"groups": 2},
-        {"groups": 1},
-        {"padding": 0},
-        {"stride": 2},
-        {"dilation": 2},
-        {"padding_mode": "reflect"},
-    )
-    no = [convolution(4, 4, **{**kept, **change}) for change in changes]
+    changed = {"groups": 2}, {"groups": 1}, {"padding": 0}, {"stride": 2}, {"dilation": 2}, {"padding_mode": "reflect"}
+    no = [convolution(4, 4, **{**kept, **change}) for change in changed]
     no += [convolution(4, 4, 2, padding=1, groups=4), convolution(4, 4, (3, 5), padding=(1, 2), groups=4)]
     backbones.DepthwiseConv2d.adopt(torch.nn.ModuleList([*yes, *no]))
     assert [type(module) for module in yes] == [backbones.DepthwiseConv2d] * 2
@@ -107,8 +101,6 @@ def test_pixels_become_floats_between_0_and_1():
 
 
 def test_a_safetensors_file_is_loaded_and_its_head_passed_over(tmp_path):
-    import timm
-
     network = timm.create_model("test_resnet", num_classes=10)
     state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
     save_file({**state, "fc.weight": network.fc.weight.half()}, tmp_path / "w.safetensors")
@@ -119,8 +111,6 @@ def test_a_safetensors_file_is_loaded_and_its_head_passed_over(tmp_path):
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
-    import timm
-
     path = tmp_path / "w.safetensors"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     options = backbones.Backbone(name="test_resnet", weights=str(path))
@@ -152,27 +142,23 @@ def test_stride_v1_moves_the_stride_to_the_first_convolution():
             backbones.build(backbones.Backbone(name=name, weights="scratch", stride="v1"), SIZE)
 
 
-def test_wrong_options_are_explained():
-    def configure(**backbone):
-        return plugins.configure("classifiers", "probe", {"backbone": backbone})
-
-    with pytest.raises(RecipeError, match='did you mean "resnet50"'):
-        configure(name="resnet5O", weights="scratch")
-    with pytest.raises(RecipeError, match="Invalid pretrained tag"):
-        configure(name="resnet50.nonsense", weights="hub")
-    with pytest.raises(RecipeError, match=r"path of a \.safetensors file"):
-        configure(weights="imagenet")
-    with pytest.raises(RecipeError, match="those of tf_efficientnet_lite0, not of resnet18"):
-        configure(name="resnet18")
-    with pytest.raises(RecipeError, match="above 0"):
-        configure(std=(1, 0, 1))
-    with pytest.raises(RecipeError, match='Did you mean "weights"'):
-        configure(weigths="hub")
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [
+        ({"name": "resnet5O", "weights": "scratch"}, 'did you mean "resnet50"'),
+        ({"name": "resnet50.nonsense", "weights": "hub"}, "Invalid pretrained tag"),
+        ({"weights": "imagenet"}, r"path of a \.safetensors file"),
+        ({"name": "resnet18"}, "those of tf_efficientnet_lite0, not of resnet18"),
+        ({"std": (1, 0, 1)}, "above 0"),
+        ({"weigths": "hub"}, 'Did you mean "weights"'),
+    ],
+)
+def test_wrong_options_are_explained(backbone, words):
+    with pytest.raises(RecipeError, match=words):
+        plugins.configure("classifiers", "probe", {"backbone": backbone})
 
 
 def test_an_unreachable_hub_names_what_works_offline(monkeypatch):
-    import timm
-
     def no_hub(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -207,14 +193,10 @@ def test_the_weights_of_the_thesis_load(real_data):
         "std": (1 / 255, 1 / 255, 1 / 255),
     }
     config = plugins.configure("classifiers", "probe", {"size": 64, "backbone": options})
-    embeddings = probe.embed(config, pictures_of_64())
+    embeddings = probe.embed(config, np.repeat(np.repeat(pictures((2, 1, 1), 0)[0], 2, 1), 2, 2))
     assert embeddings.shape == (4, 2048)
     assert 0.1 < embeddings.mean() < 2
     assert probe.embed_key(config) != probe.embed_key(config.model_copy(update={"size": 96}))
-
-
-def pictures_of_64() -> np.ndarray:
-    return np.repeat(np.repeat(pictures((2, 1, 1), 0)[0], 2, 1), 2, 2)
 
 
 @pytest.mark.slow

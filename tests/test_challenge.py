@@ -1,6 +1,7 @@
 """The ISIC-2019 challenge's form and measures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from call_cli import caller
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import challenge
 from moulage.evaluation.predictions import Predictions
@@ -41,9 +41,6 @@ def test_written_read_and_scored_is_what_our_own_scores_say(tmp_path: Path):
     assert table[list(challenge.COLUMNS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
     judged, ours = challenge.score(table, truth), scores(found.labels, found.logits, found.classes)
     assert judged["balanced_accuracy"] == pytest.approx(ours["balanced_accuracy"])
-    for name, row in judged["classes"].items():
-        assert row["auc"] == pytest.approx(ours["classes"][name]["auc"], abs=1e-3)
-        assert row["average_precision"] == pytest.approx(ours["classes"][name]["average_precision"], abs=1e-3)
     assert judged["mean"]["auc"] == pytest.approx(ours["auc"], abs=1e-3)
 
 
@@ -76,8 +73,6 @@ def test_unknown_takes_the_strangest_images_alone():
     found, usual = predictions(), predictions("validation", 400)
     strange = found.logits.copy()
     strange[:10] = 0.001 * np.arange(8)
-    from dataclasses import replace
-
     table = challenge.table_of(replace(found, logits=strange), usual, "entropy", 0.05)
     assert (table["UNK"][:10] == 1).all()
     assert (table["UNK"][10:] > 0).mean() < 0.15
@@ -115,22 +110,17 @@ def test_a_truth_of_two_classes_and_missing_images_are_refused(tmp_path: Path):
         challenge.score(GOOD.iloc[1:], GOOD)
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    return caller(capsys, monkeypatch, tmp_path)
-
-
-def test_both_verbs(run):
+def test_both_verbs(call):
     found = predictions()
     found.save(Path("fit/test.parquet"))
     predictions("validation").save(Path("fit/validation.parquet"))
     truth_of(found, Path("t.csv"))
-    result = run("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "energy")
+    result = call("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "energy")
     assert result.code == 0, result.err
     assert "90 images" in result.out
-    result = run("challenge", "score", "s.csv", "--truth", "t.csv", "--json")
+    result = call("challenge", "score", "s.csv", "--truth", "t.csv", "--json")
     assert result.code == 0, result.err
     assert 0.3 < json.loads(result.out)["balanced_accuracy"] < 1
-    assert "balanced accuracy" in run("challenge", "score", "s.csv", "--truth", "t.csv").out
-    result = run("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "enrgy")
+    assert "balanced accuracy" in call("challenge", "score", "s.csv", "--truth", "t.csv").out
+    result = call("challenge", "write", "fit/test.parquet", "--out", "s.csv", "--unknown", "enrgy")
     assert (result.code, "energy" in result.err) == (1, True)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -70,17 +69,13 @@ def test_it_keeps_the_epoch_that_validated_best(case, fit):
     assert set(records[0]) == {"epoch", "train_loss", "train_accuracy", "num_images", "seconds", *found}
 
 
-def test_two_fits_with_one_seed_are_bitwise_equal(case, fit, tmp_path):
+def test_a_fit_depends_on_its_seed_alone(case, fit, tmp_path):
     torch.manual_seed(99)  # what else draws from PyTorch's own generator must not matter
     before = torch.get_rng_state()
-    again = case.fitted(tmp_path)
+    again, other = case.fitted(tmp_path / "again"), case.fitted(tmp_path / "other", seed=1)
     assert (case.predict(again) == case.predict(fit[0])).all()
-    assert (torch.get_rng_state() == before).all()
-
-
-def test_another_seed_is_another_fit(case, fit, tmp_path):
-    other = case.fitted(tmp_path, seed=1)
     assert (case.predict(other) != case.predict(fit[0])).any()
+    assert (torch.get_rng_state() == before).all()
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(case, fit, tmp_path):
@@ -96,11 +91,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(case, fit, tmp_path):
     resumed = case.fitted(tmp_path, progress=lambda done, total, note: calls.append(done))
     assert calls[-1] >= case.config.epochs
     assert (case.predict(resumed) == case.predict(fit[0])).all()
-    drop = {"seconds"}
-    logs = [
-        [{k: v for k, v in r.items() if k not in drop} for r in runs.read_log(f, "epoch")] for f in (tmp_path, fit[1])
-    ]
-    assert logs[0] == logs[1]
+    for mine, theirs in zip(*(runs.read_log(folder, "epoch") for folder in (tmp_path, fit[1])), strict=True):
+        assert mine == theirs | {"seconds": mine["seconds"]}
 
 
 def test_save_and_load_round_trip(case, fit, tmp_path):
@@ -260,12 +252,8 @@ def test_the_probe_reaches_the_optimum_of_softmax_regression(tmp_path):
     """Judge: scikit-learn's L-BFGS on the same standardised features (overlapping classes: a finite optimum)."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 400)
-    inputs = (rng.normal(0, 1, (400, 3)) + labels[:, None] * [1.0, 0.5, 0.0]).astype(np.float32) * [1, 20, 0] + [
-        0,
-        5,
-        7,
-    ]
-    data = Examples(inputs.astype(np.float32), labels)
+    inputs = np.float32(rng.normal(0, 1, (400, 3)) + labels[:, None] * [1.0, 0.5, 0.0])
+    data = Examples(np.float32(inputs * [1, 20, 0] + [0, 5, 7]), labels)
     config = probe.Config(epochs=60, batch_size=50, learning_rate=0.01, weight_decay=0, choose="loss")
     classifier = probe.Classifier(config, ("a", "b"))
     classifier.fit(TrainingView(data, None, 0), data, seed=0, folder=tmp_path)
@@ -353,16 +341,6 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
             case.fitted(tmp_path, **change)
     with pytest.raises(CheckpointError, match="other settings"):
         Case("finetune", metadata=True, epochs=2).fitted(tmp_path)
-
-
-def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):
-    case = Case("finetune", epochs=3)
-    whole = case.fitted(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
-    newest = tmp_path / "damaged" / "checkpoint-00000003.pt"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = case.fitted(tmp_path / "damaged")
-    assert (resumed.predict(case.validation.inputs) == whole.predict(case.validation.inputs)).all()
 
 
 def test_two_learning_rates_and_no_decay_of_vectors():

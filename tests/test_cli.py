@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from call_cli import caller
+from call_cli import settings
 from moulage.cli.studies import DEMO
+from pictures import write_pictures
+from recipes import SCRATCH
+from tiny_generators import TINY
 
 VERBS = (
     "demo",
@@ -31,20 +34,11 @@ VERBS = (
 )
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Call ``moulage ...`` in this process, in a folder of its own."""
-    return caller(capsys, monkeypatch, tmp_path)
-
-
-def images(folder: Path, classes=("AK", "NV"), count=12, size=40) -> Path:
+def images(folder: Path) -> Path:
     """Class folders with images of noise."""
-    rng = np.random.default_rng(0)
-    for label in classes:
-        (folder / label).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / label / f"{i}.png")
-    return folder
+    noise = np.random.default_rng(0).integers(0, 256, (2, 12, 40, 40, 3), dtype=np.uint8)
+    names = [(f"{label}/{i}.png", noise[k, i]) for k, label in enumerate(("AK", "NV")) for i in range(12)]
+    return write_pictures(folder, dict(names))
 
 
 def test_help_answers_in_under_half_a_second_of_cpu():
@@ -58,9 +52,9 @@ def test_help_answers_in_under_half_a_second_of_cpu():
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_and_refuses_unknown_options(run, verb):
-    assert "Usage" in run(verb, "--help").out
-    bad = run(verb, "--definitely-not")
+def test_every_verb_has_help_and_refuses_unknown_options(call, verb):
+    assert "Usage" in call(verb, "--help").out
+    bad = call(verb, "--definitely-not")
     assert bad.code == 2
     assert "--definitely-not" in bad.err
 
@@ -85,19 +79,19 @@ def test_entry_point_is_the_main_of_the_package():
 
 
 @pytest.mark.parametrize("verb", ["fit", "train"])
-def test_verbs_that_run_a_plugin_share_their_options(run, verb):
-    words = run(verb, "--help").out
+def test_verbs_that_run_a_plugin_share_their_options(call, verb):
+    words = call(verb, "--help").out
     for option in ("--source ", "--data ", "--out ", "--seed ", "--set ", "--source-set ", "--device ", "--json "):
         assert words.count(f"  {option}") == 1
     assert "on:" not in words
 
 
-def test_list_names_every_kind(run):
-    found = json.loads(run("list", "--json").out)
+def test_list_names_every_kind(call):
+    found = json.loads(call("list", "--json").out)
     assert "dcgan" in found["generators"]
     assert {"isic2019", "ham10000", "folder", "medmnist", "phantom"} <= set(found["sources"])
-    assert "phantom" in run("list", "sources").out
-    wrong = run("list", "generator")
+    assert "phantom" in call("list", "sources").out
+    wrong = call("list", "generator")
     assert (wrong.code, 'Did you mean "generators"' in wrong.err) == (1, True)
 
 
@@ -115,10 +109,10 @@ WRONG_RECIPES = [
 
 @pytest.mark.parametrize("verb", ["study", "prepare", "explain"])
 @pytest.mark.parametrize(("content", "words"), WRONG_RECIPES)
-def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, run, verb, content, words):
+def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, call, verb, content, words):
     path = tmp_path / ("recipe.toml" if verb == "explain" else "x.toml")  # ``explain`` reads that of a run folder
     path.write_bytes(content)
-    found = run(verb, str(tmp_path if verb == "explain" else path))
+    found = call(verb, str(tmp_path if verb == "explain" else path))
     assert found.code == 1
     assert words.replace("x.toml", path.name) in found.err.replace("\n", " ")
     assert path.name in found.err
@@ -128,6 +122,7 @@ def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, run, ve
     ("arguments", "words"),
     [
         (["study", "none.toml"], "no recipe at none.toml"),
+        (["study", "."], "folder"),
         (["study", "demo.toml", "--set", "study.seeed=3"], "no recipe at demo.toml"),
         (["study", DEMO, "--set", "study.seeed=3"], 'Did you mean "seed"'),
         (["study", DEMO, "--budget", "huge"], 'no budget "huge"'),
@@ -147,8 +142,8 @@ def test_every_verb_says_what_is_wrong_with_a_recipe_and_where(tmp_path, run, ve
         (["report", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_1(run, arguments, words):
-    result = run(*arguments)
+def test_bad_input_is_one_message_and_exit_code_1(call, arguments, words):
+    result = call(*arguments)
     assert result.code == 1
     assert result.err.count("error: ") == 1
     assert words in result.err
@@ -156,14 +151,14 @@ def test_bad_input_is_one_message_and_exit_code_1(run, arguments, words):
     assert result.out == ""
 
 
-def test_prepare_audits_and_splits_a_folder_and_leaves_it_alone(run, tmp_path):
+def test_prepare_audits_and_splits_a_folder_and_leaves_it_alone(call, tmp_path):
     folder = images(tmp_path / "data")
     (folder / "AK" / "broken.jpg").write_text("this is no image")
     cut = folder / "NV" / "cut.jpg"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--json", "--workers", 1)
+    result = call("prepare", "--source", "folder", "--data", folder, "--size", 32, "--json", "--workers", 1)
     assert result.code == 0, result.err
     assert "auditing" in result.err, "progress goes to stderr, results to stdout"
     found = json.loads(result.out)
@@ -171,58 +166,50 @@ def test_prepare_audits_and_splits_a_folder_and_leaves_it_alone(run, tmp_path):
     assert "broken" in json.dumps(found["audit"])
     assert "cut" in json.dumps(found["audit"])
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
-    assert "Split" in run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1).out
+    assert "Split" in call("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1).out
 
 
-def test_class_with_one_lesion_is_refused_by_name(run, tmp_path):
+def test_class_with_one_lesion_is_refused_by_name(call, tmp_path):
     folder = images(tmp_path / "data")
     (folder / "DF").mkdir()
     (folder / "AK" / "0.png").rename(folder / "DF" / "0.png")
-    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1)
+    result = call("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1)
     assert result.code == 1
     assert "DF" in result.err
 
 
-def test_no_permission_to_write_is_said(run, tmp_path, monkeypatch):
+def test_no_permission_to_write_is_said(call, tmp_path, monkeypatch):
     folder = images(tmp_path / "data")
 
     def refuse(self, *_, **__):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    result = run("prepare", "--source", "folder", "--data", folder, "--size", 32)
+    result = call("prepare", "--source", "folder", "--data", folder, "--size", 32)
     assert result.code == 1
     assert "ermission" in result.err
 
 
 @pytest.mark.slow
-def test_fit_sample_train_evaluate_as_a_user_would(run, tmp_path):
-    tiny = [
-        "steps=6",
-        "batch_size=4",
-        "base_channels=8",
-        "generator_channels=[8]",
-        "discriminator_channels=[8]",
-        "discriminator_strides=[2]",
-    ]
+def test_fit_sample_train_evaluate_as_a_user_would(call, tmp_path):
+    tiny = settings(TINY["dcgan"] | {"steps": 6, "batch_size": 4})
     phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
-    settings = [word for option in tiny for word in ("--set", option)]
-    fitted = run("fit", "dcgan", "--classes", "AK", "--size", 32, *phantom, *settings, "--json")
+    fitted = call("fit", "dcgan", "--classes", "AK", "--size", 32, *phantom, *tiny, "--json")
     assert fitted.code == 0, fitted.err
     folder = json.loads(fitted.out)["generator"]
-    drawn = run("sample", folder, "--count", 5, "--first-seed", 7, "--out", "drawn", "--json")
+    drawn = call("sample", folder, "--count", 5, "--first-seed", 7, "--out", "drawn", "--json")
     assert json.loads(drawn.out)["counts"] == {"AK": 5}
     assert sorted(p.stem for p in (tmp_path / "drawn").rglob("*.png")) == sorted(f"AK-{s}" for s in range(7, 12))
-    probe = ["--set", "size=32", "--set", "epochs=2", "--set", 'backbone={name="test_resnet", weights="scratch"}']
+    probe = list(settings({"size": 32, "epochs": 2, "backbone": SCRATCH}))
     for extra in ([], ["--samples", "drawn"]):
-        trained = run("train", "probe", *phantom, *probe, *extra, "--json")
+        trained = call("train", "probe", *phantom, *probe, *extra, "--json")
         assert trained.code == 0, trained.err
         scores = json.loads(trained.out)
         assert 0 <= scores["balanced_accuracy"] <= 1
     file = next(Path(scores["predictions"]).glob("test.parquet"))
-    again = json.loads(run("evaluate", file, "--json").out)
+    again = json.loads(call("evaluate", file, "--json").out)
     assert again["confusion"] == scores["confusion"]
-    other = run("train", "probe", *phantom, *probe, "--samples", "drawn", "--seed", 5)
+    other = call("train", "probe", *phantom, *probe, "--samples", "drawn", "--seed", 5)
     assert other.code == 1
     assert "split" in other.err
 
@@ -256,11 +243,11 @@ def test_interrupt_says_that_work_is_kept(tmp_path):
         (PermissionError(13, "Permission denied", "/runs/x"), "No permission for /runs/x"),
     ],
 )
-def test_a_full_or_forbidden_disk_is_one_message(run, monkeypatch, error, words):
+def test_a_full_or_forbidden_disk_is_one_message(call, monkeypatch, error, words):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("moulage.study.run_study", fail)
-    result = run("demo")
+    result = call("demo")
     assert (result.code, words in result.err) == (1, True)
     assert "Traceback" not in result.err

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from call_cli import caller
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
 from moulage.evaluation.model_comparison import _reading, _sentence
@@ -19,12 +18,6 @@ from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.verdict import holm
 
 CLASSES = ("NV", "BCC", "AK")
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Call ``moulage ...`` in this process, in a folder of its own."""
-    return caller(capsys, monkeypatch, tmp_path)
 
 
 def table(num_fits=4, seed=0, gain=0.0, lesions=(60, 30, 20), kind="prob") -> pd.DataFrame:
@@ -68,10 +61,10 @@ def predictions(frame: pd.DataFrame, arm: str) -> list[Predictions]:
     return found
 
 
-def test_three_models_in_three_formats_equal_the_library(run):
+def test_three_models_in_three_formats_equal_the_library(call):
     a, b, c = table(seed=1), table(seed=2, gain=1.0), table(seed=3)
     files = [save(a, "plain.csv"), save(b, "gan.parquet"), save(c, "other.tsv")]
-    result = run("compare", *files, "--targets", "AK", "--json")
+    result = call("compare", *files, "--targets", "AK", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert (found["reference"], found["models"]) == ("plain", ["plain", "gan", "other"])
@@ -94,9 +87,9 @@ def test_three_models_in_three_formats_equal_the_library(run):
     assert any("Nothing is known of what the models were trained on" in note for note in found["notes"])
 
 
-def test_the_page_for_people(run):
+def test_the_page_for_people(call):
     files = [save(table(seed=1), "plain.csv"), save(table(seed=2, gain=1.0), "gan.csv"), save(table(seed=3), "c.csv")]
-    result = run("compare", *files, "--targets", "AK", "--out", "tables")
+    result = call("compare", *files, "--targets", "AK", "--out", "tables")
     assert result.code == 0, result.err
     assert "220 images, 110 lesions (NV 60, BCC 30, AK 20), 4 fits a model" in result.out
     assert "p, Holm" in result.out
@@ -112,20 +105,20 @@ def test_the_page_for_people(run):
     assert not Path("tables/fixed_pairs.csv").exists()
 
 
-def test_logits_and_shuffled_rows_and_classes_give_the_same(run):
+def test_logits_and_shuffled_rows_and_classes_give_the_same(call):
     save(table(seed=1), "a.csv")
     logits = table(seed=2, gain=0.5, kind="logit")
     save(table(seed=2, gain=0.5), "b.csv")
     shuffled = logits.sample(frac=1, random_state=0)
     save(shuffled[["logit_AK", "trial", "label", "image", "logit_NV", "lesion", "logit_BCC"]], "c.csv")
-    plain = json.loads(run("compare", "a.csv", "m=b.csv", "--json").out)["comparisons"]
-    other = json.loads(run("compare", "a.csv", "m=c.csv", "--json").out)["comparisons"]
+    plain = json.loads(call("compare", "a.csv", "m=b.csv", "--json").out)["comparisons"]
+    other = json.loads(call("compare", "a.csv", "m=c.csv", "--json").out)["comparisons"]
     for ours, theirs in zip(plain, other, strict=True):
         assert ours["low"] == pytest.approx(theirs["low"], abs=1e-6)
         assert ours["p_value"] == pytest.approx(theirs["p_value"], abs=1e-5)
 
 
-def test_fits_by_files_by_trial_and_by_model_column_are_the_same(run):
+def test_fits_by_files_by_trial_and_by_model_column_are_the_same(call):
     a, b = table(seed=1, num_fits=3), table(seed=2, num_fits=3)
     save(a, "a.csv")
     save(b, "b.csv")
@@ -134,16 +127,16 @@ def test_fits_by_files_by_trial_and_by_model_column_are_the_same(run):
         save(b[b["trial"] == trial].drop(columns="trial"), f"b{trial}.csv")
     save(pd.concat([a.assign(model="a"), b.assign(model="b")]), "both.csv")
     ways = [("a.csv", "b.csv"), ("a=a0.csv,a1.csv,a2.csv", "b=b0.csv,b1.csv,b2.csv"), ("both.csv",)]
-    found = [json.loads(run("compare", *way, "--json").out) for way in ways]
+    found = [json.loads(call("compare", *way, "--json").out) for way in ways]
     assert found[0]["comparisons"] == found[1]["comparisons"] == found[2]["comparisons"]
     assert found[0]["num_trials"] == 3
 
 
-def test_reference_and_measures_can_be_named(run):
+def test_reference_and_measures_can_be_named(call):
     save(table(seed=1), "a.csv")
     save(table(seed=2, gain=1), "b.csv")
     both = ["--measure", "recall:AK", "--measure", "log_loss", "--smallest-effect", "0.4"]
-    found = json.loads(run("compare", "a.csv", "b.csv", "--reference", "b", *both, "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--reference", "b", *both, "--json").out)
     assert [(c["arm"], c["reference"], c["measure"]) for c in found["comparisons"]] == [
         ("a", "b", "recall:AK"),
         ("a", "b", "log_loss"),
@@ -151,39 +144,33 @@ def test_reference_and_measures_can_be_named(run):
     assert found["comparisons"][0]["difference"] < 0
     assert found["comparisons"][1]["reading"] == "practically equal"
     assert "nats" not in found["sentences"][0]
-    shown = run("compare", "a.csv", "b.csv", "--reference", "b", *both).out
+    shown = call("compare", "a.csv", "b.csv", "--reference", "b", *both).out
     [line] = [line for line in shown.splitlines() if "log_loss" in line]
     score, of_reference = (f"{found['comparisons'][1][key]:.3f}" for key in ("estimate_arm", "estimate_reference"))
     assert [cell.strip() for cell in line.split("│")][3:5] == [score, of_reference]
     assert "Compared with b" in shown
 
 
-def test_resamples_are_those_of_the_library(run):
+def test_resamples_are_those_of_the_library(call):
     frames = {"a": table(seed=1), "b": table(seed=2)}
     files = [save(frame, f"{name}.csv") for name, frame in frames.items()]
-    found = json.loads(run("compare", *files, "--targets", "AK", "--resamples", 200, "--json").out)["comparisons"][0]
+    found = json.loads(call("compare", *files, "--targets", "AK", "--resamples", 200, "--json").out)["comparisons"][0]
     arms = {name: predictions(frame, name) for name, frame in frames.items()}
     [expected] = compare_all(arms, [("b", "a")], "average_precision:AK", num_resamples=200)
     assert found["method"] == "lesion bootstrap"
     assert found["standard_error"] == pytest.approx(expected.standard_error, rel=1e-4)
 
 
-def test_one_fit_a_model_gives_no_interval_but_tests_of_the_fixed_pair(run):
+def test_one_fit_a_model_gives_no_interval_but_tests_of_the_fixed_pair(call):
     a, b = table(1, seed=1), table(1, seed=2, gain=1.5)
     save(a.drop(columns="trial"), "a.csv")
     save(b.drop(columns="trial"), "b.csv")
-    found = json.loads(run("compare", "a.csv", "b.csv", "--targets", "AK", "--json", "--out", "out").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--targets", "AK", "--json", "--out", "out").out)
     assert all(c["low"] is None and c["reading"] == "no interval" for c in found["comparisons"])
     assert any("no interval holds for the methods" in note for note in found["notes"])
     rows = {(row["test"], row["measure"]): row for row in found["fixed_pairs"]}
     assert {row["holds_for"] for row in rows.values()} == {"these two fixed models only"}
-    ours, theirs = (
-        (
-            f[[f"prob_{n}" for n in CLASSES]].to_numpy().argmax(1)
-            == f["label"].map(dict(zip(CLASSES, range(3), strict=True)))
-        ).to_numpy()
-        for f in (b, a)
-    )
+    ours, theirs = (fit.predicted == fit.labels for frame in (b, a) for fit in predictions(frame, "m"))
     exact = rows["McNemar, exact", "accuracy"]
     assert exact["p"] == pytest.approx(stats.binomtest(int((ours & ~theirs).sum()), int((ours ^ theirs).sum())).pvalue)
     assert exact["difference"] == pytest.approx(ours.mean() - theirs.mean())
@@ -195,22 +182,22 @@ def test_one_fit_a_model_gives_no_interval_but_tests_of_the_fixed_pair(run):
     assert ("DeLong", "auc:NV") not in rows
     lesions = rows["lesions as the only chance", "average_precision:AK"]
     assert lesions["low"] < lesions["difference"] < lesions["high"]
-    shown = run("compare", "a.csv", "b.csv", "--targets", "AK").out
+    shown = call("compare", "a.csv", "b.csv", "--targets", "AK").out
     assert "these two fixed models only" in shown
     assert "nothing can be concluded without an interval" in shown
     assert len(Path("out/fixed_pairs.csv").read_text().splitlines()) == 1 + len(rows)
 
 
-def test_two_fits_give_neither(run):
+def test_two_fits_give_neither(call):
     save(table(2, seed=1), "a.csv")
     save(table(2, seed=2), "b.csv")
-    found = json.loads(run("compare", "a.csv", "b.csv", "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--json").out)
     assert found["fixed_pairs"] == []
     assert any("2 fits an arm: an interval needs at least 3" in note for note in found["notes"])
 
 
 @pytest.mark.slow
-def test_folds_are_understood_by_trial_or_by_fold_column(run):
+def test_folds_are_understood_by_trial_or_by_fold_column(call):
     """Five folds: each image predicted once, out of fold."""
     for name, seed in (("a", 1), ("b", 2)):
         frame = table(1, seed=seed).drop(columns="trial")
@@ -218,73 +205,73 @@ def test_folds_are_understood_by_trial_or_by_fold_column(run):
         save(frame.assign(fold=fold), f"{name}.csv")
         save(frame.assign(trial=fold), f"{name}-trials.csv")
         save(pd.concat([frame.assign(fold=fold + 1, trial=t) for t in (1, 2)]), f"{name}-twice.csv")
-    found = json.loads(run("compare", "a.csv", "b.csv", "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--json").out)
     assert (found["scheme"], found["num_trials"], found["num_images"]) == ("folds", 5, 220)
     first = found["comparisons"][0]
     assert first["num_folds"] == 5
     assert first["low"] is not None
     assert first["cautious_low"] is not None
-    assert "cautious" in run("compare", "a.csv", "b.csv").out
-    other = json.loads(run("compare", "a=a-trials.csv", "b=b-trials.csv", "--json").out)
+    assert "cautious" in call("compare", "a.csv", "b.csv").out
+    other = json.loads(call("compare", "a=a-trials.csv", "b=b-trials.csv", "--json").out)
     assert other["comparisons"] == found["comparisons"]
-    twice = json.loads(run("compare", "a=a-twice.csv", "b=b-twice.csv", "--json").out)["comparisons"][0]
+    twice = json.loads(call("compare", "a=a-twice.csv", "b=b-twice.csv", "--json").out)["comparisons"][0]
     assert (twice["num_folds"], twice["num_repeats"], twice["num_trials"]) == (5, 2, 10)
 
 
-def test_own_predictions_can_be_compared_with_foreign_ones(run):
+def test_own_predictions_can_be_compared_with_foreign_ones(call):
     a, b = table(3, seed=1), table(3, seed=2)
     for fit in predictions(a, "none"):
         fit.save(Path(f"none-{fit.trial}.parquet"))
     own = [f"none-{trial}.parquet" for trial in range(3)]
     save(b, "b.csv")
-    found = json.loads(run("compare", *own, "b.csv", "--json").out)
+    found = json.loads(call("compare", *own, "b.csv", "--json").out)
     assert found["models"] == ["none", "b"]
     assert found["num_trials"] == 3
     assert any("trained on" in note for note in found["notes"])
     for fit in predictions(b, "gan"):
         fit.save(Path(f"gan-{fit.trial}.parquet"))
-    ours = json.loads(run("compare", *own, *(f"gan-{trial}.parquet" for trial in range(3)), "--json").out)
+    ours = json.loads(call("compare", *own, *(f"gan-{trial}.parquet" for trial in range(3)), "--json").out)
     assert ours["notes"] == []
     assert ours["comparisons"][0]["low"] == pytest.approx(found["comparisons"][0]["low"], abs=1e-6)
 
 
-def test_own_predictions_of_another_split_are_refused(run):
+def test_own_predictions_of_another_split_are_refused(call):
     for name, digest in (("a", "d"), ("b", "e")):
         for fit in predictions(table(3, seed=1), name):
             values = {**vars(fit), "split_digest": digest}
             Predictions(**values).save(Path(f"{name}{fit.trial}.parquet"))
     files = [f"{name}{trial}.parquet" for name in "ab" for trial in range(3)]
-    result = run("compare", *files)
+    result = call("compare", *files)
     assert (result.code, "split_digest is e" in result.err) == (1, True)
 
 
-def test_without_lesions_every_image_is_its_own_and_it_is_said(run):
+def test_without_lesions_every_image_is_its_own_and_it_is_said(call):
     save(table(3, seed=1).drop(columns="lesion"), "a.csv")
     save(table(3, seed=2).drop(columns="lesion"), "b.csv")
-    result = run("compare", "a.csv", "b.csv")
+    result = call("compare", "a.csv", "b.csv")
     assert "220 images, 220 lesions" in result.out
     assert "a.csv has no column group or lesion, so every image counts as a lesion of its own" in result.out
 
 
-def test_zeros_get_a_floor_and_it_is_said(run):
+def test_zeros_get_a_floor_and_it_is_said(call):
     frame = table(3, seed=1)
     frame.loc[[5, 9], ["prob_NV", "prob_BCC", "prob_AK"]] = [1.0, 0.0, 0.0]
     save(frame, "a.csv")
     save(table(3, seed=2), "b.csv")
-    found = json.loads(run("compare", "a.csv", "b.csv", "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--json").out)
     assert "a.csv: 4 probabilities below 1e-12 count as 1e-12." in found["notes"]
     fit = read(["a.csv"]).fits["a"][0]
     assert fit.logits[5, 1] == np.float32(np.log(FLOOR))
     assert fit.probabilities[5] == pytest.approx([1, 0, 0], abs=1e-11)
 
 
-def test_rounded_probabilities_pass_and_odd_class_names_are_text(run):
+def test_rounded_probabilities_pass_and_odd_class_names_are_text(call):
     names = {"NV": "NA", "BCC": "007", "AK": "None"}
     for file, seed in (("a.csv", 1), ("b.csv", 2)):
         frame = table(3, seed=seed).round(3)
         frame["label"] = frame["label"].map(names)
         save(frame.rename(columns={f"prob_{old}": f"prob_{new}" for old, new in names.items()}), file)
-    found = json.loads(run("compare", "a.csv", "b.csv", "--targets", "007", "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--targets", "007", "--json").out)
     assert found["num_lesions_by_class"] == {"NA": 60, "007": 30, "None": 20}
 
 
@@ -327,11 +314,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_named_with_file_and_row(run, case):
+def test_what_is_wrong_is_named_with_file_and_row(call, case):
     frame, *words = WRONG[case]
     save(table(3, seed=4), "good.csv")
     save(frame, "bad.csv")
-    result = run("compare", "good.csv", "bad.csv")
+    result = call("compare", "good.csv", "bad.csv")
     assert result.code == 1
     assert result.err.count("error: ") == 1
     for word in ("bad", *words):
@@ -356,22 +343,22 @@ def test_what_is_wrong_is_named_with_file_and_row(run, case):
         (["a.csv", "m=models.csv"], "several models by its column `model`"),
     ],
 )
-def test_wrong_arguments(run, arguments, words):
+def test_wrong_arguments(call, arguments, words):
     Path("deeper").mkdir()
     for name in ("a.csv", "b.csv", "deeper/a.csv"):
         save(GOOD, name)
     save(pd.concat([GOOD.assign(model="x"), GOOD.assign(model="y")]), "models.csv")
     Path("b.xlsx").write_text("no")
     Path("broken.parquet").write_text("no")
-    result = run("compare", *arguments)
+    result = call("compare", *arguments)
     assert (result.code, result.err.count("error: ")) == (1, 1)
     assert words in result.err
 
 
-def test_few_lesions_give_no_verdict(run):
+def test_few_lesions_give_no_verdict(call):
     for name, seed in (("a.csv", 1), ("b.csv", 2)):
         save(table(3, seed=seed, gain=0.5 * seed, lesions=(60, 30, 8)), name)
-    found = json.loads(run("compare", "a.csv", "b.csv", "--targets", "AK", "--json").out)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--targets", "AK", "--json").out)
     assert found["comparisons"][0]["reading"] == "too few lesions"
     assert "no verdict, for want of lesions of AK" in found["sentences"][0]
 
@@ -390,12 +377,12 @@ def test_correction_can_take_a_finding_back(p, adjusted, words):
     assert ("not enough data after all" in said) == (adjusted > 0.05)
 
 
-def test_a_file_name_with_an_equals_sign_is_a_file(run):
+def test_a_file_name_with_an_equals_sign_is_a_file(call):
     save(GOOD, "lr=0.1.csv")
     assert list(read(["lr=0.1.csv"]).fits) == ["lr=0.1"]
 
 
-def test_reading_raises_the_errors_of_this_package(run):
+def test_reading_raises_the_errors_of_this_package(call):
     save(GOOD, "good.csv")
     with pytest.raises(DataError, match="no file none"):
         read(["good.csv", "none.csv"])

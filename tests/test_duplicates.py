@@ -13,6 +13,7 @@ from moulage.data import duplicates, images, pixels
 from moulage.data.duplicates import Pair
 from moulage.data.thumbnails import ORIENTATIONS, inside, orient
 from moulage.sources import isic2019
+from pictures import encoded
 
 SIDE = 120
 RADIUS = np.hypot(*(np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2))
@@ -46,9 +47,7 @@ def coloured(grey: np.ndarray) -> Image.Image:
 
 
 def compressed(image: Image.Image) -> Image.Image:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=50)
-    return Image.open(stream).convert("RGB")
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=50))).convert("RGB")
 
 
 def cropped(image: Image.Image) -> Image.Image:
@@ -203,11 +202,7 @@ def test_orient_turns_by_the_bits_of_its_index() -> None:
     wanted += [image.T, TURNED_RIGHT, left, image.T[::-1, ::-1]]
     for index, turn in enumerate(wanted):
         np.testing.assert_array_equal(orient(image[None], index)[0], turn, ORIENTATIONS[index])
-
-
-def test_quarter_turns_are_named_after_what_is_done_to_the_second_image() -> None:
-    image = np.arange(9).reshape(1, 3, 3)
-    np.testing.assert_array_equal(orient(image, ORIENTATIONS.index("turned right"))[0], TURNED_RIGHT)
+    assert ORIENTATIONS[5] == "turned right"  # what is done to the second image
 
 
 @pytest.mark.real_data

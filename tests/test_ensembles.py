@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from call_cli import caller
 from moulage.errors import DataError, RecipeError
-from moulage.evaluation.ensembles import (
-    METHODS,
-    Member,
-    best_single,
-    combine,
-    greedy_weights,
-    mixture_weights,
-)
+from moulage.evaluation.ensembles import METHODS, Member, best_single, combine, greedy_weights, mixture_weights
 from moulage.evaluation.predictions import Predictions, log_softmax
 from moulage.evaluation.scores import scores
+from moulage.evaluation.slices import restrict
 
 CLASSES = ("NV", "BCC", "AK")
 SIZES = (120, 60, 30)
@@ -134,11 +127,8 @@ def test_nothing_of_the_test_part_is_learned_from(three: list[Member], method: s
 def test_images_may_stand_in_any_order(three: list[Member], method: str):
     order = np.random.default_rng(1).permutation(len(three[0].test))
 
-    def mixed(found: Predictions) -> Predictions:
-        names, groups = found.images[order], found.groups[order]
-        return replace(found, images=names, groups=groups, labels=found.labels[order], logits=found.logits[order])
-
-    members = [three[0], *(Member(m.name, mixed(m.validation), mixed(m.test)) for m in three[1:])]
+    shuffled = [Member(m.name, *(restrict(part, order) for part in (m.validation, m.test))) for m in three[1:]]
+    members = [three[0], *shuffled]
     assert np.array_equal(combine(members, method).test.logits, combine(three, method).test.logits)
 
 
@@ -171,25 +161,13 @@ def test_one_member_and_an_unknown_method_are_refused(three: list[Member]):
 
 
 def test_stacking_needs_every_class_in_the_validation_part(three: list[Member]):
-    def without(found: Predictions) -> Predictions:
-        rows = found.labels != 2
-        return replace(
-            found, images=found.images[rows], groups=found.groups[rows], labels=found.labels[rows],
-            logits=found.logits[rows],
-        )  # fmt: skip
-
-    members = [replace(m, validation=without(m.validation)) for m in three]
+    members = [replace(m, validation=restrict(m.validation, m.validation.labels != 2)) for m in three]
     with pytest.raises(DataError, match="no image of AK"):
         combine(members, "stacking")
     assert combine(members, "greedy").test.logits.shape == (210, 3)
 
 
 # --- moulage ensemble ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    return caller(capsys, monkeypatch, tmp_path)
 
 
 def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = False) -> None:
@@ -204,10 +182,10 @@ def study(folder: Path, arms: tuple[str, ...] = ("a", "b", "c"), folds: bool = F
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folds", [False, True])
-def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
+def test_an_ensemble_of_each_trial_is_made_compared_and_kept(call, folds: bool):
     study(Path("runs/x"), folds=folds)
     measure = ("--measure", "balanced_accuracy")
-    result = run("ensemble", "runs/x", "--out", "made", *measure, "--targets", "AK", "--json")
+    result = call("ensemble", "runs/x", "--out", "made", *measure, "--targets", "AK", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["num_members"] == [3, 3, 3]
@@ -215,34 +193,28 @@ def test_an_ensemble_of_each_trial_is_made_compared_and_kept(run, folds: bool):
     assert found["comparison"]["models"] == ["best_single", *METHODS]
     assert found["comparison"]["num_trials"] == 3
     kept = Predictions.load(Path("made/greedy-1/test.parquet"))
-    again = combine(
-        [
-            Member(arm, *(predictions(10 * i + 1, part, arm=arm) for part in ("validation", "test")))
-            for i, arm in enumerate("abc")
-        ],
-        "greedy",
-    )
+    again = combine([member(arm, 10 * number + 1) for number, arm in enumerate("abc")], "greedy")
     assert np.array_equal(kept.logits, again.test.logits)
     assert (kept.arm, kept.trial) == ("greedy", 1)
     [made] = [e for e in found["ensembles"] if (e["method"], e["trial"]) == ("greedy", 1)]
     assert made["weights"] == pytest.approx(again.weights)
     files = (f"made/{m}-{t}/test.parquet" for m in ("mean", "greedy") for t in range(3))
-    assert run("compare", *files, *measure).code == 0
+    assert call("compare", *files, *measure).code == 0
 
 
-def test_all_fits_of_a_split_make_one_ensemble(run):
+def test_all_fits_of_a_split_make_one_ensemble(call):
     study(Path("runs/x"))
-    result = run("ensemble", "runs/x", "--out", "made", "--by", "split", "--method", "mean", "--json")
+    result = call("ensemble", "runs/x", "--out", "made", "--by", "split", "--method", "mean", "--json")
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert found["num_members"] == [9]
     assert found["ensembles"][1]["weights"] == pytest.approx({f"{a}-{t}": 1 / 9 for a in "abc" for t in range(3)})
 
 
-def test_several_runs_and_some_arms_and_the_table(run):
+def test_several_runs_and_some_arms_and_the_table(call):
     study(Path("runs/x"))
     study(Path("runs/y"), ("a", "d"))
-    result = run("ensemble", "runs/x", "runs/y", "--out", "made", "--arms", "a,d", "--method", "mean")
+    result = call("ensemble", "runs/x", "runs/y", "--out", "made", "--arms", "a,d", "--method", "mean")
     assert result.code == 0, result.err
     assert "x/a 0.33" in " ".join(result.out.split())
     assert "Ensembles and the best single" in result.out
@@ -259,8 +231,8 @@ def test_several_runs_and_some_arms_and_the_table(run):
         (("runs/x", "--arms", "a"), "makes no ensemble"),
     ],
 )
-def test_wrong_requests_say_what_is_wrong(run, arguments: tuple[str, ...], says: str):
+def test_wrong_requests_say_what_is_wrong(call, arguments: tuple[str, ...], says: str):
     study(Path("runs/x"))
-    result = run("ensemble", *arguments, "--out", "made")
+    result = call("ensemble", *arguments, "--out", "made")
     assert result.code == 1
     assert says in result.err

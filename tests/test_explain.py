@@ -9,33 +9,23 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from call_cli import caller
 from moulage import runs
-from moulage.classifiers import _attention, probe
+from moulage.classifiers import probe
+from moulage.classifiers._attention import GradCam
 from moulage.errors import RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
 from moulage.finished.choosing import choose
 from moulage.finished.explain import NUM_NEIGHBOURS, explain, overlay
 from moulage.report import page, run_files
-from recipes import phantom_recipe
+from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 from small_study import Small
 
-GAN = {"latent_size": 8, "base_channels": 8, "generator_channels": [8, 8, 8], "discriminator_channels": [8, 8]}
-BACKBONE = {"name": "test_resnet", "weights": "scratch", "input_size": 64}
 RECIPE = phantom_recipe(
     study={"num_trials": 2},
     data={"options": {"num_images": 240}},
-    generators={
-        "gan": {
-            "plugin": "dcgan",
-            "classes": ["AK"],
-            "size": 32,
-            "refit": "study",
-            "options": {**GAN, "steps": 2, "batch_size": 4, "discriminator_strides": [2, 2]},
-        }
-    },
+    generators={"gan": {**tiny_gan("AK", steps=2), "refit": "study"}},
     fidelity={"num_images": 0, "judge_images": 0},
-    classifier={"options": {"epochs": 3, "backbone": BACKBONE}},
+    classifier={"options": {"epochs": 3, "backbone": {**SCRATCH, "input_size": 64}}},
     arms={
         "softmax": {"balance": "balanced_softmax"},
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}},
@@ -43,13 +33,11 @@ RECIPE = phantom_recipe(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SLOW)
 def run(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("explain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        Small(RECIPE, folder / "run").collect()
-        yield folder / "run"
+    Small(RECIPE, folder).collect()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +55,6 @@ def predictions(run: Path, arm: str, trial: int) -> Predictions:
     return Predictions.load(run / fit["folder"] / "test.parquet")
 
 
-@pytest.mark.slow
 def test_the_synthetic_arm_stands_beside_the_one_that_adds_nothing(found):
     assert (found["arm"], found["against"], found["trial"]) == ("gan", "none", 0)
     assert [group["title"] for group in found["groups"]][-3:] == [
@@ -77,7 +64,6 @@ def test_the_synthetic_arm_stands_beside_the_one_that_adds_nothing(found):
     ]
 
 
-@pytest.mark.slow
 def test_mistakes_are_the_surest_ones_a_lesion_each(run, found):
     own = predictions(run, "gan", 0)
     wrong = own.predicted != own.labels
@@ -95,7 +81,6 @@ def test_mistakes_are_the_surest_ones_a_lesion_each(run, found):
             assert {own.classes[own.labels[own.images == name][0]] for name in group["images"]} == {"AK"}
 
 
-@pytest.mark.slow
 def test_improved_images_are_those_whose_true_class_gained_most_over_the_trials(run, found):
     changes = []
     for trial in (0, 1):
@@ -113,7 +98,6 @@ def test_improved_images_are_those_whose_true_class_gained_most_over_the_trials(
     assert of[improved["images"][0]]["change"] == pytest.approx(mean.max())
 
 
-@pytest.mark.slow
 def test_changed_images_stand_beside_the_nearest_generated_ones(run, found):
     changed = {name for group in found["groups"] if group["beside"] for name in group["images"]}
     for record in found["images"]:
@@ -123,7 +107,6 @@ def test_changed_images_stand_beside_the_nearest_generated_ones(run, found):
         assert {near["label"] for near in record["neighbours"]} <= {"AK"}
 
 
-@pytest.mark.slow
 def test_every_picture_is_there_and_maps_are_of_the_true_and_the_predicted_class(run, found):
     folder = run / found["folder"]
     for record in found["images"]:
@@ -138,7 +121,6 @@ def test_every_picture_is_there_and_maps_are_of_the_true_and_the_predicted_class
     assert found["cells"] == {"gan": 2, "none": 2}
 
 
-@pytest.mark.slow
 def test_a_second_call_draws_nothing_again_and_an_interrupted_one_goes_on(run, found, monkeypatch):
     folder = run / found["folder"]
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -157,7 +139,6 @@ def test_a_second_call_draws_nothing_again_and_an_interrupted_one_goes_on(run, f
     assert not {"000.json", "002.json", "000.png"} & changed
 
 
-@pytest.mark.slow
 def test_the_report_shows_each_explanation_and_passes_over_those_of_other_classifiers(run, found):
     text = page_of(run)
     assert 'id="explanations"' in text
@@ -182,7 +163,6 @@ def test_the_report_shows_each_explanation_and_passes_over_those_of_other_classi
     (run / "aside.png").rename(run / found["folder"] / "000.png")
 
 
-@pytest.mark.slow
 def test_a_reference_alone_is_explained_without_changes(run):
     alone = explain(run, arm="none", num_images=2, device="cpu")
     assert alone["against"] == ""
@@ -190,23 +170,21 @@ def test_a_reference_alone_is_explained_without_changes(run):
     assert {record["change"] for record in alone["images"]} == {None}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("why", ["no method", "refused"])
 def test_a_classifier_without_maps_is_explained_in_words(run, monkeypatch, why):
     def refuse(*_: object, **__: object) -> None:
         raise RecipeError("No map.", "None at all.")
 
     if why == "refused":
-        monkeypatch.setattr(probe.Classifier, "attention", refuse)
+        monkeypatch.setattr(GradCam, "attention", refuse)
     else:
-        monkeypatch.delattr(_attention.GradCam, "attention")
+        monkeypatch.delattr(GradCam, "attention")
     bare = explain(run, arm="softmax", trial=0 if why == "refused" else 1, num_images=1, device="cpu")
     assert ("No map. None at all." if why == "refused" else "probe") in bare["no_maps"]
     assert not any(by["maps"] for record in bare["images"] for by in record["arms"])
     assert bare["no_maps"] in page_of(run).replace("&#39;", "'")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -223,7 +201,6 @@ def test_wrong_wishes_are_refused(run, options, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.slow
 def test_results_of_another_recipe_are_refused(run):
     text = (run / "recipe.toml").read_text(encoding="utf-8")
     (run / "recipe.toml").write_text(text.replace("epochs = 3", "epochs = 4"), encoding="utf-8")
@@ -237,10 +214,9 @@ def test_an_unfinished_study_is_refused(tmp_path):
         explain(tmp_path)
 
 
-@pytest.mark.slow
-def test_the_verb_says_what_it_chose(run, found, capsys, monkeypatch, tmp_path):
+def test_the_verb_says_what_it_chose(run, found, call, monkeypatch):
     monkeypatch.setattr("moulage.report.write", lambda run: run / "report.html")  # its figures take long to draw
-    result = caller(capsys, monkeypatch, tmp_path)("explain", str(run), "--images", "3", "--device", "cpu")
+    result = call("explain", str(run), "--images", "3", "--device", "cpu")
     assert result.code == 0, result.err
     assert "At random: " in result.out
     assert "report.html" in result.out

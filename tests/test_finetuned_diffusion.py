@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import tiny_generators
 import tiny_latent_diffusion
@@ -75,8 +76,6 @@ def test_a_hidden_prompt_is_the_empty_one():
 def test_what_is_saved_is_small_and_knows_its_model(tmp_path: Path):
     generator = fitted(tmp_path / "fit")
     generator.save(tmp_path / "saved")
-    from safetensors.numpy import load_file
-
     saved = load_file(tmp_path / "saved" / "weights.safetensors")
     others = {name for name in saved if "lora_" not in name}
     assert others == {"base_digest", "prompts.strength"}
@@ -100,30 +99,30 @@ def test_a_fit_does_not_go_on_from_another_model_in_the_same_place(tmp_path: Pat
 # The loss
 
 
+def oracle(network: Any, kind: str, clean: torch.Tensor, off: float, noise: list[torch.Tensor]) -> Any:
+    """A ``forward`` that says the clean latents are ``clean + off / sqrt(SNR)``, and notes down what it guesses."""
+
+    def forward(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        signal = network.base.schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
+        a, b = signal.sqrt(), (1 - signal).sqrt()
+        said = clean + off * b / a
+        noise.append((latents - a * said) / b)
+        return {"epsilon": noise[-1], "v_prediction": a * noise[-1] - b * said, "sample": said}[kind]
+
+    return forward
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_loss_is_that_of_what_the_model_predicts(kind: str, monkeypatch: pytest.MonkeyPatch):
     """A perfect prediction has no loss; one that is off counts min(SNR, gamma) times its error in the latents."""
     generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), class_dropout=0.0, min_snr_gamma=1000.0)
-    game = generator.game()
-    clean, noise = torch.full((64, 4, 8, 8), 0.7), {}
+    game, clean, noise = generator.game(), torch.full((64, 4, 8, 8), 0.7), []
     monkeypatch.setattr(finetuned_diffusion, "encode", lambda *args: clean)
-    off = 0.0
-
-    def oracle(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """The prediction that says the clean latents are ``clean + off / sqrt(SNR)``."""
-        signal = game.network.base.schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
-        a, b = signal.sqrt(), (1 - signal).sqrt()
-        noise["true"] = (latents - a * clean) / b
-        said = clean + off * b / a
-        guessed = (latents - a * said) / b
-        return {"epsilon": guessed, "v_prediction": a * guessed - b * said, "sample": said}[kind]
-
-    game.network.forward = oracle
     args = torch.zeros(64, 3, SIZE, SIZE), torch.zeros(64, dtype=torch.long)
-    assert float(game.loss(*args, torch.Generator().manual_seed(0))) == pytest.approx(0, abs=1e-5)
-    assert noise["true"].std() == pytest.approx(1, abs=0.05)
-    off = 0.5
-    assert float(game.loss(*args, torch.Generator().manual_seed(0))) == pytest.approx(0.25, rel=1e-2)
+    for off in (0.0, 0.5):
+        game.network.forward = oracle(game.network, kind, clean, off, noise)
+        assert float(game.loss(*args, torch.Generator().manual_seed(0))) == pytest.approx(off**2, rel=1e-2, abs=1e-5)
+    assert noise[0].std() == pytest.approx(1, abs=0.05)
 
 
 def test_weights_are_the_limited_ratio_on_the_clean_image():
@@ -144,14 +143,7 @@ def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, m
     generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), sampler=sampler, guidance=1.0)
     adapter = generator.network_of()
     clean, decoded = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), []
-
-    def oracle(latents: torch.Tensor, times: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        signal = adapter.base.schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
-        a, b = signal.sqrt(), (1 - signal).sqrt()
-        noise = (latents - a * clean) / b
-        return noise if kind == "epsilon" else a * noise - b * clean
-
-    adapter.forward = oracle
+    adapter.forward = oracle(adapter, kind, clean, 0.0, [])
     decode = adapter.base.vae.decode
     monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
     config = generator.config

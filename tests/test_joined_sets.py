@@ -1,7 +1,6 @@
 """Several data sets in one study: what two of them share is found, what may only be trained on stays in training."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,19 @@ from PIL import Image
 from moulage import recipe as recipes
 from moulage import report as reports
 from moulage.arm import roles
+from moulage.cli.prepare import prepare
 from moulage.data import data_sets, joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
+from moulage.data.images import Reader
 from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.split import dealable, folds, holdout, prove, reserve
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.evaluation.predictions import Predictions
 from moulage.registration import register
+from moulage.runs import cache_folder
 from moulage.sources import phantom
 from moulage.stages import data
 from moulage.stages.classifier import weights_of
@@ -46,23 +48,13 @@ RECIPE = phantom_recipe(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch) -> None:
-    monkeypatch.setenv("MOULAGE_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def main(cache) -> Catalog:
-    return phantom.read(cache, MAIN)
+def main() -> Catalog:
+    return phantom.read(None, MAIN)
 
 
 def pictures(catalog: Catalog) -> list[Image.Image]:
-    with zipfile.ZipFile(catalog.root / "images.zip") as archive:
-        return [Image.open(io.BytesIO(archive.read(f"{name}.png"))) for name in catalog.images]
+    with Reader() as reader:
+        return [Image.open(io.BytesIO(reader.bytes(catalog.resolve(place)))) for place in catalog.table["location"]]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +66,9 @@ def copies(main) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(main, copies, cache, tmp_path_factory) -> Path:
+def folder(main, copies, tmp_path_factory) -> Path:
     """A further data set: six of the main images again as JPEG, one more photograph of the first one's lesion, news."""
-    root, fresh = tmp_path_factory.mktemp("more"), phantom.read(cache, OTHER)
+    root, fresh = tmp_path_factory.mktemp("more"), phantom.read(None, OTHER)
     (root / "keratosis").mkdir()
     (root / "other").mkdir()
     fresh = fresh.only(label=["AK", "NV"])
@@ -96,21 +88,21 @@ def parsed(folder: Path, **more: object) -> recipes.Recipe:
     return recipes.parse(RECIPE, changes=changes)
 
 
-def audited(catalog: Catalog, cache: Path) -> tuple[Audit, Pixels]:
-    pixels = pixel_cache.build(catalog, (), "squash", cache)
+def audited(catalog: Catalog) -> tuple[Audit, Pixels]:
+    pixels = pixel_cache.build(catalog, (), "squash", cache_folder())
     return audit(catalog, pixels), pixels
 
 
-def test_names_and_groups_of_two_data_sets_never_meet_by_accident(main, cache):
+def test_names_and_groups_of_two_data_sets_never_meet_by_accident(main):
     """Two phantoms count from one: all names and lesion ids are the same, and mean nothing."""
-    other = phantom.read(cache, OTHER)
+    other = phantom.read(None, OTHER)
     joined = joined_sets.join(main, {"b": other}, ["b"])
     assert (joined.images[:160] == main.images).all()
     assert joined.images[160] == f"b:{other.images[0]}"
     assert not set(joined.groups[:160]) & set(joined.groups[160:])
     assert joined.table["lesion"][160:].str.removeprefix("b:").tolist() == other.table["lesion"].tolist()
     assert joined.resolve(joined.table["location"][160]) == other.resolve(other.table["location"][0])
-    report, pixels = audited(joined, cache)
+    report, pixels = audited(joined)
     assert not report.quarantined
     assert [f.kind for f in report.findings if f.kind.startswith(("image of", "lesion of"))] == []
     assert "names nor lesion ids" in next(f.message for f in report.findings if f.kind == "chance names")
@@ -124,10 +116,10 @@ def test_one_data_set_stays_what_it_was(main):
     assert joined_sets.join(main, {}) is main
 
 
-def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main, copies, folder, cache):
+def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main, copies, folder):
     found = data.read(parsed(folder))
     assert found.counts["AK"] == main.counts["AK"] + 36
-    report, _ = audited(found, cache)
+    report, _ = audited(found)
     doubles = {
         f"more:keratosis/{k:02d}.jpg": image for k, image in enumerate(sorted(copies, key=list(main.images).index))
     }
@@ -145,11 +137,9 @@ def test_recompressed_copies_are_set_aside_and_those_of_the_main_data_kept(main,
     assert len(clean) == 160 + 29
 
 
-def test_a_data_set_that_is_split_too_keeps_further_photographs_in_the_group_of_their_lesion(
-    main, copies, folder, cache
-):
+def test_a_data_set_that_is_split_too_keeps_further_photographs_in_the_group_of_their_lesion(main, copies, folder):
     found = data.read(parsed(folder, parts="all"))
-    report, _ = audited(found, cache)
+    report, _ = audited(found)
     clean = report.clean(found)
     assert len(report.quarantined) == 6
     group = dict(zip(clean.images, clean.groups, strict=True))
@@ -161,12 +151,12 @@ def test_a_data_set_that_is_split_too_keeps_further_photographs_in_the_group_of_
     assert set(parts) == {"train", "validation", "test"}
 
 
-def test_a_copy_under_another_label_never_costs_the_main_data_an_image(main, copies, cache, tmp_path):
+def test_a_copy_under_another_label_never_costs_the_main_data_an_image(main, copies, tmp_path):
     """The same bytes under two labels are set aside within a data set; across two the main one's image stays."""
     row = main.only(image=copies[0])
     table = row.table.assign(image="again", label="SCC", location=row.resolve(row.table["location"][0]))
     other = Catalog.build(table, main.classes, "other", "/")
-    report, _ = audited(joined_sets.join(main, {"b": other}, ["b"]), cache)
+    report, _ = audited(joined_sets.join(main, {"b": other}, ["b"]))
     assert report.quarantined == {"b:again": f"in two data sets: same bytes as {copies[0]} of main"}
     [finding] = [f for f in report.findings if f.kind == "image of two data sets"]
     assert "1 image under another class there" in finding.message
@@ -200,7 +190,7 @@ def test_other_data_are_held_against_each_data_set_under_its_own_names():
     assert found[["image", "same_as"]].to_numpy().tolist() == [["x", "i1"], ["i1", "b:i1"]]
 
 
-def test_three_data_sets_are_held_against_each_other(main, copies, cache):
+def test_three_data_sets_are_held_against_each_other(main, copies):
     """An image in the second and third, but not in the main one, is kept once; one of all three is the main one's."""
     one, two = (main.only(image=copies[:k]) for k in (2, 3))
     first, rest = main.take(~main.table["image"].isin(copies[1:]).to_numpy()), {}
@@ -209,7 +199,7 @@ def test_three_data_sets_are_held_against_each_other(main, copies, cache):
             location=[part.resolve(place) for place in part.table["location"]], lesion="", group=""
         )
         rest[name] = Catalog.build(table.assign(image=name + part.table["image"]), main.classes, name, "/")
-    report, _ = audited(joined_sets.join(first, rest, ["b", "c"]), cache)
+    report, _ = audited(joined_sets.join(first, rest, ["b", "c"]))
     own = sorted(copies[:3], key=list(main.images).index)
     inside = {name: why.split(" as ")[1] for name, why in report.quarantined.items() if why.startswith("in two")}
     expected = {f"{n}:{n}{copies[0]}": f"{copies[0]} of main" for n in "bc"}
@@ -300,16 +290,14 @@ def test_copies_weigh_what_their_image_does(main):
 
 
 def test_prepare_takes_a_recipe_and_says_what_became_of_each_data_set(folder, tmp_path, capsys):
-    from moulage.cli import steps
-
     path = tmp_path / "two.toml"
     path.write_text(recipes.to_toml(recipes.parse(RECIPE)), encoding="utf-8")
     setting = [f"data.also.more.path={folder}"]
-    steps.prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1, as_json=True)
+    prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1, as_json=True)
     assert '"num_set_aside": 7' in capsys.readouterr().out
     assert [row["name"] for row in data_sets.load(tmp_path / "run")] == ["main", "more"]
-    steps.prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1)
+    prepare(recipe=path, settings=setting, out=tmp_path / "run", workers=1)
     assert "set aside" in capsys.readouterr().out
     for wrong in ({}, {"recipe": path, "source": "phantom"}):
         with pytest.raises(RecipeError, match="one of the two"):
-            steps.prepare(**wrong)
+            prepare(**wrong)

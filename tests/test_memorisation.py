@@ -14,15 +14,14 @@ from moulage.data.near_copies import conformal_threshold, distances, near_copies
 from moulage.errors import DataError
 from moulage.evaluation.memorisation import authenticity, data_copying
 from moulage.sources import isic2019, phantom
+from pictures import encoded
 
 SIZE = 64
 Change = Callable[[np.ndarray], np.ndarray]
 
 
 def jpeg(image: np.ndarray) -> np.ndarray:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=60)
-    return np.asarray(Image.open(stream))
+    return np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG", quality=60))))
 
 
 def cropped(image: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from call_cli import caller
 from classifier_case import TINY, Case
-from moulage import plugins, runs
+from moulage import backbones, plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _fitting, _views, finetune, probe
 from moulage.data import metadata
@@ -27,7 +26,8 @@ from moulage.stages import data
 from moulage.stages import plan as plans
 from moulage.stages.classifier import with_metadata
 from moulage.stages.plan import plan
-from recipes import phantom_recipe
+from moulage.treatment import Treatment
+from recipes import SLOW, phantom_recipe
 from small_study import Small
 
 
@@ -273,8 +273,6 @@ def test_mixed_metadata_reach_the_classifier(case, tmp_path):
             inputs = torch.cat([inputs[:, :-3], inputs[:, -3:] * 0], 1)
         return inputs, torch.cat([targets[:, :3], targets[:, 3:] * 0], 1)
 
-    from moulage.treatment import Treatment
-
     fitted = case.fitted(tmp_path, treatment=Treatment(mix=mix, key="hides"))
     assert set(num_targets) == ({6} if case.module is finetune else {3})
     assert (case.predict(fitted).argmax(1) == case.validation.labels).mean() < 0.75
@@ -284,8 +282,6 @@ def test_mixed_metadata_reach_the_classifier(case, tmp_path):
 
 
 def test_the_metadata_network_learns_with_the_head_and_hides_whole_images():
-    from moulage import backbones
-
     options = finetune.MetadataOptions(units=8, dropout=0.25)
     features = backbones.build(backbones.Backbone(**TINY), 32)
     network = finetune.Network(features, 3, 5, options)
@@ -320,24 +316,21 @@ def test_every_view_of_an_image_has_its_metadata(case, fit, tmp_path):
 # Studies
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SLOW)
 def run(tmp_path_factory: pytest.TempPathFactory):
     """A finished study with generated images and unknown classes, and what its fits were given."""
-    folder, given = tmp_path_factory.mktemp("study"), {}
+    folder, given, fit = tmp_path_factory.mktemp("study"), {}, probe.Classifier.fit
+
+    def watched(self, view, validation, **options):
+        given[options["folder"].name.rpartition("-")[0]] = (view, validation)
+        fit(self, view, validation, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(folder / "cache"))
-        fit = probe.Classifier.fit
-
-        def watched(self, view, validation, **options):
-            given[options["folder"].name.rpartition("-")[0]] = (view, validation)
-            fit(self, view, validation, **options)
-
         patch.setattr(probe.Classifier, "fit", watched)
-        Small(RECIPE, folder / "run").collect()
-        yield folder / "run", given
+        Small(RECIPE, folder).collect()
+    return folder, given
 
 
-@pytest.mark.slow
 def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run):
     recipe, prepared = data.load(run[0])
     train = prepared.split(0).part(prepared.catalog, "train")
@@ -356,7 +349,6 @@ def test_a_study_encodes_by_its_training_part_and_lends_to_generated_images(run)
     assert {folder.split("/")[0] for folder in with_them - without} == {"classifiers"}, "embeddings are shared"
 
 
-@pytest.mark.slow
 def test_a_classifier_that_reads_metadata_is_explained(run):
     pytest.importorskip("captum")
     found = explain(run[0], arm="noise", num_images=1, device="cpu")
@@ -364,7 +356,6 @@ def test_a_classifier_that_reads_metadata_is_explained(run):
     assert any(image["neighbours"] for image in found["images"])
 
 
-@pytest.mark.slow
 def test_other_data_and_unknown_classes_are_scored_with_their_metadata(run, tmp_path):
     found = score_unknown(run[0], device="cpu")
     assert {fit["arm"] for fit in found["fits"]} == {"none", "noise"}
@@ -388,8 +379,7 @@ def test_other_data_and_unknown_classes_are_scored_with_their_metadata(run, tmp_
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_on_metadata_from_the_command_line(capsys, monkeypatch, tmp_path):
-    call = caller(capsys, monkeypatch, tmp_path)
+def test_a_classifier_is_trained_on_metadata_from_the_command_line(call, tmp_path):
     phantom = ["--source-set", "num_images=240", "--source-set", "size=32"]
     refused = call("train", "metadata", *phantom)
     assert refused.code == 1

@@ -23,6 +23,7 @@ from moulage import plugins
 from moulage.data.catalog import Catalog
 from moulage.data.images import Reader
 from moulage.errors import RecipeError, RunError
+from moulage.runs import cache_folder
 from moulage.sources import phantom
 from moulage.sources.phantom import CAMERAS, CLASSES, Config, draw_image
 
@@ -30,7 +31,7 @@ SMALL = Config(num_images=60, size=24, min_lesions=2)
 SIZE = 48
 RARE = ("AK", "DF", "VASC", "SCC")
 RECORDED = {0: (0.111, 0.078, 0.038, 0.160), 0.5: (0.121, 0.173, 0.138, 0.143), 1: (0.054, 0.189, 0.182, 0.147)}
-"""Gains of the classes of ``RARE`` by planted benefit, as the docstring of ``phantom`` has them."""
+"""Gains of the classes of ``RARE`` by planted benefit, as docs/LOG.md has them."""
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +221,9 @@ def gain(benefit: float, rare: str, draws: int, pool: int = 96) -> float:
     """
     gains = []
     for draw in range(1, 1 + draws):
-        others = [
-            rings(benefit, label, 10**9 * draw + 10**6 * k, 50) for k, label in enumerate(CLASSES) if label != rare
-        ]
-        held_back, positives = (
-            rings(benefit, rare, 10**9 * draw + 10**8, pool),
-            rings(benefit, rare, 10**9 * draw + 2 * 10**8, 60),
-        )
+        first = 10**9 * draw
+        others = [rings(benefit, name, first + 10**6 * k, 50) for k, name in enumerate(CLASSES) if name != rare]
+        held_back, positives = (rings(benefit, rare, first + k * 10**8, num) for k, num in ((1, pool), (2, 60)))
         negatives = np.concatenate([features[30:] for features in others])
         test, truth = np.concatenate([negatives, positives]), np.repeat([0, 1], [len(negatives), len(positives)])
         train = np.concatenate([features[:30] for features in others])
@@ -255,7 +252,7 @@ def test_held_back_images_help_more_where_benefit_is_planted() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("benefit", RECORDED)
-def test_planted_benefit_is_what_the_docstring_records(benefit: float) -> None:
+def test_planted_benefit_is_what_the_log_records(benefit: float) -> None:
     gains = [gain(benefit, rare, draws=3) for rare in RARE]
     assert gains == pytest.approx(RECORDED[benefit], abs=0.02)
 
@@ -275,9 +272,8 @@ def test_archives_are_stored_and_readable(catalog: Catalog) -> None:
                 assert (picture.format, picture.mode, picture.size) == ("PNG", mode, (SIZE, SIZE))
 
 
-def test_default_folder_is_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
-    assert phantom.read(None, SMALL).root.parent == tmp_path / "cache"
+def test_default_folder_is_the_cache() -> None:
+    assert phantom.read(None, SMALL).root.parent == cache_folder()
 
 
 def test_drawn_images_are_not_touched_again(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from moulage.sources import phantom
 from moulage.stages import data
 from moulage.stages.plan import plan
 from moulage.stages.stage import execute
+from recipes import phantom_recipe
 from tiny_generators import SIZE, rates
 
 pytestmark = pytest.mark.slow
@@ -230,33 +231,20 @@ def test_a_training_image_without_a_mask_is_refused_before_any_work():
 
 
 @pytest.mark.slow
-def test_a_study_hands_over_the_training_masks_and_is_refused_where_one_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    generator = {
-        "plugin": "pix2pixhd",
-        "classes": ["MEL", "NV"],
-        "size": SIZE,
-        "options": tiny_generators.RUN | tiny_generators.TINY["pix2pixhd"] | TINY,
-    }
-    values = {"study": {"name": "few"}, "data": {"options": {"num_images": 260, "size": 32}}}
-    whole = phantom.read
-
-    def without(path: Path | None, config: phantom.Config) -> Catalog:
-        found = whole(path, config)
-        return found.with_columns(mask=found.table["mask"].where(found.table["label"] != "MEL", ""))
-
-    monkeypatch.setattr(phantom, "read", without)
-    with pytest.raises(RecipeError, match=r"generators\.gan: pix2pixhd draws from lesion masks"):
-        data.prepare(parse(values | {"generators": {"gan": generator}}), tmp_path / "refused")
-    run, masked = tmp_path / "taken", generator | {"classes": ["VASC", "NV"]}
-    recipe = parse(values | {"generators": {"gan": masked}})
-    prepared = data.prepare(recipe, run)
+def test_a_study_hands_over_the_training_masks_and_is_refused_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = tiny_generators.RUN | tiny_generators.TINY["pix2pixhd"] | TINY
+    generator = {"plugin": "pix2pixhd", "classes": ["VASC", "NV"], "size": SIZE, "options": options}
+    recipe = parse(phantom_recipe(generators={"gan": generator}))
+    prepared = data.prepare(recipe, tmp_path)
     stage = plan(recipe, prepared)[0]
-    execute(run, stage, "cpu")
-    learned = pix2pixhd.Generator.load(run / stage.folder)
+    execute(tmp_path, stage, "cpu")
+    learned = pix2pixhd.Generator.load(tmp_path / stage.folder)
     train = prepared.split(0).part(prepared.catalog, "train").only(label="NV")
     assert np.array_equal(learned._masks[1], masks.read(train, SIZE, "squash"))
+    read = phantom.read
+    monkeypatch.setattr(phantom, "read", lambda *given: read(*given).with_columns(mask=""))
+    with pytest.raises(RecipeError, match=r"generators\.gan: pix2pixhd draws from lesion masks"):
+        data.prepare(recipe, tmp_path / "refused")
 
 
 @pytest.mark.slow

@@ -19,7 +19,10 @@ def test_every_plugin_has_config_and_a_sentence(kind):
         assert issubclass(module.Config, plugins.Options), name
         if not any(field.is_required() for field in module.Config.model_fields.values()):
             assert module.Config() == plugins.configure(kind, name, {})
-        assert 10 < len(plugins.summary(kind, name)) < 120, name
+        summary = plugins.summary(kind, name)
+        assert 10 < len(summary) < 120, name
+        assert summary[-1] == ".", name
+        assert summary[0].isupper() or summary.lower().startswith(name), name
         for key, field in module.Config.model_fields.items():
             assert field.description, f"{kind}/{name}: {key} is not described"
 
@@ -63,7 +66,10 @@ def test_third_parties_add_plugins_by_entry_point(tmp_path):
     assert "Rain on the window" in out
 
 
-SUMMARIES = "moulage.plugins\nfor n in moulage.plugins.names('selection'): moulage.plugins.summary('selection', n)"
+SUMMARIES = (
+    "moulage.plugins\nfor kind in ('balance', 'selection'):\n"
+    "    for n in moulage.plugins.names(kind): moulage.plugins.summary(kind, n)"
+)
 LIBRARY = "moulage, moulage.recipe, moulage.data.split, moulage.report, moulage.cli, moulage.evaluation.compare"
 
 
@@ -72,6 +78,8 @@ LIBRARY = "moulage, moulage.recipe, moulage.data.split, moulage.report, moulage.
     [
         (LIBRARY, {"torch"}),
         (SUMMARIES, {"torch", "sklearn"}),
+        ("moulage.report", {"matplotlib"}),
+        ("moulage.report.page", {"torch", "matplotlib.pyplot"}),
         ("moulage.data.pixel_writer", {"torch", "pandas"}),  # what worker processes import
     ],
 )

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from call_cli import caller
 from moulage import plugins, recipe
 from moulage.data import masks, pixels
 from moulage.data.catalog import Catalog
@@ -16,6 +15,7 @@ from moulage.data.filters import Filtered, Filters
 from moulage.errors import DataError, RecipeError
 from moulage.sources import folder as folder_source
 from moulage.stages.data import read as read_data
+from pictures import write_pictures
 
 OF_THE_MASK = ("background", "lesion_crop")
 SKIN, LESION, HAIR = (225, 180, 160), (110, 60, 50), (25, 15, 15)
@@ -191,12 +191,9 @@ def test_wrong_names_and_options_are_refused_with_the_nearest():
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Twelve images of two classes, all with masks."""
-    for label, shift in (("AK", 0), ("NV", 20)):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(6):
-            picture = np.roll(np.asarray(skin()), shift + number, axis=0)
-            Image.fromarray(picture).save(tmp_path / "data" / label / f"{number}.png")
-    return tmp_path / "data"
+    kinds = [(label, shift, number) for label, shift in (("AK", 0), ("NV", 20)) for number in range(6)]
+    moved = {f"{label}/{number}.png": np.roll(skin(), shift + number, axis=0) for label, shift, number in kinds}
+    return write_pictures(tmp_path / "data", moved)
 
 
 @pytest.fixture
@@ -278,16 +275,15 @@ def test_predicted_masks_want_squashed_images():
         recipe.parse(values)
 
 
-def test_the_verb_previews(tmp_path, capsys, monkeypatch):
-    run = caller(capsys, monkeypatch, tmp_path)
+def test_the_verb_previews(tmp_path, call):
     phantom = ("--source", "phantom", "--source-set", "num_images=240", "--source-set", "size=32")
     words = ("prepare", *phantom, "--size", 32, "--workers", 1, "--out", "run")
     steps = ("--step", "vignette", "--step", "hair")
-    done = run(*words, *steps, "--preview", 3)
+    done = call(*words, *steps, "--preview", 3)
     assert done.code == 0, done.err
     assert "Pre-processing" in done.out
     with Image.open(tmp_path / "run" / "preview.png") as sheet:
         assert sheet.width > 3 * 150
-    refused = run(*words, "--preview", 3)
+    refused = call(*words, "--preview", 3)
     assert refused.code == 1
     assert "--step" in refused.err

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moulage import plugins
+from moulage import backbones, plugins
 from moulage import recipe as recipes
 from moulage.errors import RecipeError
+from moulage.stages.generator import Generator
 from recipes import phantom_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -141,13 +142,6 @@ def test_budget_is_merged_table_by_table(tmp_path):
         recipes.load(path, "cpuu")
 
 
-def test_files_that_are_no_recipes(tmp_path):
-    with pytest.raises(RecipeError, match="no recipe at"):
-        recipes.load(tmp_path / "none.toml")
-    with pytest.raises(RecipeError, match="folder"):
-        recipes.load(tmp_path)
-
-
 def test_counts_of_an_arm():
     found = recipes.parse(changed(arms={"half": {"balance": "duplicates", "ratio": {"AK": 0.5}}}))
     counts = {"AK": 41, "NV": 900}
@@ -158,15 +152,7 @@ def test_counts_of_an_arm():
         found.additions("gan", {"NV": 900})
 
 
-def test_differences_are_named():
-    old, new = (recipes.parse(v).model_dump(mode="json") for v in (SMALL, changed(study={"seed": 4})))
-    assert list(recipes.differences(old, new)) == ["study.seed: 0 -> 4"]
-
-
 def test_a_feature_network_that_is_not_installed_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch):
-    from moulage import backbones
-    from moulage.stages.generator import Generator
-
     values = {"study": {"name": "x"}, "generators": {"gan": {"plugin": "dcgan", "classes": ["AK"]}}}
     Generator.check_recipe(recipes.parse(values))
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)

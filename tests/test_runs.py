@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+from contextlib import nullcontext
 
 import pandas as pd
 import pyarrow as pa
@@ -99,17 +100,12 @@ def _try_lock(folder, queue):
 def test_a_second_process_is_told_that_the_folder_is_in_use(tmp_path):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    for held in (True, False):
+    for held, said in ((runs.lock(tmp_path), "in use by another process (pid"), (nullcontext(), "got it")):
         process = context.Process(target=_try_lock, args=(tmp_path, queue))
-        if held:
-            with runs.lock(tmp_path):
-                process.start()
-                process.join()
-            assert "in use by another process (pid" in queue.get(timeout=5)
-        else:
+        with held:
             process.start()
             process.join()
-            assert queue.get(timeout=5) == "got it"
+        assert said in queue.get(timeout=5)
 
 
 def test_broken_json_is_named(tmp_path):

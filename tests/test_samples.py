@@ -1,6 +1,7 @@
 """Checks data/samples.py with a generator that takes no training: files, provenance, resuming, leaks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,9 @@ class Painter:
         return np.stack([np.random.default_rng([label, s]).integers(0, 256, (16, 16, 3), np.uint8) for s in seeds])
 
 
-def draw(generator: Painter, folder: Path, origin: str = "dcgan-0-abc", **seeds: object) -> Catalog:
-    wanted = seeds or {"AK": range(70), "a/../b ü": [5]}
-    return samples.draw(generator, wanted, folder, origin=origin, split_digest="d1", classes=CLASSES)
+def draw(generator: Painter, folder: Path, seeds: dict[str, Any] | None = None, **options: Any) -> Catalog:
+    about = {"origin": "dcgan-0-abc", "split_digest": "d1", "classes": CLASSES, **options}
+    return samples.draw(generator, seeds or {"AK": range(70), "a/../b ü": [5]}, folder, **about)
 
 
 def test_files_are_lossless_and_listed(tmp_path: Path):
@@ -65,15 +66,7 @@ def test_drawing_again_draws_only_what_is_missing_or_broken(tmp_path: Path):
     missing.unlink()
     broken.write_bytes(broken.read_bytes()[:600])
     again, calls = Painter(), []
-    second = samples.draw(
-        again,
-        {"AK": np.arange(70), "a/../b ü": [5]},
-        tmp_path,
-        origin="dcgan-0-abc",
-        split_digest="d1",
-        classes=CLASSES,
-        progress=lambda done, total, note: calls.append((done, total)),
-    )
+    second = draw(again, tmp_path, progress=lambda done, total, note: calls.append((done, total)))
     assert again.drawn == [3, 7]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
     assert second.digest == first.digest
@@ -105,15 +98,15 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("seeds", [[1, 1], [-1], [0, -3]])
 def test_wrong_seeds_are_refused(tmp_path: Path, seeds: list[int]):
     with pytest.raises(RecipeError, match="seeds"):
-        draw(Painter(), tmp_path, AK=seeds)
+        draw(Painter(), tmp_path, {"AK": seeds})
     assert not any(tmp_path.iterdir())
 
 
 def test_wrong_classes_are_refused(tmp_path: Path):
     with pytest.raises(RecipeError, match="generator"):
-        draw(Painter(), tmp_path, NV=[1])
+        draw(Painter(), tmp_path, {"NV": [1]})
     with pytest.raises(RecipeError, match="data set"):
-        samples.draw(Painter(), {"AK": [1]}, tmp_path, origin="o", split_digest="d", classes=("NV",))
+        draw(Painter(), tmp_path, {"AK": [1]}, classes=("NV",))
 
 
 def test_no_write_permission_is_one_clear_error(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn called in another form, and against cases worked by hand."""
+"""Scores against scikit-learn called in another form."""
 
 import json
 import warnings
@@ -9,7 +9,6 @@ from sklearn import metrics
 
 from moulage.errors import DataError
 from moulage.evaluation.measure_names import measure
-from moulage.evaluation.measures.expected_calibration_error import expected_calibration_error
 from moulage.evaluation.scores import scores
 
 CLASSES = ("MEL", "NV", "AK", "DF")
@@ -54,36 +53,6 @@ def test_scores_agree_with_scikit_learn():
         judge |= {"auc": auc, "average_precision": average_precision}
         assert found["classes"][name] == pytest.approx(judge, abs=1e-9)
     assert found["confusion"] == metrics.confusion_matrix(labels, predicted).tolist()
-
-
-def test_scores_of_a_case_worked_by_hand():
-    p = np.array([[0.7, 0.3], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]])
-    labels = np.array([0, 0, 1, 0])
-    found = scores(labels, np.log(p), ("A", "B"))
-    assert found["confusion"] == [[1, 2], [0, 1]]
-    assert found["accuracy"] == pytest.approx(2 / 4)
-    assert found["balanced_accuracy"] == pytest.approx((1 / 3 + 1) / 2)
-    assert found["log_loss"] == pytest.approx(-np.log([0.7, 0.4, 0.8, 0.1]).mean())
-    assert found["classes"]["A"] == pytest.approx(
-        # A's scores in order: 0.7 A, 0.4 A, 0.2 B, 0.1 A
-        {
-            "precision": 1,
-            "recall": 1 / 3,
-            "f1": 1 / 2,
-            "support": 3,
-            "auc": 2 / 3,
-            "average_precision": (1 + 1 + 3 / 4) / 3,
-        }
-    )
-    assert found["classes"]["B"] == pytest.approx(
-        {"precision": 1 / 3, "recall": 1, "f1": 1 / 2, "support": 1, "auc": 2 / 3, "average_precision": 1 / 2}
-    )
-
-
-def test_calibration_error_worked_by_hand():
-    # confidences 0.95, 0.95 (one right), 0.6 (right), 0.5 (wrong): gaps 0.45, 0.4, 0.5 of 2, 1, 1 images
-    p = np.array([[0.95, 0.05], [0.05, 0.95], [0.6, 0.4], [0.5, 0.5]])
-    assert expected_calibration_error(np.array([0, 0, 0, 1]), p) == pytest.approx((2 * 0.45 + 0.4 + 0.5) / 4)
 
 
 def test_what_is_undefined_is_none_without_a_warning():

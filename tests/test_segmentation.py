@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from call_cli import Result, caller
+from call_cli import Result, settings
 from moulage import backbones, plugins
 from moulage.data import masks as lesion_masks
 from moulage.data import symmetries
@@ -283,20 +283,9 @@ def test_files_of_others_are_left_as_they_are(learned: tuple[dict[str, Any], Pat
         predict.predict_masks(learned[1], "folder", data, {}, tmp_path / "other")
 
 
-def test_the_verbs(
-    learned: tuple[dict[str, Any], Path],
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-):
-    call: Callable[..., Result] = caller(capsys, monkeypatch, tmp_path)
-    settings = [part for key, value in TINY.items() if key != "backbone" for part in ("--set", f"{key}={value}")]
-    settings = [text.replace("(", "[").replace(")", "]") for text in settings]
-    for key, value in TINY["backbone"].items():
-        settings += ["--set", f"backbone.{key}={value}"]
+def test_the_verbs(learned: tuple[dict[str, Any], Path], data: Path, call: Callable[..., Result]):
     common = ("--source", "folder", "--data", data)
-    shown = call("masks", "learn", *common, "--out", learned[1], *settings)
+    shown = call("masks", "learn", *common, "--out", learned[1], *settings(TINY))
     assert shown.code == 0, shown.err
     assert "same outline for all" in shown.out
     assert str(learned[1] / "examples.png") in shown.out

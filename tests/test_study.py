@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,82 +29,27 @@ from moulage.stages.plan import plan
 from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
 from moulage.treatment import PLAIN, Treatment
+from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
-RECIPE = """
-[study]
-name = "small"
-num_trials = 3
-target_classes = ["AK", "VASC"]
+RECIPE = phantom_recipe(
+    study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
+    generators={"gan": tiny_gan("AK", "VASC", steps=12, checkpoint_every=4)},
+    classifier={"options": {"epochs": 3}},
+    arms={
+        "duplicates": {"balance": "duplicates", "like": "gan"},
+        "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 6, "VASC": 4}},
+    },
+)
 
-[data]
-source = "phantom"
-options = { num_images = 260, size = 32 }
 
-[split]
-validation = 0.2
-test = 0.3
-
-[generators.gan]
-plugin = "dcgan"
-classes = ["AK", "VASC"]
-size = 32
-
-[generators.gan.options]
-steps = 12
-batch_size = 4
-latent_size = 8
-base_channels = 8
-generator_channels = [8, 8, 8]
-discriminator_channels = [8, 8]
-discriminator_strides = [2, 2]
-checkpoint_every = 4
-
-[classifier]
-plugin = "probe"
-
-[classifier.options]
-size = 32
-epochs = 3
-backbone = { name = "test_resnet", weights = "scratch" }
-
-[arms.none]
-balance = "none"
-
-[arms.duplicates]
-balance = "duplicates"
-like = "gan"
-
-[arms.gan]
-balance = "synthesize"
-generator = "gan"
-add = { AK = 6, VASC = 4 }
-"""
+def recipe_with(changes=None):
+    return recipes.parse(RECIPE, changes=changes)
 
 
 @pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "small.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One cache for the whole module, so that phantom images are drawn once."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch):
-    monkeypatch.setenv("MOULAGE_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def finished(recipe_file, cache, tmp_path_factory):
+def finished(tmp_path_factory):
     """A study that nobody interrupted."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(cache))
-        return run_study(recipes.load(recipe_file), tmp_path_factory.mktemp("runs") / "small", workers=2)
+    return run_study(recipe_with(), tmp_path_factory.mktemp("runs") / "small", workers=2)
 
 
 def predictions_of(run: Path) -> dict[tuple[str, int, str], np.ndarray]:
@@ -143,38 +89,29 @@ def test_each_real_image_is_embedded_once_for_all_arms_and_trials(finished):
     assert len(done) == 1 + 3  # the samples of each trial
 
 
-def test_synthetic_images_enter_the_training_part_only(finished):
-    for (arm, trial, part), _ in predictions_of(finished.run).items():
-        file = next(finished.run.glob(f"classifiers/{arm}-{trial}-*/{part}.parquet"))
-        scored = set(Predictions.load(file).images)
-        assert scored <= set(finished.prepared.split(trial).part(finished.prepared.catalog, part).images)
-
-
-def test_same_command_computes_nothing_again(finished, recipe_file):
+def test_same_command_computes_nothing_again(finished):
     stamps = {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")}
-    again = run_study(recipes.load(recipe_file), finished.run)
+    again = run_study(recipe_with(), finished.run)
     assert {p: p.stat().st_mtime_ns for p in finished.run.glob("*/*/done.json")} == stamps
     assert again.results.model_copy(update={"date": finished.results.date}) == finished.results
 
 
-def test_a_changed_arm_recomputes_only_itself(finished, recipe_file):
+def test_a_changed_arm_recomputes_only_itself(finished):
     before = {stage.folder for stage in finished.stages}
-    changed = recipes.load(
-        recipe_file, "", {"arms.half": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}}}
-    )
+    changed = recipe_with({"arms.half": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}}})
     new = [stage for stage in plan(changed, finished.prepared) if stage.folder not in before]
     assert {(stage.kind, stage.name) for stage in new} == {("classifier", "half")}
-    head = recipes.load(recipe_file, "", {"classifier.options.epochs": 4})
+    head = recipe_with({"classifier.options.epochs": 4})
     assert {t.kind for t in plan(head, finished.prepared) if t.folder not in before} == {"classifier"}
-    other = recipes.load(recipe_file, "", {"generators.gan.options.steps": 13})
+    other = recipe_with({"generators.gan.options.steps": 13})
     kinds = {(t.kind, t.name) for t in plan(other, finished.prepared) if t.folder not in before}
     assert ("classifier", "none") not in kinds
     assert ("classifier", "duplicates") not in kinds
     assert {("generator", "gan"), ("samples", "gan"), ("classifier", "gan")} <= kinds
 
 
-def test_another_split_recomputes_everything(finished, recipe_file, tmp_path):
-    other = recipes.load(recipe_file, "", {"split.seed": 1})
+def test_another_split_recomputes_everything(finished, tmp_path):
+    other = recipe_with({"split.seed": 1})
     prepared = data.prepare(other, tmp_path)
     shared = {t.folder for t in plan(other, prepared)} & {t.folder for t in finished.stages}
     assert {t.name for t in finished.stages if t.folder in shared} == {"real images"}
@@ -189,10 +126,10 @@ def test_arms_share_seeds_within_a_trial_and_not_between_trials(finished):
     assert len(set.union(*seeds.values())) == 3
 
 
-def test_samples_of_another_split_are_refused(finished, recipe_file, tmp_path):
+def test_samples_of_another_split_are_refused(finished, tmp_path):
     samples = next(stage for stage in finished.stages if stage.kind == "samples")
     arm = {"balance": "synthesize", "samples": str(finished.run / samples.folder), "add": {"AK": 2}}
-    recipe = recipes.load(recipe_file, "", {"split.seed": 1, "arms.gan": {"generator": "", **arm}})
+    recipe = recipe_with({"split.seed": 1, "arms.gan": {"generator": "", **arm}})
     prepared = data.prepare(recipe, tmp_path)
     with pytest.raises(LeakError, match="fitted on the split"):
         plan(recipe, prepared)
@@ -214,13 +151,8 @@ def test_real_images_of_another_part_are_refused(finished):
 
 
 def test_a_tampered_split_is_refused(finished, tmp_path):
-    import shutil
-
-    copy = tmp_path / "run"
-    shutil.copytree(finished.run, copy)
-    catalog = finished.prepared.catalog
-    merged = catalog.with_columns(group=np.full(len(catalog), "lesion:one"))
-    merged.save(copy / "catalog.parquet")
+    copy = shutil.copytree(finished.run, tmp_path / "run")
+    finished.prepared.catalog.with_columns(group="lesion:one").save(copy / "catalog.parquet")
     with pytest.raises(LeakError):
         Prepared.load(copy)
 
@@ -238,15 +170,15 @@ def test_a_tampered_split_is_refused(finished, tmp_path):
         ({"arms.gan.add": {"NV": 3}}, RecipeError, 'does not learn "NV"'),
     ],
 )
-def test_wrong_settings_are_refused_before_work(recipe_file, tmp_path, changes, error, words):
+def test_wrong_settings_are_refused_before_work(tmp_path, changes, error, words):
     with pytest.raises(error, match=words):
-        run_study(recipes.load(recipe_file, "", changes), tmp_path / "run")
+        run_study(recipe_with(changes), tmp_path / "run")
     assert not list((tmp_path / "run").glob("generators/*"))
 
 
-def test_a_locked_run_is_refused(recipe_file, tmp_path):
+def test_a_locked_run_is_refused(tmp_path):
     with runs.lock(tmp_path), pytest.raises(RunError, match="in use by another process"):
-        run_study(recipes.load(recipe_file), tmp_path)
+        run_study(recipe_with(), tmp_path)
 
 
 def test_nearest_image_is_found_through_flips_and_turns():
@@ -256,14 +188,9 @@ def test_nearest_image_is_found_through_flips_and_turns():
     distance, row = nearest_images(turned, among)
     assert row.tolist() == [3, 1]
     assert distance == pytest.approx([0, 0], abs=0.05)
-    shifted, _ = nearest_images(np.clip(among[2:3].astype(int) + 0, 0, 255).astype(np.uint8) // 2, among[2:3])
-    expected = np.sqrt(
-        (
-            (among[2].reshape(32, 2, 32, 2, 3).mean((1, 3)) - (among[2] // 2).reshape(32, 2, 32, 2, 3).mean((1, 3)))
-            ** 2
-        ).mean()
-    )
-    assert shifted[0] == pytest.approx(expected, rel=1e-3)
+    darker, _ = nearest_images(among[2:3] // 2, among[2:3])
+    small, small_darker = (image.reshape(32, 2, 32, 2, 3).mean((1, 3)) for image in (among[2], among[2] // 2))
+    assert darker[0] == pytest.approx(np.sqrt(((small - small_darker) ** 2).mean()), rel=1e-3)
 
 
 KILL_AT = {
@@ -277,15 +204,16 @@ KILL_AT = {
 
 @pytest.mark.timeout(900)
 @pytest.mark.slow
-def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, recipe_file, tmp_path, cache):
+def test_killed_at_any_point_the_same_command_ends_with_the_same_predictions(finished, tmp_path):
     """kill -9 of the whole process group at five points of one study, each time the same command again.
 
     test_pixels.py does so to the pass over the images.
     """
-    own = tmp_path / "cache"
+    own, recipe_file = tmp_path / "cache", tmp_path / "small.toml"
     own.mkdir()
-    for drawn in cache.glob("phantom-*"):
+    for drawn in runs.cache_folder().glob("phantom-*"):
         (own / drawn.name).symlink_to(drawn)
+    recipe_file.write_text(recipes.to_toml(recipe_with()))
     command = [sys.executable, "-m", "moulage.cli", "study", str(recipe_file), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "MOULAGE_CACHE": str(own)}
     killed = 0
@@ -324,10 +252,7 @@ FOLDS = {
     "data": {"source": "phantom", "options": {"num_images": 300, "size": 32, "min_lesions": 12}},
     "split": {"scheme": "folds", "num_folds": 3, "validation": 0.2, "reserve": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
-    "classifier": {
-        "plugin": "probe",
-        "options": {"size": 32, "epochs": 2, "backbone": {"name": "test_resnet", "weights": "scratch"}},
-    },
+    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
     "arms": {
         "none": {"balance": "none"},
         "copies": {"balance": "duplicates", "like": "drawn"},
@@ -347,18 +272,13 @@ def folds_with(**tables):
     return recipes.parse(recipes.merge(FOLDS, tables))
 
 
-@pytest.fixture(scope="module")
-def folded(cache, tmp_path_factory):
+@pytest.fixture(scope="module", params=SLOW)
+def folded(tmp_path_factory):
     """A study of three folds with a reserve, treatments and adjusted logits; what it said, and when."""
     said = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOULAGE_CACHE", str(cache))
-        run = tmp_path_factory.mktemp("runs") / "folds"
-        outcome = run_study(folds_with(), run, watch=Watch(say=said.append))
-    return outcome, said
+    return run_study(folds_with(), tmp_path_factory.mktemp("folds"), watch=Watch(say=said.append)), said
 
 
-@pytest.mark.slow
 def test_folds_score_every_image_once(folded):
     outcome, _ = folded
     prepared = outcome.prepared
@@ -373,16 +293,10 @@ def test_folds_score_every_image_once(folded):
         assert sorted(scored) == sorted(prepared.catalog.images)
 
 
-@pytest.mark.slow
-def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
+def test_each_fold_has_counts_of_its_own(folded):
     outcome, _ = folded
     for stage in outcome.stages:
-        split = outcome.prepared.split(stage.trial)
-        train = split.part(outcome.prepared.catalog, "train")
-        if stage.kind == "generator":
-            about = runs.read_json(outcome.run / stage.folder / "generator.json")
-            assert about["split_digest"] == split.digest
-            assert about["num_images"] == train.counts["AK"] + train.counts["VASC"]
+        train = outcome.prepared.split(stage.trial).part(outcome.prepared.catalog, "train")
         if stage.kind == "classifier" and stage.name == "drawn":
             assert stage.add == {"AK": train.counts["AK"], "VASC": round(train.counts["VASC"] / 2)}
             assert stage.num_slots == sum(stage.add.values())
@@ -391,7 +305,6 @@ def test_each_fold_has_a_generator_and_counts_of_its_own(folded):
     assert embedded.count("real images") == 1
 
 
-@pytest.mark.slow
 def test_views_of_arms_say_how_they_were_trained(folded):
     outcome, _ = folded
     held_back = set(outcome.prepared.split(0).part(outcome.prepared.catalog, "reserve").images)
@@ -416,7 +329,6 @@ def test_views_of_arms_say_how_they_were_trained(folded):
     assert 0 < views["oracle"]["num_distinct"] <= len(held_back)
 
 
-@pytest.mark.slow
 def test_the_question_is_registered_before_any_task_runs(folded):
     outcome, said = folded
     record = runs.read_json(outcome.run / "registration.json")
@@ -428,20 +340,13 @@ def test_the_question_is_registered_before_any_task_runs(folded):
     assert outcome.results.registration.digest == record["digest"]
 
 
-@pytest.mark.slow
-def test_folds_compute_nothing_again_and_fewer_of_them_leave_no_split_behind(folded, tmp_path):
-    outcome, _ = folded
-    stamps = {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")}
-    again = run_study(folds_with(), outcome.run)
-    assert {p: p.stat().st_mtime_ns for p in outcome.run.glob("*/*/done.json")} == stamps
-    assert again.results.comparisons == outcome.results.comparisons
+def test_fewer_folds_leave_no_split_behind(tmp_path):
     data.prepare(folds_with(), tmp_path)
     assert len(list((tmp_path / "splits").iterdir())) == 3
     data.prepare(folds_with(split={"num_folds": 2}), tmp_path)
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["000.parquet", "001.parquet"]
 
 
-@pytest.mark.slow
 def test_a_run_whose_records_tell_of_a_leak_gives_no_results(folded):
     outcome, _ = folded
     stage = next(stage for stage in outcome.stages if stage.kind == "classifier" and stage.trial == 1)
@@ -465,24 +370,20 @@ def test_parts_are_predicted_some_at_a_time_and_told(monkeypatch):
     parts = {"validation": catalog.take([]), "test": catalog.take([9, 3, 10, 0, 1, 2])}
 
     class Reader:
+        def read(self, rows):
+            return np.array([[int(name[1:]), 0] for name in rows.images]).reshape(-1, 2)
+
         def predict(self, inputs):
             assert len(inputs) <= 4
             return inputs
 
-    said = []
-    found = predict_parts(
-        Reader(),
-        parts,
-        lambda rows: np.array([[int(i[1:]), 0] for i in rows.images]).reshape(-1, 2),
-        None,
-        lambda *told: said.append(told),
-    )
+    said, reader = [], Reader()
+    found = predict_parts(reader, parts, reader.read, None, lambda *told: said.append(told))
     assert found["test"][:, 0].tolist() == [9, 3, 10, 0, 1, 2]
     assert found["validation"].shape == (0, 2)
     assert said[1:] == [(4, 6, "images predicted, test part"), (6, 6, "images predicted, test part")]
 
 
-@pytest.mark.slow
 def test_a_task_loads_the_split_of_its_own_trial(folded):
     outcome, _ = folded
     prepared = Prepared.load(outcome.run, 1)
@@ -513,9 +414,6 @@ def test_a_task_loads_the_split_of_its_own_trial(folded):
 def test_arms_that_cannot_be_are_refused_before_work(arm, words):
     with pytest.raises(RecipeError, match=words):
         plans.check(folds_with(arms={"x": arm}))
-
-
-def test_an_oracle_needs_a_reserve():
     with pytest.raises(RecipeError, match=r"arms.oracle(.|\n)*split.reserve is 0"):
         plans.check(folds_with(split={"reserve": 0.0}))
 

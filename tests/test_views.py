@@ -20,16 +20,12 @@ def shown(**options: Any) -> list[tuple[torch.Tensor, int | None]]:
 
 @pytest.mark.parametrize("number", [1, 2, 4, 8])
 def test_symmetries_are_different_and_as_many_as_asked(number: int):
-    found = shown(symmetries=number)
+    found, [(image, side)] = shown(symmetries=number), shown()
+    assert side is None
+    assert torch.equal(found[0][0], image)
     assert len(found) == number == _views.Views(symmetries=number).number  # pyright: ignore[reportArgumentType]
     assert len({view.numpy().tobytes() for view, _ in found}) == number
     assert all(torch.equal(view.sort().values.sum(), found[0][0].sort().values.sum()) for view, _ in found)
-
-
-def test_the_first_view_is_the_image_itself():
-    [(view, side)] = shown()
-    assert side is None
-    assert torch.equal(view, shown(symmetries=8)[0][0])
 
 
 def test_crops_lie_on_a_grid_from_corner_to_corner():

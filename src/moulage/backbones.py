@@ -121,10 +121,7 @@ class DepthwiseConv2d(nn.Conv2d):
 class Features(nn.Module):
     """A backbone that takes images and gives pooled features.
 
-    Args:
-        network: a timm network without head.
-        options: input size and, where given, the normalisation.
-        size: pixels a side of the images that come in.
+    ``network`` is a timm network without head; ``size`` is that of the images that come in, in pixels a side.
     """
 
     mean: torch.Tensor
@@ -172,17 +169,11 @@ def to_float(pixels: np.ndarray, device: torch.device | str = "cpu", *, channels
 
 
 def build(options: Backbone, size: int) -> Features:
-    """The backbone with its weights, in eval mode on the CPU.
+    """The backbone with its weights, in eval mode on the CPU, for images of ``size`` pixels a side.
 
     Random initial weights come from PyTorch's own generator: seed it (``randomness.reproducible``) around the call.
-
-    Args:
-        options: which network and weights.
-        size: pixels a side of the images that it will see.
-
-    Raises:
-        RecipeError: the weights cannot be reached or read, or are those of another network, or the network does not
-            work at this size.
+    ``RecipeError``: the weights cannot be reached or read, or are those of another network, or the network does not
+    work at this size.
     """
     network = _create(options, options.input_size or size)
     if options.stride == "v1":
@@ -231,8 +222,7 @@ def seconds_to_embed(
 ) -> float:
     """Seconds that features of so many images of ``size`` pixels take, from two batches: for the estimate before a run.
 
-    Args:
-        embed_all: makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
+    ``embed_all`` makes features of pixels uint8 [N, size, size, 3], and calls what it is given after each batch.
     """
     times: list[float] = []
     embed_all(

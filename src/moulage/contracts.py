@@ -258,6 +258,17 @@ class SourcePlugin(Plugin):
     read: Callable[[Path | None, Any], Catalog]
 
 
+@dataclass(frozen=True)
+class PreprocessingPlugin(Plugin):
+    """One operation of the pre-processing."""
+
+    apply: Callable[[Any, np.ndarray, np.ndarray | None], Filtered]
+    # ``config -> bool``: whether it refuses images without a lesion mask; None: it looks at no masks
+    needs_mask: Callable[[Any], bool] | None
+    check_installed: Callable[[], None]  # says which library is missing
+    version: int  # raised where it gives other pixels than before
+
+
 def generator(name: str) -> GeneratorPlugin:
     """The generator plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("generators", name)
@@ -295,6 +306,19 @@ def source(name: str) -> SourcePlugin:
     """The source of this name; ``RecipeError`` where there is none."""
     module = plugins.load("sources", name)
     return SourcePlugin(name, module.Config, module.read)
+
+
+def preprocessing(name: str) -> PreprocessingPlugin:
+    """The pre-processing plug-in of this name; ``RecipeError`` where there is none."""
+    module = plugins.load("preprocessing", name)
+    needs_mask: Callable[[Any], bool] | None = getattr(module, "needs_mask", None)
+    check_installed: Callable[[], None] = getattr(module, "check_installed", _nothing)
+    version = int(getattr(module, "VERSION", 1))
+    return PreprocessingPlugin(name, module.Config, module.apply, needs_mask, check_installed, version)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _never(config: BaseModel) -> bool:

@@ -53,9 +53,8 @@ def extract(
 ) -> np.ndarray:
     """Features float32 [N, D] of images uint8 [N, S, S, 3], see ``backbones.embed``.
 
-    Raises:
-        RecipeError: the weights are not installed or cannot be loaded, or the network does not take this size.
-        DataError: images are of another type or shape.
+    ``RecipeError``: the weights are not installed or cannot be loaded, or the network does not take this size.
+    ``DataError``: images are of another type or shape.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise DataError(f"Features need images uint8 [N, S, S, 3] and got {images.dtype} {list(images.shape)}.")
@@ -82,10 +81,7 @@ def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str 
 def features_name(options: FeatureOptions) -> str:
     """Network, weights and input size in words; equal names, equal features of the same images.
 
-    A file counts by its content, not by its path.
-
-    Raises:
-        RecipeError: a weights file is not there.
+    A file counts by its content, not by its path; ``RecipeError`` where it is not there.
     """
     if options.network == "inception":
         return f"inception ({_origin(options.inception_weights, INCEPTION_PACKAGE)}, {INCEPTION_SIDE} px)"
@@ -108,11 +104,7 @@ def check_installed(options: FeatureOptions) -> None:
 
 
 def require_same(names: Iterable[str]) -> str:
-    """The one name of all these results.
-
-    Raises:
-        DataError: the results come from different networks (or from none).
-    """
+    """The one name of all these results; ``DataError`` where they come from different networks (or from none)."""
     found = sorted(set(names))
     if len(found) != 1:
         raise DataError(

@@ -56,11 +56,7 @@ def summary(kind: str, name: str) -> str:
 def configure(kind: str, name: str, options: dict[str, Any], where: str = "") -> Any:
     """The plug-in's validated ``Config``; every wrong option is named, with the nearest valid one.
 
-    Args:
-        kind: the kind of plug-in, such as ``"generators"``.
-        name: the plug-in's name.
-        options: its options as they stand in a recipe.
-        where: how the recipe calls this place, such as ``generators.ak``, for messages.
+    ``options`` are as they stand in a recipe, which calls the place ``where``, such as ``generators.ak``, for messages.
     """
     return validate(load(kind, name).Config, options, where or f"{kind}.{name}")
 

@@ -89,11 +89,9 @@ class Recipe(Options):
         return (*options.add, *options.ratio)
 
     def additions(self, arm: str, counts: dict[str, int]) -> dict[str, int]:
-        """How many images this arm adds to each class.
+        """How many images this arm adds to each class, where the training part has ``counts``.
 
-        Args:
-            arm: its name.
-            counts: images of each class in the training part, for ratios.
+        ``RecipeError`` where it names a class that the data lack.
         """
         options = self.arms[self.arms[arm].like or arm]
         for name in (*options.add, *options.ratio):
@@ -105,15 +103,11 @@ class Recipe(Options):
 
 
 def load(path: Path, budget: str = "", changes: dict[str, Any] | None = None) -> Recipe:
-    """Read and check a recipe.
+    """Read and check a recipe, a TOML file.
 
-    Args:
-        path: the TOML file.
-        budget: name of one of its ``[budget.NAME]`` tables, applied over the rest; empty for none.
-        changes: dotted keys and values applied last, such as ``{"study.num_trials": 5}``.
-
-    Raises:
-        RecipeError: naming the file, the key, and the nearest valid one.
+    ``budget`` names one of its ``[budget.NAME]`` tables, applied over the rest; ``changes`` are dotted keys and values
+    applied last, such as ``{"study.num_trials": 5}``. ``RecipeError`` names the file, the key, and the nearest valid
+    one.
     """
     return parse(read(path), budget, changes, where=path.name)
 

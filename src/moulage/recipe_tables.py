@@ -10,27 +10,22 @@ from moulage.plugins import Options
 
 METADATA = ("age", "sex", "site")
 """What is known of a patient, and may be read beside the image: columns of the catalog."""
-_COLLECTION = "it says where an image was collected, and collections differ in their diagnoses"
-_GENERATED = "only generated images have it, so it tells them from real ones"
 NO_METADATA = {
-    "label": "it is what is asked for",
-    "diagnosis": "it is what is asked for",
-    "dx": "it is what is asked for",
+    **dict.fromkeys(("label", "diagnosis", "dx"), "it is what is asked for"),
     "dx_type": "how a diagnosis was confirmed depends on the diagnosis",
-    "image": "it names one image",
+    **dict.fromkeys(("image", "mask"), "it names one image"),
     "lesion": "it names one lesion",
     "group": "it names one lesion or patient",
     "patient": "it names one patient",
-    "source": _COLLECTION,
-    "data_set": _COLLECTION,
-    "attribution": _COLLECTION,
+    **dict.fromkeys(
+        ("source", "data_set", "attribution"),
+        "it says where an image was collected, and collections differ in their diagnoses",
+    ),
     "location": "a path may hold the class, and names one image",
-    "mask": "it names one image",
-    "official_part": "it is the part of the split",
-    "only_part": "it is the part of the split",
-    "origin": _GENERATED,
-    "split_digest": _GENERATED,
-    "seed": _GENERATED,
+    **dict.fromkeys(("official_part", "only_part"), "it is the part of the split"),
+    **dict.fromkeys(
+        ("origin", "split_digest", "seed"), "only generated images have it, so it tells them from real ones"
+    ),
 }
 """Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""
 

@@ -43,10 +43,7 @@ class Pace:
     def seconds_left(self, done: int, total: int, now: float) -> float | None:
         """Seconds that ``total - done`` will take; None before the second report, and where other work begins.
 
-        Args:
-            done: how far it is.
-            total: how far it is in the end; another one than before is other work.
-            now: a clock's seconds.
+        ``now`` is a clock's; other work has another ``total``, or less of it is ``done`` than before.
         """
         if total != self.total or done < self.last:
             self.first, self.start, self.total = done, now, total

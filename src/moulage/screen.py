@@ -15,13 +15,8 @@ class Screen:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
+        name, note = (TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[note]"))
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
         self.bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.known: dict[str, Any] = {}
         self.num_done, self.next_line = -1, 0.0

@@ -1,4 +1,4 @@
-"""Ways to treat imbalance. A plug-in has a ``ROLE`` and one of three things.
+"""Ways to treat imbalance; docs/rivals.md has the papers. A plug-in has a ``ROLE`` and one of three things.
 
 ``extend(config, train, samples, add, rng) -> Catalog``: rows that an arm adds. ``train`` is the training part, never
 changed; ``samples`` what was drawn for the arm (held-back real images for a ``positive`` one), or None; ``add`` the

@@ -1,8 +1,7 @@
 """Cross-entropy of logits to which the log of the class counts is added: balanced softmax (Ren et al. 2020).
 
-p_j = n_j e^z_j / sum_i n_i e^z_i (J. Ren et al., Balanced meta-softmax for long-tailed visual recognition, NeurIPS
-2020, theorem 1): the counts explain how rare a class is, and the logits that are left suit balanced data.
-Meta-sampling is not part of it. It equals ``logit_adjustment`` with tau = 1.
+p_j = n_j e^z_j / sum_i n_i e^z_i (theorem 1): the counts explain how rare a class is, and the logits that are left suit
+balanced data. Meta-sampling is not part of it. It equals ``logit_adjustment`` with tau = 1.
 """
 
 import numpy as np

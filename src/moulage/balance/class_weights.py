@@ -1,8 +1,7 @@
 """Cross-entropy weighted by class: by inverse frequency or by the effective number of images (Cui et al. 2019).
 
-The mean over the images of a batch of -sum_k w_k t_k log p_k, with weights that sum to the number of classes (Y. Cui
-et al., Class-balanced loss based on effective number of samples, CVPR 2019, section 4). It is not divided
-by the weights of the batch, so that an image counts the same whatever its neighbours.
+The mean over the images of a batch of -sum_k w_k t_k log p_k, with weights that sum to the number of classes (section
+4). It is not divided by the weights of the batch, so that an image counts the same whatever its neighbours.
 """
 
 from typing import Literal

@@ -1,9 +1,8 @@
 """Plain training, then a fresh head, trained class-balanced on the frozen backbone: cRT (Kang et al. 2020).
 
-B. Kang et al., Decoupling representation and classifier for long-tailed recognition, ICLR 2020, section 4. The second
-stage takes its epochs from the first, so that as many images are seen as by any other arm; it starts from the epoch
-of the first stage that validated best, and batch normalisation keeps its averages. With the probe, whose backbone is
-frozen anyway, what remains is class-balanced sampling for that share of the epochs.
+The second stage (section 4) takes its epochs from the first, so that as many images are seen as by any other arm; it
+starts from the epoch of the first stage that validated best, and batch normalisation keeps its averages. With the
+probe, whose backbone is frozen anyway, what remains is class-balanced sampling for that share of the epochs.
 """
 
 import numpy as np

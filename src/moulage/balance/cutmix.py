@@ -1,8 +1,8 @@
 """A rectangle of each image is replaced by that of another, and so is its share of the target (Yun et al. 2019).
 
 The rectangle has the share 1 - l of the area before it is cut at the border, l ~ Beta(alpha, alpha), one a batch;
-targets are blended by the area that was really replaced (S. Yun et al., CutMix, ICCV 2019, equations 1 and 2).
-Torchvision's ``CutMix``: the other image is the neighbour in the batch, whose order is random.
+targets are blended by the area that was really replaced (equations 1 and 2). Torchvision's ``CutMix``: the other image
+is the neighbour in the batch, whose order is random.
 """
 
 import numpy as np

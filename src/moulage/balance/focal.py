@@ -1,8 +1,7 @@
 """Focal loss: images that are classified well already count less (Lin et al. 2017).
 
-FL = -alpha_t (1 - p_t)^gamma log p_t (T.-Y. Lin et al., Focal loss for dense object detection, ICCV 2017, equation
-5), with p_t the softmax probability of the class instead of the sigmoid of the paper. For soft targets the terms of
-the classes are weighted by the targets. Gamma = 0 is cross-entropy.
+FL = -alpha_t (1 - p_t)^gamma log p_t (equation 5), with p_t the softmax probability of the class instead of the sigmoid
+of the paper. For soft targets the terms of the classes are weighted by the targets. Gamma = 0 is cross-entropy.
 """
 
 from typing import Literal

@@ -1,7 +1,6 @@
 """A share of every target is spread over all classes (Szegedy et al. 2016).
 
-t = (1 - e) t + e / K (C. Szegedy et al., Rethinking the Inception architecture for computer vision, CVPR 2016,
-section 7). Where the classifier smooths labels itself, this comes on top.
+t = (1 - e) t + e / K (section 7). Where the classifier smooths labels itself, this comes on top.
 """
 
 import numpy as np

@@ -4,14 +4,10 @@ LDAM: cross-entropy after the logit of the true class y is lowered by a margin D
 
     -log(e^(z_y - D_y) / (e^(z_y - D_y) + sum_(j != y) e^z_j))
 
-with D_j = C / n_j^(1/4) (K. Cao et al., Learning imbalanced datasets with label-distribution-aware margin loss,
-NeurIPS 2019, section 3.2). DRW: from a share of the training on, classes are weighted by effective number (section
-3.3; weights that sum to K).
-
-Assumed here: the paper normalises features and weights of the last layer, multiplies the cosines by a scale of 30 and
-sets the largest margin to 0.5 of a cosine. The heads of this project are not normalised, so their logits are taken as
-what the paper has after scaling: the margin of the rarest class is ``scale * max_margin`` in units of the logits, and
-a network can answer a margin with longer weights. So the default scale is far below 30.
+with D_j = C / n_j^(1/4) (section 3.2). DRW: from a share of the training on, classes are weighted by effective number
+(section 3.3; weights that sum to K). The paper normalises features and weights of the last layer and multiplies the
+cosines by 30, with a largest margin of 0.5 of a cosine. Here the margin is in units of logits (docs/rivals.md has the
+papers, and what follows from it), so the default scale is far below 30.
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Only the head is trained, on the frozen backbone.
 
-What the network that the training starts from knows already, with the classifier's own augmentation (A. Kumar et al.,
-Fine-tuning can distort pretrained features and underperform out-of-distribution, ICLR 2022, compare both). The
-classifier ``probe`` is one already, and refuses.
+What the network that the training starts from knows already, with the classifier's own augmentation (Kumar et al. 2022
+compare both). The classifier ``probe`` is one already, and refuses.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Cross-entropy of logits to which tau times the log of the class shares is added (Menon et al. 2021).
 
--log(e^(z_y + tau log pi_y) / sum_j e^(z_j + tau log pi_j)) (A. K. Menon et al., Long-tail learning via logit
-adjustment, ICLR 2021, equation 10). With tau = 1 the minimum of the balanced error is its minimum too.
+-log(e^(z_y + tau log pi_y) / sum_j e^(z_j + tau log pi_j)) (equation 10): with tau = 1 the minimum of the balanced
+error is its own.
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Plain training; afterwards tau times the log of the class shares is taken off the logits (Menon et al. 2021).
 
-argmax_j z_j - tau log pi_j (A. K. Menon et al., Long-tail learning via logit adjustment, ICLR 2021, equation 9). Tau
-is chosen on the validation part (``evaluation/adjust.py``). Any other arm can have the same with ``logit_adjustment =
-true``.
+argmax_j z_j - tau log pi_j (equation 9). Tau is chosen on the validation part (``evaluation/adjust.py``). Any other arm
+can have the same with ``logit_adjustment = true``.
 """
 
 from moulage.plugins import Options

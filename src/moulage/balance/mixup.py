@@ -1,8 +1,7 @@
 """Images, or embeddings, and their targets are blended in pairs: mixup (Zhang et al. 2018).
 
-x = l x_i + (1 - l) x_j and t = l t_i + (1 - l) t_j with l ~ Beta(alpha, alpha), one l a batch (H. Zhang et al.,
-mixup: beyond empirical risk minimization, ICLR 2018, section 2 and its reference code). Torchvision's ``MixUp``: j is
-the neighbour of i in the batch, whose order is random.
+x = l x_i + (1 - l) x_j and t = l t_i + (1 - l) t_j with l ~ Beta(alpha, alpha), one l a batch (section 2 and its
+reference code). Torchvision's ``MixUp``: j is the neighbour of i in the batch, whose order is random.
 """
 
 import numpy as np

@@ -1,9 +1,8 @@
 """Images of rare classes are drawn more often, those of frequent ones less: class-balanced sampling to a power.
 
-Class j makes up the share n_j^q / sum_i n_i^q of an epoch with q = 1 - power (B. Kang et al., Decoupling
-representation and classifier for long-tailed recognition, ICLR 2020, equation 1): power 1 is class-balanced, 0.5
-square-root sampling (D. Mahajan et al., ECCV 2018), 0 every image once. An epoch is as long as that of every other
-arm.
+Class j makes up the share n_j^q / sum_i n_i^q of an epoch with q = 1 - power (Kang et al. 2020, equation 1): power 1 is
+class-balanced, 0.5 square-root sampling (Mahajan et al., ECCV 2018), 0 every image once. An epoch is as long as that of
+every other arm.
 """
 
 import numpy as np

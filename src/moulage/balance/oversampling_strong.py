@@ -1,8 +1,7 @@
 """Oversampling whose images are strongly augmented, so that a rare image is rarely seen twice alike.
 
-Class-balanced sampling to a power (see ``oversampling``) with TrivialAugment (S. G. Müller and F. Hutter, ICCV 2021)
-or RandAugment (E. D. Cubuk et al., NeurIPS 2020) on every image, whatever its class: an augmentation of rare classes
-alone would tell a network the class.
+``oversampling`` with ``trivialaugment`` or ``randaugment`` on every image, whatever its class: an augmentation of rare
+classes alone would tell a network the class.
 """
 
 from typing import Literal

@@ -1,7 +1,6 @@
 """Two random changes of colour or geometry to each image, all of one strength: RandAugment (Cubuk et al. 2020).
 
-E. D. Cubuk et al., RandAugment: practical automated data augmentation with a reduced search space, NeurIPS 2020;
-torchvision's implementation, before the classifier's own augmentation. What it leaves empty is black.
+Torchvision's implementation, before the classifier's own augmentation. What it leaves empty is black.
 """
 
 import numpy as np

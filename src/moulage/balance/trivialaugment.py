@@ -1,7 +1,6 @@
 """One random change of random strength to each image: TrivialAugment (Müller and Hutter 2021).
 
-S. G. Müller and F. Hutter, TrivialAugment: tuning-free yet state-of-the-art data augmentation, ICCV 2021;
-torchvision's ``TrivialAugmentWide``, before the classifier's own augmentation. What it leaves empty is black.
+Torchvision's ``TrivialAugmentWide``, before the classifier's own augmentation. What it leaves empty is black.
 """
 
 import numpy as np

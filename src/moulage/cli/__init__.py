@@ -2,7 +2,7 @@
 
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
-``studies``, ``steps`` (one step of the road each), ``fidelity``, ``evidence`` (predictions to numbers and words),
+``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and words),
 ``challenge``, ``masks`` and ``planning``.
 """
 
@@ -15,6 +15,7 @@ from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
 from moulage.cli.fidelity import fidelity
 from moulage.cli.masks import masks
+from moulage.cli.prepare import prepare
 from moulage.errors import MoulageError
 
 app = typer.Typer(
@@ -26,11 +27,9 @@ app = typer.Typer(
     "Not for clinical use.",
 )
 
-for _verb in (studies.demo, studies.study, steps.prepare, steps.fit, steps.sample, steps.train):
-    app.command()(_verb)
-for _verb in (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown):
-    app.command()(_verb)
-for _verb in (planning.power, studies.explain, studies.report):
+_STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
+_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
+for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):
     app.command()(_verb)
 app.command(name="run-stage")(studies.run_stage)
 app.add_typer(challenge, name="challenge")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from moulage.cli.common import Json, print_json
+from moulage.cli.common import print_json
+from moulage.cli.options import Json
 from moulage.errors import RecipeError, nearest
 from moulage.screen import show_table
 

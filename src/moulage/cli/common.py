@@ -1,83 +1,11 @@
-"""What verbs share: their options, how these become settings, and how results are printed."""
+"""What verbs share: how options become settings, and how results are printed."""
 
-import dataclasses
-import functools
-import inspect
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from moulage.errors import RecipeError
 from moulage.screen import show_table
-
-Source = Annotated[str, typer.Option(help="Layout of the data; `moulage list sources` names them.")]
-OtherSource = Annotated[str, typer.Option(help="Layout of these data; `moulage list sources` names them.")]
-Data = Annotated[Path | None, typer.Option(help="Folder or file of the data.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; the same one goes on where it stopped.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes, one thread each.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every random number derives from it.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="An option of the plug-in, as key=value; repeatable.")
-]
-SourceSettings = Annotated[
-    list[str] | None, typer.Option("--source-set", help="An option of the source, as key=value; repeatable.")
-]
-Targets = Annotated[str, typer.Option(help="Target classes, separated by commas.")]
-SmallestEffect = Annotated[
-    float, typer.Option(min=1e-9, max=1, help="Smallest difference that matters (0.02 = 2 points).")
-]
-
-
-@dataclass(frozen=True)
-class PluginRun:
-    """Options of the verbs that run one plug-in on a data set."""
-
-    source: Source = "phantom"
-    data: Data = None
-    out: Out = None
-    seed: Seed = 0
-    settings: Settings = None
-    source_settings: SourceSettings = None
-    device: Device = "auto"
-    as_json: Json = False
-
-    def values(self, verb: str) -> dict[str, Any]:
-        """The part of a recipe that says which data; see ``data_values``."""
-        return data_values(verb, self.source, self.data, "squash", self.seed, self.source_settings)
-
-    def folder(self, default: str) -> Path:
-        """The run folder."""
-        return self.out or Path("runs") / default
-
-
-def spread(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb whose parameter of a dataclass type becomes one option for each field, for Typer to see."""
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, type] = {}
-    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
-        group = parameter.annotation
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
-            groups[parameter.name] = group
-            parameters += inspect.signature(group, eval_str=True).parameters.values()
-        else:
-            parameters.append(parameter)
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-
-    @functools.wraps(verb)
-    def call(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field: values.pop(field) for field in inspect.signature(group).parameters})
-        verb(**values)
-
-    call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return call
 
 
 def data_values(

@@ -6,28 +6,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from moulage.cli.common import (
-    Device,
-    Json,
-    OtherSource,
-    SmallestEffect,
-    SourceSettings,
-    Targets,
-    difference,
-    interval,
-    names_of,
-    options_of,
-    pairs_of,
-    plain,
-    print_json,
-    print_scores,
-)
+from moulage.cli.common import difference, interval, names_of, options_of, pairs_of, plain, print_json, print_scores
+from moulage.cli.options import Device, Json, Measures, OtherSource, SmallestEffect, SourceSettings, Targets
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
-
-Measures = Annotated[
-    list[str] | None, typer.Option(help="balanced_accuracy, mean_average_precision, recall:AK ...; repeatable.")
-]
 
 
 def evaluate(
@@ -61,12 +43,8 @@ def evaluate(
     files = sorted(predictions.glob(f"classifiers/*/{part}.parquet"))
     if not files:
         raise DataError(f"{predictions} holds no predictions.", "Name a .parquet file or a folder that `study` wrote.")
-    rows = []
-    for file in (file for file in files if runs.is_done(file.parent)):
-        found = Predictions.load(file)
-        rows.append(
-            {"arm": found.arm, "trial": found.trial, **plain(scores(found.labels, found.logits, found.classes))}
-        )
+    fits = [Predictions.load(file) for file in files if runs.is_done(file.parent)]
+    rows = [{"arm": f.arm, "trial": f.trial, **plain(scores(f.labels, f.logits, f.classes))} for f in fits]
     if as_json:
         print_json(rows)
     else:
@@ -74,13 +52,7 @@ def evaluate(
 
 
 def _evaluate_on(
-    run: Path,
-    data: Path | None,
-    source: str,
-    source_settings: list[str] | None,
-    class_map: str,
-    device: str,
-    as_json: bool,
+    run: Path, data: Path | None, source: str, settings: list[str] | None, class_map: str, device: str, as_json: bool
 ) -> None:
     from moulage.finished.external import evaluate_on
 
@@ -88,7 +60,7 @@ def _evaluate_on(
         raise RecipeError("The layout of the other data is not named.", "Add --source; `moulage list sources`.")
     if not run.is_dir():
         raise RecipeError(f"{run} is no run folder.", "Other data are scored by the classifiers of a finished study.")
-    classes, options = pairs_of("--class-map", class_map), options_of(source_settings)
+    classes, options = pairs_of("--class-map", class_map), options_of(settings)
     with Screen() as screen:
         found = evaluate_on(
             run, source, data, options, classes, device=device, progress=screen.progress, say=screen.say
@@ -99,7 +71,8 @@ def _evaluate_on(
     rows = [{"arm": fit["arm"], "trial": fit["trial"], **plain(fit["scores"])} for fit in found["fits"]]
     show_table(f"Scores on {found['data']['name']}: {found['num_images']:,} images", rows)
     if found["comparisons"]:
-        show_table(found["measure"], [_differs("arm", values) for values in found["comparisons"]])
+        rows = [{"arm": c["arm"], "compared with": c["reference"], **_difference(c)} for c in found["comparisons"]]
+        show_table(found["measure"], rows)
     for note in found["notes"]:
         print(f"- {note}")
     print(f"\nEverything is in {found['folder']}")
@@ -249,14 +222,7 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
     show_table(f"Compared with {result['reference']}", shown)
     if result["fixed_pairs"]:
         shown = [
-            {
-                "model": row["model"],
-                "test": row["test"],
-                "measure": row["measure"],
-                "difference": difference(row["measure"], row["difference"]),
-                "95 % interval": interval(row["measure"], row["low"], row["high"]),
-                "p": _p(row["p"]),
-            }
+            {**{key: row[key] for key in ("model", "test", "measure")}, **_difference(row), "p": _p(row["p"])}
             for row in result["fixed_pairs"]
         ]
         show_table(f"For {result['fixed_pairs'][0]['holds_for']}: nothing here is said of the methods", shown)
@@ -272,28 +238,18 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
 
 def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
     measure = values["measure"]
-    row = {
-        "measure": measure,
-        "model": values["arm"],
-        "score": _score(measure, values["estimate_arm"]),
-        "reference": _score(measure, values["estimate_reference"]),
-        "difference": difference(measure, values["difference"]),
-        "95 % interval": interval(measure, values["low"], values["high"]),
-    }
+    row = {"measure": measure, "model": values["arm"], "score": _score(measure, values["estimate_arm"])}
+    row |= {"reference": _score(measure, values["estimate_reference"]), **_difference(values)}
     if values["scheme"] == "folds":
         row["cautious"] = interval(measure, values["cautious_low"], values["cautious_high"])
     row["p"] = _p(values["p_value"])
     return {**row, **({"p, Holm": _p(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
 
 
-def _differs(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    measure = values["measure"]
-    return {
-        name: values["arm"],
-        "compared with": values["reference"],
-        "difference": difference(measure, values["difference"]),
-        "95 % interval": interval(measure, values["low"], values["high"]),
-    }
+def _difference(row: Mapping[str, Any]) -> dict[str, str]:
+    measure = row["measure"]
+    between = interval(measure, row["low"], row["high"])
+    return {"difference": difference(measure, row["difference"]), "95 % interval": between}
 
 
 def _score(measure: str, value: float) -> str:

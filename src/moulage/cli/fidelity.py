@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from moulage.cli.common import Device, Json, Seed, print_json
+from moulage.cli.common import print_json
+from moulage.cli.options import Device, Json, Seed
 from moulage.screen import Screen, show_table
 
 

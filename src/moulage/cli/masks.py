@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from moulage.cli.common import Data, Device, Json, Out, Seed, Source, SourceSettings, options_of, print_json
+from moulage.cli.common import options_of, print_json
+from moulage.cli.options import Data, Device, Json, Out, Seed, Source, SourceSettings, Test, Validation
 from moulage.screen import Screen, show_table
 
 masks = typer.Typer(
@@ -25,8 +26,8 @@ def learn(
     source: Source = "ham10000",
     data: Data = None,
     out: Out = None,
-    validation: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the images for the test.")] = 0.2,
+    validation: Validation = 0.1,
+    test: Test = 0.2,
     seed: Seed = 0,
     settings: Settings = None,
     source_settings: SourceSettings = None,

@@ -1,22 +1,14 @@
 """The verb that says what a study can find, before and after it is run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moulage.cli.common import (
-    Data,
-    Json,
-    OtherSource,
-    SourceSettings,
-    Targets,
-    names_of,
-    options_of,
-    pairs_of,
-    print_json,
-)
+from moulage.cli.common import names_of, options_of, pairs_of, print_json
+from moulage.cli.options import Data, Json, OtherSource, SourceSettings, Targets
 from moulage.errors import RecipeError
 from moulage.screen import show_table
 
@@ -55,9 +47,8 @@ def power(
             "Give --run FOLDER, or --images NUMBER (and --lesions AK=53,DF=20), or --source NAME --data FOLDER.",
         )
     if smallest_effect is not None and not 0 < smallest_effect < 1:
-        raise RecipeError(
-            f"The smallest effect is {smallest_effect}.", "Give a number between 0 and 1: 0.02, 2 points."
-        )
+        hint = "Give a number between 0 and 1: 0.02, 2 points."
+        raise RecipeError(f"The smallest effect is {smallest_effect}.", hint)
     if run is not None:
         result = _after(run, measure, smallest_effect)
     else:
@@ -87,12 +78,12 @@ def power(
 
 
 def _after(run: Path, measure: str, smallest_effect: float | None) -> dict[str, Any]:
-    from moulage import runs
     from moulage.evaluation.power_tables import after
+    from moulage.results import load
 
-    results = runs.read_json(run / "results.json")
-    about = results["study"]
-    return after(results["comparisons"], measure or about["primary"], smallest_effect or about["smallest_effect"])
+    results = load(run)
+    study, comparisons = results.study, [asdict(comparison) for comparison in results.comparisons]
+    return after(comparisons, measure or study.primary, smallest_effect or study.smallest_effect)
 
 
 def _counts(source: str, data: Path | None, source_settings: list[str] | None) -> tuple[int, dict[str, int]]:
@@ -133,20 +124,13 @@ def _show_forecast(result: Mapping[str, Any]) -> None:
         shown.append(line)
     show_table("True difference found in 80 % of studies, in points", shown)
     rows = [row for row in result["rows"] if row["measure"] == result["primary"]]
-    show_table(
-        f"{result['primary']}: with more images",
-        [
-            {
-                "design": row["design"],
-                "fits": row["num_trials"],
-                "as it is": _unsigned(row["detectable_1x"]),
-                "2 x images": _unsigned(row["detectable_2x"]),
-                "4 x images": _unsigned(row["detectable_4x"]),
-                "found equal within": _unsigned(row["margin"]),
-            }
-            for row in rows
-        ],
-    )
+    columns = {"as it is": "detectable_1x", "2 x images": "detectable_2x", "4 x images": "detectable_4x"}
+    columns |= {"found equal within": "margin"}
+    shown = [
+        {"design": row["design"], "fits": row["num_trials"], **{k: _unsigned(row[v]) for k, v in columns.items()}}
+        for row in rows
+    ]
+    show_table(f"{result['primary']}: with more images", shown)
 
 
 def _show_after(result: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulage.cli.common import Data, Device, Json, Out, Workers, difference, interval, options_of, print_json
+from moulage.cli.common import difference, interval, options_of, print_json
+from moulage.cli.options import Data, Device, Json, Out, RecipeSettings, Workers
 from moulage.errors import RecipeError
 from moulage.screen import Screen, show_table
 
@@ -33,9 +34,7 @@ def study(
         str, typer.Option(help="A [budget.NAME] of the recipe; `auto` takes `cpu` where there is no GPU, `full` none.")
     ] = "auto",
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, in place of the recipe's number.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")
-    ] = None,
+    settings: RecipeSettings = None,
     workers: Workers = 2,
     device: Device = "auto",
     as_json: Json = False,

@@ -52,39 +52,25 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong or worth knowing.
+    """One thing that is wrong or worth knowing."""
 
-    Attributes:
-        kind: what it is, such as ``truncated image``.
-        severity: ``error`` (images are quarantined or the split will fail), ``warning``, ``note``.
-        num_images: how many images it concerns.
-        images: the names of the first ``NUM_NAMED`` of them.
-        message: one sentence.
-        advice: what to do; may be empty.
-    """
-
-    kind: str
-    severity: Severity
-    num_images: int
-    images: tuple[str, ...]
-    message: str
-    advice: str = ""
+    kind: str  # what it is, such as ``truncated image``
+    severity: Severity  # ``error`` (images are quarantined or the split will fail), ``warning``, ``note``
+    num_images: int  # how many images it concerns
+    images: tuple[str, ...]  # the names of the first ``NUM_NAMED`` of them
+    message: str  # one sentence
+    advice: str = ""  # what to do; may be empty
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """What an audit found."""
 
-    Attributes:
-        findings: the most severe first.
-        quarantined: image -> why it cannot be used.
-        pairs: near-duplicates with their evidence; ``accepted`` ones are joined, the others only shown.
-        groups: image -> the group that a split must keep together, for all images that are not quarantined.
-    """
-
-    findings: tuple[Finding, ...] = ()
-    quarantined: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()  # the most severe first
+    quarantined: dict[str, str] = field(default_factory=dict)  # image -> why it cannot be used
+    # near-duplicates with their evidence; ``accepted`` ones are joined, the others only shown
     pairs: tuple[Pair, ...] = ()
+    # image -> the group that a split must keep together, for all images that are not quarantined
     groups: dict[str, str] = field(default_factory=dict)
 
     def clean(self, catalog: Catalog) -> Catalog:
@@ -95,14 +81,8 @@ class Audit:
     def rows(self) -> list[dict[str, Any]]:
         """The findings as rows of a table."""
         return [
-            {
-                "severity": f.severity,
-                "finding": f.kind,
-                "images": f.num_images,
-                "what": f.message,
-                "examples": ", ".join(f.images[:3]),
-                "what to do": f.advice,
-            }
+            {"severity": f.severity, "finding": f.kind, "images": f.num_images, "what": f.message}
+            | {"examples": ", ".join(f.images[:3]), "what to do": f.advice}
             for f in self.findings
         ]
 
@@ -112,11 +92,7 @@ class Audit:
 
     @classmethod
     def load(cls, path: Path) -> "Audit":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: the file is missing or no audit.
-        """
+        """Read what ``save`` wrote; ``RunError`` where the file is missing or no audit."""
         values = runs.read_json(path)
         try:
             found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
@@ -128,10 +104,7 @@ class Audit:
 def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> Audit:
     """Check images, labels, duplicates, groups and class sizes.
 
-    Args:
-        catalog: what a source read.
-        pixels: the scan and thumbnails of the same catalog, in its order.
-        progress: of the search for near-duplicates.
+    ``pixels`` are the scan and thumbnails of the same catalog, in its order; ``progress`` is of the near-duplicates.
     """
     scan, findings = pixels.scan, _Findings()
     quarantined = _bad_images(scan, findings)
@@ -158,8 +131,9 @@ class _Findings(list[Finding]):
     """What has been found so far."""
 
     def add(self, kind: str, severity: Severity, images: Iterable[str], message: str, advice: str = "") -> None:
-        names = [str(name) for name in images]
-        self.append(Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice))
+        """What is wrong with these images; nothing is where there are none."""
+        if names := [str(name) for name in images]:
+            self.append(Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice))
 
 
 def _count(number: int, one: str = "image") -> str:
@@ -186,16 +160,14 @@ def _check_duplicates(catalog: Catalog, scan: pd.DataFrame, quarantined: dict[st
     copies = table[table["sha256"].duplicated(keep=False)]
     num_labels = copies.groupby("sha256")["label"].transform("nunique")
     same, torn = copies[num_labels == 1], copies[num_labels > 1]
-    if len(same):
-        say = f"{_count(len(same))} with an exact copy, byte for byte; each set is one group of the split."
-        findings.add("exact duplicates", "warning", same["image"], say, "Keep one of each set.")
+    say = f"{_count(len(same))} with an exact copy, byte for byte; each set is one group of the split."
+    findings.add("exact duplicates", "warning", same["image"], say, "Keep one of each set.")
     for _, rows in torn.groupby("sha256"):
         names = dict(zip(rows["image"], rows["label"], strict=True))
         listed = ", ".join(f"{name} is {label}" for name, label in names.items())
         quarantined |= dict.fromkeys(names, f"two labels on one image: {listed}")
-    if len(torn):
-        say = f"{_count(len(torn))} with an exact copy under another label; none of them is used."
-        findings.add("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
+    say = f"{_count(len(torn))} with an exact copy under another label; none of them is used."
+    findings.add("two labels on one image", "error", torn["image"], say, "Find out which label is right.")
 
 
 def _check_data_sets(
@@ -205,8 +177,7 @@ def _check_data_sets(
     if len(joined_sets.names(catalog)) < 2:
         return catalog.groups
     found, notes = joined_sets.shared(catalog, pixels, progress)
-    for note in notes:
-        findings.add("chance names", "note", (), note)
+    findings += [Finding("chance names", "note", 0, (), note) for note in notes]
     doubles = found[found["why"] != overlap.SAME_LESION].drop_duplicates("image")
     label = catalog.table.set_index("image")["label"]
     for (name, of), rows in doubles.groupby(["data_set", "of"], sort=False):
@@ -244,18 +215,15 @@ def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], find
     label = dict(zip(kept.images, kept.table["label"], strict=True))
     news = [pair for pair in pairs if group[pair.first] != group[pair.second]]
     accepted = [pair for pair in news if pair.accepted]
-    if accepted:
-        named = [f"{pair.first} = {pair.second}" for pair in accepted]
-        say = f"{_count(len(named), 'pair')} under no common lesion id taken as one photograph and joined."
-        findings.add("near-duplicates", "warning", named, say, "Look at the pairs in audit.json.")
+    named = [f"{p.first} = {p.second}" for p in accepted]
+    say = f"{_count(len(named), 'pair')} under no common lesion id taken as one photograph and joined."
+    findings.add("near-duplicates", "warning", named, say, "Look at the pairs in audit.json.")
     torn = [f"{p.first} = {p.second}" for p in accepted if label[p.first] != label[p.second]]
-    if torn:
-        say = f"{_count(len(torn), 'pair')} of these with different labels; both images stay, in one group."
-        findings.add("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye.")
+    say = f"{_count(len(torn), 'pair')} of these with different labels; both images stay, in one group."
+    findings.add("near-duplicates of two classes", "warning", torn, say, "Check the labels by eye.")
     rest = [f"{p.first} ? {p.second}" for p in news if not p.accepted]
-    if rest:
-        say = f"{_count(len(rest), 'pair')} alike, but not enough to be joined."
-        findings.add("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json.")
+    say = f"{_count(len(rest), 'pair')} alike, but not enough to be joined."
+    findings.add("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json.")
 
 
 def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]] = ()) -> np.ndarray:
@@ -273,40 +241,38 @@ def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]
 
 def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: _Findings) -> None:
     """Images without label, lesions without id or with two labels, other modes than RGB."""
-    if catalog.unlabelled:
-        say = f"{_count(len(catalog.unlabelled))} in no label file, not used."
-        findings.add("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
+    say = f"{_count(len(catalog.unlabelled))} in no label file, not used."
+    findings.add("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
     table = kept.table
     unknown = table[table["lesion"] == ""]
-    if 0 < len(unknown) < len(table):
+    if len(unknown) < len(table):
         say = f"{_count(len(unknown))} without lesion id; each counts as a lesion of its own."
         advice = "If some show the same lesion, the split cannot know: look at the near-duplicates."
         findings.add("lesion without id", "warning", unknown["image"], say, advice)
-    elif len(unknown):
+    else:
         say = "No image has a lesion or patient id; each counts as a lesion of its own."
         advice = "If several images show one lesion, give their ids: without them test scores come out too good."
         findings.add("no lesion ids", "warning", unknown["image"], say, advice)
     known = table[table["lesion"] != ""]
     torn = known[known.groupby("lesion")["label"].transform("nunique") > 1]
-    if len(torn):
-        num_lesions = torn["lesion"].nunique()
-        say = f"{_count(num_lesions, 'lesion')} with two labels ({_count(len(torn))}); each stays whole, in one part."
-        findings.add("lesion with two labels", "warning", torn["image"], say, "Check these labels.")
+    number = _count(torn["lesion"].nunique(), "lesion")
+    say = f"{number} with two labels ({_count(len(torn))}); each stays whole, in one part."
+    findings.add("lesion with two labels", "warning", torn["image"], say, "Check these labels.")
     other = scan[scan["mode"] != "RGB"]
-    if len(other):
-        modes = ", ".join(f"{mode} ({n})" for mode, n in other["mode"].value_counts().items())
-        say = f"{_count(len(other))} stored not as RGB but as {modes}; converted."
-        findings.add("not RGB", "note", other["image"], say)
+    modes = ", ".join(f"{mode} ({n})" for mode, n in other["mode"].value_counts().items())
+    say = f"{_count(len(other))} stored not as RGB but as {modes}; converted."
+    findings.add("not RGB", "note", other["image"], say)
 
 
 def _check_sizes(kept: Catalog, groups: np.ndarray, findings: _Findings) -> None:
     """Classes too small to split, or to say anything of."""
     for name in kept.classes:
         rows = ((kept.table["label"] == name) & (kept.table["only_part"] == "")).to_numpy()
-        number, images = len(set(groups[rows])), kept.images[rows]
-        if number < MIN_LESIONS:
+        number, images = len(set(groups[rows])), tuple(kept.images[rows])
+        if number < MIN_LESIONS:  # or none at all, which `add` would pass over
             say = f'Class "{name}" has {_count(number, "lesion")}; training, validation and test need one each.'
-            findings.add("class too small to split", "error", images, say, "Leave the class out.")
+            few = ("class too small to split", "error", len(images), images[:NUM_NAMED], say, "Leave the class out.")
+            findings.append(Finding(*few))
         elif number < FEW_LESIONS:
             say = f'Class "{name}" has {_count(number, "lesion")}: too few for a verdict on it.'
             findings.add("class too small for a verdict", "warning", images, say, "Collect more lesions.")
@@ -335,10 +301,7 @@ def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, find
 
 
 def cramers_v(counts: np.ndarray) -> float:
-    """Cramer's V of a contingency table [R, C] of counts: 0 for independence, 1 for a perfect association.
-
-    Cramer 1946, Mathematical Methods of Statistics, section 21.9; from scipy.
-    """
-    from scipy.stats.contingency import association
+    """Cramer's V (1946, section 21.9) of a table [R, C] of counts: 0 for independence, 1 for perfect association."""
+    from scipy.stats.contingency import association  # slow to import
 
     return float(association(counts, method="cramer"))

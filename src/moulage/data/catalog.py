@@ -38,23 +38,14 @@ REAL = "real"
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Images, labels and what is known of them; no pixels. Never changed: what is derived from it is kept.
+    """Images, labels and what is known of them; no pixels. Never changed: what is derived from it is kept."""
 
-    Attributes:
-        table: one row an image, with the columns of ``COLUMNS``.
-        classes: class names in the order of their indices.
-        name: the data set's name, for reports.
-        root: folder that relative locations start from.
-        note: attribution, licence or remarks of the source, for the report.
-        unlabelled: files that look like images of the data set but that no label names; for the audit.
-    """
-
-    table: pd.DataFrame
-    classes: tuple[str, ...]
-    name: str = "data"
-    root: Path = field(default_factory=Path)
-    note: str = ""
-    unlabelled: tuple[str, ...] = ()
+    table: pd.DataFrame  # one row an image, with the columns of ``COLUMNS``
+    classes: tuple[str, ...]  # class names in the order of their indices
+    name: str = "data"  # the data set's name, for reports
+    root: Path = field(default_factory=Path)  # folder that relative locations start from
+    note: str = ""  # attribution, licence or remarks of the source, for the report
+    unlabelled: tuple[str, ...] = ()  # files that look like images but that no label names; for the audit
 
     @classmethod
     def build(
@@ -68,11 +59,8 @@ class Catalog:
     ) -> "Catalog":
         """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
 
-        Args:
-            rows: at least ``image``, ``label`` and ``location``. ``group`` defaults to the lesion, else the image.
-
-        Raises:
-            DataError: no rows, an empty or repeated image name, a label that is not in ``classes``.
+        ``rows`` has at least ``image``, ``label`` and ``location``; ``group`` defaults to the lesion, else the image.
+        ``DataError``: no rows, an empty or repeated image name, a label that is not in ``classes``.
         """
         table, classes = rows.copy(), tuple(classes)
         for column in TEXT:
@@ -156,11 +144,7 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: see ``parquet.read``.
-        """
+        """Read what ``save`` wrote; errors are those of ``parquet.read``."""
         table, about = parquet.read(path, "catalog")
         classes, unlabelled = tuple(about["classes"]), tuple(about["unlabelled"])
         table = table.astype(dict.fromkeys(TEXT, object))
@@ -192,11 +176,8 @@ def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
     for column in ("image", "location"):
         if (table[column] == "").any():
             raise DataError(f"{name}: row {int(np.argmax(table[column] == ''))} has no {column}.")
-    repeated = table["image"][table["image"].duplicated()]
-    if len(repeated):
-        raise DataError(
-            f'{name}: image "{repeated.iloc[0]}" is listed {1 + int((repeated == repeated.iloc[0]).sum())} times.'
-        )
+    for image in table["image"][table["image"].duplicated()]:
+        raise DataError(f'{name}: image "{image}" is listed {int((table["image"] == image).sum())} times.')
     strange = sorted(set(table["label"]) - set(classes))
     if strange:
         raise DataError(f'{name}: label "{strange[0]}" is none of the classes {", ".join(classes)}.')

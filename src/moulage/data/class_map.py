@@ -12,19 +12,12 @@ AMBIGUOUS = {"AKIEC": "AKIEC is actinic keratosis or Bowen's disease; ISIC-2019 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Which of their classes is which of ours.
+    """Which of their classes is which of ours."""
 
-    Attributes:
-        ours: their class -> ours.
-        left_out: their class -> how many images of it are not scored.
-        absent: classes of ours of which they have no image.
-        notes: sentences for the reader.
-    """
-
-    ours: dict[str, str]
-    left_out: dict[str, int]
-    absent: tuple[str, ...]
-    notes: tuple[str, ...]
+    ours: dict[str, str]  # their class -> ours
+    left_out: dict[str, int]  # their class -> how many images of it are not scored
+    absent: tuple[str, ...]  # classes of ours of which they have no image
+    notes: tuple[str, ...]  # sentences for the reader
 
     def apply(self, catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
         """The images of mapped classes under our names; ``classes`` are all of ours."""
@@ -35,14 +28,8 @@ class ClassMap:
 def map_classes(catalog: Catalog, classes: tuple[str, ...], wanted: Mapping[str, str]) -> ClassMap:
     """Map the classes of other data to ours: those of the same name, and as ``wanted`` says.
 
-    Args:
-        catalog: the other data.
-        classes: ours.
-        wanted: their class -> ours, or -> ``""`` to leave it out.
-
-    Raises:
-        RecipeError: one of these classes does not exist.
-        DataError: nothing is mapped.
+    ``wanted`` maps a class of theirs to one of ours, or to ``""`` to leave it out. ``RecipeError``: one of these does
+    not exist. ``DataError``: nothing is mapped.
     """
     for theirs, ours in wanted.items():
         if theirs not in catalog.classes:

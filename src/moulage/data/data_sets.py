@@ -21,7 +21,8 @@ FILE = "data_sets.json"
 
 def check(recipe: Recipe) -> None:
     """The source plug-ins of a recipe exist and take their options; nothing is read."""
-    for place, options in _places(recipe):
+    further = {f"data.also.{name}": options for name, options in recipe.data.also.items()}
+    for place, options in {"data": recipe.data, **further}.items():
         plugins.configure("sources", options.source, options.options, f"{place}.options")
 
 
@@ -33,9 +34,8 @@ def read_main(recipe: Recipe) -> Catalog:
 def join(recipe: Recipe, main: Catalog) -> Catalog:
     """The main data set with the further ones of the recipe, each with its classes mapped to the main one's.
 
-    Raises:
-        RecipeError: a class map names a class that does not exist.
-        DataError: a further data set cannot be read, or none of its classes is one of the main one's.
+    ``RecipeError``: a class map names a class that does not exist. ``DataError``: a further data set cannot be read, or
+    none of its classes is one of the main one's.
     """
     further = {name: _mapped(name, recipe, main.classes) for name in recipe.data.also}
     train_only = [name for name, options in recipe.data.also.items() if options.parts == "train"]
@@ -43,17 +43,9 @@ def join(recipe: Recipe, main: Catalog) -> Catalog:
 
 
 def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Split]) -> list[dict[str, Any]]:
-    """What became of each data set, the main one first; empty where there is one alone.
+    """What became of each data set, the main one first, as rows of ``results.DataSet``; empty where there is one alone.
 
-    Args:
-        recipe: of the run.
-        found: all that was read.
-        kept: what the audit kept.
-        splits: of the run; the first one counts.
-
-    Returns:
-        For each: ``name``, ``source``, ``weight``, ``num_read``, ``num_set_aside``, ``counts`` (kept images of each
-        class) and ``parts`` (kept images in each part).
+    ``found`` is all that was read, ``kept`` what the audit kept of it; of the run's splits the first one counts.
     """
     if not recipe.data.also:
         return []
@@ -63,17 +55,10 @@ def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Sp
         options = recipe.data.also[name] if name else recipe.data
         own, read = kept.only(data_set=name), len(found.only(data_set=name))
         where = part.loc[own.images].value_counts() if len(own) else pd.Series(dtype=int)
-        rows.append(
-            {
-                "name": name or joined_sets.MAIN,
-                "source": options.source,
-                "weight": recipe.data.weights.get(name, 1.0),
-                "num_read": read,
-                "num_set_aside": read - len(own),
-                "counts": own.counts,
-                "parts": {str(key): int(number) for key, number in where.items()},
-            }
-        )
+        about = {"name": name or joined_sets.MAIN, "source": options.source}
+        sizes = {"weight": recipe.data.weights.get(name, 1.0), "num_read": read, "num_set_aside": read - len(own)}
+        parts = {str(key): int(number) for key, number in where.items()}
+        rows.append({**about, **sizes, "counts": own.counts, "parts": parts})
     return rows
 
 
@@ -89,10 +74,6 @@ def save(rows: list[dict[str, Any]], run: Path) -> None:
         runs.write_json(run / FILE, {"data_sets": rows})
     else:
         (run / FILE).unlink(missing_ok=True)
-
-
-def _places(recipe: Recipe) -> list[tuple[str, Any]]:
-    return [("data", recipe.data), *((f"data.also.{name}", options) for name, options in recipe.data.also.items())]
 
 
 def _read(place: str, options: Any) -> Catalog:

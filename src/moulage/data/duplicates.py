@@ -6,28 +6,12 @@ Three steps on 32 px thumbnails, each with the dark vignette masked, because rou
    and turning only change signs and places of coefficients, so all pairs in 8 orientations are eight matrix products.
 2. *Alignment*: Gauss-Newton on the six parameters of an affine map (Lucas and Kanade 1981) makes up for a slight crop.
 3. *Evidence*: ``detail``, the correlation of the signed square roots of the high-pass luminance over the pixels that
-   both images show. A blob on plain skin correlates with any other blob, 0.93 to 0.99 in the false pairs below; hairs,
+   both images show. A blob on plain skin correlates with any other blob, 0.93 to 0.99 in false pairs; hairs,
    texture and outline do not, and the square root lets faint texture speak beside the strong outline. Colour is not
    looked at: the archives hold copies with another white balance.
 
-Calibration, 2026-11-23, on the 20,630 images of ISIC-2019 at 84 px that the audit keeps (2-core AMD EPYC VM, no GPU).
-The thresholds were set on these same images, so the counts describe this data set and promise nothing for another.
-
-- Accepted: 625 pairs, 35 of them byte for byte the same. None crosses classes. In 589 both lesion ids are known (and
-  with them the sources, which never differ): 575 share it; 8 of the other 14 are byte for byte the same.
-- By eye, on contact sheets: all 50 accepted pairs under no common lesion id show one lesion in one view, and so do
-  the 48 accepted ones of least detail (0.80 to 0.82). Some are a second exposure of that view, not a copy of a file.
-- Listed, not accepted: 166 pairs, 118 of one lesion. Of the other 48, 4 are one photograph by eye and 44 are not:
-  blobs, mostly in a small vignette. 14 of the 48 cross classes.
-- Found again among 600 random images, changed at 84 px: JPEG quality 75, 50, 30: 100, 99.5, 79 %; brightness times
-  1.25, 0.7: 97, 96 %; mirrored, turned by 180 degrees, transposed: 100 %; cropped by 1, 2, 3, 4 px on every side: 97,
-  84, 68, 37 %. No two different images were accepted. What is not listed may still be a copy, a cropped one above all.
-- Quarter turns were not found when these pairs were looked at; found since, 99.8 % of 600. They add 7 accepted pairs
-  (632 in all), each of one lesion, and 8 listed ones that nobody has looked at.
-- ``MAX_CANDIDATES`` is reached on this set: pairs less similar than 0.876, instead of ``SIMILAR``, were not looked at.
-- Not taken up yet: ``frequency**0.75`` in the descriptor accepts 676 pairs in place of 634 on all 20,634 images, still
-  none across classes but two that the audit sets aside first; it changes groups, and so the splits of finished runs.
-- Cost: 42 s of CPU time on one core, and 724 MiB of memory at the peak, 159 MiB of them before the search.
+The thresholds were set on ISIC-2019 at 84 px; docs/LOG.md (2026-11-23) has what they find there, miss, and cost.
+Cropped copies are missed above all.
 """
 
 from collections.abc import Iterator
@@ -54,32 +38,21 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that look like the same photograph, with the evidence.
+    """Two images that look like the same photograph, with the evidence."""
 
-    Attributes:
-        first, second: image names.
-        orientation: one of ``ORIENTATIONS``.
-        similarity: cosine of the descriptors, -1 to 1.
-        detail: correlation of fine structure after alignment, -1 to 1.
-        overlap: share of the thumbnail that both images show, 0 to 1.
-        accepted: whether the pair is taken as one photograph and joined into one group.
-    """
-
-    first: str
+    first: str  # name of an image
     second: str
-    orientation: str
-    similarity: float
-    detail: float
-    overlap: float
-    accepted: bool
+    orientation: str  # one of ``ORIENTATIONS``
+    similarity: float  # cosine of the descriptors, -1 to 1
+    detail: float  # correlation of fine structure after alignment, -1 to 1
+    overlap: float  # share of the thumbnail that both images show, 0 to 1
+    accepted: bool  # whether the pair is taken as one photograph and joined into one group
 
 
 def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
     """All pairs whose ``detail`` is at least ``LISTED``, the strongest evidence first.
 
-    Args:
-        images: names, [N] of str.
-        thumbnails: uint8 [N, 32, 32, 3].
+    ``images`` are names, [N] of str; ``thumbnails`` uint8 [N, 32, 32, 3].
     """
     weight = inside(thumbnails).astype(np.float32)
     grey = centred(luminance(thumbnails), weight)

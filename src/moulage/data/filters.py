@@ -7,13 +7,12 @@ the mask is cut alike, so that both go on fitting each other. Recipes and the co
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from moulage import plugins, runs
+from moulage import contracts, runs
 from moulage.errors import DataError
 
 MIN_SIDE = 8
@@ -22,26 +21,16 @@ MIN_SIDE = 8
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter has made of an image.
+    """What a filter has made of an image."""
 
-    Attributes:
-        image: uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this.
-        share: of the pixels that were changed or cut away, 0..1; 0: the image is as it was.
-        box: left, top, right, bottom in pixels of what is kept; None: everything.
-    """
-
-    image: np.ndarray
-    share: float = 0.0
-    box: tuple[int, int, int, int] | None = None
+    image: np.ndarray  # uint8 [H, W, 3], of the size that came in; where ``box`` is given it is cut out of this
+    share: float = 0.0  # of the pixels that were changed or cut away, 0..1; 0: the image is as it was
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in pixels of what is kept; None: everything
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told.
-
-    Raises:
-        RecipeError: an unknown plug-in or option.
-    """
+    """Filters in their order: (plug-in, options) each; plain values, so that a worker process can be told."""
 
     chosen: tuple[tuple[str, dict[str, Any]], ...] = ()
 
@@ -50,60 +39,59 @@ class Filters:
 
     @classmethod
     def of(cls, chosen: Sequence[tuple[str, dict[str, Any]]]) -> "Filters":
-        """Checked filters with all their options; a missing library is said at once."""
+        """Checked filters with all their options; a missing library is said at once.
+
+        ``RecipeError``: an unknown plug-in or option.
+        """
         found = []
         for number, (name, options) in enumerate(chosen):
-            config = plugins.configure("preprocessing", name, options, f"data.steps.{number}.options")
-            module = plugins.load("preprocessing", name)
-            if hasattr(module, "check_installed"):
-                module.check_installed()
+            plug = contracts.preprocessing(name)
+            config = plug.configure(options, f"data.steps.{number}.options")
+            plug.check_installed()
             found.append((name, config.model_dump(mode="json")))
         return cls(tuple(found))
 
     def __reduce__(self) -> tuple[type["Filters"], tuple[Any]]:
-        return Filters, (self.chosen,)  # modules, which `_loaded` keeps, do not travel to other processes
+        return Filters, (self.chosen,)  # plug-ins, which `_loaded` keeps, do not travel to other processes
 
     @cached_property
-    def _loaded(self) -> list[tuple[str, ModuleType, Any]]:
-        """Name, module and ``Config`` of each filter; made once, not for every image."""
-        return [
-            (name, plugins.load("preprocessing", name), plugins.configure("preprocessing", name, options))
-            for name, options in self.chosen
-        ]
+    def _loaded(self) -> list[tuple[contracts.PreprocessingPlugin, Any]]:
+        """Plug-in and ``Config`` of each filter; made once, not for every image."""
+        plugs = [(contracts.preprocessing(name), options) for name, options in self.chosen]
+        return [(plug, plug.configure(options)) for plug, options in plugs]
 
     @property
     def use_masks(self) -> bool:
         """Whether a filter looks at lesion masks; the others never cause one to be read."""
-        return any(hasattr(module, "needs_mask") for _, module, _ in self._loaded)
+        return any(plug.needs_mask for plug, _ in self._loaded)
 
     @property
     def need_masks(self) -> bool:
         """Whether a filter refuses images without a lesion mask."""
-        return any(module.needs_mask(config) for _, module, config in self._loaded if hasattr(module, "needs_mask"))
+        return any(plug.needs_mask(config) for plug, config in self._loaded if plug.needs_mask)
 
     @property
     def key(self) -> tuple[str, ...]:
         """Names everything that the result depends on beside the image; empty for no filters."""
         return tuple(
-            runs.digest(name, config.model_dump(mode="json"), getattr(module, "VERSION", 1))
-            for name, module, config in self._loaded
+            runs.digest(plug.name, config.model_dump(mode="json"), plug.version) for plug, config in self._loaded
         )
 
     def apply(self, image: np.ndarray, mask: np.ndarray | None = None) -> list[tuple[Filtered, np.ndarray | None]]:
         """Each filter's image, already cut, and the mask that fits it, in order.
 
-        Args:
-            image: uint8 [H, W, 3].
-            mask: uint8 of any size, 255 on the lesion; stretched to the image.
+        ``image`` is uint8 [H, W, 3]; ``mask`` uint8 of any size, 255 on the lesion; it is stretched to the image.
         """
         if mask is not None and mask.shape != image.shape[:2]:
             size = (image.shape[1], image.shape[0])
             mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         found = []
-        for name, module, config in self._loaded:
-            after: Filtered = module.apply(config, image, mask)
+        for plug, config in self._loaded:
+            after = plug.apply(config, image, mask)
             if after.image.shape != image.shape or after.image.dtype != np.uint8:
-                raise DataError(f"The step {name} made {after.image.dtype} {list(after.image.shape)} of {image.shape}.")
+                raise DataError(
+                    f"The step {plug.name} made {after.image.dtype} {list(after.image.shape)} of {image.shape}."
+                )
             after, mask = _cut(after, mask)
             image = after.image
             found.append((after, mask))

@@ -62,11 +62,7 @@ class Header:
 
 
 def header(data: bytes) -> Header:
-    """Read the header of an encoded image; nothing is decoded.
-
-    Raises:
-        ImageError: unreadable; or a bomb, that is, more than ``MAX_PIXELS``.
-    """
+    """The header of an encoded image; nothing is decoded. ``ImageError``: unreadable, or a bomb: > ``MAX_PIXELS``."""
     image = _open(data)
     found = Header(*image.size, image.mode, image.format or "")
     if found.width * found.height > MAX_PIXELS:
@@ -78,15 +74,8 @@ def header(data: bytes) -> Header:
 def decode(data: bytes, smallest_side: int) -> np.ndarray:
     """Decode an image so that its shorter side has at least twice ``smallest_side`` pixels, or all that it has.
 
-    Args:
-        data: the encoded bytes.
-        smallest_side: side in pixels of the square that the image will be resized to.
-
-    Returns:
-        uint8 RGB [H, W, 3].
-
-    Raises:
-        ImageError: unreadable, truncated or a bomb.
+    ``smallest_side`` is that of the square that it will be resized to. The result is uint8 RGB [H, W, 3];
+    ``ImageError``: unreadable, truncated or a bomb.
     """
     return np.asarray(pictures(data, header(data), [smallest_side])[0])
 
@@ -102,31 +91,24 @@ def pictures(data: bytes, found: Header, sides: Sequence[int]) -> list[Image.Ima
 
 
 def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarray:
-    """Resize to a square with the LANCZOS filter (after a box reduction to three times the size, where larger).
+    """A picture, or uint8 [H, W, 3], as a square of ``size`` pixels a side: uint8 [size, size, 3].
 
-    Args:
-        image: RGB picture, or uint8 [H, W, 3].
-        size: pixels a side.
-        framing: ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
-
-    Returns:
-        uint8 [size, size, 3].
+    Resized with the LANCZOS filter (after a box reduction to three times the size, where larger). The framing
+    ``"squash"`` ignores the aspect ratio, ``"crop"`` keeps the centre, ``"pad"`` puts black bars around.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
     if framing == "squash":
-        return _resize(picture, (size, size), (0, 0, width, height))
+        return _resize(picture, (size, size))
     if framing == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         return _resize(picture, (size, size), (left, top, left + side, top + side))
     if framing == "pad":
-        new_width, new_height = (max(1, round(size * side / max(width, height))) for side in (width, height))
-        left, top = (size - new_width) // 2, (size - new_height) // 2
+        inner = _resize(picture, [max(1, round(size * side / max(width, height))) for side in (width, height)])
+        top, left = ((size - side) // 2 for side in inner.shape[:2])
         canvas = np.zeros((size, size, 3), np.uint8)
-        canvas[top : top + new_height, left : left + new_width] = _resize(
-            picture, (new_width, new_height), (0, 0, width, height)
-        )
+        canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
         return canvas
     raise RecipeError(f'There is no fit "{framing}".', nearest(framing, FRAMINGS))
 
@@ -229,9 +211,7 @@ class _Rows:
     @classmethod
     def read_header(cls, stream: IO[bytes], name: str) -> "_Rows":
         try:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
+            shape, fortran, dtype = array_header(stream)
         except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise DataError(f"{name} is no array: {error}.") from None
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
@@ -254,6 +234,12 @@ class _Rows:
         if len(data) < num_bytes:
             raise ImageError(f"{self.name} ends before row {index}", "truncated")
         return np.frombuffer(data, np.uint8).reshape(row_shape)
+
+
+def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran order, and type of an array in a ``.npy`` stream, up to its values."""
+    version = np.lib.format.read_magic(stream)
+    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
 
 
 def _array_parts(location: str) -> tuple[str, str, int]:
@@ -321,5 +307,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+def _resize(
+    picture: Image.Image, size: list[int] | tuple[int, int], box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP))

@@ -23,20 +23,10 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Member:
-    """One data set of a joined catalog.
+    """One data set of a joined catalog."""
 
-    Attributes:
-        name: empty for the main one.
-        shown: its images, under the names and lesion ids that the data set itself gives.
-    """
-
-    name: str
-    shown: Shown
-
-    @property
-    def called(self) -> str:
-        """Its name in messages."""
-        return self.name or MAIN
+    name: str  # empty for the main one
+    shown: Shown  # its images, under the names and lesion ids that the data set itself gives
 
     def joined(self, images: pd.Series) -> pd.Series:
         """The names in the joined catalog of images under their own names."""
@@ -46,13 +36,8 @@ class Member:
 def join(main: Catalog, further: Mapping[str, Catalog], train_only: Collection[str] = ()) -> Catalog:
     """One catalog of several; the main images first, then those that are split as well, then those of ``train_only``.
 
-    Args:
-        main: keeps its names.
-        further: by name; with the classes of ``main``.
-        train_only: names of those that are trained on and nothing else.
-
-    Raises:
-        DataError: other classes than those of ``main``, or two images of one name after all.
+    ``further`` are by name, with the classes of ``main``; ``train_only`` names those that are trained on and nothing
+    else. ``DataError``: other classes than those of ``main``, or two images of one name after all.
     """
     if not further:
         return main
@@ -83,10 +68,8 @@ def members(catalog: Catalog, pixels: Pixels) -> Iterator[Member]:
     for name in names(catalog):
         shown = Shown.of(catalog.only(data_set=name), pixels)
         table, skip = shown.catalog.table, len(_prefix(name))
-        own = shown.catalog.with_columns(
-            image=table["image"].str[skip:].to_numpy(object), lesion=table["lesion"].str[skip:].to_numpy(object)
-        )
-        yield Member(name, replace(shown, catalog=own))
+        own = {column: table[column].str[skip:].to_numpy(object) for column in ("image", "lesion")}
+        yield Member(name, replace(shown, catalog=shown.catalog.with_columns(**own)))
 
 
 def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -94,16 +77,10 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
 
     Evidence is what ``overlap.find`` takes: the same bytes, near-duplicates, and the same name or lesion id where the
     two data sets mean the same by a name. Lesion ids count only where some image names are shared, and alike: numbers
-    from one say nothing.
+    from one say nothing. Images of ``catalog``, which is of ``join``, are passed over where they are unusable.
 
-    Args:
-        catalog: of ``join``.
-        pixels: of the same catalog; unusable images are passed over.
-        progress: of the searches for near-duplicates.
-
-    Returns:
-        A table of ``image``, ``same_as``, ``why``, ``data_set`` and ``of`` (the two data sets), a row a pair, names as
-        in ``catalog``; and sentences on what was not taken as evidence.
+    A table of ``image``, ``same_as``, ``why``, ``data_set`` and ``of`` (the two data sets), a row a pair, names as in
+    ``catalog``; and sentences on what was not taken as evidence.
     """
     usable = catalog.take((pixels.scan["status"] == OK).to_numpy())
     earlier, tables, notes = [], [], []
@@ -112,11 +89,12 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
         for other in earlier:
             table, said = overlap.find(rest, other.shown, progress)
             table, more = _without_chance(table)
-            notes += [f"{member.called} and {other.called}: {sentence}" for sentence in (*said, *more)]
+            of = other.name or MAIN
+            notes += [f"{member.name} and {of}: {sentence}" for sentence in (*said, *more)]
             photographs = table.loc[table["why"] != overlap.SAME_LESION, "image"]
             rest = rest.take(~rest.catalog.table["image"].isin(photographs).to_numpy())
             table = table.assign(image=member.joined(table["image"]), same_as=other.joined(table["same_as"]))
-            tables.append(table.assign(data_set=member.called, of=other.called))
+            tables.append(table.assign(data_set=member.name, of=of))
         earlier.append(replace(member, shown=rest))
     if not tables:
         return pd.DataFrame(columns=[*overlap.COLUMNS, "data_set", "of"], dtype=object), ()
@@ -146,11 +124,8 @@ def _without_chance(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _member(catalog: Catalog, name: str, only_part: str) -> Catalog:
     table = catalog.table
-    named = catalog.with_columns(
-        **{column: _prefixed(table[column], name).to_numpy(object) for column in ("image", "lesion", "group")},
-        data_set=name,
-        only_part=only_part,
-    )
+    own = {column: _prefixed(table[column], name).to_numpy(object) for column in ("image", "lesion", "group")}
+    named = catalog.with_columns(**own, data_set=name, only_part=only_part)
     return replace(named, unlabelled=tuple(f"{_prefix(name)}{image}" for image in catalog.unlabelled))
 
 

@@ -51,21 +51,11 @@ def key(catalog: Catalog, framing: str) -> str:
 def read(
     catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS
 ) -> np.ndarray:
-    """The masks of all images of a catalog, cut into squares as the images are.
+    """The masks of all images of a catalog, cut into squares as they are: uint8 [N, size, size] in its order, 0 or 255.
 
-    Args:
-        catalog: N images, each with a ``mask``.
-        size: pixels a side.
-        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
-        cache: folder of the pixel cache, where masks are kept as images are; None: ``runs.cache_folder()``.
-        filters: the images' pre-processing; a mask is cut where its image is.
-
-    Returns:
-        uint8 [N, size, size], 0 or 255, in catalog order.
-
-    Raises:
-        DataError: naming an image whose mask is missing or cannot be read.
-        RunError: the cache cannot be written.
+    ``cache`` is the folder of the pixel cache, where masks are kept as images are (None: ``runs.cache_folder()``). With
+    the images' ``filters`` a mask is cut where its image is. ``DataError`` names an image whose mask is missing or
+    cannot be read; ``RunError``: the cache cannot be written.
     """
     return binary(build(catalog, size, framing, cache, filters).array(size)[..., 0] > LESION // 2)
 
@@ -97,10 +87,8 @@ def with_masks(catalog: Catalog) -> Catalog:
 def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
     """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
 
-    Images that have none there get none. Read them with the framing "squash", as they were made.
-
-    Raises:
-        RunError: the folder holds no predicted masks.
+    Images that have none there get none. Read them with the framing "squash", as they were made. ``RunError`` where the
+    folder holds no predicted masks.
     """
     if not (folder / PREDICTED).exists() or not (folder / TABLE).exists():
         raise RunError(f"{folder} holds no predicted masks.", "Make them with `moulage masks predict`.")
@@ -118,10 +106,7 @@ def unknown(number: int, size: int) -> np.ndarray:
 def read_known(kept: pixels.Pixels, size: int, images: Sequence[str] | np.ndarray) -> np.ndarray:
     """The masks of images by name: uint8 [n, size, size], 0 or 255, ``UNKNOWN`` for those without or with an empty one.
 
-    Args:
-        kept: what ``build`` has decoded, of all images that have a mask.
-        size: pixels a side.
-        images: n names; repeats allowed.
+    ``kept`` is what ``build`` has decoded, of all images that have a mask; ``images`` are n names; repeats allowed.
     """
     known = {name: row for row, name in enumerate(kept.scan["image"])}
     found, array = unknown(len(images), size), kept.array(size)
@@ -163,18 +148,12 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def warped(mask: np.ndarray, rng: Generator) -> np.ndarray:
-    """A mask of the same kind of lesion: turned, scaled, sheared, moved and bent at random.
+    """A mask uint8 [S, S] of the same kind of lesion: turned, scaled, sheared, moved and bent at random.
 
     A quarter turn and a flip, then an affine map and a smooth field of displacements (Simard et al. 2003, Best
     practices for convolutional neural networks, ICDAR, section 3). The signed distance is resampled, not the mask, so
-    that outlines stay smooth; what lies outside the image goes on as at its edge.
-
-    Args:
-        mask: uint8 [S, S].
-        rng: the only source of randomness.
-
-    Returns:
-        uint8 [S, S], with at least one pixel of lesion where ``mask`` has any.
+    that outlines stay smooth; what lies outside the image goes on as at its edge. At least one pixel is lesion where
+    ``mask`` has any.
     """
     size = mask.shape[0]
     mask = np.rot90(mask, int(rng.integers(4)))[:, :: 1 - 2 * int(rng.integers(2))]
@@ -191,17 +170,10 @@ def warped(mask: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def recombined(masks: Sequence[np.ndarray] | np.ndarray, rng: Generator) -> np.ndarray:
-    """A mask between two: their signed distances, laid centre on centre, are interpolated.
+    """A mask uint8 [S, S] between two: their signed distances, laid centre on centre, are interpolated.
 
     Shape-based interpolation (Raya & Udupa 1990, IEEE Transactions on Medical Imaging 9, 32-42), at a random share of
-    each.
-
-    Args:
-        masks: two masks uint8 [S, S]; the new lesion lies where the first does.
-        rng: the only source of randomness.
-
-    Returns:
-        uint8 [S, S], with at least one pixel of lesion where the first mask has any.
+    each. The new lesion lies where the first does, and has at least one pixel where that has any.
     """
     first, second = masks
     shift = np.round(_centre(first) - _centre(second)).astype(int)

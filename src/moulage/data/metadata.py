@@ -25,33 +25,22 @@ OLDEST = 120.0
 
 @dataclass(frozen=True)
 class Encoder:
-    """How metadata become numbers; each column of the catalog is a block of columns, the last of them "missing".
+    """How metadata become numbers; each column of the catalog is a block of columns, the last of them "missing"."""
 
-    Attributes:
-        columns: of the catalog, each one of ``recipe_tables.METADATA``.
-        words: the values that the training part names, for each column but age, sorted.
-        mean: of the ages of the training part, in years.
-        std: their standard deviation; 1 where they do not vary.
-    """
-
-    columns: tuple[str, ...]
-    words: dict[str, tuple[str, ...]]
-    mean: float = 0.0
-    std: float = 1.0
+    columns: tuple[str, ...]  # of the catalog, each one of ``recipe_tables.METADATA``
+    words: dict[str, tuple[str, ...]]  # the values that the training part names, for each column but age, sorted
+    mean: float = 0.0  # of the ages of the training part, in years
+    std: float = 1.0  # their standard deviation; 1 where they do not vary
 
     @classmethod
     def fit(cls, train: Catalog, columns: Sequence[str]) -> "Encoder":
-        """Take vocabulary and scale from the training part.
-
-        Raises:
-            DataError: no image has a value of one of the columns.
-        """
+        """Take vocabulary and scale from the training part; ``DataError`` where no image has a value of a column."""
         check(train, columns)
         words = {name: tuple(sorted(set(_words(train, name)) - {""})) for name in columns if name != "age"}
-        ages = _ages(train)
-        ages = ages[~np.isnan(ages)]
         if "age" not in columns:
             return cls(tuple(columns), words)
+        ages = _ages(train)
+        ages = ages[~np.isnan(ages)]
         return cls(tuple(columns), words, float(ages.mean()), float(ages.std()) or 1.0)
 
     @property
@@ -95,11 +84,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path) -> "Encoder | None":
-        """Read what ``save`` wrote; None for a classifier that reads no metadata.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """Read what ``save`` wrote; None for a classifier that reads no metadata. ``RunError``: the file is damaged."""
         if not (folder / FILE).exists():
             return None
         saved: dict[str, Any] = runs.read_json(folder / FILE)
@@ -111,20 +96,12 @@ class Encoder:
 
 
 def check(catalog: Catalog, columns: Sequence[str]) -> None:
-    """Every column has a value for some image.
-
-    Raises:
-        DataError: naming the column.
-    """
+    """Raise ``DataError`` for the first column that has no value for any image."""
     for name in columns:
         if not (~missing(catalog, name)).any():
-            has = [other for other in METADATA if (~missing(catalog, other)).any()]
-            raise DataError(
-                f'classifier.metadata: no image of {catalog.name} has a value of "{name}".',
-                f"The data have {', '.join(has)}."
-                if has
-                else "The data have no metadata: leave classifier.metadata out.",
-            )
+            has = ", ".join(other for other in METADATA if (~missing(catalog, other)).any())
+            hint = f"The data have {has}." if has else "The data have no metadata: leave classifier.metadata out."
+            raise DataError(f'classifier.metadata: no image of {catalog.name} has a value of "{name}".', hint)
 
 
 def missing(catalog: Catalog, name: str) -> np.ndarray:
@@ -137,14 +114,7 @@ def lend(rows: Catalog, train: Catalog, rng: np.random.Generator) -> Catalog:
 
     A synthetic image is of no patient. With its metadata missing, "missing" would say that an image is synthetic. All
     columns come from one training image, so that they go together as they do in patients. Real rows keep their own.
-
-    Args:
-        rows: real and synthetic rows.
-        train: the training part.
-        rng: draws the training images.
-
-    Raises:
-        DataError: a synthetic image is of a class without a training image.
+    ``DataError`` where a synthetic image is of a class without a training image.
     """
     labels = rows.table["label"].to_numpy(object)
     synthetic = (rows.table["origin"] != REAL).to_numpy()

@@ -37,24 +37,16 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class NearCopies:
-    """Which images are near-copies of training images.
+    """Which images are near-copies of training images."""
 
-    Attributes:
-        threshold: an image whose distance is below it is a near-copy.
-        distance: float64 [N] in 0..2 (0: the same structure, 1: nothing in common) to the nearest training image.
-        nearest: row of that training image, int64 [N].
-        is_copy: bool [N].
-        expected_false_alarms: largest expected share of images as new as the calibration's that are called copies;
-            above what was asked for where there are too few calibration images to promise it.
-        calibration: distances of the real images that set the threshold, float64 [n].
-    """
-
-    threshold: float
-    distance: np.ndarray
-    nearest: np.ndarray
-    is_copy: np.ndarray
+    threshold: float  # an image whose distance is below it is a near-copy
+    distance: np.ndarray  # to the nearest training image, float64 [N] in 0..2; 0: the same structure, 1: none in common
+    nearest: np.ndarray  # row of that training image, int64 [N]
+    is_copy: np.ndarray  # bool [N]
+    # largest expected share of images as new as the calibration's that are called copies; above what was asked for
+    # where there are too few calibration images to promise it
     expected_false_alarms: float
-    calibration: np.ndarray
+    calibration: np.ndarray  # distances of the real images that set the threshold, float64 [n]
 
     def take(self, rows: np.ndarray) -> "NearCopies":
         """What was found of these images."""
@@ -76,22 +68,15 @@ def near_copies(
     false_alarms: float = 0.01,
     progress: Progress = no_progress,
 ) -> NearCopies:
-    """Find the generated images that are near-copies of training images.
+    """Find the generated images that are near-copies of training images; all images are uint8 [N, S, S, 3].
 
-    The threshold comes from real images that are compared with the training images: ``held_out`` ones of other lesions,
-    or, where ``groups`` are given in their place, each training image against those of the other lesions.
+    The threshold comes from real images that are compared with the training images, ``train``, of which there is at
+    least one: ``held_out`` ones of other lesions that are no near-duplicates of them, or, where ``groups`` (the lesion
+    of each training image) are given in their place, each training image against those of the other lesions.
+    ``false_alarms`` is the largest share of new images that may be called copies; it takes 1 / false_alarms - 1
+    calibration images to promise it.
 
-    Args:
-        generated: uint8 [N, S, S, 3].
-        train: uint8 [M, S, S, 3], M >= 1: the images that the generator was fitted on.
-        held_out: uint8 [n, S, S, 3] of lesions that are not in ``train``; no near-duplicates of training images.
-        groups: lesion of each training image, [M]; instead of ``held_out``.
-        false_alarms: largest share of new images that may be called copies; it takes 1 / false_alarms - 1 calibration
-            images to promise it.
-        progress: called with the number of images done.
-
-    Raises:
-        DataError: shapes or types do not fit, or neither or both of ``held_out`` and ``groups`` are given.
+    ``DataError``: shapes or types do not fit, or neither or both of ``held_out`` and ``groups`` are given.
     """
     if (held_out is None) == (groups is None):
         raise DataError("Near-copies need either held-out images or the lesions of the training images to calibrate.")
@@ -119,10 +104,7 @@ def conformal_threshold(calibration: np.ndarray, false_alarms: float) -> float:
 def distances(images: np.ndarray, train: np.ndarray, progress: Progress = no_progress) -> tuple[np.ndarray, np.ndarray]:
     """Structural distance to, and row of, the nearest training image: float64 [N] in 0..2 and int64 [N].
 
-    Args:
-        images: uint8 [N, S, S, 3].
-        train: uint8 [M, S, S, 3], M >= 1.
-        progress: called with the number of images done.
+    ``images`` and ``train`` are uint8 [N, S, S, 3] and [M, S, S, 3], M >= 1.
     """
     return _nearest(_thumbnails(images), _cropped(train), None, progress)
 
@@ -171,8 +153,8 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Smallest distance of each query over its candidates, and the training image's row.
 
-    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images, and those of the same group are
-    left out.
+    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images; those of one group are left
+    out.
     """
     num = len(queries.luminance)
     described = np.split(thumbnails.descriptors(originals.luminance, POWER), len(CROPS))

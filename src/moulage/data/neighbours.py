@@ -19,19 +19,12 @@ BLOCK_BYTES = 2**25
 def nearest_rows(
     queries: np.ndarray, among: np.ndarray, k: int = 1, *, exclude_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` rows of ``among`` that are nearest to each query, the nearest first.
+    """The ``k`` rows of ``among`` [M, D] that are nearest to each of the queries [N, D], the nearest first.
 
-    Args:
-        queries: [N, D], finite.
-        among: [M, D], finite.
-        k: number of neighbours, 1 to M (M - 1 with ``exclude_self``).
-        exclude_self: row i of ``among`` is no neighbour of query i; both are the same array.
+    All numbers are finite; ``k`` is 1 to M. With ``exclude_self``, for one array given twice, row i is no neighbour of
+    query i, and ``k`` is at most M - 1. The result is the distances, float64 [N, k], and the rows, int64 [N, k].
 
-    Returns:
-        Distances float64 [N, k] and rows of ``among`` int64 [N, k].
-
-    Raises:
-        DataError: shapes do not fit, a number is not finite, or there are fewer than ``k`` neighbours.
+    ``DataError``: shapes do not fit, a number is not finite, or there are fewer than ``k`` neighbours.
     """
     if exclude_self and len(queries) != len(among):
         raise DataError(f"Neighbours without oneself: {len(queries)} queries among {len(among)} rows are not the same.")
@@ -55,17 +48,10 @@ def nearest_rows(
 
 
 def distance_to_others(features: np.ndarray, groups: np.ndarray, k: int = 1) -> np.ndarray:
-    """Distance of each image to its ``k``-th nearest of another lesion; infinite where there are fewer.
+    """Distance of each image to its ``k``-th nearest of another lesion, float64 [N]; infinite where there are fewer.
 
-    Photographs of one lesion lie near each other, and would hide how far apart lesions are.
-
-    Args:
-        features: [N, D], finite.
-        groups: the lesion of each, [N].
-        k: 1 or more.
-
-    Returns:
-        float64 [N].
+    Photographs of one lesion lie near each other, and would hide how far apart lesions are. ``features`` [N, D] are
+    finite, ``groups`` [N] are the lesions, ``k`` is 1 or more.
     """
     found, codes = np.full(len(features), np.inf), np.unique(groups, return_inverse=True)[1]
     if k >= len(features):
@@ -79,13 +65,8 @@ def distance_to_others(features: np.ndarray, groups: np.ndarray, k: int = 1) -> 
 def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Distance to, and row of, the nearest of ``among`` for each image, over the eight flips and quarter turns.
 
-    Args:
-        images: uint8 [N, S, S, 3].
-        among: uint8 [M, S, S, 3], M >= 1.
-        side: both are averaged down to about this many pixels a side first.
-
-    Returns:
-        Root mean square difference a value, float64 [N], in 0..255; rows of ``among``, int64 [N].
+    Images are uint8 [N, S, S, 3] and [M, S, S, 3], M >= 1; both are averaged down to about ``side`` pixels a side
+    first. The distance is the root mean square difference a value, float64 [N], in 0..255; rows are int64 [N].
     """
     step = max(1, images.shape[1] // side)
 
@@ -111,9 +92,7 @@ def nearest_images(images: np.ndarray, among: np.ndarray, side: int = 32) -> tup
 def squared_blocks(queries: np.ndarray, among: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances of a block of queries to all of ``among``: (which queries, float64 [n, M]), block by block.
 
-    Args:
-        queries: [N, D], finite.
-        among: [M, D], M >= 1, finite.
+    ``queries`` [N, D] and ``among`` [M, D], M >= 1, are finite.
     """
     centred, others, norms = _prepared(queries, among)
     step = max(1, BLOCK_BYTES // (8 * len(among)))

@@ -27,17 +27,11 @@ SAME_BYTES, SAME_NAME, SAME_LESION, NEAR = "same bytes", "same name", "same lesi
 
 @dataclass(frozen=True)
 class Shown:
-    """Images and what tells them apart.
+    """Images and what tells them apart."""
 
-    Attributes:
-        catalog: N images.
-        sha256: of their bytes, [N] of str.
-        thumbnails: uint8 [N, 32, 32, 3].
-    """
-
-    catalog: Catalog
-    sha256: np.ndarray
-    thumbnails: np.ndarray
+    catalog: Catalog  # N images
+    sha256: np.ndarray  # of their bytes, [N] of str
+    thumbnails: np.ndarray  # uint8 [N, 32, 32, 3]
 
     @classmethod
     def of(cls, catalog: Catalog, pixels: Pixels) -> "Shown":
@@ -56,13 +50,8 @@ def find(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[
     Near-duplicates are looked for among images that nothing else has found. The search sees at most
     ``duplicates.MAX_CANDIDATES`` pairs, those within a data set among them; what it does not find may still be a copy.
 
-    Args:
-        theirs, ours: the two data sets.
-        progress: of the search for near-duplicates.
-
-    Returns:
-        A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``same bytes``, ``same name``, ``same
-        lesion`` or ``near-duplicate``), a row a pair; and sentences on what was not taken as evidence.
+    A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``same bytes``, ``same name``, ``same lesion``
+    or ``near-duplicate``), a row a pair; and sentences on what was not taken as evidence.
     """
     left = theirs.catalog.table[["image", "lesion"]].assign(sha256=theirs.sha256)
     right = ours.catalog.table[["image", "lesion"]].assign(sha256=ours.sha256)

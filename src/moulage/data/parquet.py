@@ -21,11 +21,7 @@ def write(path: Path, kind: str, table: pd.DataFrame, **facts: Any) -> None:
 
 
 def read(path: Path, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table and facts that ``write`` wrote.
-
-    Raises:
-        RunError: the file is missing, broken, of another kind, or of another format.
-    """
+    """Table and facts that ``write`` wrote; ``RunError``: the file is missing, broken, of another kind or format."""
     again = "Run the command that makes it again."
     try:
         arrow = pq.read_table(path)

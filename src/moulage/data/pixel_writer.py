@@ -39,23 +39,15 @@ def file_name(size: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the scan.
+    """One row of the scan."""
 
-    Attributes:
-        sha256: of the file's bytes (of the row's, for arrays); empty where there is none.
-        width, height: pixels, as stored; 0 where unknown.
-        mode: Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
-        status: ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``.
-        message: what is wrong, for a person.
-        changed: how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters.
-    """
-
-    sha256: str = ""
-    width: int = 0
+    sha256: str = ""  # of the file's bytes (of the row's, for arrays); empty where there is none
+    width: int = 0  # pixels, as stored; 0 where unknown
     height: int = 0
-    mode: str = ""
-    status: str = OK
-    message: str = ""
+    mode: str = ""  # Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
+    status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
+    message: str = ""  # what is wrong, for a person
+    # how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters
     changed: tuple[float, ...] = ()
 
 
@@ -126,10 +118,8 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[I
 def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
     """Read, hash and check one image, take it through the filters, and resize it.
 
-    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters.
-
-    Returns:
-        Its row of the scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
+    Thumbnails show the image as it is, so that duplicates are found alike whatever the filters. Gives its row of the
+    scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
     """
     row = Row()
     # A filter may cut much of the image away, so more of it is decoded.
@@ -193,9 +183,8 @@ def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: i
             for start, items in chunks.items():
                 yield write_chunk(task, reader, start, items)
         return
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_workers, len(chunks)), spawn, initializer=start_worker)
     try:
         futures = [pool.submit(_write_in_worker, task, start, chunk) for start, chunk in chunks.items()]
         for future in as_completed(futures):
@@ -209,10 +198,8 @@ def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: i
         pool.shutdown(cancel_futures=True)
 
 
-@functools.cache
-def _process_reader() -> images.Reader:
-    """One reader a worker process, so that archives are opened once."""
-    return images.Reader()
+_process_reader = functools.cache(images.Reader)
+"""One reader a worker process, so that archives are opened once."""
 
 
 def _write_in_worker(task: Pass, start: int, items: Sequence[Item | None]) -> int:

@@ -39,15 +39,10 @@ _SPARE_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels of a catalog's images.
+    """The pixels of a catalog's images."""
 
-    Attributes:
-        folder: where the cache is.
-        scan: one row an image, in catalog order: ``image`` and the fields of ``Row``.
-    """
-
-    folder: Path
-    scan: pd.DataFrame
+    folder: Path  # where the cache is
+    scan: pd.DataFrame  # one row an image, in catalog order: ``image`` and the fields of ``Row``
 
     def array(self, size: int) -> np.ndarray:
         """uint8 RGB [N, size, size, 3], memory-mapped, in catalog order; zeros where the status is not ok."""
@@ -89,16 +84,14 @@ def build(
     Args:
         catalog: images; each name once.
         sizes: pixels a side; may be empty, which gives scan and thumbnails.
-        framing: ``"squash"``, ``"crop"`` or ``"pad"``, see ``images.square``.
+        framing: see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
         filters: pre-processing between decoding and resizing; other filters are another cache.
         of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
         num_workers: processes that decode; the result does not depend on it.
-        progress: called with the number of images done.
 
-    Raises:
-        DataError: an archive is not there, or a file may not be read.
-        RunError: the cache cannot be written, or the disk is too full.
+    ``DataError``: an archive is not there, or a file may not be read. ``RunError``: the cache cannot be written, or the
+    disk is too full.
     """
     sizes = tuple(sorted(set(sizes)))
     _check_request(catalog, sizes, framing)
@@ -194,10 +187,8 @@ def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress
         with atomic(task.folder / SCAN) as temporary:
             columns = [name for name in Row.__dataclass_fields__ if task.filters or name != "changed"]
             pd.DataFrame(rows, columns=columns).to_parquet(temporary, index=False)
-    kept = [] if task.first else _finished_sizes(task.folder)
-    finish(
-        task.folder, sizes=sorted({*kept, *task.sizes}), framing=task.framing, num_images=done, pillow=PIL.__version__
-    )
+    sizes = sorted({*task.sizes, *([] if task.first else _finished_sizes(task.folder))})
+    finish(task.folder, sizes=sizes, framing=task.framing, num_images=done, pillow=PIL.__version__)
     for parts in task.folder.glob("pass-*"):
         shutil.rmtree(parts)
     for temporary in task.folder.glob(".*.tmp"):  # of a process that was killed

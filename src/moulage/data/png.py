@@ -16,15 +16,8 @@ XMP = "XML:com.adobe.xmp"
 def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str = "", compress_level: int = 6) -> None:
     """Write one PNG whole or not at all, but for a power cut: one that it left broken is to be made again.
 
-    Args:
-        path: where.
-        pixels: uint8 [H, W, 3] or [H, W].
-        text: keyword -> text.
-        xmp: an XMP packet.
-        compress_level: of zlib, 0..9.
-
-    Raises:
-        RunError: it cannot be written.
+    ``pixels`` are uint8 [H, W, 3] or [H, W], ``text`` maps keywords to texts, ``xmp`` is an XMP packet,
+    ``compress_level`` zlib's, 0..9. ``RunError`` where it cannot be written.
     """
     info = PngImagePlugin.PngInfo()
     for keyword, value in text.items():
@@ -42,11 +35,7 @@ def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str =
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Pixels, uint8 [H, W, 3] or [H, W], and texts by keyword.
-
-    Raises:
-        DataError: the file is no readable image.
-    """
+    """Pixels, uint8 [H, W, 3] or [H, W], and texts by keyword; ``DataError`` where the file is no readable image."""
     try:
         with Image.open(path) as image:
             return np.array(image), {key: str(value) for key, value in getattr(image, "text", {}).items()}

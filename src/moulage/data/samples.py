@@ -49,19 +49,12 @@ def draw(
     """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
 
     The PNGs are lossless and carry their provenance. Files that are already there are kept, so a second call draws what
-    an interrupted one left open.
+    an interrupted one left open. Only this run, whose id is ``origin``, may draw into ``folder``; the generator was
+    fitted on the split of ``split_digest``. ``seeds`` are those to draw of each class, in ``[0, 2**63)``, each once;
+    ``classes`` those of the catalog that is returned (the data set's, in its order).
 
-    Args:
-        generator: anything with ``classes`` and ``sample(label, seeds) -> uint8 [n, S, S, 3]``.
-        seeds: for each class name the seeds to draw, in ``[0, 2**63)``, each once.
-        folder: where the images go; of this run alone.
-        origin: id of the generator run; becomes part of every image's name.
-        split_digest: digest of the split that the generator was fitted on.
-        classes: classes of the catalog that is returned (the data set's, in its order).
-
-    Raises:
-        RecipeError: a class that the generator or the data set does not know, a seed that is negative or given twice.
-        RunError: ``folder`` holds images of another run, or cannot be written.
+    ``RecipeError``: a class that the generator or the data set does not know, a seed that is negative or given twice.
+    ``RunError``: ``folder`` holds images of another run, or cannot be written.
     """
     _check(generator, seeds, classes)
     folders, wanted = safe_names(classes), {label: np.asarray(s, np.int64) for label, s in seeds.items()}
@@ -90,8 +83,7 @@ def draw(
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a drawn PNG says of itself: origin, class, seed, split_digest, software, description, digital_source_type.
 
-    Raises:
-        DataError: the file is no readable image, or carries no provenance of moulage.
+    ``DataError`` where the file is no readable image, or carries no provenance of moulage.
     """
     _, text = png.read(path)
     if "moulage:origin" not in text:

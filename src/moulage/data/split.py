@@ -35,25 +35,17 @@ COLUMNS = ("image", "label", "group", "part")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One trial: the part of every image. Never changed: what is derived from it is kept.
+    """One trial: the part of every image. Never changed: what is derived from it is kept."""
 
-    Attributes:
-        table: columns ``image``, ``label``, ``group`` and ``part`` (one of ``PARTS``, or ``RESERVE``), all text, one
-            row an image.
-        digest: digest of what the table says, whatever the order of its rows.
-        scheme: how it was made: kind, fractions, seed, repeat and fold, and the class names in order.
-    """
-
-    table: pd.DataFrame
-    digest: str
-    scheme: dict[str, Any]
+    table: pd.DataFrame  # one row an image; ``COLUMNS``, all text; ``part`` is one of ``PARTS``, or ``RESERVE``
+    digest: str  # digest of what the table says, whatever the order of its rows
+    scheme: dict[str, Any]  # how it was made: kind, fractions, seed, repeat and fold, and the class names in order
 
     def part(self, catalog: Catalog, name: str) -> Catalog:
         """The rows of ``catalog`` that are in this part, in the catalog's order; none where there is no reserve.
 
-        Raises:
-            DataError: there is no such part.
-            LeakError: the catalog lacks images of this part, so it is not the one that was split.
+        ``DataError`` where there is no such part, ``LeakError`` where the catalog lacks images of it: it was not split
+        then.
         """
         if name not in (*PARTS, RESERVE):
             raise DataError(f'There is no part "{name}".', f"Parts: {', '.join((*PARTS, RESERVE))}.")
@@ -90,11 +82,7 @@ class Split:
 
     @classmethod
     def load(cls, path: Path) -> "Split":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: see ``parquet.read``; or it does not match its digest.
-        """
+        """Read what ``save`` wrote; ``RunError`` as of ``parquet.read``, and where the rows do not match the digest."""
         table, about = parquet.read(path, "split")
         split = cls(table.astype(object), about["digest"], about["scheme"])
         if _digest(split.table) != split.digest:
@@ -106,16 +94,11 @@ class Split:
 
 
 def holdout(catalog: Catalog, *, validation: float = 0.1, test: float = 0.2, seed: int) -> Split:
-    """One split into train, validation and test.
+    """One split of real images into train, validation and test; ``catalog.groups`` says what stays together.
 
-    Args:
-        catalog: real images; ``catalog.groups`` says what stays together.
-        validation, test: shares of all images, above 0 and below 1 together; the rest trains.
-        seed: the same seed and groups give the same split.
-
-    Raises:
-        DataError: a share is out of range, or a class has too few lesions for every part to get one.
-        LeakError: the catalog holds synthetic images.
+    ``validation`` and ``test`` are shares of all images, above 0 and below 1 together; the rest trains. The same seed
+    and groups give the same split. ``DataError``: a share is out of range, or a class has too few lesions for every
+    part to get one. ``LeakError``: the catalog holds synthetic images.
     """
     _check_shares(validation=validation, test=test)
     groups = _Groups.of(catalog)
@@ -130,15 +113,8 @@ def folds(
 ) -> tuple[Split, ...]:
     """``num_repeats * num_folds`` trials; within a repeat every image is in exactly one test part.
 
-    Args:
-        catalog: real images; ``catalog.groups`` says what stays together.
-        num_folds: at least 2.
-        num_repeats: how often the groups are dealt into folds anew.
-        validation: share of *all* images, taken from outside the test fold; above 0, below ``1 - 1 / num_folds``.
-        seed: the same seed and groups give the same trials.
-
-    Raises:
-        DataError, LeakError: as for ``holdout``.
+    ``num_folds`` is at least 2; in each repeat the groups are dealt into folds anew. ``validation`` is a share of *all*
+    images, taken from outside the test fold; above 0, below ``1 - 1 / num_folds``. All else is as for ``holdout``.
     """
     if num_folds < 2 or num_repeats < 1:
         raise DataError(f"{num_repeats} x {num_folds} folds cannot be made.", "Ask for at least 2 folds and 1 repeat.")
@@ -162,11 +138,8 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
     """The data set's own split, from the column ``official_part``.
 
     Where it has no validation part, one is taken out of its training part: ``validation`` is the share of the
-    *training* images, above 0 and below 1.
-
-    Raises:
-        DataError: images without an official part, an unknown part, or a part that lacks a class.
-        LeakError: the official split tears a group apart, or the catalog holds synthetic images.
+    *training* images, above 0 and below 1. ``DataError``: images without an official part, an unknown part, or a part
+    that lacks a class. ``LeakError``: the official split tears a group apart, or the catalog holds synthetic images.
     """
     _check_shares(validation=validation)
     dealt = dealable(catalog)
@@ -199,18 +172,10 @@ def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float
     """The same split with some lesions of these classes held back from its training part.
 
     Whole groups move, and only those all of whose images are of ``classes``. Of each class that many are drawn as come
-    nearest to its share, but at least one goes and at least one stays. Validation and test part stay as they are.
-
-    Args:
-        split: without a reserve.
-        catalog: the one that was split.
-        classes: the classes to hold back images of.
-        share: share of each class's groups, above 0 and below 1.
-        seed: the same seed and split hold back the same groups.
-
-    Raises:
-        DataError: the share is out of range, there is no such class, or a class has fewer than 2 groups to choose from.
-        LeakError: the catalog is not the one that was split.
+    nearest to ``share`` of its groups (above 0 and below 1), but at least one goes and at least one stays. Validation
+    and test part stay as they are. The same seed and split hold back the same groups. ``DataError``: the share is out
+    of range, there is no such class, or a class has fewer than 2 groups to choose from. ``LeakError``: the catalog is
+    not the one that was split.
     """
     if not 0 < share < 1:
         raise DataError(f"A reserve of {share:g} of the lesions cannot be made.", "Ask for a share between 0 and 1.")
@@ -252,12 +217,8 @@ def _groups_of(catalog: Catalog, classes: list[str]) -> tuple[np.ndarray, np.nda
 def prove(split: Split, catalog: Catalog) -> None:
     """Prove that nothing crosses: every image in exactly one part, every group in one part, nothing changed since.
 
-    Nor is an image that may only be trained on in a part that chooses or scores.
-
-    The proof takes groups and labels from the catalog, not from whoever made the split.
-
-    Raises:
-        LeakError: says which group, which images, or what else does not hold.
+    Nor is an image that may only be trained on in a part that chooses or scores. The proof takes groups and labels from
+    the catalog, not from whoever made the split. ``LeakError`` says which group or images, or what else does not hold.
     """
     _refuse_synthetic(catalog)
     table, where = split.table, f"Split {split.digest}"

@@ -9,14 +9,8 @@ from scipy import fft, ndimage
 from moulage.data.pixel_writer import THUMBNAIL_SIDE as SIDE
 
 ORIENTATIONS = (
-    "as is",
-    "mirrored left-right",
-    "mirrored top-bottom",
-    "turned by 180 degrees",
-    "transposed",
-    "turned right",
-    "turned left",
-    "transposed and turned by 180 degrees",
+    *("as is", "mirrored left-right", "mirrored top-bottom", "turned by 180 degrees"),
+    *("transposed", "turned right", "turned left", "transposed and turned by 180 degrees"),
 )
 """How the second image of a pair is turned to lie on the first; bits of the index: 4 transpose, 2 rows, 1 columns."""
 
@@ -35,12 +29,9 @@ def luminance(images: np.ndarray) -> np.ndarray:
 
 
 def inside(thumbnails: np.ndarray) -> np.ndarray:
-    """The pixels inside the vignette: bool [N, 32, 32], true everywhere for an image without one.
+    """The pixels of thumbnails uint8 [N, 32, 32, 3] inside the vignette: bool [N, 32, 32], all where there is none.
 
     The vignette is what is dark and connected with a corner, and a rim of two pixels.
-
-    Args:
-        thumbnails: uint8 [N, 32, 32, 3].
     """
     dark = thumbnails.max(axis=3) < DARK
     corners = np.zeros_like(dark)
@@ -59,9 +50,8 @@ def centred(images: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def descriptors(grey: np.ndarray, power: float) -> np.ndarray:
     """DCT coefficients of frequency 0 to 8 each way, [N, 9, 9], float32, of unit length; zero for a flat image.
 
-    Args:
-        grey: luminance float32 [N, 32, 32].
-        power: coefficients are weighted with their frequency to this power, against the 1/f spectrum of photographs.
+    Of luminances float32 [N, 32, 32]. Coefficients are weighted with their frequency to ``power``, against the 1/f
+    spectrum of photographs.
     """
     basis = np.asarray(fft.dct(np.eye(SIDE), axis=0, norm="ortho"), np.float32)[:_FREQUENCIES]
     frequency = np.hypot(*np.mgrid[:_FREQUENCIES, :_FREQUENCIES]).astype(np.float32)

@@ -9,7 +9,7 @@ With weights (of data sets) an epoch is as long, but an image of weight 2 is in 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,22 +23,13 @@ WEIGHTED_STREAM = 0x0DE3
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and their labels.
+    """Inputs and their labels; ``DataError`` where these do not match, or inputs are neither pixels nor embeddings."""
 
-    Attributes:
-        inputs: uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped.
-        labels: class indices, int64 [N].
-        metadata: of the patients, float32 [N, M]; None where the classifier reads none.
-        masks: of the lesions, uint8 [N, S, S]: 255 inside, 0 outside, ``masks.UNKNOWN`` all over where there is none;
-            None where the classifier learns none.
-
-    Raises:
-        DataError: these do not match, or inputs are neither pixels nor embeddings.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-    metadata: np.ndarray | None = None
+    inputs: np.ndarray  # uint8 pixels [N, S, S, 3] or float32 embeddings [N, D]; may be memory-mapped
+    labels: np.ndarray  # class indices, int64 [N]
+    metadata: np.ndarray | None = None  # of the patients, float32 [N, M]; None where the classifier reads none
+    # of the lesions, uint8 [N, S, S]: 255 inside, 0 outside, ``masks.UNKNOWN`` all over where there is none; None
+    # where the classifier learns none
     masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -72,42 +63,29 @@ class Examples:
 
 
 class Batch(NamedTuple):
-    """Some examples of an epoch.
+    """Some examples of an epoch."""
 
-    Attributes:
-        inputs: as in ``Examples``, [n, ...].
-        labels: int64 [n].
-        place: where they stand in the epoch's order.
-        metadata: float32 [n, M], or None.
-        masks: uint8 [n, S, S], or None.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-    place: slice
-    metadata: np.ndarray | None
-    masks: np.ndarray | None
+    inputs: np.ndarray  # as in ``Examples``, [n, ...]
+    labels: np.ndarray  # int64 [n]
+    place: slice  # where they stand in the epoch's order
+    metadata: np.ndarray | None  # float32 [n, M], or None
+    masks: np.ndarray | None  # uint8 [n, S, S], or None
 
 
 @dataclass(frozen=True)
 class TrainingView:
     """Real and extra examples, and the order of every epoch.
 
-    Attributes:
-        real: the training part of the split.
-        extra: what the arm adds; ``None`` or empty for an arm that adds nothing.
-        num_slots: how many more images than the real ones an epoch holds. The same for all arms of a study: the
-            largest number of extra examples that one of them has.
-        weights: how often an epoch holds each real and then each extra example, relative to one of weight 1, float64
-            [num_real + num_extra], above 0; None: all alike.
-
-    Raises:
-        DataError: no real examples, more extra examples than slots, inputs of different shapes, or such weights.
+    ``DataError``: no real examples, more extra examples than slots, inputs of different shapes, or such weights.
     """
 
-    real: Examples
-    extra: Examples | None
+    real: Examples  # the training part of the split
+    extra: Examples | None  # what the arm adds; ``None`` or empty for an arm that adds nothing
+    # how many more images than the real ones an epoch holds. The same for all arms of a study: the largest number of
+    # extra examples that one of them has
     num_slots: int
+    # how often an epoch holds each real and then each extra example, relative to one of weight 1, float64 [num_real +
+    # num_extra], above 0; None: all alike
     weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -125,14 +103,13 @@ class TrainingView:
             shape = (self.num_real + self.num_extra,)
             if self.weights.shape != shape or not (np.isfinite(self.weights) & (self.weights > 0)).all():
                 raise DataError(f"Weights must be above 0, one for each of {shape[0]} images.")
-        if self.num_extra and self.extra is not None and self.extra.num_metadata != self.num_metadata:
-            raise DataError(
-                f"Real images have {self.num_metadata} columns of metadata, extra ones {self.extra.num_metadata}."
-            )
-        if self.num_extra and self.extra is not None and (self.extra.masks is None) != (self.real.masks is None):
-            raise DataError(
-                "Only the real or only the extra images have masks.", "masks.unknown stands for missing ones."
-            )
+        if not self.extra:  # none, or empty
+            return
+        columns, hint = self.extra.num_metadata, "masks.unknown stands for missing ones."
+        if columns != self.num_metadata:
+            raise DataError(f"Real images have {self.num_metadata} columns of metadata, extra ones {columns}.")
+        if (self.extra.masks is None) != (self.real.masks is None):
+            raise DataError("Only the real or only the extra images have masks.", hint)
 
     @property
     def num_real(self) -> int:
@@ -173,24 +150,19 @@ class TrainingView:
         """The order of one epoch: int64 [num_real + num_slots], indices into real followed by extra.
 
         Every real and every extra example appears once; empty slots hold real examples, no one of them again before
-        each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms
-        hold the same image unless it comes from a slot that they fill differently.
+        each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms of one ``seed`` hold
+        the same image unless it comes from a slot that they fill differently.
 
-        With ``class_weights`` there are equally many images, but class k has the share w_k / sum(w) of them, rounded
-        up or down at random so that the mean is exact. Within a class no image is drawn again before each has been.
-        An image that is drawn stays at the step where it is without weights, as often as it is there.
+        With ``class_weights`` (at least 0, one for each class) there are equally many images, but class k has the share
+        w_k / sum(w) of them, rounded up or down at random so that the mean is exact. Within a class no image is drawn
+        again before each has been. An image that is drawn stays at the step where it is without weights, as often as it
+        is there.
 
         With ``weights`` an example is in the epoch as often as without, times its weight, and all divided by the same
         number; rounded up or down at random so that the mean is exact. With both, classes have the shares of the class
         weights, and within a class images have shares in proportion to their weights.
 
-        Args:
-            seed: of the order; the same for all arms of a trial.
-            epoch: number of the epoch.
-            class_weights: at least 0, one for each class; None: no class is favoured.
-
-        Raises:
-            DataError: weights that are negative, not finite or all 0, or favour a class without an image.
+        ``DataError``: class weights that are negative, not finite or all 0, or favour a class without an image.
         """
         rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
         slots = np.resize(rng.permutation(self.num_real), self.num_slots)
@@ -219,10 +191,7 @@ class TrainingView:
     ) -> np.ndarray:
         """How often an epoch draws each example where examples have weights, int64; the sum is ``len(self)``.
 
-        Args:
-            content: the examples of an epoch without any weight, [len(self)].
-            class_weights: float64 [K], or None.
-            rng: for the rounding.
+        ``content`` [len(self)] are the examples of an epoch without any weight; ``class_weights`` float64 [K].
         """
         assert self.weights is not None
         labels = self.labels
@@ -254,15 +223,23 @@ class TrainingView:
 
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
-        return _taken(self.real.inputs, None if self.extra is None else self.extra.inputs, indices)
+        return self._at("inputs", indices)
 
     def metadata_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The metadata at these indices into real followed by extra: float32 [len(indices), M]; None without any."""
-        return _taken(self.real.metadata, None if self.extra is None else self.extra.metadata, indices)
+        return None if self.real.metadata is None else self._at("metadata", indices)
 
     def masks_at(self, indices: np.ndarray) -> np.ndarray | None:
         """The lesion masks at these indices into real followed by extra: uint8 [n, S, S], a copy; None without any."""
-        return _taken(self.real.masks, None if self.extra is None else self.extra.masks, indices)
+        return None if self.real.masks is None else self._at("masks", indices)
+
+    def _at(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Rows of these arrays of real and extra examples, which are not joined: they may be memory-mapped."""
+        is_extra = indices >= self.num_real
+        found = np.asarray(getattr(self.real, name)[np.where(is_extra, 0, indices)])
+        if self.num_extra:
+            found[is_extra] = getattr(self.extra, name)[indices[is_extra] - self.num_real]
+        return found
 
     def num_steps(self, batch_size: int, steps_per_epoch: int | None = None) -> int:
         """Steps an epoch: enough for all its images, or at most ``steps_per_epoch``."""
@@ -286,27 +263,11 @@ class TrainingView:
         order, labels = self.epoch(seed, epoch, class_weights), self.labels
         num_steps = self.num_steps(batch_size, steps_per_epoch)
         order, start = order[: num_steps * batch_size], 0
-        metadata = self.metadata_at(order)
         for indices in np.array_split(order, num_steps):
             place = slice(start, start + len(indices))
-            known = None if metadata is None else metadata[place]
-            yield Batch(self.inputs_at(indices), labels[indices], place, known, self.masks_at(indices))
+            metadata, masks = self.metadata_at(indices), self.masks_at(indices)
+            yield Batch(self.inputs_at(indices), labels[indices], place, metadata, masks)
             start += len(indices)
-
-
-@overload
-def _taken(real: np.ndarray, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray: ...
-@overload
-def _taken(real: None, extra: np.ndarray | None, indices: np.ndarray) -> None: ...
-def _taken(real: np.ndarray | None, extra: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
-    """Rows of two arrays, numbered on from one to the other, without joining them: they may be memory-mapped."""
-    if real is None:
-        return None
-    is_extra = indices >= len(real)
-    found = np.asarray(real[np.where(is_extra, 0, indices)])
-    if extra is not None:
-        found[is_extra] = extra[indices[is_extra] - len(real)]
-    return found
 
 
 def _check_metadata(metadata: np.ndarray | None, number: int) -> None:
@@ -336,15 +297,9 @@ def _keep_in_place(content: np.ndarray, times: np.ndarray, rng: np.random.Genera
 
 
 def require_classes(labels: np.ndarray, classes: Sequence[str], what: str) -> None:
-    """Check that each class has an example and that no label lies beyond the classes.
+    """Raise ``DataError`` where a class has no example among ``labels``, int64 [N], or a label lies beyond the classes.
 
-    Args:
-        labels: class indices, int64 [N].
-        classes: class names in the order of their indices.
-        what: whose labels these are, such as ``"the training images"``, for the message.
-
-    Raises:
-        DataError: a class without an example, or a label without a class.
+    ``what``: whose labels these are, such as ``"the training images"``, for the message.
     """
     counts = np.bincount(labels, minlength=len(classes))
     if len(counts) > len(classes):

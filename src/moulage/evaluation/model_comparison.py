@@ -52,14 +52,7 @@ def compare_models(
     ``DataError``: fewer than two models, or fits that do not belong together. ``RecipeError``: the reference, a measure
     or a class is unknown.
     """
-    reference = reference or next(iter(models), "")
-    if reference not in models:
-        raise RecipeError(f'There is no model "{reference}" to be the reference.', nearest(reference, models))
-    others = [name for name in models if name != reference]
-    if not others:
-        raise DataError(
-            f"There is only one model, {reference}.", "Name two or more: A.csv B.csv, or A=1.csv,2.csv B=3.csv,4.csv."
-        )
+    reference, others = _reference(models, reference)
     fits = align(models)
     measures = list(dict.fromkeys(measures or default_measures(targets)))
     rows, sentences, notes = [], [], []
@@ -89,6 +82,19 @@ def compare_models(
         "fixed_pairs": fixed_pairs(fits, others, reference, measures, targets) if alone else [],
         "notes": list(dict.fromkeys([*(ONE_FIT if alone else ()), *notes])),
     }
+
+
+def _reference(models: Mapping[str, Any], reference: str) -> tuple[str, list[str]]:
+    """The model to compare with, and the others."""
+    reference = reference or next(iter(models), "")
+    if reference not in models:
+        raise RecipeError(f'There is no model "{reference}" to be the reference.', nearest(reference, models))
+    others = [name for name in models if name != reference]
+    if not others:
+        raise DataError(
+            f"There is only one model, {reference}.", "Name two or more: A.csv B.csv, or A=1.csv,2.csv B=3.csv,4.csv."
+        )
+    return reference, others
 
 
 def default_measures(targets: Sequence[str]) -> list[str]:

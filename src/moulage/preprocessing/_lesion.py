@@ -25,8 +25,7 @@ def needs_mask(config: LesionOptions) -> bool:
 def find(config: LesionOptions, mask: np.ndarray | None) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
     """Where the lesion is, bool [H, W], and its box: left, top, right, bottom; None: the image is left as it is.
 
-    Raises:
-        DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
+    ``DataError`` where there is no lesion, and ``without_mask`` is ``"refuse"``.
     """
     found = None if mask is None else mask > 127
     if found is not None and found.any():

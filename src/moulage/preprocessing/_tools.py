@@ -11,11 +11,7 @@ INSTALL = "pip install 'moulage[preprocessing]'"
 
 
 def library() -> Any:
-    """The module ``cv2``, on one thread.
-
-    Raises:
-        RecipeError: it is not installed.
-    """
+    """The module ``cv2``, on one thread; ``RecipeError`` where it is not installed."""
     try:
         import cv2
     except ImportError as error:

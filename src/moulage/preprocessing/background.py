@@ -27,11 +27,7 @@ class Config(_lesion.LesionOptions):
 
 
 def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
-    """The lesion and the skin near it on one colour.
-
-    Raises:
-        DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
-    """
+    """The lesion and the skin near it on one colour; errors are those of ``_lesion.find``."""
     found = _lesion.find(config, mask)
     if found is None:
         return Filtered(image)

@@ -17,11 +17,7 @@ class Config(_lesion.LesionOptions):
 
 
 def apply(config: Config, image: np.ndarray, mask: np.ndarray | None) -> Filtered:
-    """The square around the lesion, as far as it lies in the image.
-
-    Raises:
-        DataError: there is no lesion, and ``without_mask`` is ``"refuse"``.
-    """
+    """The square around the lesion, as far as it lies in the image; errors are those of ``_lesion.find``."""
     found = _lesion.find(config, mask)
     if found is None:
         return Filtered(image)

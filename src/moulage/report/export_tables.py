@@ -1,16 +1,22 @@
 """The tables of a run that are written as files. Numbers in CSV are those of ``results.json``: fractions, and nats."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from moulage.report.exports import Table
-from moulage.report.roles import EXPECTED, by_importance
+from moulage.report.roles import EXPECTED
 from moulage.report.tables import (
     MEASURES,
     NONE,
-    Spread,
+    SCORES,
     bounds,
+    class_reports,
     estimate,
+    overview,
     p_value,
     scored_part,
     signed,
+    spreads,
     unit,
     units,
     word,
@@ -25,9 +31,6 @@ COMPARED += ["num_images", "num_lesions", "method"]
 SLICED = ["arm", "reference", "score", "reference_score", "difference", "low", "high"]
 """Fields of a comparison on a slice."""
 
-SCORES = {"precision": "precision", **{name: word(name) for name in ("recall", "f1", "average_precision", "auc")}}
-"""Scores of a class, with their words."""
-
 
 def tables(results: Results) -> list[Table]:
     """The tables of a run; those without a row are left out."""
@@ -36,43 +39,30 @@ def tables(results: Results) -> list[Table]:
 
 
 def _verdicts(results: Results) -> Table:
-    rows = [
-        [v.arm, v.outcome, v.p_adjusted, v.equivalence_p_adjusted, v.detectable, v.needed, v.refused]
-        for v in results.verdicts
+    primary, found = results.study.primary, results.verdicts
+    detected = f" in {unit(primary)}" if unit(primary) else ""
+    caption = f"Verdict on each arm with generated images; detectable difference{detected}."
+    columns = ["arm", "outcome", "p_adjusted", "equivalence_p_adjusted", "detectable", "needed", "refused"]
+    heads = ["arm", "outcome", "p", "p of equality", "detectable"]
+    shown = [
+        [v.arm, v.outcome, p_value(v.p_adjusted), p_value(v.equivalence_p_adjusted), estimate(v.detectable, primary)]
+        for v in found
     ]
-    detected = f" in {unit(results.study.primary)}" if unit(results.study.primary) else ""
-    return Table(
-        "verdicts",
-        f"Verdict on each arm with generated images; detectable difference{detected}.",
-        ["arm", "outcome", "p_adjusted", "equivalence_p_adjusted", "detectable", "needed", "refused"],
-        rows,
-        ["arm", "outcome", "p", "p of equality", "detectable"],
-        [
-            [
-                v.arm,
-                v.outcome,
-                p_value(v.p_adjusted),
-                p_value(v.equivalence_p_adjusted),
-                estimate(v.detectable, results.study.primary),
-            ]
-            for v in results.verdicts
-        ],
-        3,
-    )
+    return Table("verdicts", caption, columns, _fields(found, columns), heads, shown, 3)
 
 
 def _comparisons(results: Results) -> Table:
+    found = results.comparisons
+    caption = f"Differences between arms, in {units(row.measure for row in found)}; p is not corrected for "
+    caption += "several comparisons."
     heads = ["arm", "reference", "measure", "score", "reference's", "difference", "95 % interval", "p"]
     return Table(
-        "comparisons",
-        f"Differences between arms, in {units(row.measure for row in results.comparisons)}; p is not corrected for "
-        "several comparisons.",
-        COMPARED,
-        [[getattr(row, name) for name in COMPARED] for row in results.comparisons],
-        heads,
-        [_compared(row) for row in results.comparisons],
-        5,
+        "comparisons", caption, COMPARED, _fields(found, COMPARED), heads, [_compared(row) for row in found], 5
     )
+
+
+def _fields(rows: Sequence[object], columns: Sequence[str]) -> list[list[Any]]:
+    return [[getattr(row, name) for name in columns] for row in rows]
 
 
 def _compared(row: Comparison) -> list[str]:
@@ -85,103 +75,62 @@ def _difference(row: Comparison | SliceRow, measure: str) -> list[str]:
 
 
 def _arms(results: Results) -> Table:
-    part = scored_part(results)
-    rows, shown, roles = [], [], {arm.name: arm.role for arm in results.arms}
-    for arm in by_importance(results):
-        scores = [fit.scores[part] for fit in results.fits if fit.arm == arm and part in fit.scores]
-        spreads = {measure: Spread.of(getattr(score, measure) for score in scores) for measure in MEASURES}
-        rows += [
-            [arm, roles[arm], measure, spread.mean, spread.deviation, len(scores)]
-            for measure, spread in spreads.items()
-            if spread
-        ]
-        cells = [spread.text(measure) if spread else NONE for measure, spread in spreads.items()]
-        shown += [[arm, *cells]] if scores else []
-    return Table(
-        "arms",
-        f"Scores on the {part} part in {units(MEASURES, 'percent')}: mean ± standard deviation over the trials.",
-        ["arm", "role", "measure", "mean", "standard_deviation", "num_trials"],
-        rows,
-        ["arm", *MEASURES.values()],
-        shown,
-        len(MEASURES),
-    )
+    part, roles = scored_part(results), {arm.name: arm.role for arm in results.arms}
+    caption = f"Scores on the {part} part in {units(MEASURES, 'percent')}: mean ± standard deviation over the trials."
+    columns = ["arm", "role", "measure", "mean", "standard_deviation", "num_trials"]
+    rows = [
+        [arm, roles[arm], measure, *spread, number]
+        for arm, number, found in spreads(results, part)
+        for measure, spread in found.items()
+        if spread
+    ]
+    shown = [[arm, *cells] for arm, cells in overview(results, part)]
+    return Table("arms", caption, columns, rows, ["arm", *MEASURES.values()], shown, len(MEASURES))
 
 
 def _classes(results: Results) -> Table:
     part = scored_part(results)
-    rows, shown = [], []
-    for arm in by_importance(results):
-        fits = [fit.scores[part].classes for fit in results.fits if fit.arm == arm and part in fit.scores]
-        for name in results.study.classes:
-            found = [fit[name] for fit in fits if name in fit]
-            spreads = [Spread.of(getattr(scores, what) for scores in found) for what in SCORES]
-            support = max((scores.support for scores in found), default=0)
-            numbers = [number for spread in spreads for number in (spread or (None, None))]
-            rows += [[arm, name, support, *numbers]] if found else []
-            shown += [[arm, name, f"{support:,}", *(s.text() if s else NONE for s in spreads)]] if found else []
+    caption = f"Scores of each class on the {part} part in percent: mean ± standard deviation over the trials."
     ends = ("mean", "standard_deviation")
-    return Table(
-        "classes",
-        f"Scores of each class on the {part} part in percent: mean ± standard deviation over the trials.",
-        ["arm", "class", "support", *(f"{what}_{end}" for what in SCORES for end in ends)],
-        rows,
-        ["arm", "class", "images", *SCORES.values()],
-        shown,
-        1 + len(SCORES),
-    )
+    columns = ["arm", "class", "support", *(f"{what}_{end}" for what in SCORES for end in ends)]
+    heads = ["arm", "class", "images", "precision", *(word(what) for what in SCORES[1:])]
+    rows, shown = [], []
+    for arm, row in ((arm, row) for arm, _, found in class_reports(results, part) for row in found if row.num_fits):
+        numbers = [number for spread in row.scores.values() for number in (spread or (None, None))]
+        rows.append([arm, row.name, row.support, *numbers])
+        texts = [spread.text() if spread else NONE for spread in row.scores.values()]
+        shown.append([arm, row.name, f"{row.support:,}", *texts])
+    return Table("classes", caption, columns, rows, heads, shown, 1 + len(SCORES))
 
 
 def _class_effects(results: Results) -> Table:
-    rows = []
-    shown = []
-    for row in results.class_effects:
+    caption = "Differences between arms in each class, in points; not corrected for the number of intervals."
+    heads = ["arm", "reference", "class", "measure", "difference", "95 % interval"]
+    rows, shown = [], []
+    for row, fields in zip(results.class_effects, _fields(results.class_effects, COMPARED), strict=True):
         kind, _, name = row.measure.partition(":")
-        fields = [getattr(row, field) for field in COMPARED]
         rows.append([name, kind, *fields])
         shown.append([row.arm, row.reference, name, word(kind), *_difference(row, row.measure)])
-    return Table(
-        "class_effects",
-        "Differences between arms in each class, in points; not corrected for the number of intervals.",
-        ["class", "kind", *COMPARED],
-        rows,
-        ["arm", "reference", "class", "measure", "difference", "95 % interval"],
-        shown,
-        2,
-    )
+    return Table("class_effects", caption, ["class", "kind", *COMPARED], rows, heads, shown, 2)
 
 
 def _controls(results: Results) -> Table:
-    rows = [[row.arm, row.role, EXPECTED[row.role], row.state, row.text] for row in results.controls]
     missing = f" Not in the study: {', '.join(results.controls_missing)}." if results.controls_missing else ""
-    return Table(
-        "controls",
-        f"Whether the controls behaved.{missing}",
-        ["arm", "role", "expected", "state", "text"],
-        rows,
-        ["arm", "expected", "state"],
-        [[arm, expected, state] for arm, _, expected, state, _ in rows],
-        0,
-    )
+    columns, heads = ["arm", "role", "expected", "state", "text"], ["arm", "expected", "state"]
+    rows = [[row.arm, row.role, EXPECTED[row.role], row.state, row.text] for row in results.controls]
+    shown = [[arm, expected, state] for arm, _, expected, state, _ in rows]
+    return Table("controls", f"Whether the controls behaved.{missing}", columns, rows, heads, shown, 0)
 
 
 def _slices(results: Results) -> Table:
     found = [(part, row) for part in results.slices for row in part.rows]
-    return Table(
-        "slices",
-        f"Differences between arms on parts of the test images, in {units(part.measure for part, _ in found)}.",
-        ["column", "value", "measure", "num_images", "num_lesions", *SLICED],
-        [
-            [part.column, part.value, part.measure, part.num_images, part.num_lesions]
-            + [getattr(row, name) for name in SLICED]
-            for part, row in found
-        ],
-        ["by", "value", "measure", "arm", "reference", "images", "lesions", "difference", "95 % interval"],
-        [
-            [part.column, part.value, word(part.measure), row.arm, row.reference]
-            + [NONE if n is None else f"{n:,}" for n in (part.num_images, part.num_lesions)]
-            + _difference(row, part.measure)
-            for part, row in found
-        ],
-        4,
-    )
+    caption = f"Differences between arms on parts of the test images, in {units(part.measure for part, _ in found)}."
+    about = ["column", "value", "measure", "num_images", "num_lesions"]
+    heads = ["by", "value", "measure", "arm", "reference", "images", "lesions", "difference", "95 % interval"]
+    rows, shown = [], []
+    for part, row in found:
+        rows.append([getattr(part, name) for name in about] + [getattr(row, name) for name in SLICED])
+        sizes = [NONE if n is None else f"{n:,}" for n in (part.num_images, part.num_lesions)]
+        names = [part.column, part.value, word(part.measure), row.arm, row.reference]
+        shown.append([*names, *sizes, *_difference(row, part.measure)])
+    return Table("slices", caption, [*about, *SLICED], rows, heads, shown, 4)

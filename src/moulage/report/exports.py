@@ -42,30 +42,19 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table twice over: ``rows`` for CSV, one value a column, and ``shown`` for LaTeX, as text under ``heads``.
+    """A table twice over: ``rows`` for CSV, one value a column, and ``shown`` for LaTeX, as text under ``heads``."""
 
-    Attributes:
-        name: of its files.
-        caption: a sentence, plain text.
-        columns, rows: names and values; None is an empty field.
-        heads, shown: titles and texts; columns of ``numbers`` stand to the right.
-    """
-
-    name: str
-    caption: str
+    name: str  # of its files
+    caption: str  # a sentence, plain text
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]  # None is an empty field
     heads: Sequence[str]
     shown: Sequence[Sequence[str]]
-    numbers: int
+    numbers: int  # so many columns, the last ones, stand to the right
 
 
 def write(tables: Iterable[Table], folder: Path) -> list[tuple[str, list[str]]]:
-    """Write ``folder/<table>.csv`` and ``.tex`` of each table.
-
-    Returns:
-        Of each table what it holds and the names of its files, for the page.
-    """
+    """Write ``folder/<table>.csv`` and ``.tex`` of each table; for the page, its caption and the names of its files."""
     links = []
     for table in tables:
         write_text(folder / f"{table.name}.csv", to_csv(table))

@@ -9,24 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from moulage.report.plot import (
-    BLUE,
-    COLOURS,
-    INK,
-    LINE,
-    MARKERS,
-    MUTED,
-    Plot,
-    finish,
-    left_out,
-    legend,
-    num_trials,
-    short,
-    slug,
-)
+from moulage.report import plot
+from moulage.report.plot import BLUE, COLOURS, INK, LINE, MARKERS, MUTED, Plot, short
 from moulage.report.roles import MOST_SHOWN, by_importance
 from moulage.report.run_files import Run
-from moulage.report.tables import estimate, scored_part, total_confusion
+from moulage.report.tables import estimate, scored_part, scores_of, total_confusion
 from moulage.results import Reliability, Results
 
 
@@ -47,7 +34,7 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
     ]
     for axes, score in zip(panels, ("precision", "recall", "f1"), strict=True):
         for k, arm in enumerate(arms):
-            fits = [fit.scores[part].classes for fit in run.results.fits if fit.arm == arm and part in fit.scores]
+            fits = [scores.classes for scores in scores_of(run.results, arm, part)]
             for y, name in enumerate(names):
                 values = [getattr(fit[name], score) for fit in fits if name in fit]
                 height = y + (k - (len(arms) - 1) / 2) * 0.75 / len(arms)
@@ -60,15 +47,11 @@ def class_scores(run: Run, folder: Path) -> Plot | None:
     panels[0].set_yticks(range(len(names)), [short(name, 16) for name in names])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     handles = [Line2D([], [], ls="", **mark) for mark in marks]
-    legend(figure, handles, [short(arm) for arm in arms])
-    return finish(
-        figure,
-        folder,
-        "classes",
-        "Precision, recall and F1 of each class and arm; the numbers stand in the tables below.",
-        f"Scores of each class on the {part} part. A mark is the mean over the trials, the line runs from the lowest "
-        "to the highest trial." + left_out(more, "the tables"),
-    )
+    plot.legend(figure, handles, [short(arm) for arm in arms])
+    alt = "Precision, recall and F1 of each class and arm; the numbers stand in the tables below."
+    caption = f"Scores of each class on the {part} part. A mark is the mean over the trials, the line runs from the "
+    caption += "lowest to the highest trial." + plot.left_out(more, "the tables")
+    return plot.finish(figure, folder, "classes", alt, caption)
 
 
 def _range(axes: Axes, height: float, values: Sequence[float], mark: dict) -> None:
@@ -99,15 +82,11 @@ def confusion(run: Run, arm: str, folder: Path) -> Plot | None:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set(visible=True, color=LINE)
-    return finish(
-        figure,
-        folder,
-        f"confusion-{slug(arm)}",
-        f"Confusion matrix of arm {arm}: share of each true class that was predicted right: "
-        + ", ".join(f"{n} {100 * shares[k, k]:.0f} %" for k, n in enumerate(run.results.study.classes))
-        + ".",
-        f"{arm}: images of the {part} part, counts summed over {num_trials(num_fits)}; colour is the share of the row.",
-    )
+    right = ", ".join(f"{n} {100 * shares[k, k]:.0f} %" for k, n in enumerate(run.results.study.classes))
+    alt = f"Confusion matrix of arm {arm}: share of each true class that was predicted right: {right}."
+    counted = f"images of the {part} part, counts summed over {plot.num_trials(num_fits)}"
+    caption = f"{arm}: {counted}; colour is the share of the row."
+    return plot.finish(figure, folder, f"confusion-{plot.slug(arm)}", alt, caption)
 
 
 def reliability(results: Results, folder: Path) -> Plot | None:
@@ -131,15 +110,12 @@ def reliability(results: Results, folder: Path) -> Plot | None:
     for axes in panels[len(chosen) :]:
         axes.set_visible(False)
     gaps = "; ".join(f"{row.arm} {estimate(row.error, 'expected_calibration_error')}" for row in chosen)
-    return finish(
-        figure,
-        folder,
-        "reliability",
-        f"Reliability diagrams; mean gap between confidence and accuracy in points: {gaps}.",
+    alt = f"Reliability diagrams; mean gap between confidence and accuracy in points: {gaps}."
+    caption = (
         "Accuracy of images of like confidence, all trials pooled. Marks below the line: more confident than right. "
         "The area of a mark goes with its number of images; ECE, the calibration error, is the mean gap in points."
-        + left_out(len(results.reliability) - len(chosen), "the table"),
-    )
+    ) + plot.left_out(len(results.reliability) - len(chosen), "the table")
+    return plot.finish(figure, folder, "reliability", alt, caption)
 
 
 def _reliability_panel(axes: Axes, row: Reliability) -> None:

@@ -16,9 +16,7 @@ from moulage.report.sections import SECTIONS, load
 def render(run: Run, names: Sequence[str] = SECTIONS) -> str:
     """The whole page as one HTML text; figures and tables are written into the run folder.
 
-    Args:
-        run: what is shown.
-        names: which sections, in order; those without anything to show are left out.
+    ``names`` says which sections, in order; those without anything to show are left out.
     """
     templates, shown = _environment(), []
     common = {"results": run.results, "study": run.results.study}
@@ -29,14 +27,9 @@ def render(run: Run, names: Sequence[str] = SECTIONS) -> str:
                 body = templates.get_template(f"sections/{name}.html.j2").render(**common, **values)
                 shown.append({"name": name, "title": section.TITLE, "body": Markup(body)})
     style = resources.files("moulage.report").joinpath("style.css").read_text(encoding="utf-8")
-    page = templates.get_template("page.html.j2")
-    return page.render(
-        **common,
-        **answer.show(run.results),
-        sections=shown,
-        style=Markup(style),
-        version=run.environment.get("moulage", ""),
-    )
+    version = run.environment.get("moulage", "")
+    values = {**common, **answer.show(run.results), "sections": shown, "style": Markup(style), "version": version}
+    return templates.get_template("page.html.j2").render(values)
 
 
 def typeset(text: str) -> str:
@@ -45,12 +38,9 @@ def typeset(text: str) -> str:
 
 
 def _environment() -> Environment:
+    loader = PackageLoader("moulage.report", "")
     environment = Environment(
-        loader=PackageLoader("moulage.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(MOST_SHOWN=roles.MOST_SHOWN, NONE=tables.NONE, ROLES=roles.TITLES)
     environment.filters.update(

@@ -19,11 +19,7 @@ def thumbnail(image: np.ndarray) -> str:
 
 
 def shrunk(path: Path, size: tuple[int, int] | None = None) -> str:
-    """Data URI of a picture in a file, of at most ``size`` pixels (width, height) if that is given.
-
-    Raises:
-        RunError: it cannot be read.
-    """
+    """Data URI of a picture in a file, of at most ``size`` pixels (width, height); ``RunError``: it is no picture."""
     try:
         with Image.open(path) as picture:
             return _uri(picture.convert("RGB"), size or picture.size)

@@ -47,13 +47,8 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "moulage",
     "text.parse_math": False,  # a class may be called "$x$"
     "grid.color": LINE,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
 }
 NO_METADATA = {"Date": None, "Creator": None, "Type": None, "Format": None}
 

@@ -1,7 +1,7 @@
 """What the sections of a report read of a run folder beside its results."""
 
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +37,7 @@ class Run:
     def arrays(self, kind: type[Arrays], name: str | None) -> Arrays | None:
         """The arrays of a ``.npz`` as a dataclass of them; None where there is no such file.
 
-        Raises:
-            RunError: it is broken, or lacks one of the arrays.
+        ``RunError`` where it is broken, or lacks one of the arrays.
         """
         if name is None or not (path := self.folder / name).exists():
             return None
@@ -46,9 +45,8 @@ class Run:
             with np.load(path, allow_pickle=False) as file:
                 return kind(**{each.name: file[each.name] for each in fields(kind)})
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise RunError(
-                f"{path} is no {kind.__name__.lower()}: {error}.", "Delete that file and run the study again."
-            ) from None
+            message = f"{path} is no {kind.__name__.lower()}: {error}."
+            raise RunError(message, "Delete that file and run the study again.") from None
 
 
 def read(folder: Path) -> Run:
@@ -56,9 +54,9 @@ def read(folder: Path) -> Run:
     return Run(folder, results.load(folder))
 
 
-def first_of_each(generators: Iterable[GeneratorRun], is_shown: Callable[[GeneratorRun], bool]) -> list[GeneratorRun]:
-    """Of each generator the run of the lowest trial that can be shown; its images stand for the others."""
+def first_of_each(generators: Iterable[GeneratorRun]) -> list[GeneratorRun]:
+    """Of each generator the run of the lowest trial; its images stand for the others."""
     first: dict[str, GeneratorRun] = {}
-    for made in sorted(filter(is_shown, generators), key=lambda made: made.trial):
+    for made in sorted(generators, key=lambda made: made.trial):
         first.setdefault(made.name, made)
     return list(first.values())

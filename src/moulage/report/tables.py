@@ -9,10 +9,13 @@ from moulage.evaluation import verdict
 from moulage.evaluation.measure_names import read
 from moulage.evaluation.scores import SHOWN
 from moulage.report.roles import by_importance
-from moulage.results import Comparison, Cost, Results, Slice, SliceRow
+from moulage.results import Comparison, Cost, Results, Scores, Slice, SliceRow
 
 MEASURES = {name: read(name).words(short=True) for name in SHOWN}
 """The scores of a fit that the overview shows, in this order, with their words."""
+
+SCORES = ("precision", "recall", "f1", "average_precision", "auc")
+"""Scores of a class."""
 
 NONE = "–"
 """What stands where there is no number."""
@@ -38,14 +41,13 @@ class Spread(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """One class in one arm: fractions over trials, and its number of test images."""
+    """One class in one arm."""
 
     name: str
     is_target: bool
-    precision: Spread | None
-    recall: Spread | None
-    f1: Spread | None
-    support: int
+    num_fits: int  # those that scored it
+    scores: dict[str, Spread | None]  # each of ``SCORES`` over them, as fractions
+    support: int  # test images
 
 
 class CostRow(NamedTuple):
@@ -137,38 +139,39 @@ def comparisons_by_measure(results: Results) -> list[tuple[str, list[Comparison]
     ]
 
 
+def scores_of(results: Results, arm: str, part: str | None) -> list[Scores]:
+    """The scores of an arm's fits on a part."""
+    return [fit.scores[part] for fit in results.fits if fit.arm == arm and part in fit.scores]
+
+
+def spreads(results: Results, part: str | None) -> list[tuple[str, int, dict[str, Spread | None]]]:
+    """Each arm that was scored on a part, its number of fits, and each of ``MEASURES`` over them."""
+    found = [(arm, scores_of(results, arm, part)) for arm in by_importance(results)]
+    return [
+        (arm, len(scores), {measure: Spread.of(getattr(each, measure) for each in scores) for measure in MEASURES})
+        for arm, scores in found
+        if scores
+    ]
+
+
 def overview(results: Results, part: str | None) -> list[tuple[str, list[str]]]:
     """Each arm with its scores on a part over the trials, in the order of ``MEASURES``, as text."""
-    rows = []
-    for arm in by_importance(results):
-        scores = [fit.scores[part] for fit in results.fits if fit.arm == arm and part in fit.scores]
-        cells = []
-        for measure in MEASURES:
-            spread = Spread.of(getattr(score, measure) for score in scores)
-            cells.append(spread.text(measure) if spread else NONE)
-        if scores:
-            rows.append((arm, cells))
-    return rows
+    return [
+        (arm, [spread.text(measure) if spread else NONE for measure, spread in found.items()])
+        for arm, _, found in spreads(results, part)
+    ]
 
 
 def class_reports(results: Results, part: str | None) -> list[tuple[str, int, list[ClassRow]]]:
     """For each arm its number of trials and a row a class."""
     reports = []
     for arm in by_importance(results):
-        fits = [fit.scores[part].classes for fit in results.fits if fit.arm == arm and part in fit.scores]
-        rows = []
+        fits, rows = scores_of(results, arm, part), []
         for name in results.study.classes:
-            scores = [fit[name] for fit in fits if name in fit]
-            rows.append(
-                ClassRow(
-                    name,
-                    name in results.study.target_classes,
-                    Spread.of(score.precision for score in scores),
-                    Spread.of(score.recall for score in scores),
-                    Spread.of(score.f1 for score in scores),
-                    max((score.support for score in scores), default=0),
-                )
-            )
+            scores = [fit.classes[name] for fit in fits if name in fit.classes]
+            values = {what: Spread.of(getattr(each, what) for each in scores) for what in SCORES}
+            support = max((each.support for each in scores), default=0)
+            rows.append(ClassRow(name, name in results.study.target_classes, len(scores), values, support))
         if fits:
             reports.append((arm, len(fits), rows))
     return reports
@@ -176,9 +179,9 @@ def class_reports(results: Results, part: str | None) -> list[tuple[str, int, li
 
 def total_confusion(results: Results, arm: str, part: str | None) -> tuple[np.ndarray | None, int]:
     """Confusion counts [true, predicted] of an arm summed over its fits, and the number of fits."""
-    found = [fit.scores[part].confusion for fit in results.fits if fit.arm == arm and part in fit.scores]
     size = len(results.study.classes)
-    matrices = [matrix for matrix in (np.array(rows, np.int64) for rows in found) if matrix.shape == (size, size)]
+    found = (np.array(scores.confusion, np.int64) for scores in scores_of(results, arm, part))
+    matrices = [matrix for matrix in found if matrix.shape == (size, size)]
     return (np.sum(matrices, axis=0) if matrices else None), len(matrices)
 
 

@@ -18,24 +18,15 @@ FILE = "results.json"
 
 
 class DataSet(Record):
-    """One of several data sets.
+    """One of several data sets."""
 
-    Attributes:
-        name: ``main``, or what the recipe calls it.
-        source: the plug-in that read it.
-        weight: how often a classifier is shown an image of it, for once an image of weight 1.
-        num_read, num_set_aside: images that were read, and those of them that the audit did not keep.
-        counts: kept images of each class.
-        parts: kept images in each part of the first trial's split.
-    """
-
-    name: str
-    source: str
-    weight: float
-    num_read: int
-    num_set_aside: int
-    counts: dict[str, int]
-    parts: dict[str, int]
+    name: str  # ``main``, or what the recipe calls it
+    source: str  # the plug-in that read it
+    weight: float  # how often a classifier is shown an image of it, for once an image of weight 1
+    num_read: int  # images
+    num_set_aside: int  # those of them that the audit did not keep
+    counts: dict[str, int]  # kept images of each class
+    parts: dict[str, int]  # kept images in each part of the first trial's split
 
 
 class Data(Record):
@@ -57,30 +48,19 @@ class Study(StudyOptions):
 
 
 class Declared(Record):
-    """What a study said beforehand that it would look at.
+    """What a study said beforehand that it would look at."""
 
-    Attributes:
-        primary, target_classes, smallest_effect: as in the recipe's ``study``.
-        family: arms over which p is corrected.
-        arms: arm -> role.
-        generators: generator -> plug-in.
-        treatments: arm -> its treatment, of those that have one.
-        num_trials, scheme: of the recipe's ``split``.
-        reserve: share of the target classes' training lesions that was held back for the positive control.
-        settings: digest of all else that decides a result.
-    """
-
-    primary: str
+    primary: str  # this and the next two: as in the recipe's ``study``
     target_classes: list[str]
     smallest_effect: float
-    family: list[str]
-    arms: dict[str, str]
-    generators: dict[str, str]
-    treatments: dict[str, str]
+    family: list[str]  # arms over which p is corrected
+    arms: dict[str, str]  # arm -> role
+    generators: dict[str, str]  # generator -> plug-in
+    treatments: dict[str, str]  # arm -> its treatment, of those that have one
     num_trials: int
-    scheme: str
-    reserve: float
-    settings: str
+    scheme: str  # of the recipe's ``split``
+    reserve: float  # share of the target classes' training lesions that was held back for the positive control
+    settings: str  # digest of all else that decides a result
 
 
 class Registered(Record):
@@ -121,36 +101,22 @@ class Trials(Record):
 
 
 class Arm(Record):
-    """One way to treat imbalance.
-
-    Attributes:
-        role: reference, rival, null, positive or synthetic.
-        balance, treatment: what the recipe says; an empty treatment is none.
-        generator, selection: whose images it adds, and which of them.
-        num_real: real training images.
-        num_slots: places for added images, the same in all arms.
-        extra: added images of each class.
-        num_distinct: different ones among them.
-        images_seen: images shown in the whole training, the same in all arms.
-        logit_adjustment: its strength in each trial; None where no trial was adjusted.
-        log_prior: log of the shares [K] by which the first trial's logits were adjusted.
-        notes: of the first trial's training.
-    """
+    """One way to treat imbalance."""
 
     name: str
-    role: str
-    balance: str
-    treatment: str
-    generator: str | None
-    selection: str | None
-    num_real: int
-    num_slots: int
-    extra: dict[str, int]
-    num_distinct: int
-    images_seen: int
-    logit_adjustment: list[float | None] | None
-    log_prior: list[float] | None
-    notes: list[str]
+    role: str  # reference, rival, null, positive or synthetic
+    balance: str  # what the recipe says
+    treatment: str  # the same; empty for none
+    generator: str | None  # whose images it adds
+    selection: str | None  # which of them
+    num_real: int  # real training images
+    num_slots: int  # places for added images, the same in all arms
+    extra: dict[str, int]  # added images of each class
+    num_distinct: int  # different ones among them
+    images_seen: int  # images shown in the whole training, the same in all arms
+    logit_adjustment: list[float | None] | None  # its strength in each trial; None where no trial was adjusted
+    log_prior: list[float] | None  # log of the shares [K] by which the first trial's logits were adjusted
+    notes: list[str]  # of the first trial's training
 
 
 class ClassScores(Record):
@@ -191,35 +157,21 @@ class Fit(Record):
 
 
 class Verdict(Record):
-    """What is said of an arm.
-
-    Attributes:
-        change: what it added, in words.
-        outcome: the value of an ``evaluation.verdict.Outcome``.
-        statement: what was added, the outcome and its p, as a sentence.
-        comparisons: a sentence for each reference.
-        refused: why "helps" is not said although the numbers would allow it; empty otherwise.
-        missing: references without which nothing can be said to help, as a sentence; empty where there are all.
-        needed: what the study could see, and what it would take to see more; empty where unknown.
-        notes: sentences on what limits the verdict.
-        p_adjusted, equivalence_p_adjusted: of a difference and of equality, corrected for the family.
-        references: none, duplicates or rival -> the arm that it was compared with.
-        detectable: the smallest difference that 80 % of such studies would find, whichever the reference.
-    """
+    """What is said of an arm."""
 
     arm: str
-    change: str
-    outcome: str
-    statement: str
-    comparisons: list[str]
-    refused: str
-    missing: str
-    needed: str
-    notes: list[str]
-    p_adjusted: Number
-    equivalence_p_adjusted: Number
-    references: dict[str, str]
-    detectable: Number
+    change: str  # what it added, in words
+    outcome: str  # the value of an ``evaluation.verdict.Outcome``
+    statement: str  # what was added, the outcome and its p, as a sentence
+    comparisons: list[str]  # a sentence for each reference
+    refused: str  # why "helps" is not said although the numbers would allow it; empty otherwise
+    missing: str  # references without which nothing can be said to help, as a sentence; empty where there are all
+    needed: str  # what the study could see, and what it would take to see more; empty where unknown
+    notes: list[str]  # sentences on what limits the verdict
+    p_adjusted: Number  # of a difference, corrected for the family
+    equivalence_p_adjusted: Number  # of equality, corrected alike
+    references: dict[str, str]  # none, duplicates or rival -> the arm that it was compared with
+    detectable: Number  # the smallest difference that 80 % of such studies would find, whichever the reference
 
     @property
     def text(self) -> list[str]:
@@ -294,46 +246,29 @@ class Cost(Record):
 
 
 class Results(Record):
-    """All that a study found.
+    """All that a study found."""
 
-    Attributes:
-        format: version of the file.
-        command: the command that repeats the study.
-        date: when this was written.
-        answer: the answer in one line.
-        details: sentences on what did not go as the recipe wanted.
-        registration: None where nothing was declared.
-        best_rival: None where the study has no rival.
-        fits: a classifier for each arm and trial.
-        comparisons: arms against references on the test part, under each measure.
-        controls, controls_missing: how controls did, and the usual ones that the study lacks.
-        verdicts: on the arms of the family.
-        class_effects: comparisons in each class.
-        slices, slice_warnings: comparisons on parts of the test images, and what they warn of, in sentences.
-        split: part -> class -> its size, of the first trial.
-    """
-
-    format: int = runs.FORMAT
+    format: int = runs.FORMAT  # version of the file
     study: Study
-    command: str
-    date: str
-    answer: str
-    details: list[str]
-    registration: Registration | None
-    best_rival: BestRival | None
+    command: str  # the command that repeats the study
+    date: str  # when this was written
+    answer: str  # the answer in one line
+    details: list[str]  # sentences on what did not go as the recipe wanted
+    registration: Registration | None  # None where nothing was declared
+    best_rival: BestRival | None  # None where the study has no rival
     trials: Trials
     arms: list[Arm]
-    fits: list[Fit]
-    comparisons: list[Comparison]
-    controls: list[Control]
-    controls_missing: list[str]
-    verdicts: list[Verdict]
-    class_effects: list[Comparison]
+    fits: list[Fit]  # a classifier for each arm and trial
+    comparisons: list[Comparison]  # arms against references on the test part, under each measure
+    controls: list[Control]  # how they did
+    controls_missing: list[str]  # the usual ones that the study lacks
+    verdicts: list[Verdict]  # on the arms of the family
+    class_effects: list[Comparison]  # comparisons in each class
     power: list[Power]
     reliability: list[Reliability]
-    slices: list[Slice]
-    slice_warnings: list[str]
-    split: dict[str, dict[str, Count]]
+    slices: list[Slice]  # comparisons on parts of the test images
+    slice_warnings: list[str]  # what they warn of, in sentences
+    split: dict[str, dict[str, Count]]  # part -> class -> its size, of the first trial
     split_digest: str
     generators: list[GeneratorRun]
     selections: list[SelectionRun]
@@ -348,8 +283,7 @@ class Results(Record):
 def load(run: Path) -> Results:
     """Read ``run/results.json``.
 
-    Raises:
-        RunError: the study is not finished, or the file is of another version or broken; the message names the place.
+    ``RunError``: the study is not finished, or the file is of another version or broken; the message names the place.
     """
     if not (run / FILE).exists():
         raise RunError(

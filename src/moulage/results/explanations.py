@@ -29,22 +29,15 @@ class HeatMap(Record):
 
 
 class ExplainedBy(Record):
-    """What one arm's classifier said of an image.
-
-    Attributes:
-        predicted: a class; ``probability`` is that of it, ``probability_true`` that of the true class.
-        cells: cells a side of its maps; 0 where there are none.
-        maps: for the true class, and for the predicted one if it is another.
-        checks: shuffled part -> rank correlation of the predicted class's map with those of shuffled weights.
-    """
+    """What one arm's classifier said of an image."""
 
     arm: str
-    predicted: str
-    probability: float
-    probability_true: float
-    cells: int
-    maps: list[HeatMap]
-    checks: dict[str, Number]
+    predicted: str  # a class
+    probability: float  # of that class
+    probability_true: float  # of the true class
+    cells: int  # cells a side of its maps; 0 where there are none
+    maps: list[HeatMap]  # for the true class, and for the predicted one if it is another
+    checks: dict[str, Number]  # shuffled part -> rank correlation of the predicted class's map with those of it
 
 
 class Neighbour(Record):
@@ -57,23 +50,16 @@ class Neighbour(Record):
 
 
 class ExplainedImage(Record):
-    """A test image.
-
-    Attributes:
-        change: of the true class's log-probability from the reference to the arm, nats; None without a reference.
-        file: the picture, in the explanation's folder, as all files.
-        no_maps: why there are none; empty where there are.
-        neighbours: the nearest first.
-    """
+    """A test image."""
 
     image: str
     lesion: str
     label: str
-    change: Number
-    file: str
-    no_maps: str
+    change: Number  # of the true class's log-probability from the reference to the arm, nats; None without a reference
+    file: str  # the picture, in the explanation's folder, as all files
+    no_maps: str  # why there are none; empty where there are
     arms: list[ExplainedBy]
-    neighbours: list[Neighbour]
+    neighbours: list[Neighbour]  # the nearest first
 
 
 class Changed(Record):
@@ -92,31 +78,20 @@ class Check(Record):
 
 
 class Explanation(Record):
-    """What was found of an arm in a trial.
-
-    Attributes:
-        against: the arm that it is compared with; empty for none.
-        folder: of the pictures.
-        fits: folders of the classifiers.
-        size: pixels a side of the pictures.
-        cells: arm -> cells a side of its maps.
-        no_maps: why there are none; empty where there are.
-        num_images, num_lesions: of the test part.
-        checks: arm -> shuffled part -> mean over the images.
-    """
+    """What was found of an arm in a trial."""
 
     arm: str
-    against: str
+    against: str  # the arm that it is compared with; empty for none
     trial: int
-    folder: str
-    fits: list[str]
-    size: int
-    cells: dict[str, int]
-    no_maps: str
-    num_images: int
+    folder: str  # of the pictures
+    fits: list[str]  # folders of the classifiers
+    size: int  # pixels a side of the pictures
+    cells: dict[str, int]  # arm -> cells a side of its maps
+    no_maps: str  # why there are none; empty where there are
+    num_images: int  # of the test part, as ``num_lesions``
     num_lesions: int
     change: Changed
-    checks: dict[str, dict[str, Check]]
+    checks: dict[str, dict[str, Check]]  # arm -> shuffled part -> mean over the images
     groups: list[ExplanationGroup]
     images: list[ExplainedImage]
 
@@ -129,9 +104,5 @@ class Explanations(Record):
 
 
 def load(run: Path) -> list[Explanation]:
-    """What was explained in a run; nothing where nothing was.
-
-    Raises:
-        RunError: the file is not what this version writes.
-    """
+    """What was explained in a run, if anything was; ``RunError`` where the file is not what this version writes."""
     return read(Explanations, run / FILE).explanations if (run / FILE).exists() else []

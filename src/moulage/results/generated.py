@@ -8,23 +8,16 @@ from moulage.results.record import Record
 
 
 class GeneratorRun(Record):
-    """One generator in one trial.
+    """One generator in one trial."""
 
-    Attributes:
-        name: the recipe's name for it; ``plugin`` is what it is.
-        classes, num_images: what it was fitted on.
-        samples: folder of what was drawn for the arms; None where no arm adds any.
-        gallery: ``.npz`` with images to look at (``stages.gallery``).
-    """
-
-    name: str
-    plugin: str
+    name: str  # the recipe's name for it
+    plugin: str  # what it is
     trial: int
     folder: str
-    classes: list[str]
-    num_images: int
-    samples: str | None
-    gallery: str | None
+    classes: list[str]  # what it was fitted on
+    num_images: int  # how many it was fitted on
+    samples: str | None  # folder of what was drawn for the arms; None where no arm adds any
+    gallery: str | None  # ``.npz`` with images to look at (``stages.gallery``)
 
 
 class Rule(Record):
@@ -38,26 +31,18 @@ class Rule(Record):
 
 
 class SelectionRun(Record):
-    """One selection in one trial.
-
-    Attributes:
-        arms: that add what it kept.
-        pictures: ``.npz`` with some of the images that it dropped (``stages.selection``).
-        generator, network: whose images it judged, by which features.
-        want, kept: images of each class that the arms add, and that are left of those drawn.
-        rules: in their order.
-    """
+    """One selection in one trial."""
 
     name: str
     trial: int
     folder: str
-    arms: list[str]
-    pictures: str
-    generator: str
-    network: str
-    want: dict[str, int]
-    kept: dict[str, int]
-    rules: list[Rule]
+    arms: list[str]  # that add what it kept
+    pictures: str  # ``.npz`` with some of the images that it dropped (``stages.selection``)
+    generator: str  # whose images it judged
+    network: str  # by which features
+    want: dict[str, int]  # images of each class that the arms add
+    kept: dict[str, int]  # those that are left of the drawn ones
+    rules: list[Rule]  # in their order
 
 
 class ListedCopies(Record):
@@ -90,21 +75,15 @@ class ClassFidelity(Record):
 
 
 class FidelityRun(Record):
-    """How true the images of one generator's fit are: ``evaluation.fidelity.Fidelity`` of ``num_drawn`` images a class.
-
-    Attributes:
-        closest: ``.npz`` with the closest pairs of generated and training images.
-        size: pixels a side.
-        too_few: class -> what it lacks to be judged.
-    """
+    """How true a fitted generator's images are: ``evaluation.fidelity.Fidelity`` of ``num_drawn`` images a class."""
 
     name: str
     trial: int
     folder: str
-    closest: str
+    closest: str  # ``.npz`` with the closest pairs of generated and training images
     num_drawn: int
-    size: int
-    too_few: dict[str, str]
+    size: int  # pixels a side
+    too_few: dict[str, str]  # class -> what it lacks to be judged
     features: str
     classes: dict[str, ClassFidelity]
     overall: dict[str, dict[str, float]]

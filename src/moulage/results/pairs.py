@@ -23,10 +23,6 @@ class ShownPair(Pair):
 
 
 def load(run: Path) -> list[ShownPair]:
-    """The pairs of a run; none where there is no file.
-
-    Raises:
-        RunError: the file is not what this version writes.
-    """
+    """The pairs of a run, none where there is no file; ``RunError`` where it is not what this version writes."""
     path = run / FILE
     return checked(list[ShownPair], runs.read_json(path), path) if path.exists() else []

@@ -22,11 +22,7 @@ class Record(BaseModel):
 
 
 def checked(kind: type[Kind], values: Any, path: Path) -> Kind:
-    """What was read from a JSON file, as ``kind``.
-
-    Raises:
-        RunError: it is something else; the message names the file and the place in it.
-    """
+    """What was read from a JSON file, as ``kind``; ``RunError`` names the file and the place that is something else."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -40,8 +36,7 @@ def checked(kind: type[Kind], values: Any, path: Path) -> Kind:
 def read(kind: type[Kind], path: Path) -> Kind:
     """A JSON file that says its ``format``, as ``kind``.
 
-    Raises:
-        RunError: it is of another version, missing or broken, or not what this version writes.
+    ``RunError``: it is of another version, missing or broken, or not what this version writes.
     """
     values = runs.read_json(path)
     version = cast("dict[str, object]", values).get("format") if isinstance(values, dict) else None

@@ -1,12 +1,8 @@
 """Which drawn images are kept: rules, one a file. Here is what a rule is shown, and what it answers.
 
-A rule is a module with ``Config`` and
-
-    select(config, candidates: ImageSet, reference: ImageSet, want: dict[str, int], rng) -> Judgement
-
-where ``candidates`` are drawn images, ``reference`` the real images of the training part, ``want`` how many images of
-each class an arm adds, and ``rng`` a ``numpy.random.Generator``. It judges each candidate, and never sees a real image
-of another part.
+A rule is a ``contracts.SelectionModule``. Of its arguments ``candidates`` are drawn images, ``reference`` the real
+images of the training part, and ``want`` how many images of each class an arm adds. It judges each candidate, and never
+sees a real image of another part.
 """
 
 from collections.abc import Iterator
@@ -20,20 +16,11 @@ from moulage.errors import DataError
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Rows of a catalog with what is seen of them, all in one order.
+    """Rows of a catalog with what is seen of them, all in one order; ``DataError`` where the three do not fit."""
 
-    Attributes:
-        catalog: one row an image, N in all.
-        pixels: uint8 [N, S, S, 3].
-        features: float32 [N, D], of one feature network.
-
-    Raises:
-        DataError: the three do not fit each other.
-    """
-
-    catalog: Catalog
-    pixels: np.ndarray
-    features: np.ndarray
+    catalog: Catalog  # one row an image, N in all
+    pixels: np.ndarray  # uint8 [N, S, S, 3]
+    features: np.ndarray  # float32 [N, D], of one feature network
 
     def __post_init__(self) -> None:
         for name, shape, num_axes in (("pixels", self.pixels.shape, 4), ("features", self.features.shape, 2)):
@@ -65,20 +52,13 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule says of N candidates.
+    """What a rule says of N candidates."""
 
-    Attributes:
-        keep: bool [N].
-        score: float64 [N]; the higher, the sooner a candidate is kept. Each rule says what it measures.
-        reasons: N sentences, one a candidate: the number that decided, and what it was held against.
-        nearest: the row of the reference that the reason speaks of, int64 [N]; -1 for none.
-        notes: sentences about the rule on these data: what it could not judge, how many real images it would drop.
-    """
-
-    keep: np.ndarray
-    score: np.ndarray
-    reasons: list[str]
-    nearest: np.ndarray
+    keep: np.ndarray  # bool [N]
+    score: np.ndarray  # float64 [N]; the higher, the sooner a candidate is kept. Each rule says what it measures.
+    reasons: list[str]  # N sentences, one a candidate: the number that decided, and what it was held against
+    nearest: np.ndarray  # the row of the reference that the reason speaks of, int64 [N]; -1 for none
+    # sentences about the rule on these data: what it could not judge, how many real images it would drop
     notes: list[str] = field(default_factory=list)
 
     @classmethod

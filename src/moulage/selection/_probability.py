@@ -9,17 +9,11 @@ from moulage.selection import ImageSet
 
 
 class Probabilities(NamedTuple):
-    """Of K classes.
+    """Of K classes."""
 
-    Attributes:
-        candidates: float64 [N, K].
-        real: out of fold, float64 [M, K].
-        rows: the M real images, rows of the reference.
-    """
-
-    candidates: np.ndarray
-    real: np.ndarray
-    rows: np.ndarray
+    candidates: np.ndarray  # float64 [N, K]
+    real: np.ndarray  # out of fold, float64 [M, K]
+    rows: np.ndarray  # the M real images, rows of the reference
 
 
 def probabilities(
@@ -34,17 +28,10 @@ def probabilities(
     """Logistic regression on features, each class weighted equally, over folds that part no lesion.
 
     A candidate is judged by the one classifier that was fitted without the fold of its nearest real image: otherwise an
-    image that repeats a training image would get the answer that was learned by heart.
-
-    Args:
-        candidates, reference: the latter real images of all classes.
-        rng: deals the folds.
-        num_folds: fewer where a class has fewer lesions, and at least 2.
-        strength: of the penalty: C = 1 / (strength * number of images).
-        most_images: of each class that are used, drawn at random.
-
-    Returns:
-        None where fewer than two classes have two lesions.
+    image that repeats a training image would get the answer that was learned by heart. There are fewer than
+    ``num_folds`` folds, but 2 at least, where a class has fewer lesions. The penalty is C = 1 / (``strength`` * number
+    of images); of each class no more than ``most_images`` are used, drawn at random. None where fewer than two classes
+    have two lesions.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold

@@ -1,24 +1,24 @@
 """Geometry of a feature space: what real images span, and how many of the best are kept."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from moulage.data.neighbours import squared_blocks
 
+Share = Annotated[
+    float | None, Field(gt=0, le=1, description="Share of each class that is kept; none: as many as are wanted.")
+]
+"""An option of the rules that rank."""
+
 
 class Support(NamedTuple):
-    """Where N queries lie in the balls around M real images.
+    """Where N queries lie in the balls around M real images."""
 
-    Attributes:
-        ratio: the largest radius/distance over all balls, float64 [N]; 1 and more: in one of them.
-        ball: the real image of that ball, int64 [N].
-        rarity: the smallest radius of the balls that a query lies in, float64 [N]; inf: it lies in none.
-    """
-
-    ratio: np.ndarray
-    ball: np.ndarray
-    rarity: np.ndarray
+    ratio: np.ndarray  # the largest radius/distance over all balls, float64 [N]; 1 and more: in one of them
+    ball: np.ndarray  # the real image of that ball, int64 [N]
+    rarity: np.ndarray  # the smallest radius of the balls that a query lies in, float64 [N]; inf: it lies in none
 
 
 def support(
@@ -29,11 +29,8 @@ def support(
 ) -> Support:
     """Whether queries lie in the union of the balls around real images (Kynkaanniemi et al. 2019, equation 1).
 
-    Args:
-        queries: [N, D].
-        real: [M, D], M >= 1.
-        radius: of the ball around each real image, [M].
-        groups: lesions of queries [N] and of real images [M], where no ball of a query's own lesion shall count.
+    Queries are [N, D], real images [M, D], M >= 1, with a ball of ``radius`` [M] each. With ``groups``, the lesions of
+    queries [N] and of real images [M], no ball of a query's own lesion counts.
     """
     ratio, rarity = np.empty(len(queries)), np.empty(len(queries))
     ball = np.empty(len(queries), np.int64)

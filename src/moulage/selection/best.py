@@ -1,8 +1,7 @@
 """Keeps only the best images, by a classifier's probability or by how deep they lie among real ones: for the ablation.
 
 To rank and keep the best looks safe, and often costs more than it gives: what a classifier is surest of is what it
-needs least. DiffuLT (Shao et al. 2024, arXiv 2403.05170) finds that images at the rim of the real ones teach more than
-those that look most real. Compare with ``random`` and with filters that drop only what is wrong.
+needs least (docs/selection.md).
 """
 
 from typing import Literal
@@ -14,7 +13,7 @@ from moulage.data.neighbours import distance_to_others
 from moulage.plugins import Options
 from moulage.selection import ImageSet, Judgement
 from moulage.selection._probability import probabilities
-from moulage.selection._space import highest, how_many, support
+from moulage.selection._space import Share, highest, how_many, support
 
 
 class Config(Options):
@@ -24,9 +23,7 @@ class Config(Options):
         "probability",
         description="`probability` of its class, as in `disagreement`; or depth in the balls of `off_manifold`.",
     )
-    share: float | None = Field(
-        None, gt=0, le=1, description="Share of each class that is kept; none: as many as are wanted."
-    )
+    share: Share = None
     k: int = Field(5, ge=1, le=100, description="`manifold`: the balls reach to the k-th nearest of another lesion.")
 
 

@@ -1,10 +1,9 @@
 """Drops images that a classifier of the training part gives, with confidence, to another class than their own.
 
-Filtering generated images by a classifier's opinion is common: He et al. 2023 (Is synthetic data from generative models
-ready for image recognition?) drop by the confidence of CLIP, and DiffuLT (Shao et al. 2024, arXiv 2403.05170) sorts
-with a feature extractor that was trained on the same long-tailed data. Here the classifier is a logistic regression on
-frozen features. Its weakness is plain: where real images of a class are often mistaken, good images are dropped, and
-what is kept is easy. The notes say how many real images of the class would be dropped in the same way.
+He et al. 2023 (Is synthetic data from generative models ready for image recognition?) drop by the confidence of CLIP,
+and DiffuLT (Shao et al. 2024, arXiv 2403.05170) sorts with a feature extractor that was trained on the same long-tailed
+data; here it is a logistic regression on frozen features. Where real images of a class are often mistaken, good images
+are dropped, and what is kept is easy: the notes say how many real images of the class would be dropped in the same way.
 """
 
 import numpy as np

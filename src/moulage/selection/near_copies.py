@@ -1,8 +1,7 @@
 """Drops images that repeat a training image: mirrored, turned, cropped or recoloured ones too.
 
-A copy teaches what its original teaches, and may give away a patient. How near is too near is measured on real images:
-the distances of training images to those of other lesions, which cannot be copies, set a threshold that no more than
-``false_alarms`` of them fall below. The distance, of ``moulage.data.near_copies``, is structural and blind to colour.
+A copy teaches what its original teaches, and may give away a patient. The distance and its threshold are those of
+``moulage.data.near_copies``, calibrated by the training images of other lesions.
 """
 
 import numpy as np

@@ -5,19 +5,16 @@ here.
 """
 
 import numpy as np
-from pydantic import Field
 
 from moulage.plugins import Options
 from moulage.selection import ImageSet, Judgement
-from moulage.selection._space import highest, how_many
+from moulage.selection._space import Share, highest, how_many
 
 
 class Config(Options):
     """How many are kept."""
 
-    share: float | None = Field(
-        None, gt=0, le=1, description="Share of each class that is kept; none: as many as are wanted."
-    )
+    share: Share = None
 
 
 def select(

@@ -14,7 +14,7 @@ from pydantic import Field
 from moulage.data.neighbours import nearest_rows
 from moulage.plugins import Options
 from moulage.selection import ImageSet, Judgement
-from moulage.selection._space import highest, how_many
+from moulage.selection._space import Share, highest, how_many
 
 
 class Config(Options):
@@ -23,9 +23,7 @@ class Config(Options):
     by: Literal["mean", "density"] = Field(
         "mean", description="Distance to the mean of the real images of the class, or to the k-th nearest of them."
     )
-    share: float | None = Field(
-        None, gt=0, le=1, description="Share of each class that is kept; none: as many as are wanted."
-    )
+    share: Share = None
     k: int = Field(5, ge=1, le=100, description="`density`: which neighbour; the last one where there are fewer.")
 
 

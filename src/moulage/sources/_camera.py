@@ -17,23 +17,17 @@ HAIR = np.array([0.22, 0.15, 0.11], np.float32)
 class Camera(NamedTuple):
     """What a source's dermoscope adds to its photographs."""
 
-    cast: tuple[float, float, float]
-    """Gain of red, green and blue."""
-    vignette: tuple[float, float]
-    """Least and greatest radius of the black ring in view widths; 0.71 and more lies outside the picture."""
-    hairs: float
-    """Mean number of hairs on a photograph with hairs."""
-    ruler: float
-    """Share of photographs with a ruler."""
-    bubbles: float
-    """Mean number of gel bubbles."""
+    cast: tuple[float, float, float]  # gain of red, green and blue
+    vignette: tuple[float, float]  # least and greatest radius of the black ring in view widths; from 0.71 on outside
+    hairs: float  # mean number of hairs on a photograph with hairs
+    ruler: float  # share of photographs with a ruler
+    bubbles: float  # mean number of gel bubbles
 
 
 def photograph(rng: Generator, canvas: Array, camera: Camera, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Look at a canvas through a dermoscope: any rotation, some zoom and shift, other light, hairs, gel, ruler.
 
-    Returns:
-        image uint8 [size, size, 3] and lesion mask bool [size, size].
+    The photograph is uint8 [size, size, 3], its lesion mask bool [size, size].
     """
     y, x = plane(size, 1.0)
     angle, zoom = rng.uniform(0, 2 * np.pi), math.exp(rng.normal(0, 0.13))

@@ -19,10 +19,8 @@ from scipy.special import expit
 
 Array = NDArray[np.floating]
 """Float32 or float64 values of a canvas or a view."""
-
 EXTENT = 1.4
 """Width of a canvas in view widths."""
-
 FAINT = 0.1
 """Structures weaker than this are not drawn."""
 
@@ -41,26 +39,18 @@ PLUG = np.array([0.33, 0.22, 0.14], np.float32)
 class Traits(NamedTuple):
     """What a lesion looks like. Strengths are 0 (absent) to about 1 (marked)."""
 
-    radius: float = 0.25
-    """View widths."""
+    radius: float = 0.25  # view widths
     elongation: float = 0.1
     irregularity: float = 0.15
-    softness: float = 0.12
-    """Width of the border, in radii."""
+    softness: float = 0.12  # width of the border, in radii
     asymmetry: float = 0.1
     variegation: float = 0.2
-    melanin: float = 0.0
-    """Optical density; 1 is brown, 2 nearly black."""
-    blood: float = 0.0
-    """Optical density; 0.4 is pink, 1 red."""
-    core: float = 0.0
-    """Darker (above 0) or paler (below 0) in the middle."""
-    halo: float = 0.0
-    """A red (above 0) or pale (below 0) ring around the lesion."""
-    grey: float = 0.0
-    """Ashen (above 0) or golden (below 0) tint of the pigment."""
-    rim: float = 0.0
-    """Share of the melanin that lies at the border."""
+    melanin: float = 0.0  # optical density; 1 is brown, 2 nearly black
+    blood: float = 0.0  # optical density; 0.4 is pink, 1 red
+    core: float = 0.0  # darker (above 0) or paler (below 0) in the middle
+    halo: float = 0.0  # a red (above 0) or pale (below 0) ring around the lesion
+    grey: float = 0.0  # ashen (above 0) or golden (below 0) tint of the pigment
+    rim: float = 0.0  # share of the melanin that lies at the border
     network: float = 0.0
     globules: float = 0.0
     veil: float = 0.0
@@ -74,16 +64,10 @@ class Traits(NamedTuple):
 
 
 def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
-    """Draw skin with one lesion in its middle.
+    """Skin with one lesion in its middle, all of it drawn from ``rng``; ``size``: pixels a side of one view.
 
-    Args:
-        rng: everything about this lesion and its skin is drawn from it.
-        traits: what the lesion looks like.
-        size: pixels a side of one view.
-
-    Returns:
-        A canvas float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
-        outline, which is positive inside the lesion.
+    The canvas is float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
+    outline, which is positive inside the lesion.
     """
     side = cast(int, next_fast_len(round(EXTENT * size), real=True))
     y, x = plane(side, EXTENT)
@@ -105,13 +89,10 @@ def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
 
 
 def noise(rng: Generator, side: int, wavelength: float, power: float = 1.5) -> Array:
-    """A smooth random field [side, side] of mean 0 and variance 1, periodic over the canvas.
+    """A smooth random field [side, side] of mean 0 and variance 1, periodic over the canvas: filtered white noise.
 
-    Args:
-        rng: source of the white noise that is filtered.
-        side: pixels of a canvas.
-        wavelength: features longer than this (view widths) are all equally strong.
-        power: shorter ones fall off as frequency ** (-2 * power): 1 is cloudy, 2 is smooth.
+    Features longer than ``wavelength`` (view widths) are all equally strong; shorter ones fall off as frequency ** (-2
+    * power): 1 is cloudy, 2 is smooth.
     """
     white = rng.standard_normal((side, side), dtype=np.float32)
     return np.asarray(irfft2(np.asarray(rfft2(white)) * _filter(side, wavelength, power), s=(side, side)))
@@ -234,10 +215,9 @@ def honeycomb(rng: Generator, side: int, period: float) -> Array:
 
 
 def cells(rng: Generator, side: int, spacing: float, reach: float) -> tuple[Array, Array]:
-    """Voronoi cells in the middle of a canvas.
+    """Voronoi cells in the middle of a canvas, as two maps [side, side].
 
-    Returns:
-        distance to the nearest wall in units of ``spacing``, and one random tone in 0..1 a cell; both [side, side].
+    They have the distance to the nearest wall in units of ``spacing``, and one random tone in 0..1 a cell.
     """
     num = min(40, max(4, round((2 * reach / spacing) ** 2)))
     centres, tones = rng.uniform(-reach, reach, (num, 2)).astype(np.float32), rng.random(num)

@@ -87,13 +87,8 @@ def members(archive: Path) -> list[str]:
 def images(root: Path, archives: str) -> dict[str, str]:
     """Location of every image below ``root`` and in the ZIPs directly in it, by file name without suffix.
 
-    Args:
-        archives: glob pattern of the names of the ZIPs.
-
-    Where an image is in a ZIP and unpacked as well, the one in the ZIP counts.
-
-    Raises:
-        DataError: a broken ZIP, or two files of one name, since nobody can say which the label means.
+    ``archives`` is a glob pattern of the ZIPs' names. Where an image is in a ZIP and unpacked as well, the one in the
+    ZIP counts. ``DataError``: a broken ZIP, or two files of one name, since nobody can say which the label means.
     """
     packed = _by_stem((name, f"{path.name}::{name}") for path in sorted(root.glob(archives)) for name in members(path))
     unpacked = _by_stem((name, name) for name in files(root) if stem(name) not in packed)
@@ -103,8 +98,7 @@ def images(root: Path, archives: str) -> dict[str, str]:
 def locate(names: Sequence[str], found: dict[str, str], root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Where each labelled image is (``missing::<name>`` if nowhere), and the names of images without a label.
 
-    Raises:
-        DataError: there is no image at all, or none that a label names: the path is wrong, not the data.
+    ``DataError`` where there is no image at all, or none that a label names: the path is wrong, not the data.
     """
     if not found:
         raise DataError(f"{root} holds labels but no image.", "Put the images, packed or unpacked, beside the labels.")
@@ -129,15 +123,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def parse_table(data: bytes, where: str, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV as a table of stripped text whose index is the line number in the file, for messages.
 
-    UTF-8 with or without byte-order mark, any line ends. Empty rows are skipped, other columns are kept.
-
-    Args:
-        data: the bytes of the file.
-        where: how messages call it.
-        columns: columns that it must have.
-
-    Raises:
-        DataError: not UTF-8, empty, no rows, a missing or repeated column, a row of another length.
+    UTF-8 with or without byte-order mark, any line ends. Empty rows are skipped, other columns than those asked for are
+    kept. Messages call the file ``where``. ``DataError``: not UTF-8, empty, no rows, a missing or repeated column, a
+    row of another length.
     """
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

@@ -53,9 +53,8 @@ class _Place(NamedTuple):
 def read(path: Path | None, config: Config) -> Catalog:
     """Read the list of images, and the table of lesions where there is one.
 
-    Raises:
-        DataError: no path, nothing there, no image, no class folders, fewer than two classes, an empty class folder,
-            a table that names what is not there or is ambiguous.
+    ``DataError``: no path, nothing there, no image, no class folders, fewer than two classes, an empty class folder, a
+    table that names what is not there or is ambiguous.
     """
     place = _place(_files.existing(path, "a folder, or a ZIP, with a sub-folder of images for each class"))
     known, where = _table(place, config)

@@ -33,8 +33,7 @@ class Config(plugins.Options):
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels, metadata and the lists of images and masks.
 
-    Raises:
-        DataError: no path or folder, no metadata, a wrong header, an unknown ``dx``, repeated images.
+    ``DataError``: no path or folder, no metadata, a wrong header, an unknown ``dx``, repeated images.
     """
     root = _files.existing_folder(path, "the folder of the HAM10000 files")
     where = _files.first_of(root, "HAM10000_metadata.csv", "HAM10000_metadata")

@@ -80,9 +80,8 @@ def read(path: Path | None, config: Config) -> Catalog:
     not say where the images without a lesion id come from. In the flat layout it is the attribution. There, images of
     one patient are one group, since a patient may have several lesions.
 
-    Raises:
-        DataError: no path or folder, neither layout, a wrong header, labels that are not one-hot, repeated images,
-            diagnoses outside the eight classes unless they are excluded.
+    ``DataError``: no path or folder, neither layout, a wrong header, labels that are not one-hot, repeated images,
+    diagnoses outside the eight classes unless they are excluded.
     """
     root = _files.existing_folder(path, "the folder of the ISIC-2019 files")
     labels = _files.first_of(root, GROUND_TRUTH, FLAT_METADATA)

@@ -8,7 +8,6 @@ MedMNIST publishes no patient or lesion ids, so every image is its own group. De
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from moulage import plugins
 from moulage.data.catalog import Catalog
+from moulage.data.images import array_header
 from moulage.errors import DataError
 from moulage.sources import _files
 
@@ -70,10 +70,8 @@ class Config(plugins.Options):
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels and array headers of one ``.npz`` file, or of the only one in a folder.
 
-    Images are called ``train_00000``, ``val_00000`` or ``test_00000`` after their place in the file.
-
-    Raises:
-        DataError: no such file, not a MedMNIST file, 3-D, several labels an image, labels beyond the class names.
+    Images are called ``train_00000``, ``val_00000`` or ``test_00000`` after their place in the file. ``DataError``: no
+    such file, not a MedMNIST file, 3-D, several labels an image, labels beyond the class names.
     """
     file = _npz(_files.existing(path, "a MedMNIST .npz file"))
     labels = _labels(file)
@@ -126,12 +124,10 @@ def _part(archive: zipfile.ZipFile, part: str, file: Path) -> np.ndarray:
     with archive.open(f"{part}_labels.npy") as stream:
         labels = np.lib.format.read_array(stream, allow_pickle=False)
     with archive.open(f"{part}_images.npy") as stream:
-        shape, dtype = _header(stream)
+        shape, _, dtype = array_header(stream)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        raise DataError(
-            f"{file}: {part}_labels has {labels.shape[1]} labels an image.",
-            "Only sets with one label an image are read.",
-        )
+        hint = "Only sets with one label an image are read."
+        raise DataError(f"{file}: {part}_labels has {labels.shape[1]} labels an image.", hint)
     if len(shape) == 5 or (len(shape) == 4 and shape[3] != 3):
         raise DataError(f"{file}: {part}_images is three-dimensional: {shape}.", "Only two-dimensional sets are read.")
     if len(shape) not in (3, 4) or dtype != np.uint8:
@@ -142,14 +138,6 @@ def _part(archive: zipfile.ZipFile, part: str, file: Path) -> np.ndarray:
             "Expected: one whole number from 0 up for each image.",
         )
     return labels.reshape(-1).astype(np.int64)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array in a .npy stream, without its values."""
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
-    return shape, dtype
 
 
 def _classes(file: Path, config: Config, largest: int) -> tuple[str, ...]:

@@ -2,23 +2,7 @@
 
 The embedded data set of the demo and the tests. Classes, imbalance, several photographs a lesion and acquisition
 sources follow ISIC-2019; every image shows a made-up lesion and is drawn from its lesion's seed and its own.
-
-Measured on 2026-11-23 (2-core AMD EPYC Milan VM, no GPU); ``pytest tests/test_phantom.py`` checks 0.36 and the table:
-
-- ``read`` takes 24 s of CPU for the default 1,600 images of 96 px, once.
-- Logistic regression on 12 x 12 pixels and colour statistics has a balanced accuracy of 0.36 (chance: 0.125), from 800
-  images of 48 px in grouped 4-fold cross-validation; from the default data set 0.35.
-- Test average precision that a support vector machine on ring colours gains where 96 real images of a rare class
-  replace 8 (32 px, mean of 3 data sets and 6 choices of the 8). The planted benefit shows in DF and VASC. It does not
-  in AK and SCC, which are harder to find already at 0 and gain there as well:
-
-  ===============  =====  =====  =====  =====
-  planted_benefit  AK     DF     VASC   SCC
-  ===============  =====  =====  =====  =====
-  0                0.111  0.078  0.038  0.160
-  0.5              0.121  0.173  0.138  0.143
-  1                0.054  0.189  0.182  0.147
-  ===============  =====  =====  =====  =====
+docs/LOG.md has what was measured on it: the planted benefit shows in DF and VASC, and not in AK and SCC.
 """
 
 import io
@@ -42,22 +26,16 @@ from moulage.sources._draw import Array, Traits, draw_lesion
 
 VERSION = 1
 """Version of the drawing; part of the cache's key. Raise it whenever an image would come out differently."""
-
 NUM_SUBTYPES = 24
 """Sub-types of a class at ``planted_benefit = 1``."""
-
 BETWEEN = 1.5
 """How far sub-types differ from the textbook lesion at ``planted_benefit = 1``: a standard deviation, in spreads."""
-
 INDIVIDUAL = 0.25
 """How far one lesion differs from its sub-type: a standard deviation, in spreads."""
-
 PROP = 0.35
 """Share of a class's own value of a trait that ``SPREAD`` grows by."""
-
 PHOTOGRAPHS = 2
 """Photographs a lesion in the mean; ISIC-2019 has 1.96."""
-
 UNKNOWN = 0.04
 """Share of images without lesion id, and of lesions without age, sex or site."""
 
@@ -65,16 +43,11 @@ UNKNOWN = 0.04
 class Disease(NamedTuple):
     """What is known of a class."""
 
-    share: float
-    """Of the images of ISIC-2019."""
-    sources: tuple[float, float, float]
-    """Share of its lesions that each of ``CAMERAS`` photographs."""
-    age: int
-    """Mean, in years."""
-    sun: float
-    """How much likelier than others on head and neck."""
-    typical: Traits
-    """The textbook lesion."""
+    share: float  # of the images of ISIC-2019
+    sources: tuple[float, float, float]  # share of its lesions that each of ``CAMERAS`` photographs
+    age: int  # mean, in years
+    sun: float  # how much likelier than others on head and neck
+    typical: Traits  # the textbook lesion
 
 
 # fmt: off
@@ -109,7 +82,6 @@ SPREAD = Traits(
     blood=0.15, core=0.5, halo=0.5, grey=0.5, rim=0.09, network=0.12, globules=0.12, veil=0.07, scar=0.07, nests=0.07,
     vessels=0.07, follicles=0.07, keratin=0.07, cysts=0.07, lacunae=0.07)
 """Spread of each trait; ``PROP`` of the class's own value comes on top."""
-
 LEAST = Traits(
     radius=0.10, elongation=0, irregularity=0.03, softness=0.03, asymmetry=0, variegation=0, core=-3, halo=-3, grey=-3)
 """Least value of each trait, so that every lesion can be drawn."""
@@ -117,14 +89,12 @@ LEAST = Traits(
 
 CLASSES = tuple(DISEASES)
 """Class names, spelled and ordered as in ISIC-2019."""
-
 CAMERAS = {
     "PHA": Camera(cast=(1.02, 1.00, 0.92), vignette=(0.42, 0.72), hairs=4, ruler=0.03, bubbles=0.12),
     "PHB": Camera(cast=(1.02, 0.94, 0.99), vignette=(0.72, 1.2), hairs=3, ruler=0.05, bubbles=0.05),
     "PHC": Camera(cast=(0.96, 0.97, 0.96), vignette=(0.70, 1.5), hairs=6, ruler=0.35, bubbles=0.15),
 }
 """Acquisition sources; only ``PHA`` mostly shows the black ring of the dermoscope's tube."""
-
 SITES = {
     "anterior torso": 5.5,
     "lower extremity": 4.0,
@@ -169,15 +139,9 @@ class Config(Options):
 def read(path: Path | None, config: Config) -> Catalog:
     """The phantom's catalog; its images are drawn when they are asked for the first time.
 
-    Args:
-        path: folder that keeps drawn images; ``runs.cache_folder()`` where it is None.
-        config: what to draw. Another config is drawn into another sub-folder, ``phantom-<digest>``.
-
-    Returns:
-        A catalog of ``config.num_images`` images with masks, in ``images.zip`` and ``masks.zip`` below its root.
-
-    Raises:
-        RunError: the folder cannot be written.
+    ``path`` is the folder that keeps drawn images (None: ``runs.cache_folder()``), in a sub-folder ``phantom-<digest>``
+    for each config. The catalog has ``config.num_images`` images with masks, in ``images.zip`` and ``masks.zip`` below
+    its root. ``RunError`` where the folder cannot be written.
     """
     plan = make_plan(config)
     folder = (path or cache_folder()) / f"phantom-{digest(VERSION, config.model_dump())}"
@@ -203,18 +167,9 @@ def draw_image(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """One photograph of one lesion; it depends on these arguments alone (of ``config``: size, benefit and mimicry).
 
-    Args:
-        config: what to draw.
-        label: class of the lesion, one of ``CLASSES``.
-        lesion_seed: the lesion and the skin around it; 0 or greater.
-        image_seed: rotation, zoom, light, hairs ... of this photograph; 0 or greater.
-        source: the dermoscope, one of ``CAMERAS``.
-
-    Returns:
-        image uint8 [size, size, 3] and lesion mask bool [size, size].
-
-    Raises:
-        RecipeError: there is no such class or source.
+    ``label`` is one of ``CLASSES``, ``source`` one of ``CAMERAS``, else there is a ``RecipeError``. ``lesion_seed``
+    draws the lesion and the skin around it, ``image_seed`` rotation, zoom, light, hairs ...; both are 0 or greater. The
+    image is uint8 [size, size, 3], the lesion mask bool [size, size].
     """
     for kind, name, valid in (("class", label, CLASSES), ("source", source, CAMERAS)):
         if name not in valid:

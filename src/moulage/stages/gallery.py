@@ -10,7 +10,7 @@ from moulage.data.catalog import concatenate
 from moulage.data.neighbours import nearest_images
 from moulage.stages.samples import Samples
 from moulage.stages.stage import Context, Stage
-from moulage.stages.stored import pixels_of
+from moulage.stages.stored import pixels_of, some_of_each
 from moulage.stages.witness import HELD_OUT
 
 FILE = "gallery.npz"
@@ -58,11 +58,3 @@ class Gallery(Stage):
                 distance=distance,
                 real_distance=yardstick,
             )
-
-
-def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:
-    """Rows of at most ``num_images`` images, drawn at random (always the same), as many of one class as of another."""
-    names, rng = sorted(set(labels)), np.random.default_rng(0)
-    share = max(1, num_images // max(1, len(names)))
-    drawn = [rng.permutation(np.flatnonzero(labels == name))[:share] for name in names]
-    return np.concatenate(drawn or [np.zeros(0, np.int64)])

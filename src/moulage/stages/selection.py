@@ -14,11 +14,10 @@ from moulage.recipe import Recipe
 from moulage.runs import seed_of
 from moulage.selection import ImageSet, Judgement
 from moulage.stages.features import Features
-from moulage.stages.gallery import some_of_each
 from moulage.stages.network import Network
 from moulage.stages.samples import Samples
 from moulage.stages.stage import Context, Stage
-from moulage.stages.stored import ByName, embedded, pixels_of
+from moulage.stages.stored import ByName, embedded, pixels_of, some_of_each
 from moulage.stages.witness import AGAIN, ROW, Known, Witness, fitted, names_digest, origins_of
 
 FILE = "selection.json"

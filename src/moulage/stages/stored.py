@@ -22,6 +22,14 @@ def labels_of(catalog: Catalog, classes: tuple[str, ...]) -> np.ndarray:
     return np.array([classes.index(name) for name in catalog.table["label"]], np.int64)
 
 
+def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:
+    """Rows of at most ``num_images`` images, drawn at random (always the same), as many of one class as of another."""
+    names, rng = sorted(set(labels)), np.random.default_rng(0)
+    share = max(1, num_images // max(1, len(names)))
+    drawn = [rng.permutation(np.flatnonzero(labels == name))[:share] for name in names]
+    return np.concatenate(drawn or [np.zeros(0, np.int64)])
+
+
 class ByName:
     """Rows of several arrays, looked up by the names of the images that they are of."""
 

@@ -7,28 +7,10 @@ from typing import Any, Protocol, cast
 from moulage.report.run_files import Run
 
 SECTIONS = (
-    "comparison",
-    "controls",
-    "effects",
-    "slices",
-    "power",
-    "arms",
-    "curves",
-    "classes",
-    "calibration",
-    "confusion",
-    "explanations",
-    "images",
-    "generators",
-    "fidelity",
-    "selection",
-    "audit",
-    "split",
-    "methods",
-    "tables",
-    "cost",
-    "repeat",
-    "data",
+    *("comparison", "controls", "effects", "slices", "power"),
+    *("arms", "curves", "classes", "calibration", "confusion", "explanations"),
+    *("images", "generators", "fidelity", "selection"),
+    *("audit", "split", "methods", "tables", "cost", "repeat", "data"),
 )
 """Their names, which are their ids on the page, in its order."""
 

@@ -44,10 +44,6 @@ def figure(arm: str, logs: list[Log], folder: Path, highest_loss: float) -> Plot
         if what == "accuracy":
             axes.legend(loc="lower right")
     drawn.suptitle(short(arm), fontsize=9, fontweight="bold")
-    return finish(
-        drawn,
-        folder,
-        f"curves-{slug(arm)}",
-        f"Loss and accuracy over epochs of arm {arm}, {num_trials(len(logs))}.",
-        f"{arm}: a thin line for each trial. Dashed: training part; solid: validation part.",
-    )
+    alt = f"Loss and accuracy over epochs of arm {arm}, {num_trials(len(logs))}."
+    caption = f"{arm}: a thin line for each trial. Dashed: training part; solid: validation part."
+    return finish(drawn, folder, f"curves-{slug(arm)}", alt, caption)

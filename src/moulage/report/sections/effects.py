@@ -45,16 +45,10 @@ def class_effects(results: Results, arm: str, folder: Path) -> Plot | None:
         axes.set(title=word(measure), xlabel="difference (points)")
     intervals.references(figure, references)
     figure.suptitle(short(arm), fontsize=9, fontweight="bold")
-    text = "; ".join(
-        f"{name} {word(measure)} {told(c, measure)} against {reference}"
-        for (measure, name, reference), c in found.items()
-    )
+    text = "; ".join(f"{name} {word(kind)} {told(c, kind)} against {of}" for (kind, name, of), c in found.items())
     targets = " Target classes stand on a band, in bold." if study.target_classes else ""
-    return finish(
-        figure,
-        folder,
-        f"class-effects-{slug(arm)}",
-        f"Effects of {arm} on each class: {text}.",
+    caption = (
         f"{arm}: difference in each class, with 95\u00a0% intervals.{targets} Of so many intervals, which are not "
-        "corrected for their number, about one in twenty misses.",
+        "corrected for their number, about one in twenty misses."
     )
+    return finish(figure, folder, f"class-effects-{slug(arm)}", f"Effects of {arm} on each class: {text}.", caption)

@@ -18,20 +18,10 @@ from moulage.results.generated import FidelityRun
 TITLE = "How true the generated images are"
 SETS = {"generated": "generated", "floor": "other real images", "copies": "copies of training images"}
 """The three sets that are scored, as the table calls them."""
-COLUMNS = {
-    "kid": "KID",
-    "frechet": "Fréchet",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "accuracy": "told from real",
-    "colour_pixels": "colour",
-    "colour_variety": "colour variety",
-    "near_copies": "near-copies",
-    "authenticity": "authentic",
-    "data_copying": "C_T",
-}
+COLUMNS = {"kid": "KID", "frechet": "Fréchet"}
+COLUMNS |= {name: name for name in ("precision", "recall", "density", "coverage")}
+COLUMNS |= {"accuracy": "told from real", "colour_pixels": "colour", "colour_variety": "colour variety"}
+COLUMNS |= {"near_copies": "near-copies", "authenticity": "authentic", "data_copying": "C_T"}
 """Scores that the table shows, in this order."""
 SHARES = ("precision", "recall", "coverage", "accuracy", "near_copies", "authenticity")
 """Shown in percent."""
@@ -54,16 +44,10 @@ def show(run: Run) -> dict[str, Any] | None:
     generators = []
     for fits in _by_generator(run.results.fidelity).values():
         closest = run.arrays(Closest, fits[0].closest)
-        classes = {
-            label: {
-                "of": of,
-                "rows": [
-                    (key, title, [cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()
-                ],
-                "pairs": _pairs(closest, label) if closest else [],
-            }
-            for label, of in fits[0].classes.items()
-        }
+        classes = {}
+        for label, of in fits[0].classes.items():
+            rows = [(key, title, [cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()]
+            classes[label] = {"of": of, "rows": rows, "pairs": _pairs(closest, label) if closest else []}
         generators.append({"first": fits[0], "num_fits": len(fits), "classes": classes})
     return {"generators": generators, "columns": COLUMNS, "figure": kid_plot(run.results.fidelity, run.folder)}
 
@@ -90,14 +74,12 @@ def kid_plot(fidelity: Sequence[FidelityRun], folder: Path) -> Plot | None:
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="kernel distance (KID) to held-out real images")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     plot.legend(figure, *axes.get_legend_handles_labels())
-    return finish(
-        figure,
-        folder,
-        "fidelity",
-        "Kernel distance of each generator and class, beside that of real images of other lesions and of copies.",
-        "Kernel distance to test images of the class, with 95 % intervals; left is better. A generator is as good as "
-        "real images of other lesions where it reaches their mark; copies of training images reach it too.",
+    alt = "Kernel distance of each generator and class, beside that of real images of other lesions and of copies."
+    caption = (
+        "Kernel distance to test images of the class, with 95 % intervals; left is better. A generator is as good "
     )
+    caption += "as real images of other lesions where it reaches their mark; copies of training images reach it too."
+    return finish(figure, folder, "fidelity", alt, caption)
 
 
 def _by_generator(fidelity: Iterable[FidelityRun]) -> dict[str, list[FidelityRun]]:
@@ -130,11 +112,7 @@ def cell(fits: list[FidelityRun], label: str, key: str, column: str) -> str:
 def _pairs(closest: Closest, label: str) -> list[dict[str, Any]]:
     """Pictures as data URIs."""
     return [
-        {
-            "generated": thumbnail(closest.generated[row]),
-            "nearest": thumbnail(closest.nearest[row]),
-            "distance": closest.distance[row],
-            "is_copy": closest.is_copy[row],
-        }
+        {"generated": thumbnail(closest.generated[row]), "nearest": thumbnail(closest.nearest[row])}
+        | {"distance": closest.distance[row], "is_copy": closest.is_copy[row]}
         for row in np.flatnonzero(closest.label == label)
     ]

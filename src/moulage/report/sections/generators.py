@@ -46,19 +46,15 @@ def losses(run: Run, name: str) -> Plot | None:
     axes.set(xlabel="step", ylabel="loss")
     axes.set_title(short(name), fontweight="bold")
     plot.legend(figure, *axes.get_legend_handles_labels())
-    return finish(
-        figure,
-        run.folder,
-        f"losses-{slug(name)}",
-        f"Losses of generator {name} over its steps.",
-        f"{name}: losses over the steps, a line for each trial; long logs are averaged in bins.",
-    )
+    alt = f"Losses of generator {name} over its steps."
+    caption = f"{name}: losses over the steps, a line for each trial; long logs are averaged in bins."
+    return finish(figure, run.folder, f"losses-{slug(name)}", alt, caption)
 
 
 def previews(run: Run) -> list[tuple[GeneratorRun, list[tuple[str, str]]]]:
     """Of each generator some preview grids of one run, evenly spaced from first to last: (file name, data URI)."""
     grids = {made.folder: _grids(run.folder / made.folder / "previews") for made in run.results.generators}
-    shown = first_of_each(run.results.generators, lambda made: bool(grids[made.folder]))
+    shown = first_of_each(made for made in run.results.generators if grids[made.folder])
     limit = max(2, MOST_PREVIEWS // max(1, len(shown)))
     chosen = []
     for made in shown:
@@ -70,7 +66,8 @@ def previews(run: Run) -> list[tuple[GeneratorRun, list[tuple[str, str]]]]:
 
 def _grids(folder: Path) -> list[Path]:
     """Preview grids in the order of the numbers in their names: 900 before 1000."""
-    return sorted(
-        folder.glob("*.png"),
-        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)],
-    )
+
+    def numbered(path: Path) -> list[int | str]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+    return sorted(folder.glob("*.png"), key=numbered)

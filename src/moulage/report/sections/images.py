@@ -42,10 +42,8 @@ class Gallery:
 
 
 def show(run: Run) -> dict[str, Any] | None:
-    shown = first_of_each(
-        run.results.generators, lambda made: bool(made.gallery and (run.folder / made.gallery).exists())
-    )
-    galleries = [(made, gallery) for made in shown if (gallery := run.arrays(Gallery, made.gallery))]
+    drawn = [made for made in run.results.generators if made.gallery and (run.folder / made.gallery).exists()]
+    galleries = [(made, gallery) for made in first_of_each(drawn) if (gallery := run.arrays(Gallery, made.gallery))]
     num_rows = 4 * sum(len(gallery.classes) for _, gallery in galleries)  # real, generated, and both of each pair
     limit = min(24, max(1, MOST_THUMBNAILS // max(1, num_rows)))
     generators = [_generator(run, made, gallery, limit) for made, gallery in galleries]
@@ -74,13 +72,9 @@ def _class(gallery: Gallery, label: str, near: float | None, limit: int) -> dict
         "real": [thumbnail(image) for image in gallery.real[gallery.real_labels == label][:limit]],
         "generated": [thumbnail(image) for image in gallery.generated[rows][:limit]],
         "pairs": [
-            {
-                "generated": thumbnail(gallery.generated[row]),
-                "nearest": thumbnail(gallery.nearest[row]),
-                "seed": gallery.generated_seeds[row],
-                "nearest_image": gallery.nearest_images[row],
-                "distance": gallery.distance[row],
-            }
+            {"generated": thumbnail(gallery.generated[row]), "nearest": thumbnail(gallery.nearest[row])}
+            | {"seed": gallery.generated_seeds[row], "nearest_image": gallery.nearest_images[row]}
+            | {"distance": gallery.distance[row]}
             for row in closest
         ],
         "num_generated": len(rows),
@@ -98,17 +92,12 @@ def distances(run: Run, made: GeneratorRun, gallery: Gallery) -> Plot:
         (gallery.distance, BLUE, "-", "generated images"),
     ):
         if len(values):
-            axes.step(
-                np.sort(values), 100 * np.arange(1, len(values) + 1) / len(values), dash, color=colour, label=label
-            )
+            share = 100 * np.arange(1, len(values) + 1) / len(values)
+            axes.step(np.sort(values), share, dash, color=colour, label=label)
     axes.set(xlabel="distance to the nearest training image (grey levels)", ylabel="images (%)", ylim=(0, 102))
     axes.set_xlim(left=0)
     plot.legend(figure, *axes.get_legend_handles_labels())
-    return finish(
-        figure,
-        run.folder,
-        f"distances-{slug(made.name)}",
-        f"Cumulative distances of generated and of real images to the nearest training image, generator {made.name}.",
-        f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated "
-        "images far left of the real one speaks for copies.",
-    )
+    alt = f"Cumulative distances of generated and of real images to the nearest training image, generator {made.name}."
+    caption = f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated "
+    caption += "images far left of the real one speaks for copies."
+    return finish(figure, run.folder, f"distances-{slug(made.name)}", alt, caption)

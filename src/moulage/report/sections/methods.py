@@ -13,6 +13,14 @@ from moulage.results import Arm, Count, Results
 from moulage.runs import write_text
 
 TITLE = "Methods, to paste"
+ARMS = {
+    "reference": "Arms to compare with",
+    "synthetic": "Arms with generated images",
+    "rival": "Rivals that need no generated images",
+    "positive": "Control that must help",
+    "null": "Controls that must not help",
+}
+"""How each role is introduced, in the order of the paragraph."""
 
 
 def show(run: Run) -> dict[str, Any] | None:
@@ -37,19 +45,12 @@ class _Citations:
 
 
 def text(results: Results, version: str = "") -> str:
-    """What was done, in paragraphs, and the works that it names.
-
-    Nothing of the outcome is in it.
-
-    Args:
-        results: of the run.
-        version: of moulage, if known.
-    """
+    """What was done, in paragraphs, and the works that it names; nothing of the outcome. ``version`` is moulage's."""
     cite = _Citations()
     parts = [
         _data(results),
         _trials(results),
-        *(_arms(results, role, cite) for role in ("reference", "synthetic", "rival", "positive", "null")),
+        *(_arms(results, role, start, cite) for role, start in ARMS.items()),
         _fidelity(results, cite),
         _logit_adjustment(results, cite),
         _question(results),
@@ -72,10 +73,8 @@ def _data(results: Results) -> str:
     if _scheme(results) == "folds":
         return said
     parts = [f"{part} {_size(counts)}" for part, counts in results.split.items() if counts]
-    drawn = (
-        "The parts were those of the data set" if _scheme(results) == "official" else "The parts were drawn by lesion"
-    )
-    return f"{said} {drawn}, so that no lesion was in two of them: {_listed(parts)}."
+    drawn = "those of the data set" if _scheme(results) == "official" else "drawn by lesion"
+    return f"{said} The parts were {drawn}, so that no lesion was in two of them: {_listed(parts)}."
 
 
 def _size(counts: dict[str, Count]) -> str:
@@ -87,10 +86,10 @@ def _trials(results: Results) -> str:
     trials = results.trials
     number = trials.num_trials
     if _scheme(results) == "folds":
-        repeats = _times(trials.num_repeats)
         said = (
             f"Every arm was trained and tested in {trials.num_folds}-fold cross-validation, stratified by class and "
-            f"grouped by lesion, {repeats} over ({number} trials); predictions for the left-out folds were pooled."
+            f"grouped by lesion, {_times(trials.num_repeats)} over ({number} trials); predictions for the left-out "
+            "folds were pooled."
         )
     else:
         said = f"Every arm was trained {_times(number)} and tested on the same images."
@@ -100,19 +99,10 @@ def _trials(results: Results) -> str:
     return f"{said} {trials.random}"
 
 
-def _arms(results: Results, role: str, cite: _Citations) -> str:
+def _arms(results: Results, role: str, start: str, cite: _Citations) -> str:
     """What the arms of one role did."""
     said = [_arm(results, arm, cite) for arm in results.arms if arm.role == role]
-    if not said:
-        return ""
-    start = {
-        "reference": "Arms to compare with",
-        "synthetic": "Arms with generated images",
-        "rival": "Rivals that need no generated images",
-        "positive": "Control that must help",
-        "null": "Controls that must not help",
-    }
-    return f"{start[role]}: {'; '.join(said)}."
+    return f"{start}: {'; '.join(said)}." if said else ""
 
 
 def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
@@ -172,9 +162,8 @@ def _generator(results: Results, name: str, cite: _Citations) -> str:
     number = results.trials.num_trials
     fitted = " fitted to the training part"
     if number > 1 and runs:
-        fitted += (
-            " of each trial" if _scheme(results) == "folds" else " in each trial" if len(runs) == number else " once"
-        )
+        once = " in each trial" if len(runs) == number else " once"
+        fitted += " of each trial" if _scheme(results) == "folds" else once
     return called + cite(*keys) + (fitted if runs else "")
 
 

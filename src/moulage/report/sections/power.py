@@ -59,15 +59,13 @@ def figure(results: Results, folder: Path) -> Plot:
     names = [f"{short(row.arm, 20)} against {short(row.reference, 20)}" for row in lines]
     legend(drawn, [Line2D([], [], color=colour, marker=marker) for colour, marker in marks], names)
     text = "; ".join(f"{row.arm} against {row.reference} {amount(row.detectable, measure)}" for row in lines)
-    return finish(
-        drawn,
-        folder,
-        "power",
-        f"Detectable difference in {word(measure)}, now: {text}.",
+    alt = f"Detectable difference in {word(measure)}, now: {text}."
+    caption = (
         f"The true difference in {word(measure)} that 80\u00a0% of studies like this would find, over the number of "
         "trials and of test lesions; of each arm the comparison that is hardest to decide. The dashed line is the "
-        f"smallest effect that matters.{left_out(len({row.arm for row in results.power}) - len(lines), 'the table')}",
+        f"smallest effect that matters.{left_out(len({row.arm for row in results.power}) - len(lines), 'the table')}"
     )
+    return finish(drawn, folder, "power", alt, caption)
 
 
 def _hardest(rows: Sequence[Power]) -> list[Power]:

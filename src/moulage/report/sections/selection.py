@@ -59,15 +59,9 @@ def _selection(run: Run, trials: list[SelectionRun], limit: int) -> dict[str, An
         }
         for number, rule in enumerate(first.rules)
     ]
-    return {
-        "first": first,
-        "num_trials": len(trials),
-        "rules": rules,
-        "kept": [
-            (sum(made.kept[name] for made in trials), sum(made.want[name] for made in trials)) for name in classes
-        ],
-        "is_short": any(made.kept[label] < wanted for made in trials for label, wanted in made.want.items()),
-    }
+    kept = [(sum(made.kept[name] for made in trials), sum(made.want[name] for made in trials)) for name in classes]
+    is_short = any(made.kept[label] < wanted for made in trials for label, wanted in made.want.items())
+    return {"first": first, "num_trials": len(trials), "rules": rules, "kept": kept, "is_short": is_short}
 
 
 def _tally(rules: Iterable[Rule], classes: list[str]) -> tuple[int, int]:
@@ -80,12 +74,8 @@ def _pictures(dropped: Dropped, number: int, limit: int) -> list[dict[str, Any]]
     rows = np.flatnonzero(dropped.rule == number)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))]
     return [
-        {
-            "image": thumbnail(dropped.images[row]),
-            "nearest": thumbnail(dropped.nearest[row]) if dropped.has_nearest[row] else "",
-            "label": dropped.labels[row],
-            "name": dropped.names[row],
-            "reason": dropped.reasons[row],
-        }
+        {"image": thumbnail(dropped.images[row]), "label": dropped.labels[row], "name": dropped.names[row]}
+        | {"nearest": thumbnail(dropped.nearest[row]) if dropped.has_nearest[row] else ""}
+        | {"reason": dropped.reasons[row]}
         for row in shown
     ]

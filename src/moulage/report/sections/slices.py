@@ -91,14 +91,9 @@ def figure(results: Results, arm: str, folder: Path) -> Plot | None:
     intervals.label(axes, measure)
     axes.set_title(short(arm), fontweight="bold")
     intervals.references(drawn, references)
-    text = "; ".join(
-        f"{label} {told(row, measure)} against {row.reference}" for label, of_arm in rows for row in of_arm
-    )
-    return finish(
-        drawn,
-        folder,
-        f"slices-{slug(arm)}",
-        f"Differences of {arm} by {', '.join(headings)}: {text}.",
-        f"{arm}: difference in {word(measure)} on parts of the test images, with 95\u00a0% intervals. Slices are small "
-        "and many: they raise questions, they are no results.",
-    )
+    drawn_rows = [(label, row) for label, of_arm in rows for row in of_arm]
+    text = "; ".join(f"{label} {told(row, measure)} against {row.reference}" for label, row in drawn_rows)
+    alt = f"Differences of {arm} by {', '.join(headings)}: {text}."
+    caption = f"{arm}: difference in {word(measure)} on parts of the test images, with 95\u00a0% intervals. Slices are "
+    caption += "small and many: they raise questions, they are no results."
+    return finish(drawn, folder, f"slices-{slug(arm)}", alt, caption)
