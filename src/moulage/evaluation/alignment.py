@@ -13,7 +13,7 @@ import pandas as pd
 
 from moulage.errors import DataError
 from moulage.evaluation.measures import Outputs
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import Predictions, first_true
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class Fits:
 def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
     """Check that all fits belong together; image order follows the first arm's.
 
-    Raises:
-        DataError: arms with other trials, images, labels, groups, classes, parts or splits; trials that are neither
-            fits on the same images nor folds that part them; a lesion in two folds of a repeat.
+    ``DataError``: arms with other trials, images, labels, groups, classes, parts or splits; trials that are neither
+    fits on the same images nor folds that part them; a lesion in two folds of a repeat.
     """
     if not arms or not all(arms.values()):
         raise DataError("There is nothing to compare: an arm has no predictions.", "Finish its fits first.")
@@ -90,26 +89,24 @@ def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
             rows.append(place.get_indexer(pd.Index(first[t].images)))
             folds[s, rows[t]] = f
             _check_values(first[0], first[t], labels[rows[t]], groups[rows[t]])
-    logits = {}
+    num_classes = len(first[0].classes)
+    logits = {name: np.empty((len(sets), len(images), num_classes), np.float32) for name in ordered}
     for name, fits in ordered.items():
-        logits[name] = np.empty((len(sets), len(images), len(first[0].classes)), np.float32)
         for s, trials in enumerate(sets):
             for t in trials:
                 logits[name][s, rows[t]] = fits[t].logits[_rows(first[t], fits[t])]
     codes, names = pd.factorize(groups)
-    num_classes = len(first[0].classes)
-    units, lesions = np.unique(codes * num_classes + labels, return_inverse=True)
-    if len(sets[0]) == 1:
-        return Fits(first[0].classes, labels, lesions, units % num_classes, len(names), logits)
     _check_folds(folds, codes, names)
-    return Fits(first[0].classes, labels, lesions, units % num_classes, len(names), logits, folds)
+    units, lesions = np.unique(codes * num_classes + labels, return_inverse=True)
+    strata, in_folds = units % num_classes, folds if len(sets[0]) > 1 else None
+    return Fits(first[0].classes, labels, lesions, strata, len(names), logits, in_folds)
 
 
 def _check_trials(arms: dict[str, list[Predictions]]) -> None:
-    expected, first = None, ""
+    first = next(iter(arms))
+    expected = [fit.trial for fit in arms[first]]
     for name, fits in arms.items():
         found = [fit.trial for fit in fits]
-        expected, first = (found, name) if expected is None else (expected, first)
         if len(set(found)) < len(found):
             raise DataError(f"Arm {name} has two fits with one trial number: {found}.")
         if found != expected:
@@ -138,9 +135,8 @@ def _sets(fits: list[Predictions]) -> list[list[int]]:
         if len(covered) == len(everything):
             sets.append([])
             covered = set()
-        again = covered.intersection(fit.images)
         sets[-1].append(t)
-        if again:
+        if again := covered.intersection(fit.images):
             raise DataError(
                 f"{fit} are of some images that trial {fits[sets[-1][0]].trial} or one after it has too, "
                 f'such as "{min(again)}", and not of all.',
@@ -162,9 +158,8 @@ def _check_folds(folds: np.ndarray, codes: np.ndarray, names: Any) -> None:
         lowest, highest = np.full(len(names), row.max()), np.zeros(len(names), np.int64)
         np.minimum.at(lowest, codes, row)
         np.maximum.at(highest, codes, row)
-        if (lowest != highest).any():
-            torn = names[int((lowest != highest).argmax())]
-            raise DataError(f'The lesion "{torn}" is in two folds of one repeat.', "Deal folds by lesion.")
+        if (torn := first_true(lowest != highest)) is not None:
+            raise DataError(f'The lesion "{names[torn]}" is in two folds of one repeat.', "Deal folds by lesion.")
 
 
 def _rows(first: Predictions, other: Predictions) -> np.ndarray:
@@ -185,6 +180,5 @@ def _rows(first: Predictions, other: Predictions) -> np.ndarray:
 
 def _check_values(other: Predictions, first: Predictions, labels: np.ndarray, groups: np.ndarray) -> None:
     for name, values in (("labels", labels), ("groups", groups)):
-        wrong = getattr(first, name) != values
-        if wrong.any():
-            raise DataError(f'{other} and {first} differ in the {name} of image "{first.images[wrong.argmax()]}".')
+        if (row := first_true(getattr(first, name) != values)) is not None:
+            raise DataError(f'{other} and {first} differ in the {name} of image "{first.images[row]}".')

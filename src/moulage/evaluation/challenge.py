@@ -12,7 +12,7 @@ import pandas as pd
 
 from moulage import runs
 from moulage.errors import DataError, nearest
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import Predictions, first_true
 from moulage.evaluation.unknown import of_logits, unknown_share
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -25,18 +25,11 @@ NUM_NAMED = 3
 def table_of(
     predictions: Predictions, validation: Predictions | None = None, score: str = "", share: float = 0.05
 ) -> pd.DataFrame:
-    """The challenge's table of predictions.
+    """The challenge's table of predictions; ``DataError`` for a class that it has not.
 
-    Args:
-        predictions: of the images to submit.
-        validation: of the same classifier, for ``score``.
-        score: of ``unknown.OF_LOGITS``: fills ``UNK`` with the chance that an image is of no known class, and takes it
-            off the other columns; ``""``: ``UNK`` is 0.
-        share: of known images that may be doubted.
-
-    Raises:
-        DataError: a class that the challenge has not.
-        RecipeError: an unknown score.
+    A ``score`` of ``unknown.OF_LOGITS`` fills ``UNK`` with the chance that an image is of no known class, and takes it
+    off the other columns (``unknown.unknown_share``, with the same classifier's predictions of the validation part);
+    without one ``UNK`` is 0.
     """
     for name in predictions.classes:
         if name not in CLASSES:
@@ -61,9 +54,8 @@ def write(table: pd.DataFrame, path: Path) -> None:
 def read(path: Path, truth: bool = False) -> pd.DataFrame:
     """A checked submission, or the ground truth, with all columns; one row an image.
 
-    Raises:
-        DataError: no such file, a missing or strange column, an image twice, a value outside 0..1; of a truth: a row
-            that is not of exactly one class.
+    ``DataError``: no such file, a missing or strange column, an image twice, a value outside 0..1; of a truth: a row
+    that is not of exactly one class.
     """
     try:
         table = pd.read_csv(path, dtype={"image": str}, encoding="utf-8-sig")
@@ -76,35 +68,25 @@ def read(path: Path, truth: bool = False) -> pd.DataFrame:
             raise DataError(f'{path} lacks the column "{name}".', f"There are: {', '.join(map(str, table.columns))}.")
     if not len(table):
         raise DataError(f"{path} has no rows.")
-    twice = table["image"].duplicated()
-    if twice.any():
-        raise DataError(f'{path}, row {int(twice.argmax()) + 1}: image "{table["image"][twice.argmax()]}" is twice.')
+    if (row := first_true(table["image"].duplicated().to_numpy())) is not None:
+        raise DataError(f'{path}, row {row + 1}: image "{table["image"][row]}" is twice.')
     values = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
-    if wrong.any():
-        row = int(wrong.argmax())
+    if (row := first_true(~((values >= 0) & (values <= 1)).all(axis=1))) is not None:
         raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}"): a value is not between 0 and 1.')
-    if truth and not (np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all()):
-        row = int(((values.sum(axis=1) != 1) | ~np.isin(values, (0, 1)).all(axis=1)).argmax())
+    several = (values.sum(axis=1) != 1) | ~np.isin(values, (0, 1)).all(axis=1)
+    if truth and (row := first_true(several)) is not None:
         raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}") is not of exactly one class.')
     return pd.concat([table["image"], pd.DataFrame(values, columns=list(COLUMNS))], axis=1)
 
 
 def score(submission: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
-    """The challenge's measures.
-
-    Args:
-        submission: of ``read`` or ``table_of``; every image of the truth, in any order.
-        truth: of ``read(..., truth=True)``.
+    """The challenge's measures of a submission, which has every image of the truth (else ``DataError``), in any order.
 
     Returns:
         ``balanced_accuracy``: mean over the classes that occur of the share of their images whose own column is the
         highest (the first of equals), the challenge's goal measure. ``num_images``. ``classes``: for each that occurs
         ``support``, ``auc``, ``average_precision``, and at 0.5 ``sensitivity``, ``specificity``; None where undefined.
         ``mean``: of each of these over the classes where it is defined.
-
-    Raises:
-        DataError: images are missing in the submission.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -116,17 +98,15 @@ def score(submission: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     values = own.loc[truth["image"], list(COLUMNS)].to_numpy(np.float64)
     right = truth[list(COLUMNS)].to_numpy(np.float64) == 1
     chosen = values.argmax(axis=1)
-    found: dict[str, dict[str, float | int | None]] = {}
-    recalls = []
+    found: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(COLUMNS):
         own_class, called = right[:, k], values[:, k] > THRESHOLD
         if not own_class.any():
             continue
-        recalls.append(float((chosen[own_class] == k).mean()))
         both = not own_class.all()
         found[name] = {
             "support": int(own_class.sum()),
-            "recall": recalls[-1],
+            "recall": float((chosen[own_class] == k).mean()),
             "auc": float(roc_auc_score(own_class, values[:, k])) if both else None,
             "average_precision": float(average_precision_score(own_class, values[:, k])),
             "sensitivity": float(called[own_class].mean()),
@@ -136,7 +116,7 @@ def score(submission: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Any]:
     defined = {key: [v for row in found.values() if (v := row[key]) is not None] for key in keys}
     return {
         "num_images": len(truth),
-        "balanced_accuracy": float(np.mean(recalls)),
+        "balanced_accuracy": float(np.mean([row["recall"] for row in found.values()])),
         "mean": {key: float(np.mean(of)) if of else None for key, of in defined.items()},
         "classes": found,
     }

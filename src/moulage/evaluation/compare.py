@@ -104,15 +104,13 @@ def compare_all(
     Args:
         arms: the fits of *all* arms of the study, by name: the variance between fits is pooled over them.
         pairs: which arm to compare with which reference.
-        measure: see ``measure_names``.
-        targets: target classes, for measures over them.
+        measure, targets: see ``measure_names``.
         num_resamples: for measures without a closed form, lesion bootstrap with so many resamples; 0: lesion jackknife;
             None: what the measure says covers.
         seed: of the bootstrap; the same for all arms and fits, which see the same resamples.
 
-    Raises:
-        DataError: the fits do not belong together, or a class has no image.
-        RecipeError: an arm, the measure or a class is unknown.
+    ``DataError``: the fits do not belong together, or a class has no image. ``RecipeError``: an arm, the measure or a
+    class is unknown.
     """
     return compare_fits(align(arms), pairs, measure, targets, num_resamples=num_resamples, seed=seed)
 
@@ -145,20 +143,16 @@ def compare_fits(
 def _compare(
     fits: Fits, wanted: Wanted, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
 ) -> Comparison:
-    """Put one pair together."""
-    notes, inference = _notes(fits, wanted), {}
-    difference = float(lesions.values[arm].mean() - lesions.values[reference].mean())
-    if not _refusal(fits, wanted):
+    refusal, inference = _refusal(fits, wanted), {}
+    notes = [*filter(None, [refusal]), *_notes(fits, wanted)]
+    ours, theirs = (float(lesions.values[name].mean()) for name in (arm, reference))
+    difference = ours - theirs
+    if not refusal:
         by_class, interaction = lesions.variances(fits, arm, reference)
         excess, raw, freedom = trials.of(arm, reference)
-        inference = infer(
-            difference,
-            by_class,
-            sizes=fits.sizes,
-            trials=raw,
-            trials_freedom=freedom,
-            excess=excess - (interaction if trials.inner else 0.0),
-        )
+        if trials.inner:
+            excess -= interaction
+        inference = infer(difference, by_class, sizes=fits.sizes, trials=raw, trials_freedom=freedom, excess=excess)
         if inference:
             inference["variance_interaction"] = interaction
             inference |= _cautious(difference, fits, trials, arm, reference)
@@ -169,8 +163,8 @@ def _compare(
         reference=reference,
         measure=measure,
         classes=wanted.named,
-        estimate_arm=float(lesions.values[arm].mean()),
-        estimate_reference=float(lesions.values[reference].mean()),
+        estimate_arm=ours,
+        estimate_reference=theirs,
         difference=difference,
         num_trials=fits.num_trials,
         num_arms=len(fits.logits),
@@ -199,9 +193,8 @@ def infer(
 
     Args:
         difference: arm minus reference.
-        by_class: V_L of each class, [K].
-        sizes: lesions of each class, [K].
-        trials: the trial part before lesion noise is taken off it, and its degrees of freedom.
+        by_class, sizes: V_L and lesions of each class, [K].
+        trials, trials_freedom: the trial part before lesion noise is taken off it, and its degrees of freedom.
         excess: the trial part; below 0 it counts as 0.
     """
     from scipy.special import stdtr, stdtrit
@@ -211,8 +204,7 @@ def infer(
     if variance < NEGLIGIBLE:
         return {}
     spread_lesions = float((by_class**2 / np.maximum(sizes - 1, 1)).sum())
-    freedom = variance**2 / (spread_lesions + trials**2 / trials_freedom)
-    freedom = float(max(1.0, freedom))
+    freedom = float(max(1.0, variance**2 / (spread_lesions + trials**2 / trials_freedom)))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return {
@@ -246,7 +238,7 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
 def _refusal(fits: Fits, wanted: Wanted) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
-        count = "1 fit" if fits.num_trials == 1 else f"{fits.num_trials} fits"
+        count = f"{fits.num_trials} fit{'s' * (fits.num_trials != 1)}"
         return f"{count} an arm: an interval needs at least {MIN_TRIALS}, because a fit varies with its seed."
     for k in wanted.indices:
         if fits.sizes[k] < 2:
@@ -256,8 +248,7 @@ def _refusal(fits: Fits, wanted: Wanted) -> str:
 
 def _notes(fits: Fits, wanted: Wanted) -> list[str]:
     """What the reader of a comparison must know beside the numbers."""
-    refusal = _refusal(fits, wanted)
-    notes = [refusal] if refusal else []
+    notes = []
     for k in wanted.indices:
         size = int(fits.sizes[k])
         count = f"{fits.classes[k]} has only {size} lesion{'s' * (size != 1)} in this part"
@@ -271,20 +262,14 @@ def _notes(fits: Fits, wanted: Wanted) -> list[str]:
         notes.append(f"{single}: a single lesion in this part, whose share of the uncertainty is left out.")
     if crossing := len(fits.strata) - fits.num_groups:
         notes.append(f"Some lesions bear several classes: {crossing} counted once more, in their second class.")
-    if same := _repeated(fits):
-        notes.append(
-            f"Some fits of {', '.join(same)} are identical: their seeds change nothing, or one of them is given twice."
-        )
+    if "repeated" not in fits.memo:
+        fits.memo["repeated"] = [name for name, logits in fits.logits.items() if _repeats(logits)]
+    if same := ", ".join(fits.memo["repeated"]):
+        notes.append(f"Some fits of {same} are identical: their seeds change nothing, or one of them is given twice.")
     return notes
 
 
-def _repeated(fits: Fits) -> list[str]:
-    """Arms of which two sets of predictions are the same to the last bit; looked for once, in ``fits.memo``."""
-    if "repeated" not in fits.memo:
-        fits.memo["repeated"] = [name for name, logits in fits.logits.items() if _repeats(logits)]
-    return fits.memo["repeated"]
-
-
 def _repeats(logits: np.ndarray) -> bool:
+    """Whether two sets of predictions are the same to the last bit."""
     pairs = itertools.combinations(logits, 2)
     return any(np.array_equal(a[:1], b[:1]) and np.array_equal(a, b) for a, b in pairs)

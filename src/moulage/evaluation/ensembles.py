@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from moulage.errors import DataError, RecipeError, nearest
-from moulage.evaluation.predictions import Predictions, log_softmax
+from moulage.evaluation.predictions import PARTS, Predictions, first_true, log_softmax
 
 METHODS = ("mean", "weighted", "greedy", "stacking")
 FITTED_METHODS = ("weighted", "greedy", "stacking")
@@ -58,11 +59,9 @@ def combine(
     balanced: bool = True,
     seed: int = 0,
 ) -> Ensemble:
-    """One ensemble of members that were trained on the same split.
+    """One ensemble, by one of ``METHODS``, of two or more members that were trained on the same split.
 
     Args:
-        members: two or more, with different names.
-        method: one of ``METHODS``.
         average: whether probabilities or logits (centred: log-probabilities) are averaged; stacking ignores it.
         balanced: whether each class of the validation part counts alike, whatever its number of images: in the
             likelihood of ``weighted`` and ``stacking``, and as balanced accuracy in place of accuracy in ``greedy``.
@@ -75,12 +74,12 @@ def combine(
     if method not in METHODS:
         raise RecipeError(f'There is no way "{method}" to combine predictions.', nearest(method, METHODS))
     members = _aligned(members)
-    names, labels = [member.name for member in members], members[0].validation.labels
-    parts = {part: np.stack([_values(getattr(m, part), average) for m in members]) for part in ("validation", "test")}
-    weight_of = _image_weights(labels, len(members[0].validation.classes), balanced)
+    labels = members[0].validation.labels
+    parts = {part: np.stack([_values(getattr(m, part), average) for m in members]) for part in PARTS}
+    weight_of = _image_weights(members[0].validation, balanced)
     notes: tuple[str, ...] = ()
     if method == "stacking":
-        logs = {part: np.concatenate([log_softmax(getattr(m, part).logits) for m in members], axis=1) for part in parts}
+        logs = {part: np.concatenate([log_softmax(getattr(m, part).logits) for m in members], axis=1) for part in PARTS}
         combined, shares, notes = _stack(members, logs, weight_of, seed)
     else:
         if method == "mean":
@@ -92,9 +91,9 @@ def combine(
         combined = {part: np.tensordot(shares, values, 1) for part, values in parts.items()}
         if average == "probabilities":
             combined = {part: np.log(np.maximum(values, FLOOR)) for part, values in combined.items()}
-    weights = dict(zip(names, map(float, shares), strict=True))
+    weights = {member.name: float(share) for member, share in zip(members, shares, strict=True)}
     made = {part: replace(getattr(members[0], part), logits=values, arm=method) for part, values in combined.items()}
-    return Ensemble(method, weights, made["validation"], made["test"], notes)
+    return Ensemble(method, weights, **made, notes=notes)
 
 
 def best_single(members: Sequence[Member], balanced: bool = True) -> Member:
@@ -102,11 +101,9 @@ def best_single(members: Sequence[Member], balanced: bool = True) -> Member:
 
     def merit(member: Member) -> tuple[float, float]:
         found = member.validation
-        weights = _image_weights(found.labels, len(found.classes), balanced)
-        rows = np.arange(len(found))
-        return _accuracy(found.logits, found.labels, weights), float(
-            (weights * log_softmax(found.logits)[rows, found.labels]).sum()
-        )
+        weights = _image_weights(found, balanced)
+        likelihood = (weights * log_softmax(found.logits)[np.arange(len(found)), found.labels]).sum()
+        return _accuracy(found.logits, found.labels, weights), float(likelihood)
 
     return max(members, key=merit)
 
@@ -119,14 +116,11 @@ def mixture_weights(values: np.ndarray, labels: np.ndarray, weight_of: np.ndarra
     concave too; the same start, by exponentiated gradient with a step that halves where it would get worse.
 
     Args:
-        values: [M, N, K] probabilities, or centred logits.
+        values: [M, N, K] probabilities, or centred logits; ``average`` says which.
         labels: int64 [N].
         weight_of: weight of each image, [N], summing to 1.
-        average: which of both the values are.
     """
-    num = len(values)
-    weights = np.full(num, 1 / num)
-    rows = np.arange(len(labels))
+    weights, rows = np.full(len(values), 1 / len(values)), np.arange(len(labels))
     if average == "probabilities":
         right = np.maximum(values[:, rows, labels], FLOOR)
         for _ in range(NUM_ITERATIONS):
@@ -159,21 +153,15 @@ def greedy_weights(values: np.ndarray, labels: np.ndarray, weight_of: np.ndarray
     """Weights float64 [M] of a forward selection with replacement by accuracy on the weighted images.
 
     The best member begins; then whichever member lifts the mean most joins, again and again; the best ensemble of this
-    way is kept, the smallest of equals. Of members that lift it equally the likeliest labels decide.
-
-    Args:
-        values: [M, N, K] probabilities or logits.
-        labels: int64 [N].
-        weight_of: weight of each image, [N], summing to 1.
+    way is kept, the smallest of equals. Of members that lift it equally the likeliest labels decide. Arguments as of
+    ``mixture_weights``.
     """
     rows = np.arange(len(labels))
     total = np.zeros(values.shape[1:])
     counts, best, kept = np.zeros(len(values)), -np.inf, np.zeros(len(values))
     for size in range(1, NUM_PICKS + 1):
-        merits = []
-        for own in values:
-            mean = (total + own) / size
-            merits.append((round(_accuracy(mean, labels, weight_of), 12), float(weight_of @ mean[rows, labels])))
+        means = ((total + own) / size for own in values)
+        merits = [(round(_accuracy(x, labels, weight_of), 12), float(weight_of @ x[rows, labels])) for x in means]
         chosen = max(range(len(values)), key=merits.__getitem__)
         total += values[chosen]
         counts[chosen] += 1
@@ -193,8 +181,7 @@ def _stack(
     labels, num_classes = known.labels, len(known.classes)
     scale = logs["validation"].std()
     logs = {part: values / scale for part, values in logs.items()}
-    absent = [name for k, name in enumerate(known.classes) if k not in labels]
-    if absent:
+    if absent := [name for k, name in enumerate(known.classes) if k not in labels]:
         raise DataError(
             f"Stacking learns from the validation part, which has no image of {', '.join(absent)}.",
             "Use mean, weighted or greedy, or a larger validation part.",
@@ -230,10 +217,10 @@ def _values(predictions: Predictions, average: Average) -> np.ndarray:
     return np.exp(logs) if average == "probabilities" else logs - logs.mean(axis=1, keepdims=True)
 
 
-def _image_weights(labels: np.ndarray, num_classes: int, balanced: bool) -> np.ndarray:
+def _image_weights(predictions: Predictions, balanced: bool) -> np.ndarray:
     """Weight of each image, summing to 1; ``balanced``: of each class together equally much."""
-    counts = np.bincount(labels, minlength=num_classes)
-    weights = 1 / counts[labels] if balanced else np.ones(len(labels))
+    labels = predictions.labels
+    weights = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
     return weights / weights.sum()
 
 
@@ -249,35 +236,28 @@ def _aligned(members: Sequence[Member]) -> list[Member]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise DataError(f'Two members are called "{twice}".', "Give each a name of its own.")
-    first = members[0]
-    found = []
-    for member in members:
-        parts = {}
-        for part in ("validation", "test"):
-            ours, theirs = getattr(member, part), getattr(first, part)
-            if ours.split_digest != theirs.split_digest:
-                raise DataError(
-                    f"{member.name} and {first.name} were trained on different splits ({ours.split_digest} and "
-                    f"{theirs.split_digest}): what one was tested on the other may have learned from.",
-                    "Combine fits of one split: of folds those of one trial.",
-                )
-            if ours.classes != theirs.classes:
-                raise DataError(
-                    f"{member.name} has the classes {', '.join(ours.classes)}, {first.name} "
-                    f"{', '.join(theirs.classes)}."
-                )
-            parts[part] = _in_order(ours, theirs, member.name, part)
-        found.append(Member(member.name, **parts))
-    return found
+    return [
+        Member(member.name, **{part: _like_first(member, members[0], part) for part in PARTS}) for member in members
+    ]
 
 
-def _in_order(ours: Predictions, theirs: Predictions, name: str, part: str) -> Predictions:
-    rows = {image: row for row, image in enumerate(ours.images)}
-    missing = [image for image in theirs.images if image not in rows]
-    if missing or len(ours) != len(theirs):
-        what = f'no prediction of "{missing[0]}"' if missing else f"{len(ours)} instead of {len(theirs)} images"
+def _like_first(member: Member, first: Member, part: str) -> Predictions:
+    ours, theirs, name = getattr(member, part), getattr(first, part), member.name
+    if ours.split_digest != theirs.split_digest:
+        raise DataError(
+            f"{name} and {first.name} were trained on different splits ({ours.split_digest} and "
+            f"{theirs.split_digest}): what one was tested on the other may have learned from.",
+            "Combine fits of one split: of folds those of one trial.",
+        )
+    if ours.classes != theirs.classes:
+        known = f"{first.name} {', '.join(theirs.classes)}"
+        raise DataError(f"{name} has the classes {', '.join(ours.classes)}, {known}.")
+    order = pd.Index(ours.images).get_indexer(pd.Index(theirs.images))
+    if (order < 0).any() or len(ours) != len(theirs):
+        what = f"{len(ours)} instead of {len(theirs)} images"
+        if (missing := first_true(order < 0)) is not None:
+            what = f'no prediction of "{theirs.images[missing]}"'
         raise DataError(f"{name} has {what} in the {part} part.", "Predict the same images with every member.")
-    order = np.array([rows[image] for image in theirs.images])
     if (ours.labels[order] != theirs.labels).any():
         raise DataError(f"{name} has other labels in the {part} part.", "Use predictions of the same data.")
     return replace(ours, images=theirs.images, groups=theirs.groups, labels=theirs.labels, logits=ours.logits[order])

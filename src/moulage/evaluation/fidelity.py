@@ -22,7 +22,7 @@ from moulage.data.near_copies import NearCopies, near_copies
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.manifolds import density_coverage, precision_recall
 from moulage.evaluation.memorisation import MIN_IN_CELL, authenticity, data_copying
-from moulage.evaluation.set_distances import colour_distances, frechet, squared_mmd
+from moulage.evaluation.set_distances import SMALL_SAMPLE, colour_distances, frechet, squared_mmd
 from moulage.evaluation.two_sample import Transfer, transfer, two_sample_test
 from moulage.runs import Progress, no_progress
 
@@ -115,18 +115,11 @@ class Fidelity:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and None, ready for JSON; of near-copies the rows, originals and distances."""
-        classes = {name: asdict(replace(of, near_copies=None)) for name, of in self.classes.items()}
+        bare = {name: replace(of, near_copies=None) for name, of in self.classes.items()}
+        found = asdict(replace(self, classes=bare))
         for name, of in self.classes.items():
-            classes[name]["near_copies"] = None if of.near_copies is None else _listed(of.near_copies)
-        overall = {name: dict(scores) for name, scores in self.overall.items()}
-        moved = None if self.transfer is None else asdict(self.transfer)
-        return {
-            "features": self.features,
-            "classes": classes,
-            "overall": overall,
-            "transfer": moved,
-            "small_sample": self.small_sample,
-        }
+            found["classes"][name]["near_copies"] = None if of.near_copies is None else _listed(of.near_copies)
+        return found
 
 
 def judge(
@@ -141,22 +134,11 @@ def judge(
     num_draws: int = NUM_DRAWS,
     progress: Progress = no_progress,
 ) -> Fidelity:
-    """Score generated images, class by class, beside real images and copies.
+    """Score generated images, class by class, beside real images and copies; classes without any are left out.
 
-    Args:
-        generated: the images in question; classes without any are left out.
-        train: the images that the generator was fitted on, with lesions.
-        held_out: real images of other lesions, with lesions.
-        classes: names of the class indices.
-        features: name of the feature network (``features.features_name``).
-        rng: draws images.
-        false_alarms: of the search for near-copies.
-        num_draws: draws to average, 1 or more.
-        progress: called after each class.
-
-    Raises:
-        DataError: features of different length, numbers that do not fit, or lesions that are missing.
-        LeakError: a lesion is in both real sets.
+    Both real sets need their lesions: ``train`` is what the generator was fitted on, ``held_out`` of other lesions
+    (else ``LeakError``). ``features`` is the name of the feature network (``features.features_name``); ``num_draws`` is
+    1 or more. ``DataError``: features of different length, numbers that do not fit, or lesions that are missing.
     """
     _check(generated, train, held_out)
     found: dict[str, OfClass] = {}
@@ -165,26 +147,26 @@ def judge(
         sets = [images.take(np.flatnonzero(images.labels == k)) for images in (generated, train, held_out)]
         found[classes[k]] = _judge_class(*sets, rng=rng, false_alarms=false_alarms, num_draws=num_draws)
         progress(done, len(present), classes[k])
-    judged = [of for of in found.values() if not of.too_few]
-    overall = {name: _means([asdict(getattr(of, name)) for of in judged]) for name in ("generated", "floor", "copies")}
-    pairs = [(images.features, images.labels) for images in (generated, train, held_out)]
-    moved = transfer(pairs[0], pairs[1], pairs[2], rng=rng)
+    judged = [of for of in found.values() if of.generated]
+    sets = ("generated", "floor", "copies") if judged else ()
+    overall = {name: _means([asdict(getattr(of, name)) for of in judged]) for name in sets}
+    moved = transfer(*((images.features, images.labels) for images in (generated, train, held_out)), rng=rng)
     fewest = min((min(of.generated.num_images, of.num_held_out) for of in judged if of.generated), default=0)
-    small = fewest < max(2048, generated.features.shape[1] + 1)
-    return Fidelity(features, found, overall if judged else {}, moved, small)
+    return Fidelity(features, found, overall, moved, fewest < max(SMALL_SAMPLE, generated.features.shape[1] + 1))
 
 
 def shortage(
     num_generated: int, num_train: int, num_held_out: int, num_train_lesions: int, num_held_out_lesions: int
 ) -> str:
     """What a class lacks to be judged, in words; empty where it lacks nothing."""
-    images = {"generated": num_generated, "training": num_train, "held-out": num_held_out}
-    lesions = {"training": num_train_lesions, "held-out": num_held_out_lesions}
-    short = [f"{MIN_IMAGES} {name} images are needed and there are {n}" for name, n in images.items() if n < MIN_IMAGES]
-    short += [
-        f"{MIN_LESIONS} {name} lesions are needed and there are {n}" for name, n in lesions.items() if n < MIN_LESIONS
-    ]
-    return "; ".join(short)
+    there = {
+        "generated images": (MIN_IMAGES, num_generated),
+        "training images": (MIN_IMAGES, num_train),
+        "held-out images": (MIN_IMAGES, num_held_out),
+        "training lesions": (MIN_LESIONS, num_train_lesions),
+        "held-out lesions": (MIN_LESIONS, num_held_out_lesions),
+    }
+    return "; ".join(f"{least} {what} are needed and there are {n}" for what, (least, n) in there.items() if n < least)
 
 
 def _judge_class(
@@ -195,21 +177,21 @@ def _judge_class(
     of = OfClass(*counts, other_lesions, shortage(*counts, lesions, other_lesions))
     if of.too_few:
         return of
-    num = min(len(generated.labels), len(train.labels))
+    num = min(counts[:2])
     copies = replace(train.take(rng.integers(0, len(train.labels), num)), groups=None)
     seen = [images.pixels for images in (generated, held_out, copies)]
     alarms = near_copies(np.concatenate(seen), train.pixels, groups=train.lesions, false_alarms=false_alarms)
     rows = np.split(np.arange(len(alarms.distance)), np.cumsum([len(pixels) for pixels in seen])[:-1])
     first, second = _halves(held_out, rng)
-    tested = {"generated": (generated, held_out, generated), "floor": (train, first, second)}
-    tested["copies"] = (copies, held_out, copies)
-    scores: dict[str, Any] = {}
-    for (name, (images, reference, suspects)), own in zip(tested.items(), rows, strict=True):
+    tested = ((generated, held_out, generated), (train, first, second), (copies, held_out, copies))
+    scores = []
+    for (images, reference, suspects), own in zip(tested, rows, strict=True):
         truth = _truth(images, held_out, num, num_draws, rng)
         memory = _memory(suspects, reference, train, rng)
-        scores[name] = Scores(num, **truth, **memory, near_copies=float(alarms.is_copy[own].mean()))
-    listed = alarms.take(rows[0])
-    return replace(of, **scores, near_copies=listed, expected_false_alarms=alarms.expected_false_alarms)
+        scores.append(Scores(num, **truth, **memory, near_copies=float(alarms.is_copy[own].mean())))
+    generated_scores, floor, copied = scores
+    listed, expected = alarms.take(rows[0]), alarms.expected_false_alarms
+    return OfClass(*counts, other_lesions, "", generated_scores, floor, copied, listed, expected)
 
 
 def _truth(images: Images, held_out: Images, num: int, num_draws: int, rng: np.random.Generator) -> dict[str, float]:
@@ -217,34 +199,37 @@ def _truth(images: Images, held_out: Images, num: int, num_draws: int, rng: np.r
     distance = squared_mmd(held_out.features, images.features, held_out.lesions, images.groups)
     more = len(images.labels) > num
     draws = [images.take(rng.choice(len(images.labels), num, replace=False)) for _ in range(num_draws if more else 1)]
-    test = two_sample_test(
-        held_out.features, draws[0].features, rng=rng, groups=held_out.lesions, generated_groups=draws[0].groups
-    )
-    means = _means([_of_draw(draw, held_out) for draw in draws])
-    found = {"kid": distance.value, "kid_low": distance.low, "kid_high": distance.high, **means}
-    found |= {"accuracy": test.accuracy, "accuracy_low": test.low, "accuracy_high": test.high}
-    return {**found, "accuracy_p": test.p_value}
+    groups = {"groups": held_out.lesions, "generated_groups": draws[0].groups}
+    test = two_sample_test(held_out.features, draws[0].features, rng=rng, **groups)
+    return {
+        "kid": distance.value,
+        "kid_low": distance.low,
+        "kid_high": distance.high,
+        **_means([_of_draw(draw, held_out) for draw in draws]),
+        "accuracy": test.accuracy,
+        "accuracy_low": test.low,
+        "accuracy_high": test.high,
+        "accuracy_p": test.p_value,
+    }
 
 
 def _of_draw(draw: Images, held_out: Images) -> dict[str, float]:
-    colours = colour_distances(held_out.pixels, draw.pixels)
+    features, colours = (held_out.features, draw.features), colour_distances(held_out.pixels, draw.pixels)
     return {
-        "frechet": frechet(held_out.features, draw.features).value,
-        **asdict(precision_recall(held_out.features, draw.features)),
-        **asdict(density_coverage(held_out.features, draw.features)),
-        "colour_pixels": colours["pixels"]["all"],
-        "colour_means": colours["means"]["all"],
-        "colour_variety": colours["variety"]["all"],
+        "frechet": frechet(*features).value,
+        **asdict(precision_recall(*features)),
+        **asdict(density_coverage(*features)),
+        **{f"colour_{kind}": found["all"] for kind, found in colours.items()},
     }
 
 
 def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, Any]:
     """The scores of copying that need no threshold."""
-    authentic = float(authenticity(train.features, suspects.features, train.lesions).mean())
-    if min(len(suspects.labels), len(reference.labels)) < MIN_IN_CELL:
-        return {"authenticity": authentic, "data_copying": None, "data_copying_cells": None}
-    copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
-    return {"authenticity": authentic, "data_copying": copying.overall, "data_copying_cells": copying.in_cells}
+    found: dict[str, Any] = {"data_copying": None, "data_copying_cells": None}
+    if min(len(suspects.labels), len(reference.labels)) >= MIN_IN_CELL:
+        copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
+        found = {"data_copying": copying.overall, "data_copying_cells": copying.in_cells}
+    return {**found, "authenticity": float(authenticity(train.features, suspects.features, train.lesions).mean())}
 
 
 def _halves(images: Images, rng: np.random.Generator) -> tuple[Images, Images]:
@@ -281,9 +266,7 @@ def _check(generated: Images, train: Images, held_out: Images) -> None:
             raise DataError("A set of images has different numbers of pixels, features, labels and lesions.")
     if train.groups is None or held_out.groups is None:
         raise DataError("Training and held-out images need their lesions.", "Give groups for both.")
-    shared = np.intersect1d(np.asarray(train.groups).astype(str), np.asarray(held_out.groups).astype(str))
+    shared = np.intersect1d(train.groups.astype(str), held_out.groups.astype(str))
     if len(shared):
-        raise LeakError(
-            f"{len(shared)} lesions are in the training and in the held-out images, {shared[0]} first.",
-            "Split by lesion.",
-        )
+        found = f"{len(shared)} lesions are in the training and in the held-out images, {shared[0]} first."
+        raise LeakError(found, "Split by lesion.")

@@ -33,15 +33,9 @@ class DensityCoverage:
 
 
 def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2).
+    """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) of features [N, D] and [M, D].
 
-    Args:
-        real: features [N, D], N > k.
-        generated: features [M, D], M > k.
-        k: a ball reaches to the k-th nearest image of its own set.
-
-    Raises:
-        DataError: there are too few images or shapes do not fit.
+    A ball reaches to the k-th nearest image of its own set. ``DataError``: N or M is not above k, or shapes do not fit.
     """
     radii = [nearest_rows(x, x, k, exclude_self=True)[0][:, -1] ** 2 * RIM for x in (real, generated)]
     precise, recalled = np.zeros(len(generated), bool), np.zeros(len(real), bool)
@@ -52,15 +46,9 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, *, k: int = 3) -> 
 
 
 def density_coverage(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020, section 3).
+    """Density and coverage (Naeem et al. 2020, section 3) of features [N, D] and [M, D].
 
-    Args:
-        real: features [N, D], N > k.
-        generated: features [M, D], M >= 1.
-        k: a ball reaches to the k-th nearest real image.
-
-    Raises:
-        DataError: there are too few images or shapes do not fit.
+    A ball reaches to the k-th nearest real image. ``DataError``: N is not above k, M is 0, or shapes do not fit.
     """
     radii = nearest_rows(real, real, k, exclude_self=True)[0][:, -1] ** 2 * RIM
     hits, covered = 0, np.zeros(len(real), bool)

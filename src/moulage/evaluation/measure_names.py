@@ -29,11 +29,9 @@ class Named:
     of: str
 
     def words(self, classes: Sequence[str] = (), *, short: bool = False) -> str:
-        """In words, such as ``mean average precision of AK and DF``.
+        """In words, such as ``mean average precision of AK and DF``; ``short`` for a table.
 
-        Args:
-            classes: those that it was taken of, where the name has none.
-            short: for a table.
+        ``classes`` are those that it was taken of, where the name has none.
         """
         classes = (self.of,) if self.of else classes
         listed = " and ".join(filter(None, [", ".join(classes[:-1]), *classes[-1:]]))
@@ -62,15 +60,7 @@ def find(kind: str) -> Measure:
 
 
 def parse(name: str, classes: Sequence[str] = ()) -> Named:
-    """Understand a name.
-
-    Args:
-        name: see above.
-        classes: known classes, for the hint where the name is wrong.
-
-    Raises:
-        RecipeError: there is no such measure, or its level is none.
-    """
+    """Understand a name; ``RecipeError`` where it or its level is wrong, with a hint at names of known ``classes``."""
     found = _parse(name)
     if found is None:
         raise RecipeError(f'There is no measure "{name}".', nearest(name, _valid(classes)))
@@ -80,9 +70,8 @@ def parse(name: str, classes: Sequence[str] = ()) -> Named:
 def resolve(name: str, labels: np.ndarray, classes: Sequence[str], targets: Sequence[str] = ()) -> Wanted:
     """Understand a name on data whose images have these labels, [N] int64.
 
-    Raises:
-        RecipeError: the name, its class or a target is unknown, or targets are missing.
-        DataError: a class that the measure needs has no image, or all images.
+    ``RecipeError``: the name, its class or a target is unknown, or targets are missing. ``DataError``: a class that the
+    measure needs has no image, or all images.
     """
     found = parse(name, classes)
     if found.form == "overall":
@@ -90,14 +79,16 @@ def resolve(name: str, labels: np.ndarray, classes: Sequence[str], targets: Sequ
     named = (found.of,) if found.form == "class" else tuple(dict.fromkeys(targets))
     if not named:
         raise RecipeError(f'The measure "{name}" needs target classes.', "Set `target_classes` in [study].")
+    indices = []
     for known in named:
         if known not in classes:
             raise RecipeError(f'The measure "{name}" asks for the class "{known}".', nearest(known, classes))
-        positive = labels == list(classes).index(known)
+        indices.append(list(classes).index(known))
+        positive = labels == indices[-1]
         if not positive.any() or (found.measure.needs_others and positive.all()):
             why = f"every image is of {known}" if positive.any() else f"there is no image of {known}"
             raise DataError(f'The measure "{name}" is undefined: {why}.', "Choose another class or split.")
-    return Wanted(found.measure, tuple(list(classes).index(known) for known in named), named)
+    return Wanted(found.measure, tuple(indices), named)
 
 
 def measure(

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from moulage.data.near_copies import NearCopies, near_copies
 from moulage.data.neighbours import distance_to_others, nearest_rows
 from moulage.errors import DataError
-
-__all__ = ["DataCopying", "NearCopies", "authenticity", "data_copying", "near_copies"]
 
 MIN_IN_CELL = 20
 """Images of either set that a cell needs: the rank test takes its statistic as normal."""
@@ -45,18 +42,9 @@ def data_copying(
     """The three-sample data-copying test (Meehan et al. 2020).
 
     Distances to the nearest training image are ranked: the Mann-Whitney statistic U of generated against held-out
-    images as a z-score (ties by mid-ranks), within cells of a k-means of the training images. It counts images as
-    independent; several images of one held-out lesion make it overstate.
-
-    Args:
-        train: features [T, D], T >= 1.
-        held_out: features [n, D] of real images of other lesions, n >= ``MIN_IN_CELL``.
-        generated: features [m, D], m >= ``MIN_IN_CELL``.
-        rng: starts the k-means.
-        num_cells: cells, at most one for each training image.
-
-    Raises:
-        DataError: there are too few images or shapes do not fit.
+    images (of other lesions) as a z-score (ties by mid-ranks), within cells of a k-means of the training images, at
+    most one for each. It counts images as independent; several images of one held-out lesion make it overstate.
+    Features are [N, D]; ``DataError``: fewer than ``MIN_IN_CELL`` to compare, or shapes do not fit.
     """
     from sklearn.cluster import KMeans
 
@@ -70,16 +58,12 @@ def data_copying(
     clusters = KMeans(min(num_cells, len(train)), **options)
     clusters.fit(np.asarray(train, np.float64))
     cells = [clusters.predict(np.asarray(x, np.float64)) for x in (held_out, generated)]
-    scores, weights, skipped = [], [], 0
-    for cell in range(clusters.n_clusters):
-        inside = [x[c == cell] for x, c in zip(away, cells, strict=True)]
-        if min(len(x) for x in inside) < MIN_IN_CELL:
-            skipped += len(inside[1])
-            continue
-        scores.append(_z(*inside))
-        weights.append(len(inside[0]))
-    mean = float(np.average(scores, weights=weights)) if scores else None
-    return DataCopying(_z(*away), mean, len(scores), skipped, tuple(scores))
+    inside = [[x[c == cell] for x, c in zip(away, cells, strict=True)] for cell in range(clusters.n_clusters)]
+    large = [pair for pair in inside if min(map(len, pair)) >= MIN_IN_CELL]
+    scores = tuple(_z(*pair) for pair in large)
+    mean = float(np.average(scores, weights=[len(pair[0]) for pair in large])) if scores else None
+    skipped = len(generated) - sum(len(pair[1]) for pair in large)
+    return DataCopying(_z(*away), mean, len(scores), skipped, scores)
 
 
 def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
@@ -87,12 +71,8 @@ def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | 
 
     An image is not where it is nearer to its nearest training image than any other training image is to that one. Of
     real images of other lesions more than half are authentic, a third or so are not: read the share beside theirs.
-
-    Args:
-        train: features [M, D], M >= 2.
-        generated: features [N, D].
-        groups: lesion of each training image, [M]: then the other training image is one of another lesion, because two
-            photographs of one lesion are near each other.
+    Features are [M, D] (M >= 2) and [N, D]. With groups, the lesion of each training image [M], the other training
+    image is one of another lesion, because two photographs of one lesion are near each other.
     """
     away, row = nearest_rows(generated, train)
     own = (
@@ -104,9 +84,8 @@ def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | 
 def _z(held_out: np.ndarray, generated: np.ndarray) -> float:
     """Mann-Whitney U of generated over held-out distances as a z-score; 0 where all distances are equal."""
     n, m = len(held_out), len(generated)
-    ranks = stats.rankdata(np.r_[held_out, generated])
+    total, ranks = n + m, stats.rankdata(np.r_[held_out, generated])
     _, ties = np.unique(ranks, return_counts=True)
     above = ranks[n:].sum() - m * (m + 1) / 2
-    total = n + m
     variance = n * m / 12 * (total + 1 - (ties**3 - ties).sum() / (total * (total - 1)))
     return float((above - n * m / 2) / np.sqrt(variance)) if variance > 0 else 0.0

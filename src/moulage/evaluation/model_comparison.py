@@ -15,6 +15,13 @@ from moulage.evaluation.predictions import Predictions
 
 FIXED = "these two fixed models only"
 """Label of everything that takes the fits as fixed."""
+ONE_FIT = (
+    "One fit a model: a model trained again would score differently, and by how much cannot be seen from one fit. So "
+    f"no interval holds for the methods; the tests of the pair hold for {FIXED}. Train each at least {MIN_TRIALS} "
+    "times with other seeds, better 5, for a statement about the methods.",
+    "McNemar's and DeLong's tests take images as independent: several images of a lesion make them too sure.",
+)
+"""What one fit a model lets anyone say."""
 
 
 def compare_models(
@@ -35,26 +42,23 @@ def compare_models(
         measures: see ``measure_names``; without them ``default_measures``. The first is the one put in words.
         targets: target classes, for measures over them, and for the tests of one pair of fixed models.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
-        num_resamples: as in ``compare.compare_all``.
-        seed: of the bootstrap.
+        num_resamples, seed: as in ``compare.compare_all``.
 
     Returns:
         ``reference``, ``models``, ``num_trials``, ``num_images``, ``num_lesions``, ``num_lesions_by_class``,
         ``comparisons`` (fields of ``Comparison``, and ``p_adjusted``: Holm over the models, by measure; ``reading``),
         ``sentences``, ``fixed_pairs`` (only where every model has one fit) and ``notes``.
 
-    Raises:
-        DataError: fewer than two models, or fits that do not belong together.
-        RecipeError: the reference, a measure or a class is unknown.
+    ``DataError``: fewer than two models, or fits that do not belong together. ``RecipeError``: the reference, a measure
+    or a class is unknown.
     """
     reference, others = _reference(models, reference)
     fits = align(models)
     measures = list(dict.fromkeys(measures or default_measures(targets)))
     rows, sentences, notes = [], [], []
+    tested = [(name, reference) for name in others]
     for measure in measures:
-        found = compare_fits(
-            fits, [(name, reference) for name in others], measure, targets, num_resamples=num_resamples, seed=seed
-        )
+        found = compare_fits(fits, tested, measure, targets, num_resamples=num_resamples, seed=seed)
         adjusted = verdict.holm({c.arm: c.p_value for c in found if c.p_value is not None})
         for comparison in found:
             p = adjusted.get(comparison.arm)
@@ -63,7 +67,7 @@ def compare_models(
             notes += comparison.notes
             if measure == measures[0]:
                 sentences.append(_sentence(comparison, p, len(others), smallest_effect))
-    fixed = fixed_pairs(fits, others, reference, measures, targets) if fits.num_trials == 1 else []
+    alone = fits.num_trials == 1
     return {
         "reference": reference,
         "models": list(models),
@@ -75,8 +79,8 @@ def compare_models(
         "smallest_effect": smallest_effect,
         "comparisons": rows,
         "sentences": sentences,
-        "fixed_pairs": fixed,
-        "notes": list(dict.fromkeys([*_fits_note(fits), *notes])),
+        "fixed_pairs": fixed_pairs(fits, others, reference, measures, targets) if alone else [],
+        "notes": list(dict.fromkeys([*(ONE_FIT if alone else ()), *notes])),
     }
 
 
@@ -107,15 +111,9 @@ def fixed_pairs(
 ) -> list[dict[str, Any]]:
     """Tests of each model's one fit against the reference's: lesions alone, exact McNemar, and DeLong by class.
 
-    Args:
-        fits: with one fit a model.
-        others: models to compare with the reference.
-        reference: its name.
-        measures: for the test with the lesions as the only chance.
-        targets: classes for DeLong's test; all classes that have two images and leave two others, if empty.
-
-    Returns:
-        Rows: ``model``, ``reference``, ``test``, ``measure``, ``difference``, ``low``, ``high``, ``p``, ``holds_for``.
+    Measures are for the first; classes for DeLong's test are the targets, or all, which have two images and leave two
+    others. Rows: ``model``, ``reference``, ``test``, ``measure``, ``difference``, ``low``, ``high``, ``p``,
+    ``only_model_right`` and ``only_reference_right`` (of McNemar's), ``holds_for``.
     """
     rows = []
     counts = np.bincount(fits.labels, minlength=len(fits.classes))
@@ -128,10 +126,9 @@ def fixed_pairs(
         ours, theirs = (fits.outputs(model)[0].predicted == fits.labels for model in (name, reference))
         exact = pairs.mcnemar(ours, theirs)
         difference = (exact.only_first - exact.only_second) / len(fits.labels)
-        rows.append(
-            {**_row(head, "McNemar, exact", "accuracy", None), "difference": difference, "p": exact.p_value}
-            | {"only_model_right": exact.only_first, "only_reference_right": exact.only_second}
-        )
+        counted = {"only_model_right": exact.only_first, "only_reference_right": exact.only_second}
+        row = _row(head, "McNemar, exact", "accuracy", None)
+        rows.append({**row, "difference": difference, "p": exact.p_value, **counted})
         first, second = (fits.outputs(model)[0].probabilities for model in (name, reference))
         for k, of in enumerate(fits.classes):
             if (targets and of not in targets) or not 2 <= counts[k] <= len(fits.labels) - 2:
@@ -141,14 +138,12 @@ def fixed_pairs(
 
 
 def _row(head: dict[str, str], test: str, measure: str, found: pairs.Fixed | pairs.DeLong | None) -> dict[str, Any]:
+    numbers = (found.difference, found.low, found.high, found.p_value) if found else (None,) * 4
     return {
         **head,
         "test": test,
         "measure": measure,
-        "difference": found.difference if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-        "p": found.p_value if found else None,
+        **dict(zip(("difference", "low", "high", "p"), numbers, strict=True)),
         "only_model_right": None,
         "only_reference_right": None,
         "holds_for": FIXED,
@@ -178,15 +173,3 @@ def _sentence(comparison: Comparison, p_adjusted: float | None, num_models: int,
     late = _reading(comparison, p_adjusted, smallest_effect).startswith("not enough data, after")
     after_all = ": not enough data after all" if late else ""
     return f"{said} After Holm over {num_models} models {verdict.p_text(p_adjusted)}{after_all}."
-
-
-def _fits_note(fits: Fits) -> list[str]:
-    """What the number of fits lets anyone say."""
-    if fits.num_trials == 1:
-        return [
-            "One fit a model: a model trained again would score differently, and by how much cannot be seen from one "
-            f"fit. So no interval holds for the methods; the tests of the pair hold for {FIXED}. Train each at "
-            f"least {MIN_TRIALS} times with other seeds, better 5, for a statement about the methods.",
-            "McNemar's and DeLong's tests take images as independent: several images of a lesion make them too sure.",
-        ]
-    return []

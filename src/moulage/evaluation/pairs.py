@@ -53,16 +53,11 @@ class Fixed:
     p_value: float
 
 
-FOUND = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")
-
-
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """Exact McNemar test (McNemar 1947): of the images that one model alone gets right, half should be each one's.
 
-    Images are taken as independent, which photographs of one lesion are not.
-
-    Args:
-        first, second: whether each model is right, [N] bool.
+    The arguments are whether each model is right, [N] bool. Images are taken as independent, which photographs of one
+    lesion are not.
     """
     from scipy.stats import binomtest
 
@@ -79,11 +74,7 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLon
 
     The placements of equation 3 come from midranks (Sun and Xu 2014, section III): among all images the midrank of a
     positive, less its midrank among positives, counts the negatives below it, a tie as half. Images are taken as
-    independent.
-
-    Args:
-        positive: [N] bool, at least two of each.
-        first, second: scores, [N] float; more is more positive.
+    independent. ``positive`` is [N] bool, at least two of each; scores are [N] float, more is more positive.
     """
     from scipy.special import ndtr, ndtri
 
@@ -97,30 +88,25 @@ def delong(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLon
             f"{num_negative}."
         )
     of_positives, of_negatives = zip(*(_placements(positive, score) for score in (first, second)), strict=True)
-    aucs = np.array([placements.mean() for placements in of_positives])
+    ours, theirs = (float(placements.mean()) for placements in of_positives)
     # Equation 5: S = S10 / m + S01 / n; the contrast (1, -1) leaves the variance of the difference.
     variance = float(
         np.var(of_positives[0] - of_positives[1], ddof=1) / num_positive
         + np.var(of_negatives[0] - of_negatives[1], ddof=1) / num_negative
     )
-    difference = float(aucs[0] - aucs[1])
+    difference = ours - theirs
     if variance < NEGLIGIBLE:
-        return DeLong(float(aucs[0]), float(aucs[1]), difference, None, None, None, None)
+        return DeLong(ours, theirs, difference, None, None, None, None)
     error = math.sqrt(variance)
     half = float(ndtri((1 + CONFIDENCE) / 2)) * error
     p = float(2 * ndtr(-abs(difference) / error))
-    return DeLong(float(aucs[0]), float(aucs[1]), difference, error, difference - half, difference + half, p)
+    return DeLong(ours, theirs, difference, error, difference - half, difference + half, p)
 
 
 def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
-    """One fit minus another with the lesion part of the variance alone.
+    """One fit minus another with the lesion part of the variance alone, of fits with one set of predictions an arm.
 
     None where nothing varies, or a class has one lesion.
-
-    Args:
-        fits: with one set of predictions an arm.
-        wanted: the measure, of ``measure_names.resolve``.
-        first, second: names of the two models.
     """
     if fits.num_sets != 1:
         raise DataError(f"A pair of fixed models has one fit each, not {fits.num_sets}.", "Compare all fits instead.")
@@ -130,7 +116,8 @@ def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
     by_class, _ = lesions.variances(fits, first, second)
     difference = float(lesions.values[first][0] - lesions.values[second][0])
     found = infer(difference, by_class, sizes=fits.sizes)
-    return Fixed(difference, *(found[name] for name in FOUND)) if found else None
+    names = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")
+    return Fixed(difference, *(found[name] for name in names)) if found else None
 
 
 def _placements(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

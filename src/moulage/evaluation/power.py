@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.compare import MIN_TRIALS, Comparison
+from moulage.evaluation.verdict import LEVEL
 
 POWER = 0.8
 """How often an effect of the detectable size is found."""
-LEVEL = 0.05
-"""Two-sided level of a difference; level of each side of an equivalence test."""
 MOST_TRIALS = 1000
 """More fits than this count as out of reach."""
 MOST_TIMES = 1e6
@@ -64,17 +63,11 @@ fitted to simulated studies; average precision with 1 / 2.1 of recall's variance
 def detectable(
     standard_error: float, degrees_of_freedom: float = math.inf, power: float = POWER, level: float = LEVEL
 ) -> float:
-    """The smallest true difference that a two-sided t-test finds, in its direction, with this power.
+    """The smallest true difference that a two-sided t-test finds, in its direction, with this power in (level / 2, 1).
 
     The exact solution: the noncentrality at which a noncentral t exceeds t_{1-level/2, nu} with probability ``power``,
-    times the standard error. The usual (t_{1-level/2, nu} + t_{power, nu}) x SE is 14 % too small at nu = 1, equal to
-    0.3 % from nu = 8 on. Unit of the standard error.
-
-    Args:
-        standard_error: of the difference, >= 0.
-        degrees_of_freedom: of the standard error, > 0; infinite for a known one.
-        power: in (level / 2, 1).
-        level: of the test, in (0, 1).
+    times the standard error, in its unit. The usual (t_{1-level/2, nu} + t_{power, nu}) x SE is 14 % too small at
+    nu = 1, equal to 0.3 % from nu = 8 on. A standard error that is known has infinite degrees of freedom.
     """
     from scipy.optimize import brentq
     from scipy.special import nctdtr, ndtri
@@ -180,18 +173,15 @@ class Plan:
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Plan":
-        """The components of a comparison; see ``read``."""
+        """``read``, of a comparison in memory."""
         return cls.read(asdict(comparison))
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Plan":
-        """The components of a comparison that stands in ``results.json``.
+        """The components of a comparison in ``results.json``; ``DataError`` where no interval measured them.
 
         With a single repeat of the folds the interaction cannot be told from the lesion part, and counts as lesions:
         more repeats then seem to bring less than they do.
-
-        Raises:
-            DataError: it has no interval, so nothing was measured.
         """
         if values["standard_error"] is None:
             raise DataError(
@@ -199,19 +189,12 @@ class Plan:
                 "variance components to plan with.",
                 f"At least {MIN_TRIALS} fits an arm are needed.",
             )
-        interaction, num_folds = min(values["variance_interaction"], values["variance_lesions"]), values["num_folds"]
-        num_sets, freedom = values["num_trials"] // num_folds, values["freedom_trials"]
+        lesions, num_folds, freedom = values["variance_lesions"], values["num_folds"], values["freedom_trials"]
+        interaction, num_sets = min(values["variance_interaction"], lesions), values["num_trials"] // num_folds
         # fewer than the arms where one of the two is noisy
         pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
-        return cls(
-            lesions=values["variance_lesions"] - interaction,
-            interaction=interaction,
-            trials=values["variance_trials"],
-            num_sets=num_sets,
-            num_folds=num_folds,
-            num_arms=pooled,
-            freedom=values["freedom_lesions"],
-        )
+        components = lesions - interaction, interaction, values["variance_trials"]
+        return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"])
 
     @classmethod
     def of_images(
@@ -233,31 +216,18 @@ class Plan:
         *,
         classifier: str = "finetune",
     ) -> "Plan":
-        """The mean over classes with so many test lesions, by the planning constants, for one set.
+        """The mean over classes with so many test lesions (folds: in all), each >= 2, by the planning constants.
 
-        The classes are taken as independent, which is a little too pessimistic.
-
-        Args:
-            num_lesions: test lesions of each class (folds: in all), each >= 2.
-            kind: ``average_precision`` or ``recall``.
-            num_folds: folds of a repeat; 1 for a hold-out.
-            num_arms: arms over which the variance of the fits will be pooled.
-            classifier: ``finetune`` (a trained network) or ``probe`` (a head on frozen features).
+        For one set. The classes are taken as independent, which is a little too pessimistic. ``kind`` and
+        ``classifier`` are those of ``FITTED``.
         """
-        for count in num_lesions:
-            _check_counts("lesions of a class", count - 1)
+        _check_counts("lesions of a class", min(num_lesions) - 1)
         parts, share = _fitted(classifier, kind), 1 / len(num_lesions) ** 2
-        inverse = [1 / count for count in num_lesions]
-        spread = sum(x**2 / (count - 1) for x, count in zip(inverse, num_lesions, strict=True))
-        return cls(
-            lesions=share * parts.lesions * sum(inverse),
-            interaction=share * parts.interaction * sum(inverse),
-            trials=share * parts.trials * len(num_lesions) / num_folds,
-            num_sets=1,
-            num_folds=num_folds,
-            num_arms=num_arms,
-            freedom=sum(inverse) ** 2 / spread,
-        )
+        inverse = sum(1 / count for count in num_lesions)
+        freedom = inverse**2 / sum((1 / count) ** 2 / (count - 1) for count in num_lesions)
+        trials = share * parts.trials * len(num_lesions) / num_folds
+        lesions, interaction = share * parts.lesions * inverse, share * parts.interaction * inverse
+        return cls(lesions, interaction, trials, 1, num_folds, num_arms, freedom)
 
     @property
     def num_trials(self) -> int:
@@ -276,21 +246,18 @@ class Plan:
     def degrees_of_freedom(self, num_trials: int, size_factor: float = 1.0) -> float:
         """Satterthwaite, as in ``compare``: the trial part counts before lesion noise is taken off it."""
         lesions, interaction, trials = self._parts(num_trials, size_factor)
-        sets = num_trials / self.num_folds
-        whole = lesions + interaction
+        sets, whole = num_trials / self.num_folds, lesions + interaction
         if self.num_folds > 1:
             raw, freedom = trials + lesions / sets + interaction, (self.num_arms - 1) * sets * (self.num_folds - 1)
         else:
             raw, freedom = trials + interaction, self.num_arms * (sets - 1)
         spread = whole**2 / (size_factor * self.freedom) + raw**2 / max(freedom, 1.0)
-        found = (whole + trials) ** 2 / spread if spread else math.inf
-        return max(1.0, found)
+        return max(1.0, (whole + trials) ** 2 / spread) if spread else math.inf
 
     def detectable(self, num_trials: int, size_factor: float = 1.0) -> float:
         """See ``detectable``, in the unit of the measure."""
-        return detectable(
-            self.standard_error(num_trials, size_factor), self.degrees_of_freedom(num_trials, size_factor)
-        )
+        size = num_trials, size_factor
+        return detectable(self.standard_error(*size), self.degrees_of_freedom(*size))
 
     def trials_needed(self, effect: float) -> int | None:
         """Fewest fits an arm, in whole repeats, that find the effect; None where no number up to 1,000 does.
@@ -329,7 +296,7 @@ class Plan:
                 f"{num_trials} fits in {self.num_folds} folds with {size_factor} times the lesions cannot be planned.",
                 "Fits come in whole repeats of the folds.",
             )
-        share = self.num_sets * self.num_folds / num_trials
+        share = self.num_trials / num_trials
         return self.lesions / size_factor, share * self.interaction / size_factor, share * self.trials
 
 

@@ -50,8 +50,7 @@ def forecast(
         num_images: images of the whole data set.
         num_lesions: class -> lesions of the whole data set, for the classes that matter.
         targets: classes of the measures; all of ``num_lesions`` if empty.
-        test: share of the images that a hold-out tests.
-        num_folds: folds, which test every image once a repeat.
+        test: share of the images that a hold-out tests; folds test every image once a repeat.
         num_arms: arms of the study, over which the variance of the fits is pooled.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
         classifier: ``finetune`` or ``probe``: whose planning constants.
@@ -61,46 +60,39 @@ def forecast(
         ``detectable`` with 1, 2 and 4 times the images, ``margin``, the smallest within which equal arms are found
         equal), ``sentences``. What cannot be planned, for want of lesions, is None.
     """
-    targets = tuple(targets) or tuple(num_lesions)
+    targets = list(targets or num_lesions)
     _check(num_images, num_lesions, targets, test, num_folds, num_arms)
-    primary = _primary(targets)
-    rows: list[dict[str, Any]] = []
-    sentences: list[str] = []
-    needs: list[str] = []
+    primary = "balanced_accuracy"
+    if targets:
+        primary = "mean_average_precision" if len(targets) > 1 else f"average_precision:{targets[0]}"
+    rows, found, needs = [], [], []
     for folds, share in ((1, test), (num_folds, 1.0)):
-        images, usual = round(share * num_images), 5 if folds == 1 else 2 * folds
-        plans = _plans(images, num_lesions, targets, share, folds, num_arms, classifier)
+        tested, usual = round(share * num_images), 5 if folds == 1 else 2 * folds
+        plans = _plans(tested, num_lesions, targets, share, folds, num_arms, classifier)
         for measure, plan in plans.items():
-            for number in TRIALS if folds == 1 else [folds * repeats for repeats in REPEATS]:
+            for number in _numbers(folds):
                 design = f"hold-out {100 * test:g} %" if folds == 1 else f"{folds} folds x {number // folds}"
-                head = {"design": design, "num_trials": number, "num_images": images, "measure": measure}
-                rows.append(head | _facts(plan, number))
+                row = {"design": design, "num_trials": number, "num_images": tested, "measure": measure}
+                rows.append(row | _facts(plan, number))
                 if measure == primary and number == usual:
-                    sentences.append(_found(rows[-1]))
-        if (plan := plans[primary]) is not None:
+                    found.append(_found(rows[-1]))
+        if plan := plans[primary]:
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
             needs.append(f"{where}: {needed(_at(plan, usual), smallest_effect, find('recall'))}")
     classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
-    sentences += needs
-    sentences += [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
+    mute = [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
-    return {"primary": primary, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
+    said = [*found, *needs, *mute]
+    return {"primary": primary, "classes": classes, "rows": rows, "sentences": said, "notes": notes}
 
 
 def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effect: float) -> dict[str, Any]:
-    """What a finished study could find, and what more it would need, from its own variance components.
-
-    Args:
-        comparisons: those of ``results.json``.
-        measure: which of them; all measures are planned alike.
-        smallest_effect: smallest difference that matters.
+    """What a finished study could find, and what more it would need, from the components in its ``results.json``.
 
     Returns:
-        ``classes``, ``rows`` (one a comparison: ``by_trials`` and ``by_size``, pairs of a number and the detectable
-        effect; ``trials_needed``, ``factor_needed``, None where no number does) and ``sentences``.
-
-    Raises:
-        DataError: there is no such comparison, or none has an interval.
+        ``classes``, ``rows`` (one a comparison under the measure: ``by_trials`` and ``by_size``, pairs of a number and
+        the detectable effect; ``trials_needed``, ``factor_needed``, None where no number does) and ``sentences``.
+        ``DataError``: there is no such comparison, or none has an interval.
     """
     wanted = [c for c in comparisons if c["measure"] == measure]
     if not wanted:
@@ -112,7 +104,6 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
             continue
         plan = Plan.read(values)
         now = plan.num_trials
-        numbers = TRIALS if plan.num_folds == 1 else [plan.num_folds * repeats for repeats in REPEATS]
         rows.append(
             {
                 "arm": values["arm"],
@@ -120,7 +111,7 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
                 "measure": measure,
                 "num_trials": now,
                 **_facts(plan, now),
-                "by_trials": [[n, plan.detectable(n)] for n in numbers],
+                "by_trials": [[n, plan.detectable(n)] for n in _numbers(plan.num_folds)],
                 "by_size": [[factor, plan.detectable(now, factor)] for factor in FACTORS],
                 "trials_needed": plan.trials_needed(smallest_effect),
                 "factor_needed": plan.factor_needed(smallest_effect),
@@ -133,8 +124,7 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
             f'No comparison under "{measure}" has an interval, so there is nothing to plan with.',
             f"A pilot needs at least {MIN_TRIALS} fits an arm.",
         )
-    of = wanted[0]["num_lesions_by_class"]
-    classes = [_bears(name, count, None) for name, count in of.items()]
+    classes = [_bears(name, count, None) for name, count in wanted[0]["num_lesions_by_class"].items()]
     notes = ["The variances are those of this study, and as uncertain as a few fits make them."]
     return {"primary": measure, "classes": classes, "rows": rows, "sentences": sentences, "notes": notes}
 
@@ -150,7 +140,7 @@ def needed(plan: Plan, effect: float, measure: Measure) -> str:
     if trials is not None:
         ways.append(f"{trials} fits an arm")
     if factor is not None:
-        ways.append(f"{_times(factor)} times the test lesions with {now} fits")
+        ways.append(f"{factor:{'.1f' if factor < 10 else ',.0f'}} times the test lesions with {now} fits")
     lead = f"{now} fits an arm find {measure.amount(found)} in 80 % of studies; {number} would take"
     if ways:
         return f"{lead} {' or '.join(ways)}."
@@ -171,43 +161,32 @@ def _plans(
 ) -> dict[str, Plan | None]:
     """The plan of each measure on a test part with this share of the lesions; None where a class has too few."""
     found: dict[str, Plan | None] = {}
-    counts = {name: int(share * num_lesions[name]) for name in targets}
-    groups = {"mean_": targets} if len(targets) > 1 else {}
-    for names in [*groups.values(), *([name] for name in targets)]:
-        enough = all(counts[name] >= 2 for name in names)
+    for names in [*([targets] if len(targets) > 1 else []), *([name] for name in targets)]:
+        sizes = [int(share * num_lesions[name]) for name in names]
         for kind in ("average_precision", "recall"):
             label = f"mean_{kind}" if len(names) > 1 else f"{kind}:{names[0]}"
-            sizes = [counts[name] for name in names]
-            planned = Plan.of_classes(sizes, kind, folds, num_arms, classifier=classifier) if enough else None
-            found[label] = planned
-    whole = Plan.of_images(max(1, num_images), folds, num_arms, classifier=classifier)
-    return {**found, "balanced_accuracy": whole}
+            enough = min(sizes) >= 2
+            found[label] = Plan.of_classes(sizes, kind, folds, num_arms, classifier=classifier) if enough else None
+    return {**found, "balanced_accuracy": Plan.of_images(max(1, num_images), folds, num_arms, classifier=classifier)}
 
 
-def _primary(targets: Sequence[str]) -> str:
-    if not targets:
-        return "balanced_accuracy"
-    return "mean_average_precision" if len(targets) > 1 else f"average_precision:{targets[0]}"
+def _numbers(folds: int) -> list[int]:
+    return list(TRIALS) if folds == 1 else [folds * repeats for repeats in REPEATS]
 
 
 def _at(plan: Plan, num_trials: int) -> Plan:
     """The same plan, standing for this number of fits."""
-    share = plan.num_trials / num_trials
-    return replace(
-        plan,
-        interaction=share * plan.interaction,
-        trials=share * plan.trials,
-        num_sets=num_trials // plan.num_folds,
-    )
+    share, num_sets = plan.num_trials / num_trials, num_trials // plan.num_folds
+    return replace(plan, interaction=share * plan.interaction, trials=share * plan.trials, num_sets=num_sets)
 
 
 def _facts(plan: Plan | None, number: int) -> dict[str, Any]:
-    names = ("standard_error", *(f"detectable_{factor}x" for factor in FACTORS), "margin")
     if plan is None:
-        return dict.fromkeys(names)
-    error, freedom = plan.standard_error(number), plan.degrees_of_freedom(number)
-    values = (error, *(plan.detectable(number, factor) for factor in FACTORS))
-    return dict(zip(names, (*values, error / equivalence_needs(1.0, 0.0, freedom)), strict=True))
+        return dict.fromkeys(("standard_error", *(f"detectable_{factor}x" for factor in FACTORS), "margin"))
+    found = {f"detectable_{factor}x": plan.detectable(number, factor) for factor in FACTORS}
+    error = plan.standard_error(number)
+    margin = error / equivalence_needs(1.0, 0.0, plan.degrees_of_freedom(number))
+    return {"standard_error": error, **found, "margin": margin}
 
 
 def _bears(name: str, tested: float, in_all: int | None) -> dict[str, Any]:
@@ -241,10 +220,6 @@ def _found(row: Mapping[str, Any]) -> str:
         f"{head}: a true difference of {100 * row['detectable_1x']:.1f} points is found in 80 % of studies, "
         f"a smaller one less often; arms that are equal are found equal within {100 * row['margin']:.1f} points."
     )
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.1f}" if factor < 10 else f"{factor:,.0f}"
 
 
 def _check(

@@ -7,7 +7,7 @@ Files that ``Predictions.save`` wrote are read too. What is missing or doubtful 
 a note; nothing is mended in silence.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from moulage.errors import DataError, RunError, nearest
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import Predictions, first_true
 
 FLOOR = 1e-12
 """Smaller probabilities count as this one, so that they have a logarithm."""
@@ -37,31 +37,16 @@ class Models:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A checked file: its columns, and logits [N, K] for its classes."""
-
-    path: Path
-    columns: pd.DataFrame
-    logits: np.ndarray
-    classes: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def read(arguments: Sequence[str]) -> Models:
-    """Predictions of several models, by name and in order of first mention.
+    """Predictions of several models, by name and in order of first mention, of ``FILE`` or ``NAME=FILE,FILE2`` each.
 
-    Args:
-        arguments: each ``FILE`` or ``NAME=FILE,FILE2``. Without NAME a model is named by the column ``model``, for
-            moulage's own files by the arm, else by the file. Several files of one model without a column ``trial`` are
-            its fits in this order.
-
-    Raises:
-        DataError: a file cannot be read, a column is missing, a value is wrong, or two files are of one fit.
+    Without NAME a model is named by the column ``model``, for moulage's own files by the arm, else by the file. Several
+    files of one model without a column ``trial`` are its fits in this order. ``DataError``: a file cannot be read, a
+    column is missing, a value is wrong, or two files are of one fit.
     """
     found: dict[str, list[Predictions]] = {}
+    files: dict[tuple[str, int], Path] = {}
     own, notes = True, []
-    files: dict[str, list[Path]] = {}
     for argument in arguments:
         name, paths = _parse(argument)
         for order, path in enumerate(paths):
@@ -74,15 +59,16 @@ def read(arguments: Sequence[str]) -> Models:
                 raise DataError(f"{path} holds several models by its column `model`.", f"Name it without {name}=.")
             for fit in fits:
                 known = name or fit.arm
+                if (other := files.setdefault((known, fit.trial), path)) is not path:
+                    raise DataError(
+                        f"{other} and {path} both hold trial {fit.trial} of the model {known}.",
+                        "Several models: name them, A=FILE B=FILE. Several fits of one: NAME=FILE,FILE2, or a column "
+                        "`trial`.",
+                    )
                 found.setdefault(known, []).append(replace(_reorder(fit, _classes(found), path), arm=known))
-                files.setdefault(known, []).append(path)
-    for name, fits in found.items():
-        _check_once(name, fits, files[name])
     if not own:
-        found = {
-            name: [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
-            for name, fits in found.items()
-        }
+        for fits in found.values():
+            fits[:] = [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
         notes.append("Nothing is known of what the models were trained on: that no lesion of it is here is up to you.")
     return Models(found, tuple(dict.fromkeys(notes)))
 
@@ -129,46 +115,32 @@ def _own(path: Path) -> list[Predictions] | None:
         raise DataError(error.message, "Drop its metadata to have it read by its columns.") from None
 
 
-def _foreign(path: Path, order: int, classes: tuple[str, ...]) -> tuple[list[Predictions], tuple[str, ...]]:
-    """The fits in a file from elsewhere; ``order`` is the trial where no column says it."""
-    table = _load(path, classes)
-    columns = table.columns
+def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predictions], list[str]]:
+    """The fits in a file from elsewhere, and notes; ``order`` is the trial where no column says it."""
+    columns, logits, classes, notes = _load(path, known)
     model = columns["model"] if "model" in columns else pd.Series(path.stem, index=columns.index)
     trial = columns["trial"] if "trial" in columns else pd.Series(order, index=columns.index)
     if "fold" in columns:  # each fold is a fit of its own, numbered through the repeats
         folds = np.unique(columns["fold"])
         trial = trial * len(folds) + np.searchsorted(folds, columns["fold"])
-    group = columns[_group_column(path, columns) or "image"]
+    images, groups = (columns[name].to_numpy(object) for name in ("image", _group_column(path, columns) or "image"))
+    labels = pd.Index(classes).get_indexer(pd.Index(columns["label"]))
     fits = []
-    codes = pd.Index(table.classes)
     found = columns.groupby([model.to_numpy(object), trial.to_numpy()], sort=False).indices
     for (name, number), rows in cast("dict[tuple[str, int], np.ndarray]", found).items():
-        images = columns["image"].to_numpy(object)[rows]
-        twice = pd.Index(images).duplicated()
-        if twice.any():
-            row = int(rows[int(twice.argmax())])
+        own = images[rows]
+        if (twice := first_true(pd.Index(own).duplicated())) is not None:
             raise DataError(
-                f'{path}, row {row + 1}: image "{columns["image"].iloc[row]}" stands there twice in one fit of {name}.',
+                f'{path}, row {rows[twice] + 1}: image "{own[twice]}" stands there twice in one fit of {name}.',
                 "Tell several fits apart by a column `trial`, several models by a column `model`.",
             )
-        fits.append(
-            Predictions(
-                images=images,
-                groups=group.to_numpy(object)[rows],
-                labels=codes.get_indexer(pd.Index(columns["label"].to_numpy(object)[rows])),
-                logits=table.logits[rows],
-                classes=table.classes,
-                arm=str(name),
-                trial=int(number),
-                part="test",
-                split_digest=UNKNOWN_SPLIT,
-            )
-        )
-    return fits, table.notes
+        about = classes, str(name), int(number), "test", UNKNOWN_SPLIT
+        fits.append(Predictions(own, groups[rows], labels[rows], logits[rows], *about))
+    return fits, notes
 
 
-def _load(path: Path, classes: tuple[str, ...]) -> _Table:
-    """Read and check a file; ``classes`` gives the order, where one is known already."""
+def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...], list[str]]:
+    """Checked columns, logits [N, K], their classes (in this order, where one is known already), and notes."""
     table = _columns(path)
     if not len(table):
         raise DataError(f"{path} has no rows.")
@@ -189,17 +161,21 @@ def _load(path: Path, classes: tuple[str, ...]) -> _Table:
         table[name] = _text(path, table[name])
     for name in (name for name in NUMBERS if name in table):
         table[name] = _whole(path, table[name])
-    unknown = ~table["label"].isin(found).to_numpy(bool)
-    if unknown.any():
-        row, label = int(unknown.argmax()), table["label"].iloc[int(unknown.argmax())]
+    if (row := first_true(~table["label"].isin(found).to_numpy(bool))) is not None:
+        label = table["label"].iloc[row]
         hint = f"{nearest(label, found)} Every class needs its {kind}_ column."
         raise DataError(f'{path}, row {row + 1}: the label "{label}" is none of the classes {", ".join(found)}.', hint)
     values = np.column_stack([_numbers(path, table[f"{kind}_{name}"]) for name in found])
-    notes = [] if _group_column(path, table) else [_no_groups(path)]
+    notes = []
+    if not _group_column(path, table):
+        notes.append(
+            f"Beware: {path} has no column group or lesion, so every image counts as a lesion of its own. Where "
+            "lesions or patients have several images, the intervals are too narrow."
+        )
     if kind == "prob":
         values, said = _logarithms(path, values, table["image"])
         notes += said
-    return _Table(path, table, values, found, tuple(notes))
+    return table, values, found, notes
 
 
 def _columns(path: Path) -> pd.DataFrame:
@@ -216,27 +192,23 @@ def _columns(path: Path) -> pd.DataFrame:
 
 
 def _text(path: Path, column: Any) -> Any:
-    missing = column.isna().to_numpy(bool) | (column.astype(str).str.strip() == "").to_numpy(bool)
-    if missing.any():
-        raise DataError(f'{path}, row {int(missing.argmax()) + 1}: "{column.name}" is empty.')
+    empty = column.isna().to_numpy(bool) | (column.astype(str).str.strip() == "").to_numpy(bool)
+    if (row := first_true(empty)) is not None:
+        raise DataError(f'{path}, row {row + 1}: "{column.name}" is empty.')
     return column.astype(str)
 
 
 def _numbers(path: Path, column: Any) -> np.ndarray:
     """Finite numbers, [N] float64."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    strange = ~np.isfinite(values)
-    if strange.any():
-        row = int(strange.argmax())
+    if (row := first_true(~np.isfinite(values))) is not None:
         raise DataError(f'{path}, row {row + 1}: {column.name} is "{column.iloc[row]}", no finite number.')
     return values
 
 
 def _whole(path: Path, column: Any) -> Any:
     values = _numbers(path, column)
-    broken = (values != np.round(values)) | (values < 0)
-    if broken.any():
-        row = int(broken.argmax())
+    if (row := first_true((values != np.round(values)) | (values < 0))) is not None:
         raise DataError(f'{path}, row {row + 1}: {column.name} is "{column.iloc[row]}", no whole number from 0 on.')
     return pd.Series(values.astype(np.int64), index=column.index)
 
@@ -248,33 +220,23 @@ def _group_column(path: Path, table: pd.DataFrame) -> str:
     return next((name for name in ("group", "lesion") if name in table), "")
 
 
-def _no_groups(path: Path) -> str:
-    return (
-        f"Beware: {path} has no column group or lesion, so every image counts as a lesion of its own. Where lesions or "
-        "patients have several images, the intervals are too narrow."
-    )
-
-
 def _logarithms(path: Path, values: np.ndarray, images: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Logarithms of checked probabilities, and what had to be assumed."""
-    outside = ((values < 0) | (values > 1)).any(axis=1)
-    if outside.any():
-        row = int(outside.argmax())
+    if (row := first_true(((values < 0) | (values > 1)).any(axis=1))) is not None:
         raise DataError(
             f'{path}, row {row + 1} (image "{images.iloc[row]}"): a probability is not between 0 and 1.',
             "Call the columns logit_<class> if they are logits.",
         )
     total = values.sum(axis=1)
     off = np.abs(total - 1) > SUM_TOLERANCE
-    if off.any():
-        row = int(off.argmax())
+    if (row := first_true(off)) is not None:
         raise DataError(
             f'{path}, row {row + 1} (image "{images.iloc[row]}"): the probabilities sum to {total[row]:.4g}, not to 1 '
             f"({int(off.sum())} of {len(values)} rows are off by more than {SUM_TOLERANCE:g}).",
             "Give a probability of every class, each image's summing to 1; sigmoid outputs do not.",
         )
-    low = values < FLOOR
-    notes = [f"{path}: {int(low.sum())} probabilities below {FLOOR:g} count as {FLOOR:g}."] if low.any() else []
+    low = int((values < FLOOR).sum())
+    notes = [f"{path}: {low} probabilities below {FLOOR:g} count as {FLOOR:g}."] if low else []
     return np.log(np.maximum(values, FLOOR)), notes
 
 
@@ -297,15 +259,3 @@ def _reorder(fit: Predictions, classes: tuple[str, ...], path: Path) -> Predicti
     columns = [fit.classes.index(name) for name in classes]
     new = np.array([classes.index(name) for name in fit.classes])
     return replace(fit, classes=classes, logits=fit.logits[:, columns], labels=new[fit.labels])
-
-
-def _check_once(name: str, fits: Iterable[Predictions], files: Iterable[Path]) -> None:
-    """No trial of a model may come from two files."""
-    known: dict[int, Path] = {}
-    for fit, path in zip(fits, files, strict=True):
-        if fit.trial in known:
-            raise DataError(
-                f"{known[fit.trial]} and {path} both hold trial {fit.trial} of the model {name}.",
-                "Several models: name them, A=FILE B=FILE. Several fits of one: NAME=FILE,FILE2, or a column `trial`.",
-            )
-        known[fit.trial] = path

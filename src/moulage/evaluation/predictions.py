@@ -18,11 +18,7 @@ PARTS = ("validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one classifier said about N images with K classes.
-
-    Raises:
-        DataError: a shape, a type, a value or a name is wrong.
-    """
+    """What one classifier said about N images with K classes; ``DataError`` where a shape, value or name is wrong."""
 
     images: np.ndarray  # names of the images, [N] of str, each once
     groups: np.ndarray  # lesion (joined with duplicates) of each image, [N] of str
@@ -59,21 +55,15 @@ class Predictions:
             if found != shape:
                 raise DataError(f"{self}: {name} have the shape {found}; the images and classes ask for {shape}.")
         for name in ("images", "groups"):
-            nameless = [row for row, value in enumerate(getattr(self, name)) if not isinstance(value, str) or not value]
-            if nameless:
-                raise DataError(
-                    f"{self}: row {nameless[0]} of {name} is {getattr(self, name)[nameless[0]]!r}, no name."
-                )
-        repeated = pd.Index(self.images).duplicated()
-        if repeated.any():
-            raise DataError(f'{self}: image "{self.images[repeated.argmax()]}" stands there twice.')
-        outside = (self.labels < 0) | (self.labels >= num_classes)
-        if outside.any():
-            row = int(outside.argmax())
+            for row, value in enumerate(getattr(self, name)):
+                if not isinstance(value, str) or not value:
+                    raise DataError(f"{self}: row {row} of {name} is {value!r}, no name.")
+        if (row := first_true(pd.Index(self.images).duplicated())) is not None:
+            raise DataError(f'{self}: image "{self.images[row]}" stands there twice.')
+        if (row := first_true((self.labels < 0) | (self.labels >= num_classes))) is not None:
             raise DataError(f"{self}: label {self.labels[row]} of row {row} is none of 0..{num_classes - 1}.")
-        strange = ~np.isfinite(self.logits).all(axis=1)
-        if strange.any():
-            image = self.images[strange.argmax()]
+        if (row := first_true(~np.isfinite(self.logits).all(axis=1))) is not None:
+            image = self.images[row]
             raise DataError(f'{self}: the logits of image "{image}" are not finite.', "The fit diverged: repeat it.")
         if self.part not in PARTS:
             raise DataError(f'{self}: part is "{self.part}".', f"Valid: {', '.join(PARTS)}.")
@@ -98,46 +88,36 @@ class Predictions:
         """Write Parquet: columns ``image``, ``group``, ``label`` (name), ``logit_<class>``; the rest is metadata."""
         columns = {"image": self.images, "group": self.groups, "label": np.array(self.classes, object)[self.labels]}
         columns |= {f"logit_{name}": self.logits[:, k] for k, name in enumerate(self.classes)}
-        meta = {
-            "format": FORMAT,
-            "classes": list(self.classes),
-            "arm": self.arm,
-            "trial": int(self.trial),
-            "part": self.part,
-            "split_digest": self.split_digest,
-        }
+        about = {"arm": self.arm, "trial": int(self.trial), "part": self.part, "split_digest": self.split_digest}
+        meta = {"format": FORMAT, "classes": list(self.classes), **about}
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         with atomic(path) as temporary:
             pq.write_table(table.replace_schema_metadata({b"moulage": json.dumps(meta).encode()}), temporary)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what ``save`` wrote.
-
-        Raises:
-            RunError: the file is missing, broken, or was not written by ``save``.
-            DataError: what stands in it is wrong.
-        """
+        """Read what ``save`` wrote; ``RunError`` for any other file, ``DataError`` where what stands in it is wrong."""
         try:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[b"moulage"])
             classes = tuple(meta["classes"])
-            label = pd.Index(classes).get_indexer(table["label"].to_numpy())
             return cls(
                 images=table["image"].to_numpy(),
                 groups=table["group"].to_numpy(),
-                labels=label.astype(np.int64),
+                labels=pd.Index(classes).get_indexer(pd.Index(table["label"].to_numpy())),
                 logits=np.column_stack([table[f"logit_{name}"].to_numpy() for name in classes]),
                 classes=classes,
-                arm=meta["arm"],
-                trial=meta["trial"],
-                part=meta["part"],
-                split_digest=meta["split_digest"],
+                **{name: meta[name] for name in ("arm", "trial", "part", "split_digest")},
             )
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
             raise RunError(
                 f"{path} holds no predictions that can be read: {error}.", "Run the command that makes it again."
             ) from None
+
+
+def first_true(values: np.ndarray | np.bool_) -> int | None:
+    """Row of the first true one of bool [N]; None where none is."""
+    return int(values.argmax()) if values.any() else None
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -25,10 +25,8 @@ SHOWN = ("accuracy", "balanced_accuracy", "auc", "average_precision", "expected_
 def scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """All scores as plain numbers, lists and ``None``, ready for JSON.
 
-    Args:
-        labels: true class indices, [N] int64, N >= 1.
-        logits: [N, K] float; their softmax are the probabilities (for probabilities, pass their logarithm).
-        classes: K names.
+    Labels are true class indices, [N] int64, N >= 1; the softmax of the logits [N, K] are the probabilities (for
+    probabilities, pass their logarithm).
 
     Returns:
         ``num_images``, those of ``SHOWN`` (AUC and average precision: macro, one against rest; log-loss in nats),

@@ -66,25 +66,11 @@ def kid(
     groups: np.ndarray | None = None,
     generated_groups: np.ndarray | None = None,
 ) -> KernelDistance:
-    """Squared maximum mean discrepancy with the kernel (x y / D + 1)^3 (Binkowski et al. 2018, section 4).
+    """Kernel distance as it is usually reported, from random subsets of images, beside ``squared_mmd`` of all.
 
-    Args:
-        real: features [N, D], N >= 3.
-        generated: features [M, D], M >= 3.
-        rng: draws the subsets.
-        num_subsets: subsets to draw.
-        subset_size: images of each set in a subset; lowered to the smaller set where that has fewer.
-        groups: lesion of each real image [N]. Pairs within one lesion are then left out of ``whole``, because they are
-            more alike than independent images are, and the interval leaves out whole lesions.
-        generated_groups: the same for the other set, where it is made of real images too.
-
-    Returns:
-        The estimates. The interval is a two-sample delete-one-group jackknife (Arvesen 1969) with normal quantiles.
-
-    Raises:
-        DataError: shapes do not fit, a number is not finite, or there are fewer than 3 images or lesions.
+    Arguments and errors as of ``squared_mmd``. A subset has ``subset_size`` images of each set, or as many as the
+    smaller set has.
     """
-    _check(real, generated)
     whole = squared_mmd(real, generated, groups, generated_groups)
     size = min(subset_size, len(real), len(generated))
     values = []
@@ -101,19 +87,27 @@ def squared_mmd(
     real_groups: np.ndarray | None = None,
     generated_groups: np.ndarray | None = None,
 ) -> Interval:
-    """Unbiased squared maximum mean discrepancy with the cubic kernel (Gretton et al. 2012, eq. 3), see ``kid``."""
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) with the kernel (x y / D + 1)^3.
+
+    The kernel is KID's (Binkowski et al. 2018, section 4); the interval a two-sample delete-one-group jackknife
+    (Arvesen 1969) with normal quantiles.
+
+    Features are [N, D] and [M, D]; ``DataError``: shapes do not fit, a number is not finite, or there are fewer than 3
+    images or lesions of a set. With groups, the lesion of each real image [N] (and of ``generated``, where that is made
+    of real images too), pairs within one lesion are left out, because they are more alike than independent images are,
+    and the interval leaves out whole lesions.
+    """
     _check(real, generated)
-    first, second = real, generated
-    groups = [_numbered(g, len(x)) for g, x in ((real_groups, first), (generated_groups, second))]
+    groups = [_numbered(g, len(x)) for g, x in ((real_groups, real), (generated_groups, generated))]
     sizes = [np.bincount(g) for g in groups]
     if min(map(len, sizes)) < 3:
         raise DataError(
             "A kernel distance with an interval needs 3 lesions or images of each set.", "Give more images."
         )
-    within = [np.bincount(g, _kernel_sums(x, x, g, g)[0]) for x, g in zip((first, second), groups, strict=True)]
-    cross = [np.bincount(g, s) for g, s in zip(groups, _kernel_sums(first, second, None, None), strict=True)]
+    within = [np.bincount(g, _kernel_sums(x, x, g)[0]) for x, g in zip((real, generated), groups, strict=True)]
+    cross = [np.bincount(g, s) for g, s in zip(groups, _kernel_sums(real, generated), strict=True)]
     own = [row.sum() / (size.sum() ** 2 - (size**2).sum()) for row, size in zip(within, sizes, strict=True)]
-    common = cross[0].sum() / (len(first) * len(second))
+    common = cross[0].sum() / (len(real) * len(generated))
     value, variance = own[0] + own[1] - 2 * common, 0.0
     for side in (0, 1):
         size, row, num = sizes[side], within[side], len(sizes[side])
@@ -129,11 +123,8 @@ def frechet(real: np.ndarray, generated: np.ndarray) -> FrechetDistance:
     """Frechet distance of two normal distributions fitted to features (Heusel et al. 2017, eq. 6).
 
     |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2). With S1 = A'A and S2 = B'B the last trace is the sum of the
-    singular values of A B', which is exact and small where there are few images.
-
-    Args:
-        real: features [N, D], N >= 2.
-        generated: features [M, D], M >= 2.
+    singular values of A B', which is exact and small where there are few images. Features are [N, D] and [M, D], N and
+    M >= 2.
     """
     _check(real, generated)
     first, second = np.asarray(real, np.float64), np.asarray(generated, np.float64)
@@ -150,9 +141,7 @@ def frechet(real: np.ndarray, generated: np.ndarray) -> FrechetDistance:
 def colour_distances(real: np.ndarray, generated: np.ndarray) -> dict[str, dict[str, float]]:
     """How the colours of two sets differ, in CIELAB units (2.3 is about what an eye just notices; Mahy et al. 1994).
 
-    Args:
-        real: uint8 [N, S, S, 3], N >= 2.
-        generated: uint8 [M, S, S, 3], M >= 2; S may differ.
+    The sets are uint8 [N, S, S, 3], each with its own N >= 2 and S.
 
     Returns:
         ``pixels``: Wasserstein-1 distance of all pixels' L*, a* and b* (to ``BIN`` units) and ``all``, the root of the
@@ -161,16 +150,16 @@ def colour_distances(real: np.ndarray, generated: np.ndarray) -> dict[str, dict[
     """
     _check(real.reshape(len(real), -1)[:, :1], generated.reshape(len(generated), -1)[:, :1])
     counts, means = zip(*(_colours(images) for images in (real, generated)), strict=True)
-    pixels = {name: float(np.abs(counts[0][c] - counts[1][c]).sum() * BIN) for c, name in enumerate(_CHANNELS)}
-    centre = {
-        name: float(stats.wasserstein_distance(means[0][:, c], means[1][:, c])) for c, name in enumerate(_CHANNELS)
-    }
     spread = [np.maximum(mean.std(axis=0, ddof=1), 1e-6) for mean in means]
-    variety = {name: float(spread[1][c] / spread[0][c]) for c, name in enumerate(_CHANNELS)}
-    variety["all"] = float(np.sqrt((spread[1] ** 2).sum() / (spread[0] ** 2).sum()))
-    for found in (pixels, centre):
-        found["all"] = float(np.sqrt(sum(value**2 for value in found.values())))
-    return {"pixels": pixels, "means": centre, "variety": variety}
+    found: dict[str, dict[str, float]] = {"pixels": {}, "means": {}, "variety": {}}
+    for c, name in enumerate(_CHANNELS):
+        found["pixels"][name] = float(np.abs(counts[0][c] - counts[1][c]).sum() * BIN)
+        found["means"][name] = float(stats.wasserstein_distance(means[0][:, c], means[1][:, c]))
+        found["variety"][name] = float(spread[1][c] / spread[0][c])
+    for kind in ("pixels", "means"):
+        found[kind]["all"] = float(np.sqrt(sum(value**2 for value in found[kind].values())))
+    found["variety"]["all"] = float(np.sqrt((spread[1] ** 2).sum() / (spread[0] ** 2).sum()))
+    return found
 
 
 def to_lab(pixels: np.ndarray) -> np.ndarray:
@@ -196,9 +185,9 @@ def _colours(images: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _kernel_sums(
-    first: np.ndarray, second: np.ndarray, first_groups: np.ndarray | None, second_groups: np.ndarray | None
+    first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row sums [N] and column sums [M] of the cubic kernel; with groups, pairs of one group count nothing."""
+    """Row sums [N] and column sums [M] of the cubic kernel; with groups (of both), pairs of one group count nothing."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     rows, columns = np.empty(len(a)), np.zeros(len(b))
     for start in range(0, len(a), _BLOCK):
@@ -207,8 +196,8 @@ def _kernel_sums(
         kernel /= a.shape[1]
         kernel += 1
         kernel = kernel * kernel * kernel
-        if first_groups is not None and second_groups is not None:
-            kernel[first_groups[part, None] == second_groups] = 0
+        if groups is not None:
+            kernel[groups[part, None] == groups] = 0
         rows[part] = kernel.sum(axis=1)
         columns += kernel.sum(axis=0)
     return rows, columns
@@ -217,9 +206,7 @@ def _kernel_sums(
 def _root(features: np.ndarray) -> np.ndarray:
     """A matrix A with A'A = covariance, of as few rows as there are images or features."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    if len(centred) <= centred.shape[1]:
-        return centred
-    return np.asarray(np.linalg.qr(centred, mode="r"))
+    return centred if len(centred) <= centred.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def _numbered(groups: np.ndarray | None, num: int) -> np.ndarray:
@@ -227,12 +214,8 @@ def _numbered(groups: np.ndarray | None, num: int) -> np.ndarray:
 
 
 def _check(real: np.ndarray, generated: np.ndarray) -> None:
-    if (
-        real.ndim != 2
-        or generated.ndim != 2
-        or real.shape[1] != generated.shape[1]
-        or min(len(real), len(generated)) < 2
-    ):
+    shapes = real.shape, generated.shape
+    if {len(shape) for shape in shapes} != {2} or real.shape[1] != generated.shape[1] or min(shapes)[0] < 2:
         raise DataError(
             f"Two sets of at least 2 rows of the same length are compared, and these are {list(real.shape)} and "
             f"{list(generated.shape)}."

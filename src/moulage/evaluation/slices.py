@@ -15,8 +15,8 @@ import pandas as pd
 from moulage.errors import DataError
 from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.compare import MIN_LESIONS, Comparison, compare_fits
-from moulage.evaluation.measure_names import is_lower_better, parse, resolve
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.measure_names import parse, resolve
+from moulage.evaluation.predictions import Predictions, first_true
 from moulage.evaluation.verdict import measure_name
 
 ATTRIBUTES = ("image", "source", "sex", "age", "site", "lesion")
@@ -31,15 +31,7 @@ UNKNOWN = "unknown"
 
 
 def restrict(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    """The predictions of some images only.
-
-    Args:
-        predictions: of N images.
-        rows: which to keep: bool [N], or positions int64 [n], each once.
-
-    Raises:
-        DataError: nothing is kept.
-    """
+    """The predictions of the images in ``rows``: bool [N], or positions int64 [n], each once; ``DataError`` if none."""
     names = ("images", "groups", "labels", "logits")
     return replace(predictions, **{name: getattr(predictions, name)[rows] for name in names})
 
@@ -47,18 +39,14 @@ def restrict(predictions: Predictions, rows: np.ndarray) -> Predictions:
 def attributes(table: pd.DataFrame) -> pd.DataFrame:
     """What each image is sliced by: columns ``COLUMNS`` of text, indexed by image name.
 
-    Args:
-        table: one row an image with ``ATTRIBUTES``; age in years. It may hold more than the test images.
-
-    Raises:
-        DataError: a column is missing, or an image stands there twice.
+    The table has one row an image with ``ATTRIBUTES``, age in years, and may hold more than the test images.
+    ``DataError``: a column is missing, or an image stands there twice.
     """
     missing = [name for name in ATTRIBUTES if name not in table]
     if missing:
         raise DataError(f"The table of attributes has no column {', '.join(missing)}.", "A catalog's table has them.")
-    if table["image"].duplicated().any():
-        twice = table["image"][table["image"].duplicated()].iloc[0]
-        raise DataError(f'The table of attributes lists the image "{twice}" twice.')
+    if (row := first_true(table["image"].duplicated().to_numpy())) is not None:
+        raise DataError(f'The table of attributes lists the image "{table["image"].iloc[row]}" twice.')
     age = pd.to_numeric(table["age"], errors="coerce").to_numpy(np.float64)
     band = np.array(BANDS, object)[np.clip(np.searchsorted(AGES, age, side="right") - 1, 0, len(BANDS) - 1)]
     photographs = table.groupby("lesion")["image"].transform("size").to_numpy()
@@ -82,22 +70,14 @@ def slices(
 ) -> list[dict[str, Any]]:
     """Compare pairs of arms on every slice; a column with one value is left out, since its slice is the whole.
 
-    Args:
-        arms: the fits of all arms, by name.
-        table: as in ``attributes``; it must name every image that was predicted.
-        pairs: which arm to compare with which reference.
-        measures: names of measures.
-        targets: target classes, for measures over them.
+    Arguments and errors as of ``compare.compare_all`` and ``attributes``; the table must name every image that was
+    predicted, else ``DataError``.
 
     Returns:
         Plain values, one dict for each slice and measure: ``column``, ``value``, ``num_images``, ``num_lesions``,
         ``measure``, ``rows`` (``arm``, ``score``, ``reference``, ``reference_score``, ``difference``, ``low``,
         ``high``) and ``note``. There are no rows where the slice is too small for the measure, or lacks one of the
         classes that the measure is a mean of; ``note`` then says so.
-
-    Raises:
-        DataError: a predicted image is not in the table, or the fits do not belong together.
-        RecipeError: an arm, a measure or a class is unknown.
     """
     known, pairs, whole = attributes(table), list(pairs), align(arms)
     places = {name: [_places(known, fit) for fit in fits] for name, fits in arms.items()}
@@ -123,15 +103,14 @@ def warnings(found: Iterable[Mapping[str, Any]], overall: Iterable[Comparison]) 
     gain as large, or the difference points the other way. A slice pays where a loss is shown in it although a gain is
     shown on all images.
 
-    Args:
-        found: what ``slices`` gave.
-        overall: comparisons on all test images; arms, references and measures that are not among them are passed over.
+    ``found`` is what ``slices`` gave, ``overall`` are comparisons on all test images; arms, references and measures
+    that are not among them are passed over.
     """
-    of_slices = [_Row.of(block, row) for block in found for row in block["rows"]]
+    of_slices = [_Row.of(block, row) for block in found for row in block["rows"] if row["low"] is not None]
     sentences, looked_at = [], 0
     for comparison in overall:
         key = (comparison.arm, comparison.reference, comparison.measure)
-        rows = [row for row in of_slices if row.key == key and row.low is not None]
+        rows = [row for row in of_slices if row.key == key]
         looked_at += len(rows)
         sentences += _one_source_only(comparison, [row for row in rows if row.column == "source"])
         sentences += _losses(comparison, rows)
@@ -145,29 +124,26 @@ def warnings(found: Iterable[Mapping[str, Any]], overall: Iterable[Comparison]) 
 
 @dataclass(frozen=True)
 class _Row:
-    """One comparison on one slice; ``gain`` and its bounds are turned so that more is better."""
+    """One comparison with an interval on one slice; ``gain`` and its bounds are turned so that more is better."""
 
     column: str
     value: str
-    key: tuple[str, str, str]
+    key: tuple[str, str, str]  # arm, reference, measure
     gain: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
+    words: str  # difference and interval in the measure's own direction, in points or nats
 
     @classmethod
     def of(cls, block: Mapping[str, Any], row: Mapping[str, Any]) -> "_Row":
         difference, low, high = row["difference"], row["low"], row["high"]
-        if low is not None and is_lower_better(block["measure"]):
+        measure = parse(block["measure"]).measure
+        least, most = (measure.number(value, signed=True) for value in (low, high))
+        words = f"{measure.amount(difference, signed=True)}, 95 % interval {least} to {most}"
+        if measure.lower_is_better:
             difference, low, high = -difference, -high, -low
         key = (row["arm"], row["reference"], block["measure"])
-        return cls(block["column"], block["value"], key, difference, low, high)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The interval, of a row that has one."""
-        assert self.low is not None
-        assert self.high is not None
-        return self.low, self.high
+        return cls(block["column"], block["value"], key, difference, low, high, words)
 
 
 def _slice(
@@ -180,28 +156,24 @@ def _slice(
     targets: Sequence[str],
 ) -> list[dict[str, Any]]:
     """All measures on one slice."""
-    first, chosen = next((name, of_arm) for name, of_arm in rows.items())
+    first, chosen = next(iter(rows.items()))
     groups = np.concatenate([fit.groups[keep] for fit, keep in zip(arms[first], chosen, strict=True)])
     head = {**head, "num_lesions": len(set(groups))}
     if not all(keep.any() for keep in chosen):
         note = "Left out: some trial predicted none of these images."
         return [{**head, "measure": measure, "rows": [], "note": note} for measure in measures]
-    parts = {
-        name: [restrict(fit, keep) for fit, keep in zip(fits, rows[name], strict=True)] for name, fits in arms.items()
-    }
-    fits, blocks = align(parts), []
-    for measure in measures:
-        block: dict[str, Any] = {
-            **head,
-            "measure": measure,
-            "rows": [],
-            "note": _refusal(measure, fits, whole, targets),
+    fits = align(
+        {
+            name: [restrict(fit, keep) for fit, keep in zip(arms[name], of_arm, strict=True)]
+            for name, of_arm in rows.items()
         }
-        if not block["note"]:
-            compared = compare_fits(fits, pairs, measure, targets)
-            block["rows"] = [_row(comparison) for comparison in compared]
-            block["note"] = " ".join(dict.fromkeys(note for comparison in compared for note in comparison.notes))
-        blocks.append(block)
+    )
+    blocks = []
+    for measure in measures:
+        note = _refusal(measure, fits, whole, targets)
+        compared = [] if note else compare_fits(fits, pairs, measure, targets)
+        note = note or " ".join(dict.fromkeys(note for comparison in compared for note in comparison.notes))
+        blocks.append({**head, "measure": measure, "rows": [_row(comparison) for comparison in compared], "note": note})
     return blocks
 
 
@@ -237,8 +209,8 @@ def _row(comparison: Comparison) -> dict[str, Any]:
 def _places(known: pd.DataFrame, fit: Predictions) -> np.ndarray:
     """Rows of the attributes of the images that a fit predicted, [N] int64."""
     places = known.index.get_indexer(pd.Index(fit.images))
-    if (places < 0).any():
-        raise DataError(f'{fit}: the image "{fit.images[np.argmin(places)]}" is not in the table of attributes.')
+    if (row := first_true(places < 0)) is not None:
+        raise DataError(f'{fit}: the image "{fit.images[row]}" is not in the table of attributes.')
     return places
 
 
@@ -250,17 +222,16 @@ def _ordered(values: np.ndarray) -> list[str]:
 
 def _one_source_only(comparison: Comparison, rows: list[_Row]) -> list[str]:
     """The warning that an arm gains on one source only, or nothing."""
-    gaining = [row for row in rows if row.bounds[0] > 0]
-    others = [row for row in rows if row not in gaining]
+    gaining, others = [row for row in rows if row.low > 0], [row for row in rows if row.low <= 0]
     if len(gaining) != 1 or not others:
         return []
     one = gaining[0]
-    if not all(row.bounds[1] < one.gain or row.gain <= 0 for row in others):
+    if not all(row.high < one.gain or row.gain <= 0 for row in others):
         return []
-    elsewhere = "; ".join(f"{row.value}: {_words(comparison, row)}" for row in others)
+    elsewhere = "; ".join(f"{row.value}: {row.words}" for row in others)
     return [
         f"{comparison.arm} improves the {measure_name(comparison)} against {comparison.reference} on images of the "
-        f"source {one.value} only ({_words(comparison, one)}), and not as much elsewhere ({elsewhere}): what helps may "
+        f"source {one.value} only ({one.words}), and not as much elsewhere ({elsewhere}): what helps may "
         "belong to that source."
     ]
 
@@ -272,17 +243,7 @@ def _losses(comparison: Comparison, rows: list[_Row]) -> list[str]:
         return []
     return [
         f"{comparison.arm} improves the {measure_name(comparison)} against {comparison.reference} on all images, but "
-        f"worsens it where {row.column} is {row.value} ({_words(comparison, row)})."
+        f"worsens it where {row.column} is {row.value} ({row.words})."
         for row in rows
-        if row.bounds[1] < 0
+        if row.high < 0
     ]
-
-
-def _words(comparison: Comparison, row: _Row) -> str:
-    """Difference and interval of a row, in the measure's own direction, in points or nats."""
-    values = (row.gain, *row.bounds)
-    if comparison.is_lower_better:
-        values = (-row.gain, -row.bounds[1], -row.bounds[0])
-    measure = parse(comparison.measure).measure
-    low, high = (measure.number(value, signed=True) for value in values[1:])
-    return f"{measure.amount(values[0], signed=True)}, 95 % interval {low} to {high}"

@@ -46,10 +46,8 @@ class Trials:
         first_image = np.unique(fits.lesions, return_index=True)[1]
         influences = np.stack([lesions.influences[name] for name in names])  # [A, L, S]
         added = np.empty((len(names), num_sets, num_folds))
-        for s in range(num_sets):
-            fold = fits.folds[s, first_image]
-            for a in range(len(names)):
-                added[a, s] = num_folds * np.bincount(fold, influences[a, :, s], num_folds)
+        for a, s in np.ndindex(len(names), num_sets):
+            added[a, s] = num_folds * np.bincount(fits.folds[s, first_image], influences[a, :, s], num_folds)
         values = np.stack([lesions.values[name] for name in names])
         scores = dict(zip(names, (values[:, :, None] + added).reshape(len(names), -1), strict=True))
         if len(names) < 2:
@@ -71,12 +69,8 @@ class Trials:
         """Every arm gets the mean over the arms, but a noisy one its own.
 
         Noisy is an arm whose ``raw`` exceeds the mean of the others' by more than an F test at ``NOISY`` allows. Taking
-        max(own, mean) for every arm instead is too cautious: the larger of the two is too large by luck.
-
-        Args:
-            raw, excess: of each arm.
-            own, pooled: degrees of freedom of one arm's ``raw``, and of all together.
-            others: further attributes.
+        max(own, mean) for every arm instead is too cautious: the larger of the two is too large by luck. ``own`` and
+        ``pooled`` are the degrees of freedom of one arm's ``raw``, and of all together.
         """
         from scipy.special import fdtri
 

@@ -57,15 +57,8 @@ def two_sample_test(
     over lesions (images of one lesion are right or wrong together) and is inflated by what folds share (``INFLATION``);
     the p-value takes the accuracy as normal about 1/2.
 
-    Args:
-        real: features [N, D], N >= 10.
-        generated: features [M, D], M >= 10.
-        rng: draws images and folds.
-        groups: lesion of each real image, [N].
-        generated_groups: the same of the other set, where it is made of real images too.
-
-    Raises:
-        DataError: there are too few images or lesions.
+    Features are [N, D] and [M, D]; groups the lesion of each image, of ``generated`` where it is made of real ones too.
+    ``DataError``: fewer than 10 images or 5 lesions of a side.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -88,9 +81,8 @@ def two_sample_test(
     accuracy = float(right.mean())
     of_group = np.unique(groups, return_inverse=True)[1].reshape(-1)
     error = INFLATION * np.sqrt((np.bincount(of_group, right - accuracy) ** 2).sum()) / len(right)
-    tossed = (
-        INFLATION * np.sqrt((np.bincount(of_group) ** 2).sum() / 4) / len(right)
-    )  # each lesion right or wrong by a coin
+    # where each lesion is right or wrong by a coin
+    tossed = INFLATION * np.sqrt((np.bincount(of_group) ** 2).sum() / 4) / len(right)
     half = stats.norm.ppf((1 + LEVEL) / 2) * error
     p_value = float(stats.norm.sf((accuracy - 0.5) / tossed))
     return TwoSampleTest(accuracy, float(max(0, accuracy - half)), float(min(1, accuracy + half)), p_value, num)
@@ -105,10 +97,8 @@ def transfer(
 ) -> Transfer | None:
     """Train on synthetic, test on real (Esteban et al. 2017), beside training on as many real images.
 
-    Each argument is features [N, D] and labels [N] int64. Classes that all three have are used.
-
-    Returns:
-        The balanced accuracies, or None where fewer than two classes are left.
+    Each argument is features [N, D] and labels [N] int64. Classes that all three have are used; None where fewer than
+    two are left.
     """
     classes = sorted(set.intersection(*(set(labels.tolist()) for _, labels in (generated, train, held_out))))
     if len(classes) < 2:

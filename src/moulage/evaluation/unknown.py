@@ -35,11 +35,7 @@ class Detection:
 
 
 def of_logits(logits: np.ndarray, name: str) -> np.ndarray:
-    """A score of ``OF_LOGITS`` for logits [N, K]: float64 [N].
-
-    Raises:
-        RecipeError: there is no such score.
-    """
+    """A score of ``OF_LOGITS`` for logits [N, K], float64 [N]; ``RecipeError`` where there is no such score."""
     values = np.asarray(logits, np.float64)
     logs = log_softmax(values)
     if name == "max_softmax":
@@ -52,15 +48,9 @@ def of_logits(logits: np.ndarray, name: str) -> np.ndarray:
 
 
 def of_features(train: np.ndarray, labels: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of ``OF_FEATURES``, each float64 [N].
+    """The scores of ``OF_FEATURES``, each float64 [N], of images with features [N, D].
 
-    Args:
-        train: float [M, D] of the training images, M above ``NUM_NEAREST``.
-        labels: int64 [M], their classes.
-        features: float [N, D] of the images in question.
-
-    Raises:
-        DataError: too few training images.
+    ``train`` is float [M, D] of training images, M above ``NUM_NEAREST`` (else ``DataError``), of classes int64 [M].
     """
     if len(train) <= NUM_NEAREST:
         raise DataError(f"{len(train)} training images are too few: the {NUM_NEAREST}th nearest is looked for.")
@@ -69,7 +59,8 @@ def of_features(train: np.ndarray, labels: np.ndarray, features: np.ndarray) -> 
 
 def _nearest(train: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Euclidean distance of the normalised features to the k-th nearest training image."""
-    ours, theirs = (_unit(np.asarray(values, np.float32)) for values in (train, features))
+    both = (np.asarray(values, np.float32) for values in (train, features))
+    ours, theirs = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in both)
     found = np.empty(len(theirs))
     for start in range(0, len(theirs), CHUNK):
         cosine = np.partition(theirs[start : start + CHUNK] @ ours.T, -NUM_NEAREST, axis=1)[:, -NUM_NEAREST]
@@ -93,10 +84,6 @@ def _mahalanobis(train: np.ndarray, labels: np.ndarray, features: np.ndarray) ->
     return squared.min(axis=1)
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
 def detection(
     name: str,
     known: np.ndarray,
@@ -105,22 +92,16 @@ def detection(
     unknown_groups: np.ndarray,
     rng: np.random.Generator,
 ) -> Detection:
-    """How well a score tells ``unknown`` [M] from ``known`` [N] images; groups are their lesions.
-
-    Raises:
-        DataError: one of both is empty.
-    """
+    """How well a score tells ``unknown`` [M] from ``known`` [N] images, one or more of each; groups: their lesions."""
     if not len(known) or not len(unknown):
         raise DataError(f"{name}: {len(known)} known and {len(unknown)} unknown images cannot be told apart.")
     groups = [np.unique(g, return_inverse=True)[1] for g in (known_groups, unknown_groups)]
     drawn = []
+    sizes = [int(g.max()) + 1 for g in groups]
     for _ in range(NUM_RESAMPLES):
-        weights = [
-            np.bincount(rng.integers(0, g.max() + 1, g.max() + 1), minlength=g.max() + 1)[g].astype(float)
-            for g in groups
-        ]
-        if weights[0].sum() and weights[1].sum():
-            drawn.append(_auroc(known, unknown, *weights))
+        times = [np.bincount(rng.integers(0, n, n), minlength=n) for n in sizes]  # that each lesion is drawn
+        weights = [drawn_times[g].astype(float) for drawn_times, g in zip(times, groups, strict=True)]
+        drawn.append(_auroc(known, unknown, *weights))
     low, high = np.quantile(drawn, [0.025, 0.975])
     threshold = np.quantile(unknown, 1 - RECALL, method="lower")
     value = _auroc(known, unknown, np.ones(len(known)), np.ones(len(unknown)))
@@ -136,15 +117,11 @@ def _auroc(known: np.ndarray, unknown: np.ndarray, known_weights: np.ndarray, un
 
 
 def unknown_share(validation: np.ndarray, scores: np.ndarray, share: float) -> np.ndarray:
-    """A probability of being unknown, float64 [N] in 0..1, for the challenge's column UNK.
+    """A probability of being unknown, float64 [N] in 0..1, for the challenge's column UNK, of images with scores [N].
 
-    Scores at or below the (1 - share) quantile of the known validation images give 0; above it the probability rises to
-    1 as the score passes all of them, linearly in rank.
-
-    Args:
-        validation: scores of validation images, all of known classes: [M].
-        scores: of the images in question, [N].
-        share: of known images that may be doubted, 0..1.
+    Scores at or below the (1 - share) quantile of validation images, all of known classes, give 0; above it the
+    probability rises to 1 as the score passes all of them, linearly in rank. So ``share`` of the known images, 0..1,
+    may be doubted.
     """
     ordered = np.sort(np.asarray(validation, np.float64))
     rank = np.searchsorted(ordered, scores, side="left") / len(ordered)

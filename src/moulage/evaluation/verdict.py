@@ -69,15 +69,12 @@ class Verdict:
 def decide(
     family: Mapping[str, Mapping[str, Comparison]], smallest_effect: float, controls: Iterable[Control] = ()
 ) -> dict[str, Verdict]:
-    """The verdict on every arm of a family.
+    """The verdict on every arm of a family; ``DataError`` where comparisons are of another arm, or several measures.
 
     Args:
         family: arm -> role of the reference (``REQUIRED``) -> comparison of the arm with it under the primary measure.
         smallest_effect: smallest difference that matters, in the unit of the measure (0.02 = 2 points), > 0.
         controls: how the study's controls did; one that does not behave refuses the word "helps" to all arms.
-
-    Raises:
-        DataError: the comparisons under an arm are of another arm, or of several measures.
     """
     _check_effect(smallest_effect)
     for arm, against in family.items():
@@ -85,22 +82,19 @@ def decide(
             raise DataError(f"The comparisons under {arm} must be of this arm, under one measure.")
     better = {arm: _largest(against, REQUIRED, _p_better) for arm, against in family.items()}
     worse = {arm: _largest(against, HARMED, _p_worse) for arm, against in family.items()}
-    equal = {arm: _p_equal_to_both(against, smallest_effect) for arm, against in family.items()}
     direction = holm({arm: min(better[arm], worse[arm]) for arm in family})
-    equivalence = holm(equal)
-    broken = [control for control in controls if control.state != "behaves"]
+    equivalence = holm({arm: _p_equal_to_both(against, smallest_effect) for arm, against in family.items()})
+    broken = " ".join(control.text for control in controls if control.state != "behaves")
     found = {}
     for arm, against in family.items():
-        missing = tuple(role for role in REQUIRED if role not in against)
         outcome, refused = Outcome.UNDECIDED, ""
         if equivalence[arm] < LEVEL:
             outcome = Outcome.EQUAL
         elif direction[arm] < LEVEL and worse[arm] < better[arm]:
             outcome = Outcome.HURTS
         elif direction[arm] < LEVEL:
-            outcome = Outcome.HELPS
-        if outcome is Outcome.HELPS and broken:
-            outcome, refused = Outcome.UNDECIDED, " ".join(control.text for control in broken)
+            outcome, refused = (Outcome.UNDECIDED, broken) if broken else (Outcome.HELPS, "")
+        missing = tuple(role for role in REQUIRED if role not in against)
         found[arm] = Verdict(arm, outcome, _finite(direction[arm]), _finite(equivalence[arm]), refused, missing)
     return found
 
@@ -127,19 +121,16 @@ def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]
 
     A null control (noise, permuted labels) misbehaves where it is better than ``none`` and than ``duplicates``. A
     positive one (held-back real images) behaves where it is better than ``none`` and misbehaves where it is worse.
-
-    Args:
-        role: what is expected of it.
-        against: role of the reference (``none`` is needed, ``duplicates`` where there is one) -> comparison.
+    ``against``: role of the reference (``none`` is needed, ``duplicates`` where there is one) -> comparison.
     """
     none = against["none"]
-    arm, gain = none.arm, _p_better(none) < LEVEL
+    arm = none.arm
     evidence = f"{_difference(none)} of {measure_name(none)} against {none.reference} ({_evidence(none)})"
     if role == "null":
-        if _largest(against, tuple(r for r in HARMED if r in against), _p_better) < LEVEL:
+        if _largest(against, [r for r in HARMED if r in against], _p_better) < LEVEL:
             return Control(arm, role, "misbehaves", f"The null control {arm} helps: {evidence}. It must not.")
         return Control(arm, role, "behaves", f"The null control {arm} does not help: {evidence}.")
-    if gain:
+    if _p_better(none) < LEVEL:
         return Control(arm, role, "behaves", f"The positive control {arm} helps: {evidence}.")
     if _p_worse(none) < LEVEL:
         return Control(arm, role, "misbehaves", f"The positive control {arm} hurts: {evidence}. It must help.")
@@ -150,9 +141,7 @@ def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]
 def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
     """What one comparison says of the arm against this one reference, uncorrected; it is no verdict on the arm.
 
-    Args:
-        comparison: the comparison; a measure where less is better counts the other way round.
-        smallest_effect: as for ``decide``.
+    A measure where less is better counts the other way round; ``smallest_effect`` as for ``decide``.
     """
     _check_effect(smallest_effect)
     if _p_equal(comparison, smallest_effect) < LEVEL:
@@ -164,7 +153,7 @@ def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
 
 def _largest(against: Mapping[str, Comparison], roles: Iterable[str], p_value: Callable[[Comparison], float]) -> float:
     """Intersection-union test (Berger 1982): the largest p over the references; infinity where one is missing."""
-    return max((p_value(against[role]) if role in against else math.inf for role in roles), default=math.inf)
+    return max(p_value(against[role]) if role in against else math.inf for role in roles)
 
 
 def _p_equal_to_both(against: Mapping[str, Comparison], margin: float) -> float:
@@ -205,22 +194,17 @@ def sentence(
     """One comparison in one sentence: effect, interval, sizes, and what the interval says.
 
     Args:
-        comparison: the comparison.
-        smallest_effect: as in ``outcome_against``.
+        comparison, smallest_effect: as in ``outcome_against``.
         change: what the arm did, such as ``Adding 80 generated AK images``; the arm's name without it.
         aside: what is said of the reference behind its name, such as ``, the best rival``.
         brief: for a sentence that follows another one on the same images: neither measure nor sizes.
     """
+    reference, difference = f"{comparison.reference}{aside}", _difference(comparison)
+    reading = _reading(comparison, smallest_effect)
     if brief:
-        return (
-            f"Against {comparison.reference}{aside}{',' * bool(aside)} {_difference(comparison)} "
-            f"({_interval(comparison)}): {_reading(comparison, smallest_effect)}."
-        )
-    subject = change or f'The arm "{comparison.arm}"'
-    return (
-        f"{subject} changed the {measure_name(comparison)} by {_difference(comparison)} "
-        f"against {comparison.reference}{aside} ({_evidence(comparison)}): {_reading(comparison, smallest_effect)}."
-    )
+        return f"Against {reference}{',' * bool(aside)} {difference} ({_interval(comparison)}): {reading}."
+    subject, measure = change or f'The arm "{comparison.arm}"', measure_name(comparison)
+    return f"{subject} changed the {measure} by {difference} against {reference} ({_evidence(comparison)}): {reading}."
 
 
 def statement(verdict: Verdict, change: str = "", num_arms: int = 1) -> str:
@@ -232,12 +216,9 @@ def statement(verdict: Verdict, change: str = "", num_arms: int = 1) -> str:
 
 def sentences(against: Mapping[str, Comparison], smallest_effect: float, change: str = "") -> list[str]:
     """A sentence for each reference: copies, then nothing added, then the best rival; arguments as of ``sentence``."""
-    order = {"duplicates": 0, "none": 1, "rival": 2}
-    said: list[str] = []
-    for role in sorted(against, key=lambda role: order.get(role, 3)):
-        aside = ", the best rival on validation" if role == "rival" else ""
-        said.append(sentence(against[role], smallest_effect, change, aside, brief=bool(said)))
-    return said
+    asides = {"duplicates": "", "none": "", "rival": ", the best rival on validation"}
+    roles = [role for role in asides if role in against]
+    return [sentence(against[r], smallest_effect, change, asides[r], brief=r != roles[0]) for r in roles]
 
 
 def lacking(verdict: Verdict) -> str:
@@ -280,10 +261,8 @@ def _difference(comparison: Comparison) -> str:
 def _evidence(comparison: Comparison) -> str:
     fits = f"{comparison.num_trials} fit{'s' * (comparison.num_trials != 1)}"
     size = f"{fits}, {comparison.num_images:,} images, {comparison.num_lesions:,} lesions"
-    if comparison.classes:
-        held = (f"{comparison.num_lesions_by_class[name]:,} of {name}" for name in comparison.classes)
-        size += f", {', '.join(held)}"
-    return f"{_interval(comparison)}; {size}"
+    held = (f", {comparison.num_lesions_by_class[name]:,} of {name}" for name in comparison.classes)
+    return f"{_interval(comparison)}; {size}{''.join(held)}"
 
 
 def _interval(comparison: Comparison) -> str:
@@ -305,9 +284,8 @@ def _reading(comparison: Comparison, smallest_effect: float) -> str:
         return f"practically equal to {reference}, any difference is smaller than {measure.amount(smallest_effect)}"
     if found is not Outcome.UNDECIDED:
         return f"{'better' if found is Outcome.HELPS else 'worse'} than {reference}"
-    gain, loss = comparison.high, -comparison.low
-    if comparison.is_lower_better:
-        gain, loss = loss, gain
+    bounds = comparison.high, -comparison.low
+    gain, loss = bounds[::-1] if comparison.is_lower_better else bounds
     return (
         f"not enough data, no difference was shown, and neither a gain of {measure.number(gain)} "
         f"nor a loss of {measure.amount(loss)} is excluded"

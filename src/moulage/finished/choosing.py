@@ -54,11 +54,9 @@ def tabulate(
 
 def _change(arm: Path, reference: Path) -> pd.Series:
     """Log-probability of the true class with an arm minus that with another, nats, by image."""
-    found = []
-    for folder in (arm, reference):
-        own = Predictions.load(folder / "test.parquet")
-        found.append(pd.Series(log_softmax(own.logits)[np.arange(len(own)), own.labels], index=own.images))
-    return found[0] - found[1].reindex(found[0].index)
+    both = [Predictions.load(folder / "test.parquet") for folder in (arm, reference)]
+    ours, theirs = (pd.Series(log_softmax(p.logits)[np.arange(len(p)), p.labels], index=p.images) for p in both)
+    return ours - theirs.reindex(ours.index)
 
 
 def choose(
@@ -67,11 +65,8 @@ def choose(
     """Mistakes of each target class and of all, the most improved and worsened images, and some at random."""
     wrong = table[table[f"predicted:{arm}"] != table["label"]].sort_values(f"of_predicted:{arm}", ascending=False)
     surest = f"The {arm} classifier gave the highest probability to a wrong class; one image of a lesion."
-    found = [
-        Group(f"Most confident mistakes: {label}", surest, _first(wrong[wrong["label"] == label], number))
-        for label in targets
-    ]
-    found.append(Group("Most confident mistakes: all classes", surest, _first(wrong, number)))
+    kinds = {**{label: wrong[wrong["label"] == label] for label in targets}, "all classes": wrong}
+    found = [Group(f"Most confident mistakes: {of}", surest, _first(rows, number)) for of, rows in kinds.items()]
     if against:
         mean = f", mean of {num_fits} fits of each" if num_fits > 1 else ""
         order = table.sort_values("change", ascending=False)
@@ -82,8 +77,7 @@ def choose(
                 f"a lesion, the extremes of {len(table):,} images."
             )
             found.append(Group(title, how, _first(rows, number), beside=True))
-    rng = np.random.default_rng(seed)
-    drawn = _first(table.iloc[rng.permutation(len(table))], number)
+    drawn = _first(table.iloc[np.random.default_rng(seed).permutation(len(table))], number)
     found.append(Group("At random", "Drawn from all test images; one image of a lesion.", drawn))
     return [group for group in found if group.images]
 

@@ -9,7 +9,7 @@ from moulage import runs
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.ensembles import METHODS, Average, Ensemble, Member, best_single, combine
 from moulage.evaluation.model_comparison import compare_models
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import PARTS, Predictions
 from moulage.evaluation.scores import scores
 
 SINGLE = "best_single"
@@ -40,7 +40,6 @@ def ensemble_runs(
         out: predictions go to ``<out>/<method>-<number>/``, in the form of a classifier's; nothing there is replaced
             but what an earlier call of this function wrote.
         arms: members are the fits of these arms; all arms if empty.
-        methods: some of ``METHODS``.
         by: ``"trial"``: one ensemble of the arms in each trial, so that there are as many fits to compare; ``"split"``:
             one ensemble of all fits on a split, arms and trials together.
         average, balanced, seed: see ``combine``.
@@ -50,20 +49,19 @@ def ensemble_runs(
         ``num_members``, ``ensembles`` (``method``, ``trial``, ``weights``, ``notes``, ``folder``, ``scores`` by part),
         ``comparison`` (of ``compare_models``), ``out``.
 
-    Raises:
-        DataError: there are no fits, they do not belong together, or a group has fewer than two.
-        RecipeError: an arm or a method is unknown.
+    ``DataError``: there are no fits, they do not belong together, or a group has fewer than two. ``RecipeError``: an
+    arm or a method is unknown.
     """
     members = [member for folder in folders for member in _members(folder, prefix=len(folders) > 1)]
     known = list(dict.fromkeys(member.test.arm for member in members))
     for arm in arms:
         if arm not in known:
             raise RecipeError(f'There is no arm "{arm}" in {", ".join(map(str, folders))}.', nearest(arm, known))
-    members = [member for member in members if not arms or member.test.arm in arms]
     groups: dict[tuple[str, int], list[Member]] = {}
     for member in members:
-        key = (member.test.split_digest, member.test.trial if by == "trial" else 0)
-        groups.setdefault(key, []).append(member)
+        if not arms or member.test.arm in arms:
+            key = (member.test.split_digest, member.test.trial if by == "trial" else 0)
+            groups.setdefault(key, []).append(member)
     found: list[dict[str, Any]] = []
     models: dict[str, list[Predictions]] = {SINGLE: [], **{method: [] for method in methods}}
     for number, group in enumerate(groups.values()):
@@ -75,9 +73,8 @@ def ensemble_runs(
             made = combine(named, method, average=average, balanced=balanced, seed=seed)
             models[method].append(replace(made.test, trial=number))
             found.append(_kept(out, method, number, made))
-    compared = compare_models(
-        models, reference=SINGLE, measures=measures, targets=targets, smallest_effect=smallest_effect
-    )
+    options: dict[str, Any] = {"measures": measures, "targets": targets, "smallest_effect": smallest_effect}
+    compared = compare_models(models, reference=SINGLE, **options)
     result = {"num_members": [len(group) for group in groups.values()], "ensembles": found, "comparison": compared}
     runs.write_json(out / "ensemble.json", result)
     return {**result, "out": str(out)}
@@ -88,8 +85,8 @@ def _members(folder: Path, prefix: bool) -> list[Member]:
     own = [folder] if (folder / "test.parquet").exists() else sorted((folder / "classifiers").glob("*"))
     found = []
     for path in own:
-        if (path / "test.parquet").exists() and (path / "validation.parquet").exists():
-            parts = {part: Predictions.load(path / f"{part}.parquet") for part in ("validation", "test")}
+        if all((path / f"{part}.parquet").exists() for part in PARTS):
+            parts = {part: Predictions.load(path / f"{part}.parquet") for part in PARTS}
             name = f"{parts['test'].arm}-{parts['test'].trial}"
             found.append(Member(f"{folder.resolve().name}/{name}" if prefix else name, **parts))
     if not found:
@@ -104,7 +101,7 @@ def _kept(out: Path, method: str, number: int, made: Ensemble) -> dict[str, Any]
     """Write one ensemble's predictions; what it is, for the result."""
     folder = out / f"{method}-{number}"
     found: dict[str, Any] = {}
-    for part in ("validation", "test"):
+    for part in PARTS:
         predictions = replace(getattr(made, part), arm=method, trial=number)
         predictions.save(folder / f"{part}.parquet")
         found[part] = scores(predictions.labels, predictions.logits, predictions.classes)

@@ -55,14 +55,10 @@ def explain(
     every arm, reference and trial that was explained.
 
     Args:
-        run: folder of a finished study.
         arm: the arm; the first with generated images if left out, else the reference alone.
         against: the arm that it is compared with; if left out the one that adds nothing, else the best rival.
         trial: whose classifiers are shown.
         num_images: of each kind, at most.
-        device: where the classifiers run.
-        progress: images done.
-        say: told what is explained.
 
     Returns:
         The record: ``arm``, ``against`` (empty for none), ``trial``, ``folder``, ``fits`` (folders of the classifiers),
@@ -77,32 +73,34 @@ def explain(
     if not 1 <= num_images <= MOST:
         raise RecipeError(f"{num_images} images of a kind were asked for.", f"Ask for 1 to {MOST}.")
     done = Finished.load(run)
-    results, recipe = done.results, done.recipe
+    results, study = done.results, done.recipe.study
     arm, against = _arms(results, arm, against)
     names = [name for name in (arm, against) if name]
-    _check_trial(results, names, trial)
-    say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
     folders = {(fit.arm, fit.trial): fit.folder for fit in results.fits}
+    for name in names:
+        trials = sorted(number for of, number in folders if of == name)
+        if trial not in trials:
+            raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
+    say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
     table, change = tabulate(run, folders, names, trial)
-    seed = seed_of(recipe.study.seed, FOLDER, arm, trial)
-    groups = choose(table, arm, against, change["num_fits"], recipe.study.target_classes, num_images, seed)
-    planned = {stage.folder for stage in plan(recipe, done.prepared)}
-    if any(folders[name, trial] not in planned for name in names):
+    seed = seed_of(study.seed, FOLDER, arm, trial)
+    groups = choose(table, arm, against, change["num_fits"], study.target_classes, num_images, seed)
+    own = [folders[name, trial] for name in names]
+    if not set(own) <= {stage.folder for stage in plan(done.recipe, done.prepared)}:
         raise RunError(f"The results in {run} are those of another recipe.", "Run `moulage study` with it again.")
     fits = {name: next(s for s in done.stages if (s.name, s.trial) == (name, trial)) for name in names}
     shown = table.loc[list(dict.fromkeys(image for group in groups for image in group.images))]
     beside = {image for group in groups if group.beside for image in group.images}
-    key = runs.digest(VERSION, runs.FORMAT, [fits[name].folder for name in names], shown.to_json(), sorted(beside))
+    key = runs.digest(VERSION, runs.FORMAT, own, shown.to_json(), sorted(beside))
     folder = f"{FOLDER}/{arm}-{trial}-{key}"
     with runs.lock(run / FOLDER):
-        drawer = _Drawer(done, fits, run / folder, device)
-        records = drawer.draw(shown, beside, progress)
+        records = _Drawer(done, fits, run / folder, device).draw(shown, beside, progress)
         record = {
             "arm": arm,
             "against": against,
             "trial": trial,
             "folder": folder,
-            "fits": [fits[name].folder for name in names],
+            "fits": own,
             "size": done.size,
             "cells": {of["arm"]: of["cells"] for of in records[0]["arms"]},
             "no_maps": records[0]["no_maps"],
@@ -125,29 +123,18 @@ def _arms(results: Results, arm: str, against: str) -> tuple[str, str]:
             raise RecipeError(f'The study has no arm "{name}".', nearest(name, known))
     plain = [name for name, of in known.items() if of.role == "reference" and of.balance == "none"]
     rival = results.best_rival.arm if results.best_rival else ""
-    reference = against or next(iter([*plain, *filter(None, [rival])]), "")
+    reference = against or next(iter(plain), rival)
     synthetic = [name for name, of in known.items() if of.role == "synthetic"]
-    chosen = arm or next(iter([*synthetic, *filter(None, [reference]), *known]))
+    chosen = arm or next(iter(synthetic), reference) or next(iter(known))
     if against and chosen == against:
         raise RecipeError(f'The arm "{chosen}" would be compared with itself.', "Name another with --against.")
     return chosen, reference if reference != chosen else ""
 
 
-def _check_trial(results: Results, names: Iterable[str], trial: int) -> None:
-    for name in names:
-        trials = sorted(fit.trial for fit in results.fits if fit.arm == name)
-        if trial not in trials:
-            raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
-
-
 class _Drawer:
     """Pictures of test images, of what classifiers looked at in them, and of the generated images most like them.
 
-    Args:
-        done: the finished run.
-        fits: arm -> its classifier; generated images are those of the first.
-        folder: where pictures go.
-        device: where the classifiers run.
+    ``fits``: arm -> its classifier; generated images are those of the first.
     """
 
     def __init__(self, done: Finished, fits: dict[str, Classifier], folder: Path, device: str) -> None:
@@ -157,26 +144,21 @@ class _Drawer:
     def draw(self, shown: pd.DataFrame, beside: set[str], progress: runs.Progress) -> list[dict[str, Any]]:
         """The record of each image, in order; those that are on the disk are not drawn again.
 
-        Args:
-            shown: rows of ``tabulate``.
-            beside: images that are shown beside generated ones.
-            progress: images done.
+        ``shown`` are rows of ``tabulate``, ``beside`` the images that are shown beside generated ones.
         """
         from moulage.randomness import reproducible
 
         paths = {image: self.folder / f"{number:03d}.json" for number, image in enumerate(shown.index)}
         left = [image for image, path in paths.items() if not path.exists()]
+        fits = self.fits if left else {}
         with reproducible():
-            loaded = {
-                name: Trained.load(self.done.run / stage.folder, self.device)
-                for name, stage in self.fits.items()
-                if left
-            }
+            loaded = {name: Trained.load(self.done.run / of.folder, self.device) for name, of in fits.items()}
             found: dict[str, list[dict[str, Any]]] = {}
             for start in range(0, len(left), CHUNK):
                 chunk = shown.loc[left[start : start + CHUNK]]
                 own = _taken(self.done.prepared.catalog, chunk.index.tolist())
-                maps = _Maps(loaded, self._rows(chunk.index), own, chunk)
+                pixels = self.pixels[pd.Index(self.real.images).get_indexer(chunk.index)]
+                maps = _Maps(loaded, pixels, own, chunk)
                 found = found or self._neighbours(next(iter(loaded.values())), [i for i in left if i in beside])
                 for row, image in enumerate(chunk.index):
                     record = self._one(paths[image].stem, row, chunk.iloc[row], maps)
@@ -184,27 +166,19 @@ class _Drawer:
                 progress(start + len(chunk), len(left), "images explained")
         return [runs.read_json(path) for path in paths.values()]
 
-    def _rows(self, images: Iterable[str]) -> np.ndarray:
-        """Pixels uint8 [n, S, S, 3] of real images."""
-        return self.pixels[pd.Index(self.real.images).get_indexer(pd.Index(images))]
-
     def _one(self, number: str, row: int, of: pd.Series, maps: "_Maps") -> dict[str, Any]:
         """Write the pictures of one image; what is to be said of them."""
         image = maps.pixels[row]
         arms = []
-        for name in self.fits:
+        for order, name in enumerate(self.fits):
             predicted, drawn = of[f"predicted:{name}"], []
             for label in dict.fromkeys((of["label"], predicted)) if not maps.missing else ():
-                heat = maps.heat[name, label == of["label"]][row]
-                file = f"{number}-{list(self.fits).index(name)}-{'true' if label == of['label'] else 'predicted'}.png"
+                is_true = label == of["label"]
+                heat = maps.heat[name, is_true][row]
                 about = f"Grad-CAM of the classifier {name} for the class {label}"
-                drawn.append(
-                    {
-                        "label": label,
-                        "file": self._write(file, overlay(image, heat), about),
-                        "is_empty": bool((heat <= 0).all()),
-                    }
-                )
+                file = f"{number}-{order}-{'true' if is_true else 'predicted'}.png"
+                self._write(file, overlay(image, heat), about)
+                drawn.append({"label": label, "file": file, "is_empty": bool((heat <= 0).all())})
             arms.append(
                 {
                     "arm": name,
@@ -217,13 +191,13 @@ class _Drawer:
                 }
             )
         change = float(of["change"]) if "change" in of and np.isfinite(of["change"]) else None
-        file = self._write(f"{number}.png", image, f"Test image {of.name} as the classifiers see it")
+        file = f"{number}.png"
+        self._write(file, image, f"Test image {of.name} as the classifiers see it")
         facts = {"image": of.name, "lesion": of["group"], "label": of["label"], "change": change, "file": file}
         return {**facts, "no_maps": maps.missing, "arms": arms}
 
-    def _write(self, name: str, pixels: np.ndarray, about: str) -> str:
+    def _write(self, name: str, pixels: np.ndarray, about: str) -> None:
         png.write(self.folder / name, pixels, {"Description": about, "Software": "moulage"})
-        return name
 
     def _neighbours(self, trained: Trained, images: list[str]) -> dict[str, list[dict[str, Any]]]:
         """For each image the first arm's generated training images that are nearest in its classifier's features."""
@@ -240,40 +214,30 @@ class _Drawer:
         places = pd.Index(drawn.images).get_indexer(pd.Index(extra.images))
         found: dict[str, list[dict[str, Any]]] = {image: [] for image in images}
         for number in np.unique(rows):
-            name = str(extra.images[number])
-            file = self._write(f"generated-{number:05d}.png", pixels[places[number]], f"Generated image {name}")
+            name, file = str(extra.images[number]), f"generated-{number:05d}.png"
+            self._write(file, pixels[places[number]], f"Generated image {name}")
+            facts = {"image": name, "label": str(extra.table["label"].iloc[number]), "file": file}
             for query, column in zip(*np.nonzero(rows == number), strict=True):
-                facts = {"image": name, "label": str(extra.table["label"].iloc[number]), "file": file}
                 found[images[query]].append({**facts, "distance": float(distances[query, column])})
         return {image: sorted(near, key=lambda each: each["distance"]) for image, near in found.items()}
 
 
 class _Maps:
-    """What classifiers looked at in some images.
-
-    Args:
-        trained: arm -> classifier.
-        pixels: uint8 [n, S, S, 3].
-        catalog, shown: their rows of the catalog and of ``tabulate``.
-
-    Attributes:
-        heat: (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1.
-        cells: arm -> cells a side.
-        missing: why there are none; empty where there are.
-    """
+    """What classifiers (by arm) looked at in images: pixels uint8 [n, S, S, 3], rows of catalog and of ``tabulate``."""
 
     def __init__(self, trained: dict[str, Trained], pixels: np.ndarray, catalog: Catalog, shown: pd.DataFrame) -> None:
-        self.pixels, self.missing = pixels, ""
+        self.pixels = pixels
+        self.missing = ""  # why there are no maps
+        # (arm, whether it is for the true class, else the predicted one) -> float32 [n, S, S] in -1..1
         self.heat: dict[tuple[str, bool], np.ndarray] = {}
-        self.cells: dict[str, int] = {}
+        self.cells: dict[str, int] = {}  # arm -> cells a side
         self.shuffled: dict[tuple[str, str], list[np.ndarray]] = {}
         for name, of in trained.items():
             model = explains(of.model)
             if model is None:
                 self.missing = f"The classifier {of.stage.plugin} tells of no places in an image."
                 return
-            classes = pd.Index(catalog.classes)
-            columns = ("label", f"predicted:{name}")
+            classes, columns = pd.Index(catalog.classes), ("label", f"predicted:{name}")
             true, predicted = (classes.get_indexer(pd.Index(shown[column])) for column in columns)
             attention, known = model.attention, of.encode(catalog)
             try:
@@ -292,9 +256,13 @@ class _Maps:
         over the draws; None where a map is constant in all.
         """
         own = self.heat[arm, False][row]
-        found = [_spearman(own, heat[row]) for heat in self.shuffled[arm, part]]
-        known = [value for value in found if value is not None]
-        return float(np.mean(known)) if known else None
+        return _mean(_spearman(own, heat[row]) for heat in self.shuffled[arm, part])[0]
+
+
+def _mean(values: Iterable[float | None]) -> tuple[float | None, int]:
+    """Mean and number of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None, len(known)
 
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
@@ -311,8 +279,7 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """What speaks for a class, the positive part of a map float [S, S], over an image uint8 [S, S, 3] in grey.
 
-    Returns:
-        uint8 [S, S, 3]: violet where the map is 0 or less, yellow where it is largest.
+    The same shape and type: violet where the map is 0 or less, yellow where it is largest.
     """
     from matplotlib import colormaps
 
@@ -332,10 +299,8 @@ def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for number, arm in enumerate(of["arm"] for of in records[0]["arms"]):
         for part in SHUFFLED:
-            known = [r["arms"][number]["checks"].get(part) for r in records]
-            values = [value for value in known if value is not None]
-            mean = float(np.mean(values)) if values else None
-            found.setdefault(arm, {})[part] = {"mean": mean, "num_maps": len(values)}
+            mean, num_maps = _mean(record["arms"][number]["checks"].get(part) for record in records)
+            found.setdefault(arm, {})[part] = {"mean": mean, "num_maps": num_maps}
     return found
 
 

@@ -5,13 +5,13 @@ that no classifier was trained on: archives of dermoscopy share photographs, so 
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from moulage import contracts, runs
 from moulage.data import joined_sets
@@ -30,7 +30,6 @@ from moulage.evaluation.scores import scores
 from moulage.finished.run import Finished
 from moulage.stages import data
 from moulage.stages.classifier import Classifier
-from moulage.stages.data import Prepared
 from moulage.stages.predicting import chunks
 from moulage.stages.trained import CHUNK, Trained
 
@@ -57,14 +56,8 @@ def evaluate_on(
     classifier, named like its folder, and ``summary.json``.
 
     Args:
-        run: folder of a finished study.
-        source: source plug-in that reads the other data.
-        path: where the other data are.
-        options: options of the source plug-in.
+        source, path, options: the plug-in that reads the other data, and what it is given.
         class_map: their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry.
-        device: where the classifiers run.
-        progress: images read, compared and predicted.
-        say: told, line by line, what is found.
 
     Returns:
         What ``summary.json`` holds, and ``folder``: ``data``, ``classes`` (``map``, ``left_out``, ``absent``),
@@ -87,14 +80,14 @@ def evaluate_on(
     pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
     clean = report.clean(mapped)
-    shared = _shared(done.prepared, clean, pixels, progress)
+    shared = _shared(done, clean, pixels, progress)
     for line in shared.notes:
         say(line)
-    kept = clean.take(~np.isin(clean.images, list(shared.reasons)))
+    kept = clean.take(~np.isin(clean.images, shared.left_out))
     if not len(kept):
         raise DataError(
             f"No image of {found.name} is left to score: {len(report.quarantined)} cannot be used, and "
-            f"{len(shared.reasons)} are, or show a lesion, that the run's classifiers were trained on.",
+            f"{len(shared.left_out)} are, or show a lesion, that the run's classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
     key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
@@ -112,7 +105,7 @@ def evaluate_on(
             "data": {"name": found.name, "source": source, "note": found.note, "num_images": len(found)},
             "classes": {"map": classes.ours, "left_out": classes.left_out, "absent": classes.absent},
             "unusable": report.quarantined,
-            "overlap": shared.facts(),
+            "overlap": shared.facts,
             "num_images": len(kept),
             "num_lesions": len(set(kept.groups)),
             "counts": kept.counts,
@@ -124,35 +117,21 @@ def evaluate_on(
     return {**summary, "folder": str(folder)}
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the other data share with the run: ``reasons`` of images left out (image -> why, with what)."""
+class _Shared(NamedTuple):
+    """What the other data share with the run."""
 
-    reasons: dict[str, tuple[str, str]]
-    num_in_test: int
+    left_out: list[str]  # images that are not scored
+    facts: dict[str, Any]  # for ``summary.json``
     notes: tuple[str, ...]
 
-    def facts(self) -> dict[str, Any]:
-        """For ``summary.json``."""
-        by_reason = pd.Series([why for why, _ in self.reasons.values()], dtype=object).value_counts()
-        named = [{"image": image, "why": why, "same_as": same} for image, (why, same) in self.reasons.items()]
-        return {
-            "num_images": len(self.reasons),
-            "by_reason": {str(why): int(number) for why, number in by_reason.items()},
-            "num_in_test": self.num_in_test,
-            "images": named[:NUM_NAMED],
-        }
 
-
-def _shared(prepared: Prepared, clean: Catalog, pixels: Pixels, progress: runs.Progress) -> _Shared:
+def _shared(done: Finished, clean: Catalog, pixels: Pixels, progress: runs.Progress) -> _Shared:
     """Compare the other data with all images of the run; what only its test part holds is counted, not left out."""
-    tables = [split.table for split in prepared.splits]
-    trained = {image for table in tables for image in table.loc[table["part"] != "test", "image"]}
-    table, notes = joined_sets.find(
-        Shown.of(clean, pixels), joined_sets.members(prepared.catalog, prepared.pixels), progress
-    )
+    ours = joined_sets.members(done.prepared.catalog, done.prepared.pixels)
+    table, said = joined_sets.find(Shown.of(clean, pixels), ours, progress)
+    notes = list(said)
     reasons: dict[str, tuple[str, str]] = {}
-    for row in table[table["same_as"].isin(trained)].itertuples():
+    for row in table[table["same_as"].isin(done.learned)].itertuples():
         reasons.setdefault(str(row.image), (str(row.why), str(row.same_as)))
     groups = dict(zip(clean.images, clean.groups, strict=True))
     left_out = {groups[image]: image for image in reversed(list(reasons))}
@@ -160,14 +139,18 @@ def _shared(prepared: Prepared, clean: Catalog, pixels: Pixels, progress: runs.P
         if group in left_out and image not in reasons:
             reasons[image] = ("lesion of an image that is left out", left_out[group])
     in_test = set(table["image"]) - set(reasons)
-    said = list(notes)
-    if reasons:
-        said.append(
-            f"{len(reasons):,} images left out: the run's classifiers were trained on them, or on their lesions."
-        )
+    if count := len(reasons):
+        notes.append(f"{count:,} images left out: the run's classifiers were trained on them, or on their lesions.")
     if in_test:
-        said.append(f"{len(in_test):,} images are in the run's test part too: they are no new evidence.")
-    return _Shared(reasons, len(in_test), tuple(said))
+        notes.append(f"{len(in_test):,} images are in the run's test part too: they are no new evidence.")
+    named = [{"image": image, "why": why, "same_as": same} for image, (why, same) in reasons.items()]
+    facts = {
+        "num_images": len(reasons),
+        "by_reason": dict(Counter(why for why, _ in reasons.values()).most_common()),
+        "num_in_test": len(in_test),
+        "images": named[:NUM_NAMED],
+    }
+    return _Shared(list(reasons), facts, tuple(notes))
 
 
 @dataclass
@@ -184,13 +167,13 @@ class _Scorer:
     def predict(self, done: Finished, progress: runs.Progress) -> Iterator[Predictions]:
         """Predictions of each classifier, those that are on disk already from there."""
         rows = self.catalog
-        for number, stage in enumerate(done.stages):
+        for number, stage in enumerate(done.stages, 1):
             path = self.path(stage)
             if not path.exists():
-                about = {"arm": stage.name, "trial": stage.trial, "part": "test", "split_digest": self.digest}
+                about = (rows.classes, stage.name, stage.trial, "test", self.digest)
                 logits = self._logits(done.run / stage.folder)
-                Predictions(rows.images, rows.groups, rows.labels, logits, rows.classes, **about).save(path)
-            progress(number + 1, len(done.stages), "classifiers")
+                Predictions(rows.images, rows.groups, rows.labels, logits, *about).save(path)
+            progress(number, len(done.stages), "classifiers")
             yield Predictions.load(path)
 
     def path(self, stage: Classifier) -> Path:
@@ -239,18 +222,16 @@ def _unseen(done: Finished, kept: Catalog) -> list[str]:
 
 def _compare(done: Finished, fits: list[Predictions], kept: Catalog) -> dict[str, Any]:
     """The pairs of arms that the study compared, under its primary measure, on the other data."""
-    recipe, notes = done.recipe, list[str]()
-    primary = recipe.study.primary
-    named = parse(primary)
+    study, notes = done.recipe.study, list[str]()
+    primary, named = study.primary, parse(study.primary)
     missing = [name for name, count in kept.counts.items() if not count]
-    targets = [name for name in recipe.study.target_classes if name not in missing]
-    if named.form == "targets" and len(targets) < len(recipe.study.target_classes):
-        notes.append(
-            f"The {primary} is taken over {', '.join(targets) or 'no class'}: the other targets have no image."
-        )
+    targets = [name for name in study.target_classes if name not in missing]
+    if named.form == "targets" and len(targets) < len(study.target_classes):
+        left = ", ".join(targets) or "no class"
+        notes.append(f"The {primary} is taken over {left}: the other targets have no image.")
     elif named.form == "overall" and missing:
         notes.append(f"The {primary} is taken without {', '.join(missing)}, of which there is no image.")
-    if recipe.split.scheme == "folds":
+    if done.recipe.split.scheme == "folds":
         notes.append("The trials are folds: their fits share training images, which the intervals here do not know of.")
     about: dict[str, Any] = {"measure": primary, "targets": targets, "comparisons": [], "notes": notes}
     if named.of in missing or (named.form == "targets" and not targets):

@@ -45,6 +45,12 @@ class Finished:
         return cls(run, recipe, prepared, found, stages)
 
     @property
+    def learned(self) -> set[str]:
+        """Images that some trial did not only test: those of its training, validation or reserve part."""
+        tables = [split.table for split in self.prepared.splits]
+        return {image for table in tables for image in table.loc[table["part"] != "test", "image"]}
+
+    @property
     def size(self) -> int:
         """Pixels a side of the images that its classifiers take."""
         return data.classifier_size(self.recipe)

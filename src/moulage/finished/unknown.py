@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ def score_unknown(
         (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
 
     Raises:
-        RecipeError: the study left no class unknown.
-        RunError: the study is not finished.
-        DataError: no unknown image is left.
+        RecipeError, RunError, DataError: the study left no class unknown, is not finished, or no unknown image is left.
     """
     recipe = data.recipe_of(run)
     if not recipe.data.unknown:
@@ -59,11 +56,11 @@ def score_unknown(
     folder = run / "unknown"
     key = runs.digest(runs.FORMAT, pixels.folder.name, done.size, strange.digest)
     fits = []
-    for number, stage in enumerate(done.stages):
+    for number, stage in enumerate(done.stages, 1):
         path = folder / f"{Path(stage.folder).name}-{key}.parquet"
         if not path.exists():
-            told = partial(_of_fit, progress, f"classifier {number + 1} of {len(done.stages)}")
-            table = _scored(done, stage, strange, pixels, told, device)
+            note = f"images, classifier {number} of {len(done.stages)}"
+            table = _scored(done, stage, strange, pixels, progress, note, device)
             with runs.atomic(path) as temporary:
                 table.to_parquet(temporary)
         seed = seed_of(recipe.study.seed, "unknown", stage.name, stage.trial)
@@ -81,22 +78,14 @@ def score_unknown(
     return {**summary, "folder": str(folder)}
 
 
-def _of_fit(progress: runs.Progress, fit: str, done: int, total: int, note: str) -> None:
-    progress(done, total, f"{note}, {fit}")
-
-
 def _unknown_images(done: Finished, progress: runs.Progress) -> tuple[Catalog, pixel_cache.Pixels]:
     """The usable images of unknown classes that share no lesion with what was trained or chosen on."""
     _, found = data.parted(done.recipe)
-    prepared = done.prepared
-    groups = dict(zip(prepared.catalog.images, prepared.catalog.groups, strict=True))
-    tables = [split.table for split in prepared.splits]
-    used = {groups[image] for table in tables for image in table.loc[table["part"] != "test", "image"]}
+    known = done.prepared.catalog.table
+    used = known.loc[known["image"].isin(done.learned), "group"]
     pixels = data.pixels_of(done.recipe, found, (done.size,), progress=progress)
-    usable = set(pixels.scan.loc[pixels.scan["status"] == "ok", "image"])
-    kept = found.take(
-        np.array([i in usable and g not in used for i, g in zip(found.images, found.groups, strict=True)])
-    )
+    usable = pixels.scan.loc[pixels.scan["status"] == "ok", "image"]
+    kept = found.take((found.table["image"].isin(usable) & ~found.table["group"].isin(used)).to_numpy())
     if not len(kept):
         names = ", ".join(done.recipe.data.unknown)
         raise DataError(f"No image of {names} is left that can be read and was never seen.")
@@ -109,6 +98,7 @@ def _scored(
     strange: Catalog,
     pixels: pixel_cache.Pixels,
     progress: runs.Progress,
+    note: str,
     device: str,
 ) -> pd.DataFrame:
     """All scores of the test part and of the unknown images by one classifier."""
@@ -121,7 +111,7 @@ def _scored(
     def tell(more: int) -> None:
         nonlocal number
         number += more
-        progress(number, total, "images")
+        progress(number, total, note)
 
     features: list[np.ndarray] = []
     logits: list[np.ndarray] = []
@@ -148,14 +138,12 @@ def _scored(
 
 
 def _detections(table: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    strange = table["unknown"].to_numpy(bool)
-    groups = table["group"].to_numpy(object)
-    found = []
+    parts = table[~table["unknown"]], table[table["unknown"]]
+    groups, found = [part["group"].to_numpy(object) for part in parts], []
     for name in SCORES:
-        values = table[name].to_numpy(np.float64)
+        known, strange = (part[name].to_numpy(np.float64) for part in parts)
         rng = np.random.default_rng(seed)  # the same lesions are drawn for every score
-        parts = (values[~strange], values[strange], groups[~strange], groups[strange])
-        found.append(asdict(unknown.detection(name, *parts, rng)))
+        found.append(asdict(unknown.detection(name, known, strange, groups[0], groups[1], rng)))
     return found
 
 
