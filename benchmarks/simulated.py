@@ -28,49 +28,32 @@ IMAGES_A_LESION = 0.51
 
 @dataclass(frozen=True)
 class Model:
-    """Standard deviations in logits, and what each class gets.
+    """Standard deviations in logits, and what each class gets."""
 
-    Attributes:
-        bias, signal: of each class, [K].
-        lesion, image: shared by all arms and fits.
-        arm_lesion, arm_image: of an arm, shared by its fits.
-        fit_lesion, fit_image: of one fit.
-        trial_signal, trial_bias: G and B, which make recall vary between seeds.
-    """
-
-    bias: tuple[float, ...] = (0.8, 1.2, 0.6, -0.2, 0.4, -1.05, -0.9, -0.35)
+    bias: tuple[float, ...] = (0.8, 1.2, 0.6, -0.2, 0.4, -1.05, -0.9, -0.35)  # of each class, [K]
     signal: tuple[float, ...] = (1.8, 2.4, 2.6, 2.1, 2.0, 2.7, 3.4, 2.2)
-    lesion: float = 1.0
+    lesion: float = 1.0  # shared by all arms and fits
     image: float = 0.7
-    arm_lesion: float = 0.15
+    arm_lesion: float = 0.15  # of an arm, shared by its fits
     arm_image: float = 0.12
-    fit_lesion: float = 0.12
+    fit_lesion: float = 0.12  # of one fit
     fit_image: float = 0.2
-    trial_signal: float = 0.1
+    trial_signal: float = 0.1  # G and B, which make recall vary between seeds
     trial_bias: float = 0.1
 
 
 @dataclass(frozen=True)
 class Design:
-    """A study.
+    """A study."""
 
-    Attributes:
-        num_images: about how many images in all, in lesions of 1.96 each; the lesions of a class are fixed.
-        num_sets: fits on a hold-out, or repeats of the folds.
-        num_folds: 1 is a hold-out.
-        num_arms: reference and others.
-        noise: arm -> factor on its trial effects, such as 2 for a noisy arm.
-        planted: arm -> signal added to the target classes.
-        model: the law of the logits.
-    """
-
-    num_images: int = 5000
-    num_sets: int = 5
-    num_folds: int = 1
-    num_arms: int = 11
+    num_images: int = 5000  # about how many images in all, in lesions of 1.96 each; the lesions of a class are fixed
+    num_sets: int = 5  # fits on a hold-out, or repeats of the folds
+    num_folds: int = 1  # 1 is a hold-out
+    num_arms: int = 11  # reference and others
+    # arm -> factor on its trial effects, such as 2 for a noisy arm
     noise: dict[str, float] = field(default_factory=dict)
-    planted: dict[str, float] = field(default_factory=dict)
-    model: Model = field(default_factory=Model)
+    planted: dict[str, float] = field(default_factory=dict)  # arm -> signal added to the target classes
+    model: Model = field(default_factory=Model)  # the law of the logits
 
     @property
     def arms(self) -> tuple[str, ...]:

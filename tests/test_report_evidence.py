@@ -72,23 +72,14 @@ def number(value: float | None) -> float:
 
 @dataclass
 class Panel:
-    """What one pair of axes of an SVG file shows, in the file's coordinates.
+    """What one pair of axes of an SVG file shows, in the file's coordinates."""
 
-    Attributes:
-        xticks: text of a tick -> its x.
-        yticks: texts of ticks and their y, that of the baseline.
-        marks: x, y and whether it is filled, in the order of drawing.
-        lines: points of a line.
-        bands: x and width, y and height of filled areas.
-        texts: all other words.
-    """
-
-    xticks: dict[str, float]
-    yticks: list[tuple[str, float]]
-    marks: list[tuple[float, float, bool]]
-    lines: list[list[tuple[float, float]]]
-    bands: list[tuple[float, float, float, float]]
-    texts: list[str]
+    xticks: dict[str, float]  # text of a tick -> its x
+    yticks: list[tuple[str, float]]  # texts of ticks and their y, that of the baseline
+    marks: list[tuple[float, float, bool]]  # x, y and whether it is filled, in the order of drawing
+    lines: list[list[tuple[float, float]]]  # points of a line
+    bands: list[tuple[float, float, float, float]]  # x and width, y and height of filled areas
+    texts: list[str]  # all other words
 
     @classmethod
     def of(cls, group: ElementTree.Element) -> "Panel":

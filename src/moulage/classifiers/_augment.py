@@ -12,10 +12,10 @@ from pydantic import Field
 from torch.nn import functional
 
 from moulage import plugins
+from moulage.data.thumbnails import LUMINANCE
 
 NUM_DRAWS = 11
 MAX_LOG_ASPECT = math.log(4 / 3)
-LUMINANCE = (0.299, 0.587, 0.114)  # weights of R, G, B in grey (ITU-R BT.601)
 
 
 class Augment(plugins.Options):

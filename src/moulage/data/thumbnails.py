@@ -18,14 +18,14 @@ DARK = 40
 """Largest channel value (of 255) of a vignette's pixels."""
 
 _FREQUENCIES = 9
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # weights of R, G, B in grey (ITU-R BT.601)
 _SIGN = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
 _ROWS, _COLUMNS = np.mgrid[:SIDE, :SIDE].astype(np.float32) - (SIDE - 1) / 2
 
 
 def luminance(images: np.ndarray) -> np.ndarray:
     """Grey (ITU-R BT.601), float32 [...] in 0..255, of pixels uint8 [..., 3]."""
-    return images.astype(np.float32) @ _LUMINANCE
+    return images.astype(np.float32) @ LUMINANCE
 
 
 def inside(thumbnails: np.ndarray) -> np.ndarray:

@@ -52,19 +52,10 @@ def ensemble_runs(
     ``DataError``: there are no fits, they do not belong together, or a group has fewer than two. ``RecipeError``: an
     arm or a method is unknown.
     """
-    members = [member for folder in folders for member in _members(folder, prefix=len(folders) > 1)]
-    known = list(dict.fromkeys(member.test.arm for member in members))
-    for arm in arms:
-        if arm not in known:
-            raise RecipeError(f'There is no arm "{arm}" in {", ".join(map(str, folders))}.', nearest(arm, known))
-    groups: dict[tuple[str, int], list[Member]] = {}
-    for member in members:
-        if not arms or member.test.arm in arms:
-            key = (member.test.split_digest, member.test.trial if by == "trial" else 0)
-            groups.setdefault(key, []).append(member)
+    groups = _groups(folders, arms, by)
     found: list[dict[str, Any]] = []
     models: dict[str, list[Predictions]] = {SINGLE: [], **{method: [] for method in methods}}
-    for number, group in enumerate(groups.values()):
+    for number, group in enumerate(groups):
         named = group if by == "split" else [replace(m, name=m.name.rpartition("-")[0]) for m in group]
         single = best_single(named)
         models[SINGLE].append(replace(single.test, arm=SINGLE, trial=number))
@@ -75,9 +66,24 @@ def ensemble_runs(
             found.append(_kept(out, method, number, made))
     options: dict[str, Any] = {"measures": measures, "targets": targets, "smallest_effect": smallest_effect}
     compared = compare_models(models, reference=SINGLE, **options)
-    result = {"num_members": [len(group) for group in groups.values()], "ensembles": found, "comparison": compared}
+    result = {"num_members": [len(group) for group in groups], "ensembles": found, "comparison": compared}
     runs.write_json(out / "ensemble.json", result)
     return {**result, "out": str(out)}
+
+
+def _groups(folders: Sequence[Path], arms: Sequence[str], by: str) -> list[list[Member]]:
+    """Fits of these arms of one split, and of one trial if they go by it."""
+    members = [member for folder in folders for member in _members(folder, prefix=len(folders) > 1)]
+    known = list(dict.fromkeys(member.test.arm for member in members))
+    for arm in arms:
+        if arm not in known:
+            raise RecipeError(f'There is no arm "{arm}" in {", ".join(map(str, folders))}.', nearest(arm, known))
+    groups: dict[tuple[str, int], list[Member]] = {}
+    for member in members:
+        if not arms or member.test.arm in arms:
+            key = (member.test.split_digest, member.test.trial if by == "trial" else 0)
+            groups.setdefault(key, []).append(member)
+    return list(groups.values())
 
 
 def _members(folder: Path, prefix: bool) -> list[Member]:

@@ -50,37 +50,25 @@ def explain(
     """Choose test images, and draw what one or two arms' classifiers of a trial looked at in them.
 
     Nothing is trained, and no prediction made anew: images are chosen from the saved predictions of the test part.
-    Pictures go to ``<run>/explanations/<arm>-<trial>-<hash>/``, a JSON file beside those of each image when they are
-    done, so that an interrupted call goes on. ``<run>/explanations/summary.json`` is what the report shows: a record of
-    every arm, reference and trial that was explained.
+    Pictures go to ``<run>/explanations/<arm>-<trial>-<hash>/``, with a JSON file for each image that is done, so that
+    an interrupted call goes on; ``summary.json``, which the report shows, has a record of all that was explained.
 
     Args:
-        arm: the arm; the first with generated images if left out, else the reference alone.
+        arm: the first with generated images if left out, else the reference alone.
         against: the arm that it is compared with; if left out the one that adds nothing, else the best rival.
-        trial: whose classifiers are shown.
         num_images: of each kind, at most.
 
-    Returns:
-        The record: ``arm``, ``against`` (empty for none), ``trial``, ``folder``, ``fits`` (folders of the classifiers),
-        ``size``, ``cells`` (arm -> cells a side of its maps), ``no_maps`` (why there are none), ``num_images`` and
-        ``num_lesions`` of the test part, ``change`` (``num_fits``, ``raised``, ``lowered``), ``checks`` (arm ->
-        shuffled part -> mean rank correlation and number of maps), ``groups`` and ``images``.
-
-    Raises:
-        RunError: the study is not finished, its results are another recipe's, or captum is not installed.
-        RecipeError: there is no such arm or trial, or ``num_images`` is out of bounds.
+    The record that is returned is read as a ``results.explanations.Explanation``. ``RunError``: the study is not
+    finished, its results are another recipe's, or captum is not installed. ``RecipeError``: there is no such arm or
+    trial, or ``num_images`` is out of bounds.
     """
     if not 1 <= num_images <= MOST:
         raise RecipeError(f"{num_images} images of a kind were asked for.", f"Ask for 1 to {MOST}.")
     done = Finished.load(run)
-    results, study = done.results, done.recipe.study
-    arm, against = _arms(results, arm, against)
+    study, folders = done.recipe.study, {(fit.arm, fit.trial): fit.folder for fit in done.results.fits}
+    arm, against = _arms(done.results, arm, against)
     names = [name for name in (arm, against) if name]
-    folders = {(fit.arm, fit.trial): fit.folder for fit in results.fits}
-    for name in names:
-        trials = sorted(number for of, number in folders if of == name)
-        if trial not in trials:
-            raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
+    _check_trial(folders, names, trial)
     say(f"{arm}, trial {trial}" + (f", against {against}" if against else ""))
     table, change = tabulate(run, folders, names, trial)
     seed = seed_of(study.seed, FOLDER, arm, trial)
@@ -95,13 +83,8 @@ def explain(
     folder = f"{FOLDER}/{arm}-{trial}-{key}"
     with runs.lock(run / FOLDER):
         records = _Drawer(done, fits, run / folder, device).draw(shown, beside, progress)
-        record = {
-            "arm": arm,
-            "against": against,
-            "trial": trial,
-            "folder": folder,
-            "fits": own,
-            "size": done.size,
+        record = {"arm": arm, "against": against, "trial": trial, "folder": folder, "fits": own, "size": done.size}
+        record |= {
             "cells": {of["arm"]: of["cells"] for of in records[0]["arms"]},
             "no_maps": records[0]["no_maps"],
             "num_images": len(table),
@@ -113,6 +96,13 @@ def explain(
         }
         _add_to_summary(run / FOLDER / "summary.json", record)
     return record
+
+
+def _check_trial(folders: Iterable[tuple[str, int]], names: Iterable[str], trial: int) -> None:
+    for name in names:
+        trials = sorted(number for arm, number in folders if arm == name)
+        if trial not in trials:
+            raise RecipeError(f'The arm "{name}" has no trial {trial}.', f"Valid: {', '.join(map(str, trials))}.")
 
 
 def _arms(results: Results, arm: str, against: str) -> tuple[str, str]:

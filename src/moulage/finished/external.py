@@ -15,7 +15,7 @@ import numpy as np
 
 from moulage import contracts, runs
 from moulage.data import joined_sets
-from moulage.data.audit import audit
+from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
 from moulage.data.metadata import Encoder
@@ -55,49 +55,31 @@ def evaluate_on(
     were made before are kept. Everything is written to ``run/external/<name>-<hash>/``: a file of predictions for each
     classifier, named like its folder, and ``summary.json``.
 
-    Args:
-        source, path, options: the plug-in that reads the other data, and what it is given.
-        class_map: their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry.
-
-    Returns:
-        What ``summary.json`` holds, and ``folder``: ``data``, ``classes`` (``map``, ``left_out``, ``absent``),
-        ``unusable`` (image -> reason), ``overlap`` (``num_images``, ``by_reason``, ``images``, ``num_in_test``),
-        ``num_images``, ``num_lesions``, ``counts``, ``fits`` (``arm``, ``trial``, ``predictions``, ``scores``),
-        ``measure``, ``targets``, ``comparisons`` and ``notes``, sentences on what limits all this.
-
-    Raises:
-        RunError: the study is not finished.
-        RecipeError: a class of ``class_map``, the source or one of its options does not exist.
-        DataError: no class of the other data is one of ours, or no image is left to score.
+    ``source``, ``path`` and ``options`` are the plug-in that reads the other data, and what it is given. ``class_map``
+    is their class -> ours, or -> ``""`` to leave it out; a class of the same name needs no entry. Returned is what
+    ``summary.json`` holds, and ``folder``: ``data``, ``classes`` (``map``, ``left_out``, ``absent``), ``unusable``
+    (image -> reason), ``overlap`` (``num_images``, ``by_reason``, ``images``, ``num_in_test``), ``num_images``,
+    ``num_lesions``, ``counts``, ``fits`` (``arm``, ``trial``, ``predictions``, ``scores``), ``measure``, ``targets``,
+    ``comparisons`` and ``notes``, sentences on what limits all this.
+    ``RunError``: the study is not finished. ``RecipeError``: a class of ``class_map``, the source or one of its options
+    does not exist. ``DataError``: no class of the other data is one of ours, or no image is left to score.
     """
     done = Finished.load(run)
     ours, size, plug = done.prepared.catalog.classes, done.size, contracts.source(source)
     found = plug.read(path, plug.configure(options, "options"))
     classes = map_classes(found, ours, class_map)
-    for line in (f"{found.name}: {len(found):,} images", *classes.notes):
-        say(line)
+    _say(say, f"{found.name}: {len(found):,} images", *classes.notes)
     mapped = classes.apply(found, ours)
     pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
-    clean = report.clean(mapped)
-    shared = _shared(done, clean, pixels, progress)
-    for line in shared.notes:
-        say(line)
-    kept = clean.take(~np.isin(clean.images, shared.left_out))
-    if not len(kept):
-        raise DataError(
-            f"No image of {found.name} is left to score: {len(report.quarantined)} cannot be used, and "
-            f"{len(shared.left_out)} are, or show a lesion, that the run's classifiers were trained on.",
-            "Score them on data that were collected elsewhere.",
-        )
+    kept, shared = _kept(done, report, mapped, pixels, progress)
+    _say(say, *shared.notes)
     key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
         scorer = _Scorer(kept, pixels, size, folder, key, device)
-        fits = list(scorer.predict(done, progress))
-        unseen = _unseen(done, kept)
-        for line in unseen:
-            say(line)
+        fits, unseen = list(scorer.predict(done, progress)), _unseen(done, kept)
+        _say(say, *unseen)
         compared = _compare(done, fits, kept)
         summary = {
             "format": runs.FORMAT,
@@ -115,6 +97,28 @@ def evaluate_on(
         }
         runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
+
+
+def _say(say: Callable[[str], None], *lines: str) -> None:
+    for line in lines:
+        say(line)
+
+
+def _kept(
+    done: Finished, report: Audit, mapped: Catalog, pixels: Pixels, progress: runs.Progress
+) -> tuple[Catalog, "_Shared"]:
+    """The images that are scored, and what is left out of them because the run has it too."""
+    clean = report.clean(mapped)
+    shared = _shared(done, clean, pixels, progress)
+    kept = clean.take(~np.isin(clean.images, shared.left_out))
+    if not len(kept):
+        unusable, known = len(report.quarantined), len(shared.left_out)
+        raise DataError(
+            f"No image of {mapped.name} is left to score: {unusable} cannot be used, and {known} are, or show a "
+            "lesion, that the run's classifiers were trained on.",
+            "Score them on data that were collected elsewhere.",
+        )
+    return kept, shared
 
 
 class _Shared(NamedTuple):
