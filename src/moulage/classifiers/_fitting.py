@@ -180,11 +180,16 @@ def soft_targets(
     return (1 - label_smoothing) * targets + label_smoothing / num_classes if label_smoothing else targets
 
 
-def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
-    """What is minimised: the loss of the treatment (see there), or the mean cross-entropy; logits [n, K] as float32."""
+def losses_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
+    """What is minimised of each image [n]: the loss of the treatment (see there), or cross-entropy."""
     if treatment.loss is not None:
-        return treatment.loss(logits.float(), targets, progress)
-    return functional.cross_entropy(logits.float(), targets)
+        return treatment.loss(logits, targets, progress)
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
+    """The mean of ``losses_of`` over a batch; logits [n, K] as float32."""
+    return losses_of(logits.float(), targets, treatment, progress).mean()
 
 
 def mixed(
