@@ -176,7 +176,7 @@ def soft_targets(
     labels: np.ndarray, num_classes: int, device: torch.device, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """Targets float32 [n, K] of labels int64 [n]: 1 for the class, a share of it spread evenly over all classes."""
-    targets = functional.one_hot(torch.from_numpy(labels), num_classes).to(device, torch.float32)
+    targets = functional.one_hot(torch.tensor(labels), num_classes).to(device, torch.float32)
     return (1 - label_smoothing) * targets + label_smoothing / num_classes if label_smoothing else targets
 
 
