@@ -29,7 +29,7 @@ options = { num_images = 300, size = 32, min_lesions = 14 }
 PROBE = """
 [classifier]
 plugin = "probe"
-options = { size = 32, epochs = 3, backbone = { name = "test_resnet", weights = "scratch" } }
+options = { size = 32, penalty = 0.05, backbone = { name = "test_resnet", weights = "scratch" } }
 """
 DCGAN = """
 [generators.gan]

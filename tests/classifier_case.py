@@ -10,10 +10,12 @@ from moulage.data.training_view import Examples, TrainingView
 
 CLASSES = ("AK", "BKL", "NV")
 SIZE = 32
+DESCENT = {"epochs": 8, "batch_size": 16, "learning_rate": 0.01, "choose": "balanced_accuracy"}
+"""A probe by gradient steps: ``Case("probe", descent=DESCENT)``."""
 TINY = {"name": "test_efficientnet", "weights": "scratch"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "probe": {"size": SIZE, "backbone": TINY, "epochs": 8, "batch_size": 16, "learning_rate": 0.01},
-    "metadata": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
+    "probe": {"size": SIZE, "backbone": TINY},
+    "metadata": {},
     "finetune": {
         "size": SIZE,
         "backbone": TINY,

@@ -124,6 +124,7 @@ def test_wrong_inputs_are_refused(network):
             {
                 "backbone": {**SCRATCH, "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]},
                 "batch_size": 8,
+                "epochs": 1,
                 "precision": "fp32",
             },
         ),
@@ -133,7 +134,7 @@ def test_the_map_is_of_the_network_that_predicts(
     module: ModuleType, options: dict[str, Any], with_metadata: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """What Grad-CAM differentiates gives the classifier's own logits, normalised, resized, and beside metadata."""
-    config = module.Config.model_validate({"size": SIZE, "epochs": 1, **options})
+    config = module.Config.model_validate({"size": SIZE, **options})
     pixels, labels = images(12), np.arange(12) % NUM_CLASSES
     inputs = module.embed(config, pixels) if hasattr(module, "embed") else pixels
     metadata = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32) if with_metadata else None

@@ -154,7 +154,10 @@ REFUSED = {
     | dict.fromkeys(("cutmix", "randaugment", "trivialaugment", "oversampling_strong"), "given embeddings"),
     "finetune": {},
 }
-SMALL = {"probe": {"epochs": 2}, "finetune": {"epochs": 2, "ema_decay": 0.0, "batch_size": 16}}
+SMALL = {
+    "probe": {"descent": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "choose": "balanced_accuracy"}},
+    "finetune": {"epochs": 2, "ema_decay": 0.0, "batch_size": 16},
+}
 
 
 def treatment_of(name: str, case: Case) -> Treatment:
@@ -206,10 +209,10 @@ def test_the_loss_hears_how_far_the_training_is(case, tmp_path):
 
     def loss(logits, targets, progress):
         heard.append(progress)
-        return torch.nn.functional.cross_entropy(logits, targets)
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     fitted = case.fitted(tmp_path, treatment=Treatment(loss=loss, key="hears"))
-    steps = 2 * case.view.num_steps(case.config.batch_size)
+    steps = 2 * case.view.num_steps(16)
     assert heard == pytest.approx(np.arange(steps) / steps)
     plain = case.fitted(tmp_path / "plain")
     assert (fitted.predict(case.validation.inputs) == plain.predict(case.validation.inputs)).all()

@@ -10,18 +10,33 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
-from classifier_case import CLASSES, OPTIONS, SIZE, TINY, Case, pictures
+from classifier_case import CLASSES, DESCENT, OPTIONS, SIZE, TINY, Case, pictures
 from moulage import backbones, epochs, plugins, runs
-from moulage.classifiers import _fitting, finetune, probe
+from moulage.classifiers import _fitting, _optimum, finetune, probe
 from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
+from moulage.treatment import PLAIN
 
 READS_METADATA = ("finetune", "metadata", "probe")
 
 
-@pytest.fixture(scope="module", params=["probe", "finetune", *(f"{name} with metadata" for name in READS_METADATA)])
+IN_EPOCHS = ["finetune", "finetune with metadata", "probe by descent", "probe by descent with metadata"]
+AT_ONCE = ["probe", "probe with metadata", "metadata with metadata"]
+
+
+def case_of(words: str, **options) -> Case:
+    descent = {"descent": {**DESCENT, **options}} if "descent" in words else options
+    return Case(words.partition(" ")[0], metadata="with" in words, **descent)
+
+
+def in_epochs(case: Case):
+    """The options of its training in epochs."""
+    return case.config if case.module is finetune else case.config.descent
+
+
+@pytest.fixture(scope="module", params=["probe", *IN_EPOCHS, *AT_ONCE[1:]])
 def case(request) -> Case:
-    return Case(request.param.partition(" ")[0], metadata="with" in request.param)
+    return case_of(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +44,11 @@ def fit(case, tmp_path_factory):
     """One fit for all tests that only look at it: classifier and folder."""
     folder = tmp_path_factory.mktemp("fit")
     return case.fitted(folder), folder
+
+
+@pytest.fixture(scope="module", params=IN_EPOCHS)
+def in_steps(request) -> Case:
+    return case_of(request.param)
 
 
 # The contract
@@ -59,10 +79,11 @@ def test_features_are_what_the_head_is_given(case, fit):
     assert logits.numpy() == pytest.approx(case.predict(classifier), abs=1e-4)
 
 
-def test_it_keeps_the_epoch_that_validated_best(case, fit):
-    classifier, folder = fit
+def test_it_keeps_the_epoch_that_validated_best(in_steps, tmp_path):
+    case = case_of("finetune" if in_steps.module is finetune else "probe by descent", choose="balanced_accuracy")
+    classifier, folder = case.fitted(tmp_path), tmp_path
     records = runs.read_log(folder, "epoch")
-    assert [r["epoch"] for r in records] == list(range(1, case.config.epochs + 1))
+    assert [r["epoch"] for r in records] == list(range(1, in_epochs(in_steps).epochs + 1))
     best = max(r["validation_balanced_accuracy"] for r in records)
     found = _fitting.scores(case.predict(classifier), case.validation.labels)
     assert found["validation_balanced_accuracy"] == best
@@ -70,16 +91,18 @@ def test_it_keeps_the_epoch_that_validated_best(case, fit):
 
 
 def test_a_fit_depends_on_its_seed_alone(case, fit, tmp_path):
+    """At the optimum not even on that."""
     torch.manual_seed(99)  # what else draws from PyTorch's own generator must not matter
     before = torch.get_rng_state()
     again, other = case.fitted(tmp_path / "again"), case.fitted(tmp_path / "other", seed=1)
     assert (case.predict(again) == case.predict(fit[0])).all()
-    assert (case.predict(other) != case.predict(fit[0])).any()
+    in_steps = case.module is finetune or case.config.descent
+    assert (case.predict(other) != case.predict(fit[0])).any() == bool(in_steps)
     assert (torch.get_rng_state() == before).all()
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(case, fit, tmp_path):
-    calls = []
+def test_interrupted_and_resumed_equals_uninterrupted(in_steps, tmp_path):
+    whole, calls = in_steps.fitted(tmp_path / "whole"), []
 
     def stop(done, total, note):
         calls.append(done)
@@ -87,11 +110,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(case, fit, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        case.fitted(tmp_path, progress=stop)
-    resumed = case.fitted(tmp_path, progress=lambda done, total, note: calls.append(done))
-    assert calls[-1] >= case.config.epochs
-    assert (case.predict(resumed) == case.predict(fit[0])).all()
-    for mine, theirs in zip(*(runs.read_log(folder, "epoch") for folder in (tmp_path, fit[1])), strict=True):
+        in_steps.fitted(tmp_path / "broken", progress=stop)
+    resumed = in_steps.fitted(tmp_path / "broken", progress=lambda done, total, note: calls.append(done))
+    assert calls[-1] >= in_epochs(in_steps).epochs
+    assert (in_steps.predict(resumed) == in_steps.predict(whole)).all()
+    for mine, theirs in zip(
+        *(runs.read_log(folder, "epoch") for folder in (tmp_path / "broken", tmp_path / "whole")), strict=True
+    ):
         assert mine == theirs | {"seconds": mine["seconds"]}
 
 
@@ -139,20 +164,26 @@ def test_an_unfitted_classifier_says_so(case, tmp_path):
         case.new().save(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_fit(case, tmp_path):
-    rate = {"head_learning_rate": 1e38} if case.module is finetune else {"learning_rate": 1e38, "optimizer": "sgd"}
+def test_a_loss_that_is_not_finite_stops_the_fit(in_steps, tmp_path):
+    rate = {"head_learning_rate": 1e38} if in_steps.module is finetune else {"learning_rate": 1e38, "optimizer": "sgd"}
     with pytest.raises(DivergedError, match="diverged at step"):
-        Case(case.name, metadata=case.metadata, **rate).fitted(tmp_path)
+        case_of("finetune" if in_steps.module is finetune else "probe by descent", **rate).fitted(tmp_path)
 
 
 def test_steps_and_seconds(case):
     steps, seconds = case.new().steps_and_seconds(100)
-    assert steps == case.config.epochs * -(-100 // case.config.batch_size)
-    assert 0 < seconds < 10
+    assert steps > 0
+    assert 0 < steps * seconds < 60
 
 
-def test_a_prefix_of_the_epoch_is_enough(case, tmp_path):
-    short = Case(case.name, metadata=case.metadata, steps_per_epoch=2, epochs=1)
+def test_steps_are_those_of_the_epochs(in_steps):
+    assert in_steps.new().steps_and_seconds(100)[0] == in_epochs(in_steps).epochs * -(
+        -100 // in_epochs(in_steps).batch_size
+    )
+
+
+def test_a_prefix_of_the_epoch_is_enough(in_steps, tmp_path):
+    short = case_of("finetune" if in_steps.module is finetune else "probe by descent", steps_per_epoch=2, epochs=1)
     assert short.new().steps_and_seconds(100)[0] == 2
     short.fitted(tmp_path)
     assert len(runs.read_log(tmp_path, "epoch")) == 1
@@ -237,7 +268,7 @@ def test_the_key_names_what_the_features_depend_on():
     def key(**options):
         return probe.embed_key(probe.Config(**{"size": SIZE, "backbone": backbones.Backbone(**TINY), **options}))
 
-    assert key() == key(epochs=3, learning_rate=0.5)
+    assert key() == key(penalty=3, standardize=False)
     keys = {
         key(),
         key(size=64),
@@ -248,18 +279,105 @@ def test_the_key_names_what_the_features_depend_on():
     assert len(keys) == 5
 
 
-def test_the_probe_reaches_the_optimum_of_softmax_regression(tmp_path):
-    """Judge: scikit-learn's L-BFGS on the same standardised features (overlapping classes: a finite optimum)."""
+def overlapping(number: int = 400, seed: int = 0) -> Examples:
+    """Three classes that overlap, so that the optimum is finite without a penalty; features of unlike scales."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, number, p=[0.7, 0.2, 0.1])
+    inputs = rng.normal(0, 1, (number, 4)) + np.eye(3, 4)[labels] * [1.0, 0.8, 0.5, 0]
+    return Examples(np.float32(inputs * [1, 20, 3, 1] + [0, 5, 7, 0]), labels)
+
+
+def at_optimum(folder, view: TrainingView, seed: int = 0, validation: Examples | None = None, **options):
+    """A probe of three classes, with its treatment and options."""
+    treatment = options.pop("treatment", PLAIN)
+    classifier = probe.Classifier(probe.Config(**options), CLASSES)
+    given = validation or overlapping(200, 1)
+    classifier.fit(view, given, seed=seed, folder=folder, treatment=treatment)
+    return classifier
+
+
+def judged(data: Examples, penalty: float, view: TrainingView | None = None, **options) -> LogisticRegression:
+    """Scikit-learn's optimum of the same loss, of standardised features; C counts images, the penalty their mean."""
+    mean, std = data.inputs.mean(0), data.inputs.std(0)
+    given = view or TrainingView(data, None, 0)
+    inputs = np.concatenate([given.real.inputs, *([given.extra.inputs] if given.extra else [])])
+    found = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000, **options)
+    return found.fit((inputs - mean) / std, given.labels, sample_weight=given.shares())
+
+
+def centred(logits: np.ndarray) -> np.ndarray:
+    return logits - logits.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize("penalty", [0.001, 0.03, 1.0])
+def test_the_probe_is_at_the_optimum_of_penalised_softmax_regression(penalty, tmp_path):
+    """Judge: scikit-learn on the same standardised features."""
+    data = overlapping()
+    logits = at_optimum(tmp_path, TrainingView(data, None, 0), penalty=penalty).predict(data.inputs)
+    judge = judged(data, penalty)
+    expected = judge.decision_function((data.inputs - data.inputs.mean(0)) / data.inputs.std(0))
+    np.testing.assert_allclose(centred(logits), centred(expected), atol=0.01)
+
+
+def test_extra_images_and_empty_slots_weigh_what_they_are_seen(tmp_path):
+    """Judge: scikit-learn with the mean share of an epoch as weight of each image."""
+    data, extra = overlapping(), overlapping(60, 2)
+    view = TrainingView(data, extra, 150)
+    logits = at_optimum(tmp_path, view, penalty=0.01).predict(data.inputs)
+    standardised = (data.inputs - data.inputs.mean(0)) / data.inputs.std(0)
+    expected = judged(data, 0.01, view).decision_function(standardised)
+    np.testing.assert_allclose(centred(logits), centred(expected), atol=0.01)
+    alone = judged(data, 0.01).decision_function(standardised)
+    assert np.abs(centred(logits) - centred(alone)).max() > 0.05, "the extra images matter"
+
+
+def test_the_penalty_is_the_one_that_validates_best(tmp_path):
+    """Over a fine grid no penalty has a clearly smaller validation loss, and the tried ones are kept."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 400)
-    inputs = np.float32(rng.normal(0, 1, (400, 3)) + labels[:, None] * [1.0, 0.5, 0.0])
-    data = Examples(np.float32(inputs * [1, 20, 0] + [0, 5, 7]), labels)
-    config = probe.Config(epochs=60, batch_size=50, learning_rate=0.01, weight_decay=0, choose="loss")
-    classifier = probe.Classifier(config, ("a", "b"))
-    classifier.fit(TrainingView(data, None, 0), data, seed=0, folder=tmp_path)
-    judge = LogisticRegression(C=1e6).fit(data.inputs, labels)
-    found = _fitting.scores(classifier.predict(data.inputs), labels)
-    assert found["validation_loss"] == pytest.approx(log_loss(labels, judge.predict_proba(data.inputs)), abs=2e-3)
+    noise = rng.normal(0, 1, (600, 60)).astype(np.float32)
+    parts = [overlapping(150, 0), overlapping(300, 1)]
+    train, validation = (
+        Examples(np.concatenate([part.inputs, noise[start : start + len(part)]], 1), part.labels)
+        for part, start in zip(parts, (0, 200), strict=True)
+    )
+    found = at_optimum(tmp_path, TrainingView(train, None, 0), validation=validation)
+
+    def validated(classifier) -> float:
+        return _fitting.scores(classifier.predict(validation.inputs), validation.labels)["validation_loss"]
+
+    grid = {
+        value: validated(at_optimum(tmp_path, TrainingView(train, None, 0), validation=validation, penalty=value))
+        for value in np.geomspace(0.01, 10, 13)
+    }
+    assert validated(found) < min(grid.values()) + 0.003
+    assert max(grid.values()) > min(grid.values()) + 0.1, "the penalty matters here"
+    tried = dict(found.facts["tried"])
+    assert min(tried) < found.facts["penalty"] < max(tried)
+    found.save(tmp_path)
+    assert probe.Classifier.load(tmp_path).facts == found.facts
+
+
+def test_a_penalty_without_a_best_value_is_bounded(tmp_path):
+    """Classes that are told apart without error: the weaker the penalty the better, and the search ends."""
+    case = Case("probe")
+    known = case.fitted(tmp_path, view=TrainingView(case.train, None, 0))
+    assert np.isfinite(case.predict(known)).all()
+    assert len(known.facts["tried"]) <= _optimum.MOST_STEPS + 2
+
+
+def test_fits_of_two_seeds_are_one_fit_unless_pairs_are_drawn(tmp_path):
+    data = overlapping()
+    mixup = plugins.load("balance", "mixup")
+    for treatment, alike in ((PLAIN, True), (mixup.treat(mixup.Config(), np.ones(3)), False)):
+        logits = [
+            at_optimum(tmp_path, TrainingView(data, None, 20), seed, penalty=0.1, treatment=treatment).predict(
+                data.inputs
+            )
+            for seed in (0, 1, 0)
+        ]
+        assert (logits[0] == logits[2]).all()
+        assert (logits[0] == logits[1]).all() == alike
+        assert np.abs(logits[0] - logits[1]).max() < 0.5, "other pairs of the same images"
 
 
 def test_the_probe_learns_how_rare_a_class_is(tmp_path):
@@ -267,10 +385,23 @@ def test_the_probe_learns_how_rare_a_class_is(tmp_path):
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([0, 1, 2], [780, 200, 20]))
     data = Examples(rng.normal(0, 1, (1000, 100)).astype(np.float32), labels)
-    classifier = probe.Classifier(probe.Config(choose="last"), CLASSES)
-    classifier.fit(TrainingView(data, None, 0), data, seed=0, folder=tmp_path)
+    classifier = at_optimum(tmp_path, TrainingView(data, None, 0), validation=data, penalty=0.01)
     probabilities = torch.from_numpy(classifier.predict(data.inputs)).softmax(1).mean(0)
-    assert probabilities.numpy() == pytest.approx([0.78, 0.2, 0.02], abs=0.04)
+    assert probabilities.numpy() == pytest.approx([0.78, 0.2, 0.02], abs=1e-3)
+
+
+def test_descent_comes_near_the_optimum(tmp_path):
+    data = overlapping()
+    steps = {"epochs": 60, "batch_size": 50, "learning_rate": 0.01, "weight_decay": 0, "choose": "loss"}
+    found = at_optimum(tmp_path / "a", TrainingView(data, None, 0), validation=data, descent=steps)
+    best = at_optimum(tmp_path / "b", TrainingView(data, None, 0), validation=data, penalty=1e-6)
+    losses = [_fitting.scores(each.predict(data.inputs), data.labels)["validation_loss"] for each in (found, best)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_a_penalty_beside_descent_is_refused():
+    with pytest.raises(RecipeError, match="weight_decay of its own"):
+        plugins.configure("classifiers", "probe", {"penalty": 1.0, "descent": {}})
 
 
 def test_features_are_standardised_by_the_real_images_alone(tmp_path):

@@ -200,7 +200,7 @@ def test_fit_sample_train_evaluate_as_a_user_would(call, tmp_path):
     drawn = call("sample", folder, "--count", 5, "--first-seed", 7, "--out", "drawn", "--json")
     assert json.loads(drawn.out)["counts"] == {"AK": 5}
     assert sorted(p.stem for p in (tmp_path / "drawn").rglob("*.png")) == sorted(f"AK-{s}" for s in range(7, 12))
-    probe = list(settings({"size": 32, "epochs": 2, "backbone": SCRATCH}))
+    probe = list(settings({"size": 32, "penalty": 0.1, "backbone": SCRATCH}))
     for extra in ([], ["--samples", "drawn"]):
         trained = call("train", "probe", *phantom, *probe, *extra, "--json")
         assert trained.code == 0, trained.err

@@ -26,7 +26,7 @@ RECIPE: dict[str, Any] = {
     "split": {"validation": 0.2, "test": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
     "selections": {"some": {"rules": [{"plugin": "random"}], "features": {"backbone": SCRATCH}}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 1, "backbone": SCRATCH}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "penalty": 0.1, "backbone": SCRATCH}},
     "arms": {
         "none": {"balance": "none"},
         "drawn": {"balance": "synthesize", "generator": "noise", "add": {"AK": 3}},

@@ -25,7 +25,7 @@ RECIPE = phantom_recipe(
     data={"options": {"num_images": 240}},
     generators={"gan": {**tiny_gan("AK", steps=2), "refit": "study"}},
     fidelity={"num_images": 0, "judge_images": 0},
-    classifier={"options": {"epochs": 3, "backbone": {**SCRATCH, "input_size": 64}}},
+    classifier={"options": {"penalty": 0.1, "backbone": {**SCRATCH, "input_size": 64}}},
     arms={
         "softmax": {"balance": "balanced_softmax"},
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}},
@@ -203,7 +203,7 @@ def test_wrong_wishes_are_refused(run, options, says):
 
 def test_results_of_another_recipe_are_refused(run):
     text = (run / "recipe.toml").read_text(encoding="utf-8")
-    (run / "recipe.toml").write_text(text.replace("epochs = 3", "epochs = 4"), encoding="utf-8")
+    (run / "recipe.toml").write_text(text.replace("penalty = 0.1", "penalty = 0.2"), encoding="utf-8")
     with pytest.raises(RunError, match="another recipe"):
         explain(run)
     (run / "recipe.toml").write_text(text, encoding="utf-8")

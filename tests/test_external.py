@@ -34,7 +34,7 @@ SIDE = 64
 RECIPE = phantom_recipe(
     study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
     data={"options": {"num_images": 240, "size": SIDE}},
-    classifier={"options": {"epochs": 3}},
+    classifier={"options": {"penalty": 0.05}},
     arms={"duplicates": {"balance": "duplicates", "add": {"AK": 9}}},
 )
 

@@ -25,7 +25,7 @@ RECIPE = {
     "data": {"source": "phantom", "options": {"num_images": 260, "size": 32, "min_lesions": 12}},
     "split": {"scheme": "folds", "num_folds": 2, "validation": 0.2, "reserve": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "penalty": 0.1, "backbone": SCRATCH}},
     "arms": {
         "none": {"balance": "none"},
         "copies": {"balance": "duplicates", "like": "drawn"},

@@ -147,7 +147,7 @@ RECIPE = phantom_recipe(
     data={"options": {"num_images": 240}, "unknown": ["VASC"]},
     generators={"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
     fidelity={"num_images": 0, "judge_images": 0},
-    classifier={"metadata": ["age", "sex", "site"], "options": {"epochs": 3}},
+    classifier={"metadata": ["age", "sex", "site"], "options": {"penalty": 0.05}},
     arms={"noise": {"balance": "synthesize", "generator": "noise", "add": {"AK": 12}}},
 )
 
@@ -200,7 +200,7 @@ def test_metadata_that_do_not_fit_are_refused():
 # Every classifier that reads them
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "probe": {"learning_rate": 0.03},
+    "probe": {},
     "metadata": {},
     "finetune": {
         "backbone_learning_rate": 1e-4,

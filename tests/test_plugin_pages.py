@@ -56,7 +56,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setitem(tiny_generators.TINY, "vae", {"latent_size": 4, "width": 8})
-        patch.setitem(classifier_case.OPTIONS, "colours", {"epochs": 8, "batch_size": 16, "learning_rate": 0.03})
+        patch.setitem(classifier_case.OPTIONS, "colours", {})
         _forget()
         yield folder
     _forget()

@@ -79,7 +79,7 @@ def test_the_same_declaration_is_found_again(tmp_path):
         ({"arms": {"copies": {"balance": "permuted"}}}, "arms.copies: 'reference' -> 'null'"),
         ({"arms": {"more": {"balance": "none"}}}, "arms.more: None -> 'reference'"),
         ({"arms": {"gan": {"treatment": "focal"}}}, "treatments.gan: None -> 'focal'"),
-        ({"classifier": {"options": {"epochs": 9}}}, ": settings in recipe.toml."),
+        ({"classifier": {"options": {"penalty": 9.0}}}, ": settings in recipe.toml."),
         ({"split": {"seed": 4}}, ": settings in recipe.toml."),
     ],
 )

@@ -34,7 +34,7 @@ from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 RECIPE = phantom_recipe(
     study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
     generators={"gan": tiny_gan("AK", "VASC", steps=12, checkpoint_every=4)},
-    classifier={"options": {"epochs": 3}},
+    classifier={"options": {"penalty": 0.05}},
     arms={
         "duplicates": {"balance": "duplicates", "like": "gan"},
         "gan": {"balance": "synthesize", "generator": "gan", "add": {"AK": 6, "VASC": 4}},
@@ -101,7 +101,7 @@ def test_a_changed_arm_recomputes_only_itself(finished):
     changed = recipe_with({"arms.half": {"balance": "synthesize", "generator": "gan", "add": {"AK": 5}}})
     new = [stage for stage in plan(changed, finished.prepared) if stage.folder not in before]
     assert {(stage.kind, stage.name) for stage in new} == {("classifier", "half")}
-    head = recipe_with({"classifier.options.epochs": 4})
+    head = recipe_with({"classifier.options.penalty": 4.0})
     assert {t.kind for t in plan(head, finished.prepared) if t.folder not in before} == {"classifier"}
     other = recipe_with({"generators.gan.options.steps": 13})
     kinds = {(t.kind, t.name) for t in plan(other, finished.prepared) if t.folder not in before}
@@ -252,7 +252,7 @@ FOLDS = {
     "data": {"source": "phantom", "options": {"num_images": 300, "size": 32, "min_lesions": 12}},
     "split": {"scheme": "folds", "num_folds": 3, "validation": 0.2, "reserve": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 2, "backbone": SCRATCH}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "penalty": 0.1, "backbone": SCRATCH}},
     "arms": {
         "none": {"balance": "none"},
         "copies": {"balance": "duplicates", "like": "drawn"},

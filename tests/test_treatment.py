@@ -5,9 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import approx_fprime
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from moulage import arm, contracts, plugins
+from moulage.balance import _weights
 from moulage.classifiers import _fitting, probe
 from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
@@ -31,7 +35,7 @@ def loss_of(name: str, counts=(1, 2, 4), **options) -> Loss:
 def loss(found: Loss, *labels: int, progress: float = 0.0) -> float:
     """The loss of images that all have the logits log(ODDS), with these labels."""
     logits = torch.tensor(ODDS).log().repeat(len(labels), 1)
-    return float(found(logits, torch.eye(3)[list(labels)], progress))
+    return float(found(logits, torch.eye(3)[list(labels)], progress).mean())
 
 
 LOSSES = ("class_weights", "focal", "ldam_drw", "balanced_softmax", "logit_adjustment", "label_smoothing")
@@ -97,9 +101,9 @@ def test_the_weights_of_ldam_are_deferred():
 def test_losses_take_soft_targets(name):
     soft, logits = torch.tensor([[0.3, 0.0, 0.7]]), torch.tensor([ODDS]).log()
     found = loss_of(name, RARE)
-    by_class = [float(found(logits, torch.eye(3)[[k]], 0.9)) for k in range(3)]
-    assert float(found(logits, soft, 0.9)) == pytest.approx(0.3 * by_class[0] + 0.7 * by_class[2], rel=1e-5)
-    assert found(logits.repeat(5, 1), soft.repeat(5, 1), 0.9).shape == ()
+    by_class = [found(logits, torch.eye(3)[[k]], 0.9).item() for k in range(3)]
+    assert found(logits, soft, 0.9).item() == pytest.approx(0.3 * by_class[0] + 0.7 * by_class[2], rel=1e-5)
+    assert found(logits.repeat(5, 1), soft.repeat(5, 1), 0.9).shape == (5,)
 
 
 @pytest.mark.parametrize(("name", "options"), [*((n, {}) for n in LOSSES), ("focal", {"gamma": 0.5})])
@@ -111,7 +115,7 @@ def test_gradients_are_finite(name, options):
     targets = torch.eye(3)[torch.arange(60) % 3]
     found = loss_of(name, (1, 500, 12000), **options)
     for progress in (0.0, 1.0):
-        (gradient,) = torch.autograd.grad(found(logits, targets, progress), logits)
+        (gradient,) = torch.autograd.grad(found(logits, targets, progress).mean(), logits)
         assert gradient.isfinite().all()
         assert gradient.abs().sum() > 0
 
@@ -282,7 +286,7 @@ def clouds(counts: tuple[int, ...], seed: int) -> Examples:
 
 def balanced_accuracy(treatment: Treatment, folder) -> float:
     train, test = clouds((500, 100, 25, 12), 0), clouds((400,) * 4, 1)
-    classifier = probe.Classifier(probe.Config(epochs=25, learning_rate=0.02, choose="last"), ("a", "b", "c", "d"))
+    classifier = probe.Classifier(probe.Config(penalty=1e-3), ("a", "b", "c", "d"))
     classifier.fit(TrainingView(train, None, 0), test, seed=0, folder=folder, treatment=treatment)
     return float(balanced_accuracy_score(test.labels, classifier.predict(test.inputs).argmax(1)))
 
@@ -299,6 +303,82 @@ def test_rivals_raise_balanced_accuracy_on_unbalanced_clouds(name, plain, tmp_pa
     """The clouds are the same but for their sizes, so a balanced rule is better by far: Bayes reaches about 0.8."""
     assert plain < 0.7
     assert balanced_accuracy(treat(name, (500, 100, 25, 12)), tmp_path) > plain + 0.05
+
+
+# The probe at the optimum of each loss
+
+COUNTS = (500, 100, 25, 12)
+SHARES = np.array(COUNTS) / sum(COUNTS)
+PENALTY = 0.02
+
+
+def head_of(treatment: Treatment, folder, seed: int = 0) -> probe.Classifier:
+    train = clouds(COUNTS, 0)
+    classifier = probe.Classifier(probe.Config(penalty=PENALTY, standardize=False), ("a", "b", "c", "d"))
+    classifier.fit(TrainingView(train, None, 0), clouds((9,) * 4, 1), seed=seed, folder=folder, treatment=treatment)
+    return classifier
+
+
+def logits_of(treatment: Treatment, folder) -> np.ndarray:
+    return head_of(treatment, folder).predict(clouds((400,) * 4, 1).inputs)
+
+
+@pytest.mark.parametrize("name", ["balanced_softmax", "logit_adjustment"])
+def test_counts_in_the_loss_are_an_adjustment_afterwards(name, tmp_path):
+    """With a free bias the optimum is that of cross-entropy less the log of the counts (Menon et al. 2021)."""
+    shifted = logits_of(PLAIN, tmp_path) - np.log(SHARES)
+    found = logits_of(treat(name, COUNTS), tmp_path)
+    centre = [each - each.mean(1, keepdims=True) for each in (found, shifted)]
+    np.testing.assert_allclose(*centre, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["class_weights", "oversampling", "crt"])
+def test_weights_and_balanced_draws_are_scikit_learns_balanced_weights(name, tmp_path):
+    """Draws by class weigh an image by the inverse of its class; a loss so weighted has a smaller sum of weights."""
+    options = {"mode": "inverse"} if name == "class_weights" else {}
+    found, train = logits_of(treat(name, COUNTS, **options), tmp_path), clouds(COUNTS, 0)
+    total = 1.0 if name != "class_weights" else float(_weights.inverse(np.array(COUNTS)) @ SHARES)
+    judge = LogisticRegression(C=total / PENALTY, tol=1e-9, max_iter=9999)
+    weights = 1 / np.array(COUNTS)[train.labels] / 4
+    judge.fit(train.inputs, train.labels, sample_weight=weights)
+    expected = judge.decision_function(clouds((400,) * 4, 1).inputs)
+    centre = [each - each.mean(1, keepdims=True) for each in (found, expected)]
+    np.testing.assert_allclose(*centre, atol=0.02)
+
+
+def smoothed(log_p: np.ndarray, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -(0.9 * log_p[np.arange(len(z)), labels] + 0.1 * log_p.mean(1))
+
+
+def focussed(log_p: np.ndarray, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    of_label = log_p[np.arange(len(z)), labels]
+    return -((1 - np.exp(of_label)) ** 2) * of_label
+
+
+def with_margins(log_p: np.ndarray, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The last stage, with its weights: a convex loss forgets how its training began."""
+    lowered = z.copy()
+    lowered[np.arange(len(z)), labels] -= 4 * 0.5 * (12 / np.array(COUNTS)[labels]) ** 0.25
+    weights = 1 / (1 - 0.9999 ** np.array(COUNTS))
+    return -log_softmax(lowered, axis=1)[np.arange(len(z)), labels] * (weights / weights.sum() * 4)[labels]
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"), [("label_smoothing", smoothed), ("focal", focussed), ("ldam_drw", with_margins)]
+)
+def test_the_head_is_where_the_formula_of_its_loss_is_flat(name, formula, tmp_path):
+    """Judge: finite differences of the loss as the paper has it, with the penalty."""
+    network, train = head_of(treat(name, COUNTS), tmp_path).network, clouds(COUNTS, 0)
+    weight, bias = network.weight.detach().double().numpy(), network.bias.detach().double().numpy()
+
+    def objective(parameters: np.ndarray) -> float:
+        weight, bias = parameters[:32].reshape(4, 8), parameters[32:]
+        z = train.inputs @ weight.T + bias
+        return formula(log_softmax(z, axis=1), z, train.labels).mean() + PENALTY / 2 * (weight**2).sum()
+
+    slope = approx_fprime(np.concatenate([weight.ravel(), bias]), objective, 1e-6)
+    assert np.abs(slope).max() < 5e-4
+    assert np.abs(approx_fprime(np.zeros(36), objective, 1e-6)).max() > 0.05
 
 
 def test_stages_take_the_second_from_the_first():

@@ -99,7 +99,7 @@ RECIPE = phantom_recipe(
     data={"options": {"num_images": 240}, "unknown": ["VASC"]},
     arms={"duplicates": {"balance": "duplicates", "add": {"AK": 3}}},
 )
-OPTIONS = {"probe": {"epochs": 3}, "finetune": {"epochs": 1, "batch_size": 32}}
+OPTIONS = {"probe": {}, "finetune": {"epochs": 1, "batch_size": 32}}
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS])

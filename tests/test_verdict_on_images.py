@@ -20,13 +20,13 @@ from moulage.stages import data
 from moulage.study import Outcome, run_study
 
 TARGET = "VASC"
-DATA = {"num_images": 1980, "size": 48, "min_lesions": 110}
+DATA = {"num_images": 2750, "size": 48, "min_lesions": 150}
 NUM_ADDED = 100
 ADD = {TARGET: NUM_ADDED}
 RECIPE: dict[str, Any] = {
     "study": {"name": "planted", "target_classes": [TARGET], "num_trials": 4, "smallest_effect": 0.02},
     "data": {"source": "phantom", "options": DATA},
-    "split": {"validation": 0.12, "test": 0.6, "reserve": 0.7},
+    "split": {"validation": 0.12, "test": 0.6, "reserve": 0.85},
     "generators": {"noise": {"plugin": "noise", "classes": [TARGET], "size": 48}},
     "classifier": {"plugin": "probe", "options": {"size": 48}},
     "arms": {

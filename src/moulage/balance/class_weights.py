@@ -33,6 +33,6 @@ def treat(config: Config, counts: np.ndarray) -> Treatment:
     weights = _weights.inverse(counts) if inverse else _weights.effective_number(counts, config.beta)
 
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-        return -(logits.log_softmax(1) * targets @ logits.new_tensor(weights)).mean()
+        return -(logits.log_softmax(1) * targets @ logits.new_tensor(weights))
 
     return Treatment(loss=loss, key=identity(config))

@@ -35,6 +35,6 @@ def treat(config: Config, counts: np.ndarray) -> Treatment:
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         log_p = logits.log_softmax(1)
         rest = (-log_p.expm1()).clamp(min=SMALLEST)  # 1 - p without cancellation
-        return -(rest**config.gamma * log_p * targets @ logits.new_tensor(alpha)).mean()
+        return -(rest**config.gamma * log_p * targets @ logits.new_tensor(alpha))
 
     return Treatment(loss=loss, key=identity(config))

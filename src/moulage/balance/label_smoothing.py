@@ -23,6 +23,6 @@ def treat(config: Config, counts: np.ndarray) -> Treatment:
 
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         smoothed = (1 - config.epsilon) * targets + config.epsilon / logits.shape[1]
-        return -(logits.log_softmax(1) * smoothed).sum(1).mean()
+        return -(logits.log_softmax(1) * smoothed).sum(1)
 
     return Treatment(loss=loss, key=identity(config))

@@ -39,7 +39,7 @@ def treat(config: Config, counts: np.ndarray) -> Treatment:
         # [n, K, K]: row k of an image holds its logits with the margin of class k, as if k were the true class.
         lowered = logits[:, None, :] - logits.new_tensor(margins).diag()
         log_p = lowered.log_softmax(2).diagonal(dim1=1, dim2=2)
-        now = weights if progress >= config.defer else np.ones(len(weights))
-        return -(log_p * targets @ logits.new_tensor(now)).mean()
+        now = weights if progress >= config.defer < 1 else np.ones(len(weights))
+        return -(log_p * targets @ logits.new_tensor(now))
 
     return Treatment(loss=loss, key=identity(config))

@@ -25,6 +25,6 @@ def treat(config: Config, counts: np.ndarray) -> Treatment:
     shift = config.tau * np.log(counts / counts.sum())
 
     def loss(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-        return -((logits + logits.new_tensor(shift)).log_softmax(1) * targets).sum(1).mean()
+        return -((logits + logits.new_tensor(shift)).log_softmax(1) * targets).sum(1)
 
     return Treatment(loss=loss, key=identity(config))

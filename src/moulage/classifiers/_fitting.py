@@ -176,15 +176,20 @@ def soft_targets(
     labels: np.ndarray, num_classes: int, device: torch.device, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """Targets float32 [n, K] of labels int64 [n]: 1 for the class, a share of it spread evenly over all classes."""
-    targets = functional.one_hot(torch.from_numpy(labels), num_classes).to(device, torch.float32)
+    targets = functional.one_hot(torch.tensor(labels), num_classes).to(device, torch.float32)
     return (1 - label_smoothing) * targets + label_smoothing / num_classes if label_smoothing else targets
 
 
-def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
-    """What is minimised: the loss of the treatment (see there), or the mean cross-entropy; logits [n, K] as float32."""
+def losses_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
+    """What is minimised of each image [n]: the loss of the treatment (see there), or cross-entropy."""
     if treatment.loss is not None:
-        return treatment.loss(logits.float(), targets, progress)
-    return functional.cross_entropy(logits.float(), targets)
+        return treatment.loss(logits, targets, progress)
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
+    """The mean of ``losses_of`` over a batch; logits [n, K] as float32."""
+    return losses_of(logits.float(), targets, treatment, progress).mean()
 
 
 def mixed(

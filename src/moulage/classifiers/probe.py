@@ -1,7 +1,8 @@
 """Softmax head on the features of a frozen backbone: each image passes the network once, whatever is compared.
 
 The features do not depend on the labels, the arm or the seed: the study computes them once for each set of images with
-``embed``, keeps them under ``embed_key``, and every fit trains a softmax regression on them in seconds.
+``embed``, keeps them under ``embed_key``, and every fit finds the penalised optimum of a softmax regression on them
+(``_optimum``) in seconds.
 """
 
 from functools import partial
@@ -17,8 +18,9 @@ EMBED_BATCH = 32
 
 
 class Config(_softmax.Options):
-    """The thesis's classifier is ``optimizer = "sgd"``, ``learning_rate = 0.01``, ``batch_size = 24``,
-    ``steps_per_epoch = 250``, ``epochs = 25``, ``standardize = false`` on a ResNet-50 with the stride of v1.
+    """The thesis's classifier is ``standardize = false`` and a ``descent`` with ``optimizer = "sgd"``,
+    ``learning_rate = 0.01``, ``batch_size = 24``, ``steps_per_epoch = 250``, ``epochs = 25`` on a ResNet-50 with the
+    stride of v1.
     """
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")

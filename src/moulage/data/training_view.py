@@ -177,6 +177,22 @@ class TrainingView:
             content = _keep_in_place(content, self._times(by_class, weighted), weighted)
         return content[places]
 
+    def shares(self, class_weights: Sequence[float] | None = None) -> np.ndarray:
+        """Mean share of an epoch of each real and then each extra example, float64 [n], sum 1; see ``epoch``.
+
+        ``DataError`` as there.
+        """
+        each = np.ones(self.num_real + self.num_extra)
+        if class_weights is None:
+            each[: self.num_real] += (self.num_slots - self.num_extra) / self.num_real
+            each = each if self.weights is None else each * self.weights
+        else:
+            by_class = self._checked(np.asarray(class_weights, np.float64))
+            # Within a class all are drawn equally often, whether they fill slots or not.
+            each = np.ones(len(self.labels)) if self.weights is None else self.weights
+            each = each * (by_class / np.maximum(np.bincount(self.labels, each, len(by_class)), 1e-300))[self.labels]
+        return each / each.sum()
+
     def _checked(self, weights: np.ndarray) -> np.ndarray:
         """Class weights, or a ``DataError`` where an epoch cannot be drawn by them."""
         counts = np.bincount(self.labels, minlength=len(weights))

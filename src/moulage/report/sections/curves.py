@@ -19,7 +19,7 @@ Log = list[dict[str, Any]]
 def show(run: Run) -> dict[str, Any] | None:
     logs: dict[str, list[Log]] = {arm: [] for arm in by_importance(run.results)}
     for fit in run.results.fits:
-        if log := read_log(run.folder / fit.folder, "epoch"):
+        if len(log := read_log(run.folder / fit.folder, "epoch")) > 1:  # a fit at the optimum has no curve
             logs[fit.arm].append(log)
     epochs = [record for of_arm in logs.values() for log in of_arm for record in log]
     losses = [r[key] for r in epochs for key in ("train_loss", "validation_loss") if r.get(key)]
