@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -182,6 +183,37 @@ def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarr
     raise RecipeError(f'There is no fit "{framing}".', nearest(framing, FRAMINGS))
 
 
+def content(head: bytes) -> str:
+    """What a file is by its first bytes (``HEAD_BYTES`` are enough): ``READABLE``, the name of a format, or empty."""
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head[:4] == b"RIFF" and head[8:12] != b"WEBP":
+        return ""
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "")
+    return next((name for start, name in _SIGNATURES if head.startswith(start)), "")
+
+
+READABLE, HEAD_BYTES = "an image", 132
+_SIGNATURES = (
+    *((start, READABLE) for start in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF")),
+    *((start, READABLE) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    *((b"P%d%s" % (kind, space), READABLE) for kind in range(1, 7) for space in (b"\n", b" ", b"\t", b"\r")),
+    (b"8BPS", "Photoshop"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"%PDF", "PDF"),
+    (b"\x89HDF", "HDF5"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+)
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1", b"hevc"), "HEIC")
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
@@ -191,7 +223,9 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise ImageError(f"this is no image in a format that is read here ({', '.join(FORMATS)})") from None
+        kind = content(data)
+        said = f"this is {kind}, which is not read here" if kind not in ("", READABLE) else "this is no image"
+        raise ImageError(f"{said}; formats: {', '.join(FORMATS)}") from None
     except _BROKEN as error:
         raise ImageError(f"the image is damaged: {error}") from None
     finally:
@@ -254,19 +288,18 @@ def turned(picture: Image.Image, orientation: int) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The picture as RGB; the keys of its ``info`` are what was done to it."""
-    done: dict[str, bool] = {}
+    done: dict[str | tuple[int, int], Any] = {}
     if image.mode.startswith("I"):
         picture, remark = _eight_bits(np.asarray(image))
         done = {remark: True} if remark else {}
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save them in 8 or 16 bits")
     elif image.has_transparency_data:
-        shown = image.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", shown.size, (0, 0, 0, 255)), shown).convert("RGB")
-        if shown.getextrema()[3] != (255, 255):
+        picture = image.convert("RGBA")
+        if picture.getchannel("A").getextrema() != (255, 255):
             done = {TRANSPARENT: True}
-        else:
-            picture = shown.convert("RGB")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+        picture = picture.convert("RGB")
     else:
         picture = image.convert("RGB")
     picture.info = done
