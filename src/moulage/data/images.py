@@ -189,6 +189,8 @@ def content(head: bytes) -> str:
         return "DICOM"
     if head[:4] == b"RIFF" and head[8:12] != b"WEBP":
         return ""
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
+        return READABLE
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "")
     return next((name for start, name in _SIGNATURES if head.startswith(start)), "")

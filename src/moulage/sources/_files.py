@@ -33,6 +33,9 @@ JUNK = frozenset(
     | {"lost+found", "__pycache__", "system volume information"}
 )
 """Files and folders, in lower case, that systems and viewers leave behind."""
+HIDDEN, LEFT_BEHIND, READ_ALREADY = "hidden", "thumbnails and leftovers", "link to a folder that is read already"
+HARMLESS = frozenset({HIDDEN, LEFT_BEHIND, READ_ALREADY})
+"""Why a file is passed over, where nothing is lost by it."""
 MAX_UNPACKED, MAX_RATIO = 8 * 2**30, 100
 """An archive that would unpack to so many bytes, and shrank more than that, is refused."""
 
@@ -161,15 +164,22 @@ def sort_out(found: Listing) -> tuple[list[str], dict[str, str]]:
 def passed_over(found: Listing, other: dict[str, str], used: Iterable[str] = ()) -> list[Finding]:
     """Findings on everything that a listing holds and nobody reads, by suffix and folder; ``used`` was read after all.
 
-    Pictures in formats that are not read, and archives, are a warning; ``other`` says what they are.
+    Pictures in formats that are not read, archives and what is no file are a warning; ``other`` says what they are.
     """
     rest = {name: kind for name, kind in other.items() if name not in set(used)}
     unread = {name: kind for name, kind in rest.items() if kind}
-    plain = {name: "" for name, kind in rest.items() if not kind} | found.passed_over
-    say = f"{_number(unread)} in formats that are not read: {_counted(unread)}."
-    warned = finding("pictures that are not read", "warning", map(locations.shown, unread), say, _advice(unread))
-    say = f"{_number(plain)} passed over: {_counted(plain)}."
-    return [*found.findings, *warned, *finding("files passed over", "note", map(locations.shown, plain), say)]
+    broken = {name: why for name, why in found.passed_over.items() if why not in HARMLESS}
+    plain = {name: "" for name, kind in rest.items() if not kind}
+    plain |= {name: why for name, why in found.passed_over.items() if why in HARMLESS}
+    told = list(found.findings)
+    for kind, severity, names, said, advice in (
+        ("pictures that are not read", "warning", unread, "in formats that are not read", _advice(unread)),
+        ("files that cannot be read", "warning", broken, "cannot be read", "Put what they stand for in their place."),
+        ("files passed over", "note", plain, "passed over", ""),
+    ):
+        say = f"{_number(names)} {said}: {_counted(names)}."
+        told += finding(kind, severity, map(locations.shown, names), say, advice)
+    return told
 
 
 def images(root: Path, archives: str, used: Iterable[str] = ()) -> tuple[dict[str, str], list[Finding]]:
@@ -258,7 +268,7 @@ def _follow(
         return
     if target.is_dir():
         if _identity(target) in seen:
-            odd[name] = "link to a folder that is read already"
+            odd[name] = READ_ALREADY
             return
         seen.add(_identity(target))
         waiting.append(f"{name}/")
@@ -319,8 +329,8 @@ def _zip(path: Path) -> Listing:
 def _why_hidden(name: str) -> str:
     parts = name.split("/")
     if any(part.lower() in JUNK for part in parts):
-        return "thumbnails and leftovers"
-    return "hidden" if any(part.startswith(".") for part in parts) else ""
+        return LEFT_BEHIND
+    return HIDDEN if any(part.startswith(".") for part in parts) else ""
 
 
 def _number(names: Iterable[str], one: str = "file") -> str:
@@ -332,7 +342,7 @@ def _counted(reasons: dict[str, str]) -> str:
     """Files by what they are or their suffix, and by folder: ``.txt 3 (AK 2, top 1); hidden .jpg 1 (.cache 1)``."""
     groups: dict[str, Counter[str]] = {}
     for name, why in reasons.items():
-        kind = f"{why} {suffix(name) or 'without suffix'}".strip()
+        kind = f"{why} {suffix(name)}".strip() or "without suffix"
         groups.setdefault(kind, Counter())[posixpath.dirname(name) or "top"] += 1
     said = []
     for kind, folders in sorted(groups.items(), key=lambda item: -item[1].total()):

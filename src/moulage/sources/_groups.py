@@ -22,6 +22,7 @@ class Known:
 
     table: pd.DataFrame  # indexed by image, the columns of ``COLUMNS``, text; empty where nothing is said
     findings: tuple[Finding, ...] = ()
+    where: str = ""  # the column of the label, and the table
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -104,7 +105,9 @@ def read(
     found = pd.DataFrame({"lesion": of_lesion, **columns, "label": table[label] if label else ""})
     found["group"] = _tables.patients(found["lesion"], found["patient"])
     found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]
-    return Known(found[list(COLUMNS)].set_axis(resolved.tolist(), axis=0), tuple(findings))
+    return Known(
+        found[list(COLUMNS)].set_axis(resolved.tolist(), axis=0), tuple(findings), f"the column {label} of {where}"
+    )
 
 
 def label_column(table: pd.DataFrame, where: str, chosen: str = "") -> str:

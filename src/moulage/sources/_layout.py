@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moulage.data.class_map import key
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
 
@@ -139,39 +140,3 @@ def remarks(parts: Mapping[str, str], tops: Collection[str]) -> list[Finding]:
     odd = sorted(name for name in tops if part_of(name))
     say = f"{', '.join(odd)}: named like a part of a split, and taken as a class, since others beside it are none."
     return found + finding("class named like a part", "warning", odd, say, "If it is none, move it elsewhere.")
-
-
-def key(name: str) -> str:
-    """What two spellings of one class have in common, whatever their case, spaces and Unicode form.
-
-    A space between digits counts: ``1 1`` is not ``11``.
-    """
-    shown = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
-    folded = unicodedata.normalize("NFKC", re.sub(r"[\s_]+", " ", shown).strip().casefold())
-    return re.sub(r"(?<!\d) | (?!\d)", "", folded)
-
-
-def spelled(labels: Mapping[str, int], merge: bool, where: object) -> tuple[dict[str, str], list[Finding]]:
-    """The class of each label, which stand with their numbers of images, and a finding where two become one.
-
-    A class is called by its commonest spelling, without spaces at its ends, in NFC. ``DataError`` where labels differ
-    by case, spaces or Unicode form alone and are not to be merged.
-    """
-    alike: dict[str, list[str]] = {}
-    for label in sorted(labels, key=lambda name: (-labels[name], name)):
-        alike.setdefault(key(label), []).append(label)
-    several = [group for group in alike.values() if len(group) > 1]
-    listed = "; ".join(" = ".join(f"{label!r} ({labels[label]:,})" for label in group) for group in several)
-    if several and not merge:
-        raise DataError(
-            f"{where}: classes differ by case, spaces or Unicode form alone: {listed}.",
-            "Rename them, or take them as one with --source-set merge_spellings=true.",
-        )
-    say = f"Classes that differ by case, spaces or Unicode form alone are one: {listed}."
-    names = {label: clean(group[0]) for group in alike.values() for label in group}
-    return names, finding("spellings of one class", "warning", [label for group in several for label in group], say)
-
-
-def clean(name: str) -> str:
-    """A class name without spaces at its ends, in Unicode form NFC."""
-    return unicodedata.normalize("NFC", name).strip()

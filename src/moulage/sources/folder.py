@@ -24,7 +24,7 @@ import pandas as pd
 from pydantic import Field
 
 from moulage import plugins
-from moulage.data import locations
+from moulage.data import class_map, locations
 from moulage.data.catalog import Catalog
 from moulage.data.findings import Finding, finding
 from moulage.data.reader import Reader
@@ -108,13 +108,14 @@ def _catalog(
 ) -> Catalog:
     """The images that have a class, with all that is known of them."""
     labelled = [name for name in found.images if labels.get(name, "")]
+    places = {name: held.location(name) for name in labelled}
     counts = Counter(labels[name] for name in labelled)
-    spelled, merged = _layout.spelled(counts, config.merge_spellings, held.path)
+    spelled, merged = class_map.spelled(counts, config.merge_spellings, held.path)
     classes = _classes(held, config, set(spelled.values()), layout, found, by_folder=labels is layout.labels)
     kept = [name for name in labelled if spelled[labels[name]] in classes]
     rows = pd.DataFrame({"image": [name.removeprefix(layout.outer) for name in kept]}, dtype=object)
     rows["label"] = [spelled[labels[name]] for name in kept]
-    rows["location"] = [held.location(name) for name in kept]
+    rows["location"] = [places[name] for name in kept]
     rows["official_part"] = [layout.parts.get(name, "") for name in kept]
     about = known.table.reindex(kept).fillna("")
     for column in _groups.COLUMNS:
@@ -128,7 +129,7 @@ def _catalog(
         say = f"One class only, {classes[0]}: a classifier needs two or more."
         findings += finding("one class only", "warning", rows["image"], say, "Name the folder that holds all classes.")
     if labels is not layout.labels:
-        say = f"Classes are read from a table, not from folders{_pieces(layout)}."
+        say = f"The classes are those of {known.where}, not of folders{_pieces(layout)}."
         findings += finding("labels from a table", "note", labelled, say)
     left_out = sorted(set(spelled.values()) - set(classes))
     note = f"Left out by the option classes: {', '.join(left_out)}." if left_out else ""
@@ -235,15 +236,15 @@ def _classes(
     by_folder: bool,
 ) -> tuple[str, ...]:
     """The class names in order, all with at least one image."""
-    wanted = tuple(_layout.clean(name) for name in config.classes)
+    wanted = tuple(class_map.clean(name) for name in config.classes)
     for name in wanted:
         if name not in found:
             raise DataError(f'{held.path}: there is no image of the class "{name}".', nearest(name, found))
     if by_folder and not wanted:
-        explained = {_layout.key(name) for name in found}
-        explained |= {_layout.key(part) for name in sorted_out.beside for part in name.split("/")[:-1]}
+        explained = {class_map.key(name) for name in found}
+        explained |= {class_map.key(part) for name in sorted_out.beside for part in name.split("/")[:-1]}
         beside = [name for name in held.folders if name.rpartition("/")[0] in layout.above]
-        empty = sorted(name for name in beside if _layout.key(name.rpartition("/")[2]) not in explained)
+        empty = sorted(name for name in beside if class_map.key(name.rpartition("/")[2]) not in explained)
         if empty:
             raise DataError(
                 f"{held.path}: the folder {', '.join(map(locations.shown, empty))} holds no image.",

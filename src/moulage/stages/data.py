@@ -301,7 +301,7 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
             raise DataError(f'{place}: "{name}" is no class of {catalog.name}.', nearest(name, catalog.classes))
     if recipe.arms and len(catalog.classes) < 2:
         raise DataError(
-            f"{catalog.name} holds one class only, {catalog.classes[0]}.",
+            f"{catalog.name} holds one class only, {', '.join(catalog.classes)}.",
             "A classifier needs two or more: name the folder that holds all of them.",
         )
     if recipe.arms:
