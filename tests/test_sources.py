@@ -559,6 +559,25 @@ def test_medmnist_bad_arrays(tmp_path: Path, options: dict[str, object], said: s
     refused(lambda: read_medmnist(path), "set.npz", said)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["labels", "images", "both"])
+def test_medmnist_that_claims_too_much_is_refused_from_its_headers(tmp_path: Path, kind: str) -> None:
+    """A file of 60 kB with headers of 50 million labels, or images, and zeros behind them."""
+    arrays = {f"{part}_images": (4, 4, 4, 3) for part in ("train", "val", "test")}
+    arrays |= {f"{part}_labels": (4, 1) for part in ("train", "val", "test")}
+    arrays |= {"train_images": (5 * 10**7, 1, 1)} if kind != "labels" else {}
+    arrays |= {"train_labels": (5 * 10**7, 1)} if kind != "images" else {}
+    with zipfile.ZipFile(tmp_path / "set.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for _ in range(-(-int(np.prod(shape)) // 10**6)):
+                    stream.write(bytes(min(10**6, int(np.prod(shape)))))
+    said = "for 4 images" if kind == "labels" else "claims 50,000,000 images"
+    refused(lambda: read_medmnist(tmp_path / "set.npz"), said)
+
+
 def test_medmnist_bad_files(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("this is no archive")
     refused(lambda: read_medmnist(tmp_path / "text.npz"), "text.npz cannot be read as .npz")

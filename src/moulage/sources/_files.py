@@ -171,15 +171,12 @@ def passed_over(found: Listing, other: dict[str, str], used: Iterable[str] = ())
     broken = {name: why for name, why in found.passed_over.items() if why not in HARMLESS}
     plain = {name: "" for name, kind in rest.items() if not kind}
     plain |= {name: why for name, why in found.passed_over.items() if why in HARMLESS}
-    told = list(found.findings)
-    for kind, severity, names, said, advice in (
-        ("pictures that are not read", "warning", unread, "in formats that are not read", _advice(unread)),
-        ("files that cannot be read", "warning", broken, "cannot be read", "Put what they stand for in their place."),
-        ("files passed over", "note", plain, "passed over", ""),
-    ):
-        say = f"{_number(names)} {said}: {_counted(names)}."
-        told += finding(kind, severity, map(locations.shown, names), say, advice)
-    return told
+    say = f"{_number(unread)} in formats that are not read: {_counted(unread)}."
+    told = finding("pictures that are not read", "warning", map(locations.shown, unread), say, _advice(unread))
+    say, advice = f"{_number(broken)} cannot be read: {_counted(broken)}.", "Put what they stand for in their place."
+    told += finding("files that cannot be read", "warning", map(locations.shown, broken), say, advice)
+    say = f"{_number(plain)} passed over: {_counted(plain)}."
+    return [*found.findings, *told, *finding("files passed over", "note", map(locations.shown, plain), say)]
 
 
 def images(root: Path, archives: str, used: Iterable[str] = ()) -> tuple[dict[str, str], list[Finding]]:

@@ -78,13 +78,13 @@ def read(path: Path | None, config: Config) -> Catalog:
     found.beside |= named
     if not found.images:
         raise DataError(f"{held.path} holds masks but no image.", "Put the images beside them.")
+    tables = [name for name in other if _files.suffix(name) in _tables.SUFFIXES]
     by_label = table if config.label_column else None
     layout = _layout.Layout(dict.fromkeys(found.images, ""))
     if not by_label:
-        beside = [name for name in other if _files.suffix(name) in _tables.SUFFIXES]
-        layout = _layout.read(found.images, config.classes, held.path, has_table=bool(table or beside))
+        layout = _layout.read(found.images, config.classes, held.path, has_table=bool(table or tables))
         if not any(layout.labels.values()):
-            by_label = _label_table(held, config, table, beside, found.images)
+            by_label = _label_table(held, config, table, tables, found.images)
     table = table or by_label
     known = _groups.Known.nothing()
     if table:
@@ -93,7 +93,9 @@ def read(path: Path | None, config: Config) -> Catalog:
         known = _groups.read(table.table, found.images, _groups.Names(names), table.where, **columns)
     labels = dict(known.table["label"]) if by_label else layout.labels
     findings = [*copies, *found.findings, *known.findings]
-    findings += _files.passed_over(held, other, [table.name] if table else []) + _unread(table, other)
+    used = table.name if table else ""
+    findings += _files.passed_over(held, other, [used, *tables])
+    findings += _tables.not_read(locations.shown(name) for name in tables if name != used)
     return _catalog(held, config, layout, labels, found, known, findings)
 
 
@@ -206,12 +208,6 @@ def _named_masks(table: _Table | None, names: Sequence[str]) -> set[str]:
     columns = _tables.called(table.table, "mask")[:1] if table else []
     wanted = {text for column in columns for text in table.table[column] if text} if table else set[str]()
     return {name for text in wanted for name in files.meant(text)}
-
-
-def _unread(table: _Table | None, other: dict[str, str]) -> list[Finding]:
-    return _tables.not_read(
-        name for name in other if _files.suffix(name) in _tables.SUFFIXES and (not table or name != table.name)
-    )
 
 
 def _instead(held: _files.Listing, other: dict[str, str]) -> str:
