@@ -209,6 +209,7 @@ def test_a_wrapper_is_passed_over_in_a_folder_and_in_a_zip(tmp_path: Path) -> No
     catalog = readable(read(tmp_path / "in"))
     assert catalog.images[0] == "AK/1.png"
     assert catalog.groups[0] == "lesion:L1"
+    assert kinds(catalog)["folder around all classes"].images == ("my/data/",)
     shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "in")
     packed = readable(read(tmp_path / "set.zip"))
     assert packed.table.drop(columns="location").equals(catalog.table.drop(columns="location"))

@@ -204,7 +204,9 @@ def locate(names: Sequence[str], found: dict[str, str], root: Path) -> tuple[lis
     ``DataError`` where there is no image at all, or none that a label names: the path is wrong, not the data.
     """
     if not found:
-        raise DataError(f"{root} holds labels but no image.", "Put the images, packed or unpacked, beside the labels.")
+        raise DataError(
+            f"{root} holds labels but no image.", "Put the images beside them, in folders or ZIPs; unpack others."
+        )
     labelled = set(names)
     if labelled.isdisjoint(found):
         raise DataError(

@@ -127,6 +127,9 @@ def _catalog(
     rows["mask"] = [held.location(mask) if mask else "" for mask in masks]
     parts = dict(zip(rows["image"], rows["official_part"], strict=True))
     findings = [*findings, *merged, *_layout.remarks({k: v for k, v in parts.items() if v}, counts)]
+    if layout.outer:
+        say = f"All images lie in {layout.outer.rstrip('/')}; the folders inside it are the classes."
+        findings += finding("folder around all classes", "note", [layout.outer], say)
     if len(classes) == 1:
         say = f"One class only, {classes[0]}: a classifier needs two or more."
         findings += finding("one class only", "warning", rows["image"], say, "Name the folder that holds all classes.")
