@@ -256,6 +256,8 @@ def has_end(data: bytes) -> bool:
 
     Bytes behind it are no part of the picture: motion photos hold a video there.
     """
+    if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda"):  # no scan begins behind it; much faster than walking
+        return True
     place = 2
     while marker := _MARKER.search(data, place):
         code, place = data[marker.end() - 1], marker.end()
