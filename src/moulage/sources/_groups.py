@@ -14,6 +14,8 @@ from moulage.sources import _tables
 from moulage.sources._files import IMAGE_SUFFIXES, suffix
 
 COLUMNS = ("lesion", "group", "source", "age", "sex", "site", "mask", "label")
+NO_LABEL = frozenset({"nan", "na", "n/a", "<na>", "null"})
+"""What programs write where there is no label; other words, such as none or unknown, may be classes."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def read(
     columns = {role: _column(table, role) for role in ("patient", "source", "age", "sex", "site", "mask")}
     of_lesion = table[lesion] if lesion else _column(table, "lesion")
     found = pd.DataFrame({"lesion": of_lesion, **columns, "label": table[label] if label else ""})
+    found["label"] = [text if text.casefold() not in NO_LABEL else "" for text in found["label"]]
     found["group"] = _tables.patients(found["lesion"], found["patient"])
     found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]
     return Known(
