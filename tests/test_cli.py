@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from call_cli import settings
+from moulage.cli.common import folder_name, names_of
 from moulage.cli.studies import DEMO
 from pictures import write_pictures
 from recipes import SCRATCH
@@ -176,6 +177,40 @@ def test_class_with_one_lesion_is_refused_by_name(call, tmp_path):
     result = call("prepare", "--source", "folder", "--data", folder, "--size", 32, "--workers", 1)
     assert result.code == 1
     assert "DF" in result.err
+    told, error = result.err.index('audit, error: Class "DF" has 1 lesion'), result.err.index("error: The class")
+    assert told < error, "what the audit found comes before what failed"
+
+
+def test_names_on_the_command_line():
+    assert names_of("AK, DF,,NV ") == ["AK", "DF", "NV"]
+    assert names_of('"a, b",c') == ["a, b", "c"]
+    assert names_of("01 a, b,02 a, b,AK", ("01 a, b", "02 a, b", "AK")) == ["01 a, b", "02 a, b", "AK"]
+    assert names_of("") == []
+
+
+def test_default_run_folders_are_names_that_every_disk_takes():
+    assert folder_name("fit", "dcgan", "AK", "névus") == "fit-dcgan-AK-névus"
+    long = [folder_name("fit", "noise", "é" * 300, end) for end in "ab"]
+    assert len(set(long)) == 2
+    assert all(len(name) <= 80 for name in long)
+    odd = folder_name("fit", "noise", "../a b")
+    assert "/" not in odd
+    assert odd != folder_name("fit", "noise", ".._a_b")
+
+
+def test_classes_whose_names_hold_commas_can_be_learned(call, tmp_path):
+    names = [f"{k} benign vascular proliferation, not otherwise specified, of any size" for k in range(3)]
+    for label in names:
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(6):
+            picture = np.random.default_rng(len(label) * k + ord(label[0])).integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "data" / label / f"{k}.png")
+    options = ("--source", "folder", "--data", tmp_path / "data", "--size", 16, "--json")
+    result = call("fit", "noise", *options, "--classes", ",".join(names))
+    assert result.code == 0, result.err
+    assert (
+        json.loads((tmp_path / json.loads(result.out)["generator"] / "generator.json").read_text())["classes"] == names
+    )
 
 
 def test_no_permission_to_write_is_said(call, tmp_path, monkeypatch):

@@ -18,8 +18,8 @@ from moulage.data import overlap
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
-from moulage.data.images import Reader
 from moulage.data.overlap import Shown
+from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.predictions import Predictions
@@ -225,6 +225,10 @@ def test_classes_are_mapped_by_name_and_by_hand():
     mapped = found.apply(catalog, ours)
     assert mapped.images.tolist() == ["a", "b", "c", "d"]
     assert mapped.labels.tolist() == [0, 2, 2, 1]
+    renamed = table.assign(location="x", label=table["label"].replace("NEVUS", "n v "))
+    spelled = Catalog.build(renamed, ("MEL", "AKIEC", "n v ", "OTHER", "DF"), "theirs")
+    assert map_classes(spelled, ours, {}).ours["n v "] == "NV"
+    assert 'Their "n v " is taken as "NV".' in map_classes(spelled, ours, {}).notes
     assert map_classes(catalog, ours, {}).left_out == {"AKIEC": 2, "NEVUS": 1, "OTHER": 1}
     assert not any("Bowen" in note for note in map_classes(catalog, ours, {}).notes)
 

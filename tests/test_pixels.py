@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from moulage import runs
-from moulage.data import images, pixel_writer, pixels
+from moulage.data import images, picture_remarks, pixel_writer, pixels
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError, RecipeError, RunError
 from pictures import encoded, png_header, write_pictures
@@ -110,6 +110,28 @@ def test_every_bad_file_is_named_with_its_kind_and_left_black(tmp_path: Path) ->
     assert (found.scan["message"] != "").to_numpy().tolist() == bad.tolist()
     assert found.array(32)[bad].sum() == found.thumbnails[bad].sum() == 0
     assert (found.array(32)[~bad].reshape(3, -1).max(1) > 0).all()
+
+
+def test_what_is_odd_about_a_picture_stands_in_the_scan_and_in_the_audit(tmp_path: Path) -> None:
+    black = Image.new("RGB", (24, 20))
+    files = {
+        "good.png": encoded(picture(0)),
+        "black.png": encoded(black),
+        "pages.tif": encoded(black, "TIFF", save_all=True, append_images=[picture(1)]),
+        "dark.png": encoded(Image.fromarray(np.asarray(picture(2)) // 9)),
+    }
+    found = pixels.build(catalog_of(files, tmp_path / "in"), [16], "squash", tmp_path / "cache")
+    assert found.scan["remarks"].tolist() == ["", "blank image", "several pages; blank image", "low range"]
+    told = {finding.kind: (finding.severity, finding.images) for finding in picture_remarks.check(found.scan)}
+    assert told == {
+        "blank image": ("warning", ("ISIC_1", "ISIC_2")),
+        "low range": ("warning", ("ISIC_3",)),
+        "several pages": ("note", ("ISIC_2",)),
+    }
+    np.savez(tmp_path / "m.npz", images=np.stack([np.asarray(black), np.asarray(picture(0))]))
+    rows = listed([f"m.npz::images::{k}" for k in range(2)], tmp_path)
+    found = pixels.build(rows, [16], "squash", tmp_path / "cache")
+    assert found.scan["remarks"].tolist() == ["blank image", ""]
 
 
 def test_npz_rows_are_images(tmp_path: Path) -> None:

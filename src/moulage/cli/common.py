@@ -1,6 +1,8 @@
 """What verbs share: how options become settings, and how results are printed."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,30 @@ def options_of(settings: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def names_of(text: str) -> list[str]:
-    """``"AK, DF"`` as names."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names_of(text: str, known: Sequence[str] = ()) -> list[str]:
+    """``"AK, DF"`` as names; one that holds a comma stands in double quotes, or is one of those that are ``known``."""
+    import csv
+
+    pieces = next(csv.reader([text], skipinitialspace=True), [])
+    pieces, names = [piece.strip() for piece in pieces if piece.strip()], list[str]()
+    while pieces:
+        ends = range(len(pieces), 1, -1)
+        taken = next((end for end in ends if ", ".join(pieces[:end]) in known), 1)
+        names.append(", ".join(pieces[:taken]))
+        pieces = pieces[taken:]
+    return names
+
+
+def folder_name(*words: str) -> str:
+    """The words, joined by ``-``, as the name of a folder: letters, digits, ``_``, ``.`` and ``-``, no more than 80.
+
+    Where that loses something, a digest of the words stands at the end.
+    """
+    from moulage.runs import digest
+
+    plain = "-".join(words)
+    name = re.sub(r"[^\w.-]+", "_", plain)[:80]
+    return name if name == plain else f"{name[:67].rstrip('-_.')}-{digest(plain)}"
 
 
 def pairs_of(option: str, text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moulage.cli.common import data_values, names_of, options_of, print_json, print_scores
+from moulage.cli.common import data_values, folder_name, names_of, options_of, print_json, print_scores
 from moulage.cli.options import Data, Device, Json, Out, Seed, Settings, Source, SourceSettings
 from moulage.errors import RecipeError, nearest
 from moulage.screen import Screen, show_table
@@ -68,16 +68,16 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
 @spread
 def fit(
     generator: Annotated[str, typer.Argument(help="A generator plug-in; `moulage list generators` names them.")],
-    classes: Annotated[str, typer.Option(help="Classes to learn, separated by commas.")],
+    classes: Annotated[str, typer.Option(help='Classes to learn, separated by commas; "a, b" in quotes is one.')],
     on: PluginRun,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 64,
 ) -> None:
     """Fit a generator on the training part of a data set."""
-    names = names_of(classes)
+    names = names_of(classes, _classes(on.values("fit")) if ", " in classes else ())
     options = {"plugin": generator, "classes": names, "size": size, "options": options_of(on.settings)}
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
-    outcome = _run(values, on.folder(f"fit-{generator}-{'-'.join(names)}"), on.device)
+    outcome = _run(values, on.folder(folder_name("fit", generator, *names)), on.device)
     folder = outcome.run / outcome.stages[0].folder  # what others need comes first
     if on.as_json:
         print_json({"generator": str(folder), "split": outcome.prepared.split(0).digest})
@@ -158,6 +158,14 @@ def list_plugins(
     for name, modules in found.items():
         if modules:
             show_table(name, [{"name": n, "what it is": text} for n, text in modules.items()])
+
+
+def _classes(values: dict[str, Any]) -> tuple[str, ...]:
+    """The classes of the data, whose labels are read for it."""
+    from moulage.data.data_sets import read_main
+    from moulage.recipe import parse
+
+    return read_main(parse(values)).classes
 
 
 def _run(values: dict[str, Any], run: Path, device: str) -> "Outcome":

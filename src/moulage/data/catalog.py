@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moulage.data import parquet
+from moulage.data import locations, parquet
+from moulage.data.findings import Finding
 from moulage.errors import DataError
 from moulage.runs import digest
 
-MISSING = "missing::"
-"""Prefix of the location of an image that a label names but that is not there."""
 COLUMNS = {
     "image": "name of the image, as the data set spells it",
     "label": "class name",
@@ -46,6 +45,7 @@ class Catalog:
     root: Path = field(default_factory=Path)  # folder that relative locations start from
     note: str = ""  # attribution, licence or remarks of the source, for the report
     unlabelled: tuple[str, ...] = ()  # files that look like images but that no label names; for the audit
+    findings: tuple[Finding, ...] = ()  # what its source found wrong or worth knowing; for the audit, not saved
 
     @classmethod
     def build(
@@ -56,6 +56,7 @@ class Catalog:
         root: Path | str = ".",
         note: str = "",
         unlabelled: Iterable[str] = (),
+        findings: Iterable[Finding] = (),
     ) -> "Catalog":
         """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
 
@@ -74,7 +75,15 @@ class Catalog:
         own = np.where(table["lesion"] == "", "image:" + table["image"], "lesion:" + table["lesion"])
         table.loc[unknown, "group"] = own[unknown.to_numpy()]
         _check(table, classes, name)
-        return cls(table[list(COLUMNS)].reset_index(drop=True), classes, name, Path(root), note, tuple(unlabelled))
+        return cls(
+            table[list(COLUMNS)].reset_index(drop=True),
+            classes,
+            name,
+            Path(root),
+            note,
+            tuple(unlabelled),
+            tuple(findings),
+        )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -120,10 +129,10 @@ class Catalog:
 
     def resolve(self, location: str) -> str:
         """A location with its path made absolute; 'missing::<name>' (a label without an image) stays as it is."""
-        if location.startswith(MISSING):
+        if location.startswith(locations.MISSING):
             return location
-        path, separator, member = location.partition("::")
-        return str(self.root / path) + separator + member if location else ""
+        path, inside = locations.split(location)
+        return locations.join(str(self.root / path), inside) if location else ""
 
     @cached_property
     def digest(self) -> str:
@@ -184,10 +193,8 @@ def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
 
 
 def _relative(location: str, base: Path) -> str:
-    if location.startswith(MISSING):
+    if location.startswith(locations.MISSING) or not location:
         return location
-    path, separator, member = location.partition("::")
-    if not path:
-        return ""
+    path, inside = locations.split(location)
     full = Path(path).absolute()
-    return (str(full.relative_to(base)) if full.is_relative_to(base) else str(full)) + separator + member
+    return locations.join(str(full.relative_to(base) if full.is_relative_to(base) else full), inside)

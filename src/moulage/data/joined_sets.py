@@ -55,6 +55,7 @@ def join(main: Catalog, further: Mapping[str, Catalog], train_only: Collection[s
         name=" + ".join([main.name, *further]),
         note=" ".join(filter(None, [main.note, *(f"{name}: {found.note}" for name, found in ordered if found.note)])),
         unlabelled=(*main.unlabelled, *(name for part in parts for name in part.unlabelled)),
+        findings=(*main.findings, *(finding for part in parts for finding in part.findings)),
     )
 
 
@@ -126,7 +127,8 @@ def _member(catalog: Catalog, name: str, only_part: str) -> Catalog:
     table = catalog.table
     own = {column: _prefixed(table[column], name).to_numpy(object) for column in ("image", "lesion", "group")}
     named = catalog.with_columns(**own, data_set=name, only_part=only_part)
-    return replace(named, unlabelled=tuple(f"{_prefix(name)}{image}" for image in catalog.unlabelled))
+    told = tuple(replace(finding, message=f"{name}: {finding.message}") for finding in catalog.findings)
+    return replace(named, unlabelled=tuple(f"{_prefix(name)}{image}" for image in catalog.unlabelled), findings=told)
 
 
 def _prefix(name: str) -> str:

@@ -1,19 +1,87 @@
-"""What the sources share: file lists, ZIP directories and CSV tables, with errors that name file, row and column."""
+"""What lies in a folder or a ZIP: every file by name, which of them are images, and what was passed over.
 
-import csv
-import io
+Only regular files are read. Links are followed, each folder is read once, and links that lead out of the folder, turn
+in a circle or lead nowhere are told. Hidden files, thumbnails and what systems leave behind are passed over. A file
+whose suffix is no image's is known by its first bytes.
+"""
+
+import filecmp
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
-from moulage.data.images import MISSING
+from moulage.data import images as pictures
+from moulage.data import locations
+from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
+    | {".pnm", ".jp2", ".j2k"}
+)
+RAW_SUFFIXES = frozenset(
+    {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".pef", ".raf", ".svs", ".ndpi", ".scn", ".nii", ".mha"}
+)
+"""Of pictures that are not read, though their first bytes may be those of a TIFF."""
+JUNK = frozenset(
+    {"__macosx", "@eadir", "thumbnails", "thumbnail", "thumbs", "thumbs.db", "desktop.ini", "$recycle.bin"}
+    | {"lost+found", "__pycache__", "system volume information"}
+)
+"""Files and folders, in lower case, that systems and viewers leave behind."""
+HIDDEN, LEFT_BEHIND, READ_ALREADY = "hidden", "thumbnails and leftovers", "link to a folder that is read already"
+HARMLESS = frozenset({HIDDEN, LEFT_BEHIND, READ_ALREADY})
+"""Why a file is passed over, where nothing is lost by it."""
+MAX_UNPACKED, MAX_RATIO = 8 * 2**30, 100
+"""An archive that would unpack to so many bytes, and shrank more than that, is refused."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The visible files of a folder, or of a ZIP."""
+
+    path: Path  # the folder or the ZIP
+    stored: dict[str, str]  # name with '/' -> the same as it is stored, sorted by name
+    folders: frozenset[str] = frozenset()  # visible folders that hold nothing else than folders, or nothing
+    passed_over: dict[str, str] = field(default_factory=dict)  # name -> why
+    findings: tuple[Finding, ...] = ()  # on links
+
+    @property
+    def root(self) -> Path:
+        """What locations are relative to."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def location(self, name: str) -> str:
+        """The location of a file. ``DataError`` where its name cannot be one, or is text that cannot be kept."""
+        stored = self.stored[name]
+        if why := locations.why_not(stored):
+            hint = "Rename it, such as with convmv." if "UTF-8" in why else "Rename it."
+            hint = "Set PYTHONUTF8=1, or use a locale of UTF-8." if "locale" in why else hint
+            raise DataError(f"{self.path}: the file name {locations.shown(name)} {why}.", hint)
+        return stored if self.path.is_dir() else locations.join(self.path.name, stored)
+
+    def heads(self, names: Iterable[str], most: int) -> Iterator[tuple[str, bytes]]:
+        """The first bytes, at most so many, of some files; nothing of those that cannot be read."""
+        with ExitStack() as stack:
+            archive = None if self.path.is_dir() else stack.enter_context(zipfile.ZipFile(self.path))
+            for name in names:
+                try:
+                    with archive.open(self.stored[name]) if archive else (self.path / name).open("rb") as stream:
+                        yield name, stream.read(most)
+                except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+                    yield name, b""
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two files hold the same bytes; of members of a ZIP their length and CRC-32 tell."""
+        if self.path.is_dir():
+            return filecmp.cmp(self.path / first, self.path / second, shallow=False)
+        with zipfile.ZipFile(self.path) as archive:
+            one, other = archive.getinfo(self.stored[first]), archive.getinfo(self.stored[second])
+        return (one.CRC, one.file_size) == (other.CRC, other.file_size)
 
 
 def existing(path: Path | None, wanted: str) -> Path:
@@ -22,9 +90,14 @@ def existing(path: Path | None, wanted: str) -> Path:
         raise DataError("This source needs to know where the data are.", f"Name {wanted} with --data PATH.")
     if not path.exists():
         raise DataError(f"{path} does not exist.", f"--data PATH names {wanted}.")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"{path} is neither a folder nor a regular file.", f"--data PATH names {wanted}.")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise DataError(f"{path} cannot be read.", "Check its permissions.")
-    return path.resolve()
+    found = path.resolve()
+    if why := locations.why_not(str(found)):
+        raise DataError(f"{locations.shown(str(found))} {why}.", "Give the folder another name.")
+    return found
 
 
 def existing_folder(path: Path | None, wanted: str) -> Path:
@@ -44,16 +117,21 @@ def first_of(root: Path, *names: str) -> Path:
     for name in names:
         for below in sorted(root.glob(f"*/{name}")):
             raise DataError(f"{root} does not hold {wanted}.", f"It is one folder deeper: use {below.parent}.")
-    held = sorted(entry.name for entry in root.iterdir())
+    held = sorted(locations.shown(entry.name) for entry in root.iterdir())
     if not held:
         raise DataError(f"{root} is empty.", f"It should hold {wanted}.")
     shown = ", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else "")
     raise DataError(f"{root} does not hold {wanted}.", f"It holds {shown}.")
 
 
+def suffix(name: str) -> str:
+    """The suffix of a file name in lower case, with its dot."""
+    return posixpath.splitext(name)[1].lower()
+
+
 def is_image(name: str) -> bool:
     """Whether a file name ends like an image's, in upper or lower case."""
-    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return suffix(name) in IMAGE_SUFFIXES
 
 
 def stem(name: str) -> str:
@@ -61,38 +139,63 @@ def stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0]
 
 
-def files(root: Path) -> list[str]:
-    """All files below a folder as relative paths with '/', sorted. Hidden files and folders are left out."""
-
-    def stop(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.")
-
-    found = []
-    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
-        inside = Path(folder).relative_to(root).as_posix()
-        found += names if inside == "." else [f"{inside}/{name}" for name in names]
-    return sorted(name for name in found if _visible(name))
+def listing(path: Path) -> Listing:
+    """The files of a folder or a ZIP. ``DataError``: it cannot be read, is another archive, or unpacks to too much."""
+    found = _folder(path) if path.is_dir() else _zip(path)
+    hidden = {name: why for name in found.stored if (why := _why_hidden(name))}
+    stored = {name: kept for name, kept in sorted(found.stored.items()) if name not in hidden}
+    folders = frozenset(name for name in found.folders if not _why_hidden(name))
+    return Listing(path, stored, folders, hidden | found.passed_over, found.findings)
 
 
-def members(archive: Path) -> list[str]:
-    """All files inside a ZIP, sorted, from its directory alone. Hidden files and macOS's copies are left out."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            names = [entry.filename for entry in opened.infolist() if not entry.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{archive} cannot be read as a ZIP file: {error}.", "Download it again.") from None
-    return sorted(name for name in names if _visible(name))
+def sort_out(found: Listing) -> tuple[list[str], dict[str, str]]:
+    """The images of a listing, by suffix or else by their first bytes, and what the other files are: name -> words."""
+    other: dict[str, str] = {}
+    odd = [name for name in found.stored if not is_image(name)]
+    for name, head in found.heads(odd, pictures.HEAD_BYTES):
+        kind = pictures.content(head)
+        if suffix(name) in RAW_SUFFIXES:
+            kind = f"a {suffix(name)} picture"
+        if kind != pictures.READABLE:
+            other[name] = kind
+    return [name for name in found.stored if name not in other], other
 
 
-def images(root: Path, archives: str) -> dict[str, str]:
-    """Location of every image below ``root`` and in the ZIPs directly in it, by file name without suffix.
+def passed_over(found: Listing, other: dict[str, str], used: Iterable[str] = ()) -> list[Finding]:
+    """Findings on everything that a listing holds and nobody reads, by suffix and folder; ``used`` was read after all.
 
-    ``archives`` is a glob pattern of the ZIPs' names. Where an image is in a ZIP and unpacked as well, the one in the
-    ZIP counts. ``DataError``: a broken ZIP, or two files of one name, since nobody can say which the label means.
+    Pictures in formats that are not read, archives and what is no file are a warning; ``other`` says what they are.
     """
-    packed = _by_stem((name, f"{path.name}::{name}") for path in sorted(root.glob(archives)) for name in members(path))
-    unpacked = _by_stem((name, name) for name in files(root) if stem(name) not in packed)
-    return unpacked | packed
+    rest = {name: kind for name, kind in other.items() if name not in set(used)}
+    unread = {name: kind for name, kind in rest.items() if kind}
+    broken = {name: why for name, why in found.passed_over.items() if why not in HARMLESS}
+    plain = {name: "" for name, kind in rest.items() if not kind}
+    plain |= {name: why for name, why in found.passed_over.items() if why in HARMLESS}
+    say = f"{_number(unread)} in formats that are not read: {_counted(unread)}."
+    told = finding("pictures that are not read", "warning", map(locations.shown, unread), say, _advice(unread))
+    say, advice = f"{_number(broken)} cannot be read: {_counted(broken)}.", "Put what they stand for in their place."
+    told += finding("files that cannot be read", "warning", map(locations.shown, broken), say, advice)
+    say = f"{_number(plain)} passed over: {_counted(plain)}."
+    return [*found.findings, *told, *finding("files passed over", "note", map(locations.shown, plain), say)]
+
+
+def images(root: Path, archives: str, used: Iterable[str] = ()) -> tuple[dict[str, str], list[Finding]]:
+    """Location of every image below ``root`` and in the ZIPs directly in it, by file name without suffix; and findings.
+
+    ``archives`` is a glob pattern of the ZIPs' names, ``used`` names tables that are read. Where an image is in a ZIP
+    and unpacked as well, the one in the ZIP counts; files of one name and the same bytes are one. ``DataError``: a
+    broken ZIP, or two different files of one name, since nobody can say which the label means.
+    """
+    paths, packed, findings = sorted(root.glob(archives)), {}, []
+    for path in paths:
+        held = listing(path)
+        named, other = sort_out(held)
+        findings += [*passed_over(held, other), *_by_stem(held, named, packed)]
+    held, unpacked = listing(root), {}
+    named, other = sort_out(held)
+    findings += passed_over(held, other, {*(path.name for path in paths), *used})
+    findings += _by_stem(held, [name for name in named if stem(name) not in packed], unpacked)
+    return unpacked | packed, findings
 
 
 def locate(names: Sequence[str], found: dict[str, str], root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -101,87 +204,171 @@ def locate(names: Sequence[str], found: dict[str, str], root: Path) -> tuple[lis
     ``DataError`` where there is no image at all, or none that a label names: the path is wrong, not the data.
     """
     if not found:
-        raise DataError(f"{root} holds labels but no image.", "Put the images, packed or unpacked, beside the labels.")
+        raise DataError(
+            f"{root} holds labels but no image.", "Put the images beside them, in folders or ZIPs; unpack others."
+        )
     labelled = set(names)
     if labelled.isdisjoint(found):
         raise DataError(
             f"{root}: none of the {len(names)} labelled images is there.",
             f'The first label names "{names[0]}"; the first image is "{min(found)}".',
         )
-    return [found.get(name, f"{MISSING}::{name}") for name in names], tuple(sorted(set(found) - labelled))
+    return [found.get(name, f"{locations.MISSING}{name}") for name in names], tuple(sorted(set(found) - labelled))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV file as text, row by row as ``parse_table`` says."""
+def _folder(root: Path) -> Listing:
+    """Every regular file below a folder. Folders without files of their own are named, all others are not."""
+    stored: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    folders: set[str] = set()
+    away: dict[str, str] = {}
+    seen = {_identity(root)}
+    waiting, links = [""], list[str]()
+    while waiting or links:
+        if not waiting:  # what is reached without a link comes first
+            name = links.pop(0)
+            _follow(root, name, stored, odd, away, seen, waiting)
+            continue
+        folder = waiting.pop()
+        folders.add(folder.rstrip("/"))
+        for entry in _entries(root / folder):
+            name = folder + entry.name
+            if entry.is_symlink():
+                links.append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                seen.add(_identity(root / name))
+                waiting.append(f"{name}/")
+            elif entry.is_file(follow_symlinks=False):
+                stored[name] = name
+            else:
+                odd[name] = "no regular file"
+    say = "; ".join(
+        f"{locations.shown(name)} is {locations.shown(target)}" for name, target in sorted(away.items())[:3]
+    )
+    say = f"{_number(away, 'link')} out of the data folder, followed: {say}."
+    told = finding("links out of the data folder", "note", map(locations.shown, sorted(away)), say)
+    return Listing(root, stored, frozenset(folders - {""}), odd, tuple(told))
+
+
+def _follow(
+    root: Path,
+    name: str,
+    stored: dict[str, str],
+    odd: dict[str, str],
+    away: dict[str, str],
+    seen: set[tuple[int, int]],
+    waiting: list[str],
+) -> None:
+    """Where a link leads: to a file, to a folder that is still to be read, or to nothing that is."""
     try:
-        data = path.read_bytes()
+        target = (root / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # it turns in a circle of its own
+        odd[name] = "link that leads nowhere"
+        return
+    if target.is_dir():
+        if _identity(target) in seen:
+            odd[name] = READ_ALREADY
+            return
+        seen.add(_identity(target))
+        waiting.append(f"{name}/")
+    elif target.is_file():
+        stored[name] = name
+    else:
+        odd[name] = "no regular file"
+        return
+    if not target.is_relative_to(root.resolve()):
+        away[name] = str(target)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from None
-    return parse_table(data, str(path), columns)
+        shown = locations.shown(str(error.filename))
+        raise DataError(f"{shown} cannot be read: {error.strerror}.", "Check its permissions.") from None
 
 
-def parse_table(data: bytes, where: str, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV as a table of stripped text whose index is the line number in the file, for messages.
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
-    UTF-8 with or without byte-order mark, any line ends. Empty rows are skipped, other columns than those asked for are
-    kept. Messages call the file ``where``. ``DataError``: not UTF-8, empty, no rows, a missing or repeated column, a
-    row of another length.
-    """
+
+def _zip(path: Path) -> Listing:
+    """Every file inside a ZIP, from its directory alone; names with a backslash, as Windows writes them, get a '/'."""
+    with path.open("rb") as stream:
+        kind = pictures.content(stream.read(pictures.HEAD_BYTES))
+    if "archive" in kind and kind != "a ZIP archive":
+        raise DataError(f"{path} is {kind}.", "Unpack it and name the folder, or pack it as a ZIP.")
+    if path.suffix.lower() not in (".zip", ".npz") and zipfile.is_zipfile(path):
+        raise DataError(f"{path} is a ZIP whose name does not end in .zip.", f"Rename it to {path.name}.zip.")
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{where}, row {line}: this is not UTF-8 text.", "Save the file as CSV in UTF-8.") from None
-    except csv.Error as error:
-        raise DataError(f"{where} cannot be read as CSV: {error}.", "Save the file as CSV in UTF-8.") from None
-    if not lines:
-        raise DataError(f"{where} is empty.", f"Expected columns: {', '.join(columns)}.")
-    header, rows = lines[0][1], lines[1:]
-    _check_header(header, columns, where)
-    if not rows:
-        raise DataError(f"{where} has a header but no rows.")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{where}, row {number}: {len(row)} fields where the header has {len(header)}.")
-    return pd.DataFrame([row for _, row in rows], columns=header, index=[number for number, _ in rows])
+        with zipfile.ZipFile(path) as opened:
+            entries = opened.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a ZIP file: {error}.", "Download it again.") from None
+    size = sum(entry.file_size for entry in entries)
+    if size > max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size):
+        raise DataError(f"{path} would unpack to {size:,} bytes.", "No set of images shrinks so much: is it a bomb?")
+    stored: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    folders: set[str] = set()
+    for entry in entries:
+        name = posixpath.normpath(entry.filename.replace("\\", "/")).lstrip("/")
+        folders |= {name[:place] for place, sign in enumerate(name) if sign == "/"}
+        if entry.is_dir() or entry.filename.endswith("\\"):
+            folders.add(name)
+        elif name.startswith("../") or name in stored:
+            odd[entry.filename] = "name that leads out of the archive" if name not in stored else "second of its name"
+        else:
+            stored[name] = entry.filename
+    return Listing(path, stored, frozenset(folders), odd)
 
 
-def optional(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column, or empty text where the table has none."""
-    return table[column] if column in table else pd.Series("", index=table.index)
+def _why_hidden(name: str) -> str:
+    parts = name.split("/")
+    if any(part.lower() in JUNK for part in parts):
+        return LEFT_BEHIND
+    return HIDDEN if any(part.startswith(".") for part in parts) else ""
 
 
-def check_names(names: pd.Series, where: object) -> None:
-    """Raise ``DataError`` where a row names no image, or an image that another row names too."""
-    for number in names.index[names == ""]:
-        raise DataError(f"{where}, row {number}: no image is named.")
-    for name in names[names.duplicated()]:
-        first, second = names.index[names == name][:2]
-        raise DataError(f'{where}: image "{name}" stands in row {first} and in row {second}.', "Keep one row an image.")
+def _number(names: Iterable[str], one: str = "file") -> str:
+    number = len(list(names))
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
-def _by_stem(located: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The locations of those (name, location) pairs that are images, by the names' stems."""
-    found: dict[str, str] = {}
-    for name, location in located:
-        if is_image(name) and found.setdefault(stem(name), location) != location:
+def _counted(reasons: dict[str, str]) -> str:
+    """Files by what they are or their suffix, and by folder: ``.txt 3 (AK 2, top 1); hidden .jpg 1 (.cache 1)``."""
+    groups: dict[str, Counter[str]] = {}
+    for name, why in reasons.items():
+        kind = f"{why} {suffix(name)}".strip() or "without suffix"
+        groups.setdefault(kind, Counter())[posixpath.dirname(name) or "top"] += 1
+    said = []
+    for kind, folders in sorted(groups.items(), key=lambda item: -item[1].total()):
+        listed = ", ".join(f"{locations.shown(folder)} {number:,}" for folder, number in folders.most_common(3))
+        more = f" and {len(folders) - 3} more folders" if len(folders) > 3 else ""
+        said.append(f"{locations.shown(kind)} {folders.total():,} ({listed}{more})")
+    return "; ".join(said[:8]) + (f"; and {len(said) - 8} more kinds" if len(said) > 8 else "")
+
+
+def _advice(unread: dict[str, str]) -> str:
+    packed = all("archive" in kind for kind in unread.values())
+    return "Unpack them, or name one with --data." if packed else "Convert them to PNG or JPEG."
+
+
+def _by_stem(held: Listing, names: Iterable[str], known: dict[str, str]) -> list[Finding]:
+    """Add the locations of images to ``known`` by the names' stems; findings on files that are there twice."""
+    copies, here = [], dict[str, str]()
+    for name in names:
+        location = held.location(name)
+        if known.setdefault(stem(name), location) == location:
+            here[stem(name)] = name
+        elif stem(name) in here and held.same(here[stem(name)], name):
+            copies.append(name)
+        else:
             raise DataError(
-                f'Two files are called "{stem(name)}": {found[stem(name)]} and {location}.',
-                "Point --data at a folder that holds one of them.",
+                f'Two files are called "{stem(name)}": {known[stem(name)]} and {location}.',
+                "They differ. Point --data at a folder that holds one of them.",
             )
-    return found
-
-
-def _check_header(header: list[str], columns: Sequence[str], where: str) -> None:
-    shown = f"Found: {', '.join(header)}. Expected: {', '.join(columns)}."
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataError(f"{where}: the header has no column {', '.join(missing)}.", shown)
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise DataError(f"{where}: the header has more than one column {', '.join(repeated)}.", shown)
-
-
-def _visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    say = f"{_number(copies)} there a second time, under the same name with the same bytes; one of each is read."
+    return finding("files that are there twice", "note", copies, say)

@@ -1,31 +1,37 @@
-"""One's own images: a sub-folder for each class, packed in one ZIP or not, and a table of lesions.
+"""One's own images: a sub-folder for each class, or a table of labels; packed in one ZIP or not.
 
 ``PATH/AK/any/depth/001.jpg`` is an image of the class ``AK``. Images are called by their path below ``PATH``, so that
-two classes may use the same file names. In a ZIP, outer folders that hold everything are passed over.
+two classes may use the same file names. Folders around all classes are passed over. Folders named like parts of a split
+(``train``, ``Validation``, ``test_images``), above or below those of the classes, become ``official_part``. Where the
+folders are mere pieces of a set (``imgs_part_1``), or there are none, a table beside them must name the classes.
 
-The table (``groups.csv`` beside the class folders, or the option ``table``) has the columns ``image`` and ``lesion``,
-and where known ``source``, ``age``, ``sex``, ``site``, ``mask``; others are ignored. ``image`` is the path below
-``PATH``, or the file name with or without suffix where only one image has it; ``mask`` is a path below ``PATH``. Images
-that the table does not name have an unknown lesion. Name the lesion or the patient wherever several images show the
-same one: what the table does not say, the split cannot keep together.
+Masks beside the images are taken as masks (``_masks``), copies of the whole set inside it are passed over, files are
+known by their content where their suffix is no image's, and all that is passed over is told in the audit.
+
+The table of lesions (``groups.csv`` beside the class folders, or the option ``table``) has the columns ``image`` and
+``lesion`` or ``patient``, and where known ``source``, ``age``, ``sex``, ``site``, ``mask``; others are ignored.
+``image`` is the path below ``PATH``, or the file name with or without suffix where only one image has it; ``mask`` is
+named alike. Images that the table does not name have an unknown lesion. Name the lesion or the patient wherever several
+images show the same one: what the table does not say, the split cannot keep together.
 """
 
-import zipfile
-from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from pydantic import Field
 
 from moulage import plugins
+from moulage.data import class_map, locations
 from moulage.data.catalog import Catalog
+from moulage.data.findings import Finding, finding
+from moulage.data.reader import Reader
 from moulage.errors import DataError, nearest
-from moulage.sources import _files
+from moulage.sources import _files, _groups, _layout, _masks, _tables
 
-TABLE = "groups.csv"
-COLUMNS = ("image", "lesion")
-OPTIONAL_COLUMNS = ("source", "age", "sex", "site", "mask")
+TABLES = tuple(f"groups{suffix}" for suffix in _tables.SUFFIXES)
 
 
 class Config(plugins.Options):
@@ -33,138 +39,214 @@ class Config(plugins.Options):
 
     table: Path | None = Field(
         default=None,
-        description="CSV of lesions and metadata, absolute or relative to the folder; default: its groups.csv",
+        description="table of lesions, labels and metadata, absolute or relative to the folder; default: its "
+        "groups.csv, or the one that names the classes where folders do not",
+    )
+    image_column: str = Field(default="", description="column of the table that names the image; empty: a usual name")
+    lesion_column: str = Field(default="", description="column of the table that names the lesion or patient; as above")
+    label_column: str = Field(
+        default="", description="column of the table that names the class; empty: the folders do, else a usual name"
     )
     classes: tuple[str, ...] = Field(
-        default=(), description="sub-folders to use, in this order; others are left out; empty: all, sorted"
+        default=(), description="classes to use, in this order; others are left out; empty: all, sorted"
+    )
+    merge_spellings: bool = Field(
+        default=False, description="take classes that differ by case, spaces or Unicode form alone as one"
     )
 
 
-class _Place(NamedTuple):
-    """A folder or a ZIP: a file ``name`` of ``names`` has the location ``prefix + name``, relative to ``root``."""
-
-    path: Path
-    root: Path
-    prefix: str
-    names: list[str]
-    folders: set[str]
+class _Table(NamedTuple):
+    name: str  # in the listing; empty for one elsewhere
+    where: str  # for messages
+    table: pd.DataFrame
 
 
 def read(path: Path | None, config: Config) -> Catalog:
-    """Read the list of images, and the table of lesions where there is one.
+    """Read the list of images, and the table where there is one.
 
-    ``DataError``: no path, nothing there, no image, no class folders, fewer than two classes, an empty class folder, a
-    table that names what is not there or is ambiguous.
+    ``DataError``: no path, nothing there, no image, neither class folders nor labels, an empty class folder, spellings
+    of one class, a table that names no image or is ambiguous, a file name that is no text.
     """
-    place = _place(_files.existing(path, "a folder, or a ZIP, with a sub-folder of images for each class"))
-    known, where = _table(place, config)
-    masks = set(known["mask"])
-    images = [name for name in place.names if _files.is_image(name) and name not in masks]
-    if not images:
-        raise DataError(f"{place.path} holds no image.", f"Images end in {', '.join(sorted(_files.IMAGE_SUFFIXES))}.")
-    known["image"] = _resolve(known["image"], images, where)
-    _files.check_names(known["image"], where)
-    labelled = [name for name in images if "/" in name]
-    classes = _classes(place, config, labelled, masks)
-    rows = pd.DataFrame({"image": [name for name in labelled if name.split("/")[0] in classes]})
-    rows["label"] = rows["image"].str.split("/").str[0]
-    rows["location"] = place.prefix + rows["image"]
-    for column in ("lesion", *OPTIONAL_COLUMNS):
-        values = dict(zip(known["image"], known[column], strict=True))
-        rows[column] = [values.get(name, "") for name in rows["image"]]
-    rows["mask"] = (place.prefix + rows["mask"]).where(rows["mask"] != "", "")
-    left_out = sorted({name.split("/")[0] for name in labelled} - set(classes))
+    held = _files.listing(_files.existing(path, "a folder, or a ZIP, with a sub-folder of images for each class"))
+    names, other = _files.sort_out(held)
+    names, copies = _without_copies(held, names)
+    if not names:
+        raise DataError(f"{held.path} holds no image.", _instead(held, other))
+    table = _lesion_table(held, config)
+    named = _named_masks(table, names)
+    found = _masks.sort_out(held, [name for name in names if name not in named])
+    found.beside |= named
+    if not found.images:
+        raise DataError(f"{held.path} holds masks but no image.", "Put the images beside them.")
+    tables = [name for name in other if _files.suffix(name) in _tables.SUFFIXES]
+    by_label = table if config.label_column else None
+    layout = _layout.Layout(dict.fromkeys(found.images, ""))
+    if not by_label:
+        layout = _layout.read(found.images, config.classes, held.path, has_table=bool(table or tables))
+        if not any(layout.labels.values()):
+            by_label = _label_table(held, config, table, tables, found.images)
+    table = table or by_label
+    known = _groups.Known.nothing()
+    if table:
+        label = _groups.label_column(table.table, table.where, config.label_column) if by_label else ""
+        columns = {"image": config.image_column, "label": label, "lesion": config.lesion_column}
+        known = _groups.read(table.table, found.images, _groups.Names(names), table.where, **columns)
+    labels = dict(known.table["label"]) if by_label else layout.labels
+    findings = [*copies, *found.findings, *known.findings]
+    used = table.name if table else ""
+    findings += _files.passed_over(held, other, [used, *tables])
+    findings += _tables.not_read(locations.shown(name) for name in tables if name != used)
+    return _catalog(held, config, layout, labels, found, known, findings)
+
+
+def _catalog(
+    held: _files.Listing,
+    config: Config,
+    layout: _layout.Layout,
+    labels: dict[str, str],
+    found: _masks.Sorted,
+    known: _groups.Known,
+    findings: list[Finding],
+) -> Catalog:
+    """The images that have a class, with all that is known of them."""
+    labelled = [name for name in found.images if labels.get(name, "")]
+    places = {name: held.location(name) for name in labelled}
+    counts = Counter(labels[name] for name in labelled)
+    spelled, merged = class_map.spelled(counts, config.merge_spellings, held.path)
+    classes = _classes(held, config, set(spelled.values()), layout, found, by_folder=labels is layout.labels)
+    kept = [name for name in labelled if spelled[labels[name]] in classes]
+    rows = pd.DataFrame({"image": [name.removeprefix(layout.outer) for name in kept]}, dtype=object)
+    rows["label"] = [spelled[labels[name]] for name in kept]
+    rows["location"] = [places[name] for name in kept]
+    rows["official_part"] = [layout.parts.get(name, "") for name in kept]
+    about = known.table.reindex(kept).fillna("")
+    for column in _groups.COLUMNS:
+        if column not in ("label", "mask"):
+            rows[column] = about[column].to_numpy(object)
+    masks = [mask or found.masks.get(name, "") for name, mask in zip(kept, about["mask"], strict=True)]
+    rows["mask"] = [held.location(mask) if mask else "" for mask in masks]
+    parts = dict(zip(rows["image"], rows["official_part"], strict=True))
+    findings = [*findings, *merged, *_layout.remarks({k: v for k, v in parts.items() if v}, counts)]
+    if layout.outer:
+        say = f"All images lie in {layout.outer.rstrip('/')}; the folders inside it are the classes."
+        findings += finding("folder around all classes", "note", [layout.outer], say)
+    if len(classes) == 1:
+        say = f"One class only, {classes[0]}: a classifier needs two or more."
+        findings += finding("one class only", "warning", rows["image"], say, "Name the folder that holds all classes.")
+    if labels is not layout.labels:
+        say = f"The classes are those of {known.where}, not of folders{_pieces(layout)}."
+        findings += finding("labels from a table", "note", labelled, say)
+    left_out = sorted(set(spelled.values()) - set(classes))
     note = f"Left out by the option classes: {', '.join(left_out)}." if left_out else ""
-    unlabelled = [name for name in images if "/" not in name]
-    return Catalog.build(rows, classes, place.path.name.removesuffix(".zip"), place.root, note, unlabelled)
+    unlabelled = [locations.shown(name) for name in found.images if not labels.get(name, "")]
+    name = held.path.name.removesuffix(".zip")
+    return Catalog.build(rows, classes, name, held.root, note, unlabelled, findings)
 
 
-def _place(path: Path) -> _Place:
-    if path.is_dir():
-        folders = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-        return _Place(path, path, "", _files.files(path), folders)
-    names = _files.members(path)
-    outer = _outer_folder(names)
-    inner = [name.removeprefix(outer) for name in names if name.startswith(outer)]
-    folders = {name.split("/")[0] for name in inner if "/" in name}
-    return _Place(path, path.parent, f"{path.name}::{outer}", inner, folders)
+def _pieces(layout: _layout.Layout) -> str:
+    return f"; {', '.join(layout.shards[:5])} are pieces of the set" if layout.shards else ""
 
 
-def _outer_folder(names: list[str]) -> str:
-    """The folder, '' or ending in '/', that holds all class folders and the table of a ZIP."""
-    images = [name for name in names if _files.is_image(name)]
-    tables = [name for name in names if PurePosixPath(name).name == TABLE]
-    outer = ""
-    while images:
-        tops = {name.removeprefix(outer).split("/")[0] for name in images + tables}
-        depth = min(name.removeprefix(outer).count("/") for name in images)
-        if len(tops) > 1 or depth < 2:
-            break
-        outer += tops.pop() + "/"
-    return outer
+def _without_copies(held: _files.Listing, names: list[str]) -> tuple[list[str], list[Finding]]:
+    """The names without those below a folder that holds nothing but files that lie beside it, too, byte for byte."""
+    known, copied = set(names), list[str]()
+    for top in sorted({name.split("/")[0] for name in names if "/" in name}):
+        inside = [name for name in names if name.startswith(f"{top}/")]
+        outside = {name: name.split("/", 1)[1] for name in inside}
+        if not known.issuperset(outside.values()) or not set(inside).isdisjoint(outside.values()):
+            continue
+        if all(held.same(name, other) for name, other in outside.items()):
+            copied += inside
+    say = f"{len(copied):,} images are there twice, in a folder inside the data that holds copies; passed over."
+    gone = set(copied)
+    return [name for name in names if name not in gone], finding("files that are there twice", "note", copied, say)
 
 
-def _table(place: _Place, config: Config) -> tuple[pd.DataFrame, str]:
-    """The table of lesions with all columns, its line numbers as index, and its name; empty if there is none."""
-    where = str(place.root / (config.table or TABLE))
-    if config.table is not None or (TABLE in place.names and place.path.is_dir()):
-        table = _files.read_table(Path(where), COLUMNS)
-    elif TABLE in place.names:
-        where = f"{place.path.parent}/{place.prefix}{TABLE}"
-        with zipfile.ZipFile(place.path) as archive:
-            table = _files.parse_table(archive.read(where.partition("::")[2]), where, COLUMNS)
-    else:
-        table = pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    table = pd.DataFrame({column: _files.optional(table, column) for column in (*COLUMNS, *OPTIONAL_COLUMNS)})
-    table["mask"] = [_posix(mask) for mask in table["mask"]]
-    for row in table.index[(table["mask"] != "") & ~table["mask"].isin(place.names)]:
-        raise DataError(f'{where}, row {row}: there is no mask "{table.loc[row, "mask"]}".', "Correct the path.")
-    return table, where
+def _lesion_table(held: _files.Listing, config: Config) -> _Table | None:
+    """The table that was asked for, else ``groups.csv`` beside the folders or below those around all."""
+    if config.table is not None:
+        inside = next(iter(_groups.Names(held.stored).meant(str(config.table))), "")
+        if held.path.is_dir() or not inside:
+            where = held.root / config.table
+            return _Table(inside, str(where), _tables.read_table(where, ()))
+        return _opened(held, inside)
+    found = [name for name in held.stored if name.split("/")[-1].lower() in TABLES]
+    return _opened(held, min(found, key=lambda name: name.count("/"))) if found else None
 
 
-def _resolve(wanted: pd.Series, images: list[str], where: str) -> pd.Series:
-    """The image that each row of the table means by its path, file name, or file name without suffix."""
-    meanings: defaultdict[str, set[str]] = defaultdict(set)
-    for name in images:
-        for short in (name, PurePosixPath(name).name, _files.stem(name)):
-            meanings[short].add(name)
-    resolved = []
-    for row, text in wanted.items():
-        meant = sorted(meanings.get(_posix(text), ()))
-        if not meant:
-            raise DataError(f'{where}, row {row}: there is no image "{text}".', "Correct the name or remove the row.")
-        if len(meant) > 1:
-            raise DataError(
-                f'{where}, row {row}: "{text}" may be {" or ".join(meant[:3])}.',
-                "Write the path below the data folder.",
-            )
-        resolved += meant
-    return pd.Series(resolved, index=wanted.index, dtype=str)
+def _label_table(
+    held: _files.Listing, config: Config, table: _Table | None, beside: Sequence[str], images: Sequence[str]
+) -> _Table:
+    """The table that names the classes where folders do not; ``DataError`` where none does, or several do."""
+    names, found = _groups.Names(images), list[_Table]()
+    for candidate in [table] if table else [_opened(held, name) for name in beside]:
+        has_images = _groups.image_column(candidate.table, names, candidate.where, config.image_column)
+        if has_images and _groups.label_column(candidate.table, candidate.where, config.label_column):
+            found.append(candidate)
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        listed = " or ".join(each.where for each in found)
+        raise DataError(f"{held.path}: the classes may be in {listed}.", "Name one with --source-set table=NAME.")
+    tables = ", ".join([table.where] if table else beside)
+    read = f" In {tables} no column of images and classes was found: name them with --source-set." if tables else ""
+    raise DataError(
+        f"{held.path} holds images but no class folders.",
+        f"Put the images of each class into a folder of its name, or add a table of labels.{read}",
+    )
 
 
-def _posix(text: str) -> str:
-    """A relative path in one spelling: ``AK\\1.jpg`` and ``./AK/1.jpg`` are ``AK/1.jpg``."""
-    return PurePosixPath(text.replace("\\", "/")).as_posix() if text else ""
+def _opened(held: _files.Listing, name: str) -> _Table:
+    """A table of the listing."""
+    place = held.location(name)
+    if held.path.is_dir():
+        return _Table(name, str(held.root / place), _tables.read_table(held.root / place, ()))
+    with Reader() as reader:
+        return _Table(name, place, _tables.parse_table(reader.bytes(str(held.root / place)), place, ()))
 
 
-def _classes(place: _Place, config: Config, labelled: list[str], masks: set[str]) -> tuple[str, ...]:
+def _named_masks(table: _Table | None, names: Sequence[str]) -> set[str]:
+    """The pictures that the table names as masks."""
+    files = _groups.Names(names)
+    columns = _tables.called(table.table, "mask")[:1] if table else []
+    wanted = {text for column in columns for text in table.table[column] if text} if table else set[str]()
+    return {name for text in wanted for name in files.meant(text)}
+
+
+def _instead(held: _files.Listing, other: dict[str, str]) -> str:
+    """What to do about a folder without images, by what it holds."""
+    kinds = Counter(kind for kind in other.values() if kind)
+    if not kinds:
+        return f"Images end in {', '.join(sorted(_files.IMAGE_SUFFIXES))}."
+    [(kind, number)] = kinds.most_common(1)
+    first = next(name for name in other if other[name] == kind)
+    if "archive" not in kind:
+        return f"It holds {number:,} files of {kind}, which is not read: convert them to PNG or JPEG."
+    return f"It holds {first}: name it with --data." if "ZIP" in kind else f"It holds {first}, {kind}: unpack it."
+
+
+def _classes(
+    held: _files.Listing,
+    config: Config,
+    found: set[str],
+    layout: _layout.Layout,
+    sorted_out: _masks.Sorted,
+    *,
+    by_folder: bool,
+) -> tuple[str, ...]:
     """The class names in order, all with at least one image."""
-    found = {name.split("/")[0] for name in labelled}
-    if not found:
-        raise DataError(
-            f"{place.path} holds images but no class folders.",
-            "Put the images of each class into a folder of its name.",
-        )
-    for name in config.classes:
+    wanted = tuple(class_map.clean(name) for name in config.classes)
+    for name in wanted:
         if name not in found:
-            raise DataError(f'{place.path}: there is no image of the class "{name}".', nearest(name, found))
-    empty = sorted(place.folders - found - {mask.split("/")[0] for mask in masks})
-    if empty and not config.classes:
-        raise DataError(
-            f"{place.path}: the folder {', '.join(empty)} holds no image.",
-            "Every sub-folder is a class; where it is not, name those that are with the source's option classes.",
-        )
-    classes = config.classes or tuple(sorted(found))
-    if len(classes) < 2:
-        raise DataError(f"{place.path} holds one class only: {', '.join(classes)}.", "A classifier needs two or more.")
-    return classes
+            raise DataError(f'{held.path}: there is no image of the class "{name}".', nearest(name, found))
+    if by_folder and not wanted:
+        explained = {class_map.key(name) for name in found}
+        explained |= {class_map.key(part) for name in sorted_out.beside for part in name.split("/")[:-1]}
+        beside = [name for name in held.folders if name.rpartition("/")[0] in layout.above]
+        empty = sorted(name for name in beside if class_map.key(name.rpartition("/")[2]) not in explained)
+        if empty:
+            raise DataError(
+                f"{held.path}: the folder {', '.join(map(locations.shown, empty))} holds no image.",
+                "Every sub-folder is a class; where it is not, name those that are with the source's option classes.",
+            )
+    return wanted or tuple(sorted(found))

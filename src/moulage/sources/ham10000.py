@@ -1,7 +1,7 @@
 """HAM10000: dermoscopy of seven diagnoses with lesion masks, as Harvard Dataverse delivers it.
 
-The folder holds ``HAM10000_metadata.csv`` (or without ``.csv``), the images in ``HAM10000_images*.zip`` or unpacked,
-and, where there are masks, ``HAM10000_segmentations_lesion_tschandl.zip`` or its files unpacked.
+The folder holds ``HAM10000_metadata.csv`` (or ``.tab``, or without suffix), the images in ``HAM10000_images*.zip`` or
+unpacked, and, where there are masks, ``HAM10000_segmentations_lesion_tschandl.zip`` or its files unpacked.
 
 Class names are the upper-case ``dx`` codes. ``AKIEC`` is actinic keratosis *or* Bowen's disease; ISIC-2019 calls the
 first AK and the second SCC, so AKIEC is not its AK. ``dx_type`` (how the diagnosis was confirmed) is not read, since it
@@ -15,7 +15,7 @@ from pathlib import Path
 from moulage import plugins
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError
-from moulage.sources import _files
+from moulage.sources import _files, _tables
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 MASK_SUFFIX = "_segmentation"
@@ -36,16 +36,16 @@ def read(path: Path | None, config: Config) -> Catalog:
     ``DataError``: no path or folder, no metadata, a wrong header, an unknown ``dx``, repeated images.
     """
     root = _files.existing_folder(path, "the folder of the HAM10000 files")
-    where = _files.first_of(root, "HAM10000_metadata.csv", "HAM10000_metadata")
-    table = _files.read_table(where, ("lesion_id", "image_id", "dx", "age", "sex", "localization"))
-    _files.check_names(table["image_id"], where)
+    where = _files.first_of(root, *(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", "")))
+    table = _tables.read_table(where, ("lesion_id", "image_id", "dx", "age", "sex", "localization"))
+    _tables.check_names(table["image_id"], where)
     label = table["dx"].str.upper()
     for number in table.index[~label.isin(CLASSES)]:
         raise DataError(
             f'{where}, row {number}: image "{table.loc[number, "image_id"]}" has the dx "{table.loc[number, "dx"]}".',
             f"Valid: {', '.join(name.lower() for name in CLASSES)}.",
         )
-    found = _files.images(root, "HAM10000_*.zip")
+    found, findings = _files.images(root, "HAM10000_*.zip", [where.name])
     images = {name: place for name, place in found.items() if not name.endswith(MASK_SUFFIX)}
     locations, unlabelled = _files.locate(list(table["image_id"]), images, root)
     rows = table.assign(
@@ -58,4 +58,4 @@ def read(path: Path | None, config: Config) -> Catalog:
         location=locations,
         mask=[found.get(name + MASK_SUFFIX, "") for name in table["image_id"]],
     )
-    return Catalog.build(rows, CLASSES, "ham10000", root, NOTE, unlabelled)
+    return Catalog.build(rows, CLASSES, "ham10000", root, NOTE, unlabelled, findings)

@@ -18,7 +18,7 @@ from pydantic import Field
 from moulage import plugins
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError
-from moulage.sources import _files
+from moulage.sources import _files, _tables
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 UNKNOWN = "UNK"
@@ -86,18 +86,19 @@ def read(path: Path | None, config: Config) -> Catalog:
     root = _files.existing_folder(path, "the folder of the ISIC-2019 files")
     labels = _files.first_of(root, GROUND_TRUTH, FLAT_METADATA)
     rows, note = _official(root) if labels.name == GROUND_TRUTH else _flat(root)
-    _files.check_names(rows["image"], labels)
-    rows["location"], unlabelled = _files.locate(list(rows["image"]), _files.images(root, ARCHIVE), root)
+    _tables.check_names(rows["image"], labels)
+    found, findings = _files.images(root, ARCHIVE, [GROUND_TRUTH, METADATA, FLAT_METADATA])
+    rows["location"], unlabelled = _files.locate(list(rows["image"]), found, root)
     rows, excluded = _only_classes(rows, config, labels)
-    return Catalog.build(rows, CLASSES, "isic2019", root, f"{note}{excluded}", unlabelled)
+    return Catalog.build(rows, CLASSES, "isic2019", root, f"{note}{excluded}", unlabelled, findings)
 
 
 def _official(root: Path) -> tuple[pd.DataFrame, str]:
     """Image, diagnosis, label ('' outside the classes) and metadata of the challenge's files, indexed by row."""
-    truth = _files.read_table(root / GROUND_TRUTH, ("image", *CLASSES))
+    truth = _tables.read_table(root / GROUND_TRUTH, ("image", *CLASSES))
     columns = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
-    metadata = _files.read_table(_files.first_of(root, METADATA), columns)
-    _files.check_names(metadata["image"], root / METADATA)
+    metadata = _tables.read_table(_files.first_of(root, METADATA), columns)
+    _tables.check_names(metadata["image"], root / METADATA)
     known = metadata.set_index("image").reindex(truth["image"]).fillna("").set_index(truth.index)
     diagnosis = _one_hot(truth, root / GROUND_TRUTH)
     rows = pd.DataFrame(
@@ -134,15 +135,12 @@ def _one_hot(truth: pd.DataFrame, where: Path) -> pd.Series:
 def _flat(root: Path) -> tuple[pd.DataFrame, str]:
     """Image, diagnosis, label ('' outside the classes) and metadata of an isic-cli download, indexed by row."""
     where = root / FLAT_METADATA
-    table = _files.read_table(where, ("isic_id",))
+    table = _tables.read_table(where, ("isic_id",))
     columns = [name for name in DIAGNOSIS_COLUMNS if name in table]
     if not columns:
         found = f"Found: {', '.join(table.columns)}."
         raise DataError(f"{where}: the header has no column diagnosis or diagnosis_1 to diagnosis_5.", found)
-    lesion, patient = _files.optional(table, "lesion_id"), _files.optional(table, "patient_id")
-    # A row may know its lesion but not its patient; other rows of the lesion then tell.
-    patient_of = {key: person for key, person in zip(lesion, patient, strict=True) if key and person}
-    person = [own or patient_of.get(key, "") for key, own in zip(lesion, patient, strict=True)]
+    lesion, patient = _tables.optional(table, "lesion_id"), _tables.optional(table, "patient_id")
     specific = table[columns].replace("", np.nan).ffill(axis=1)[columns[-1]]
     rows = pd.DataFrame(
         {
@@ -150,14 +148,14 @@ def _flat(root: Path) -> tuple[pd.DataFrame, str]:
             "diagnosis": specific.fillna("no diagnosis"),
             "label": _classify(table, columns, where),
             "lesion": lesion,
-            "group": [f"patient:{name}" if name else "" for name in person],
-            "source": _files.optional(table, "attribution"),
-            "age": _files.optional(table, "age_approx"),
-            "sex": _files.optional(table, "sex"),
-            "site": _files.optional(table, "anatom_site_general"),
+            "group": _tables.patients(lesion, patient),
+            "source": _tables.optional(table, "attribution"),
+            "age": _tables.optional(table, "age_approx"),
+            "sex": _tables.optional(table, "sex"),
+            "site": _tables.optional(table, "anatom_site_general"),
         }
     )
-    licences = _listed(_files.optional(table, "copyright_license"))
+    licences = _listed(_tables.optional(table, "copyright_license"))
     return rows, f"ISIC Archive. Attribution: {_listed(rows['source'])}. Licences: {licences}."
 
 

@@ -5,6 +5,7 @@ MedMNIST publishes no patient or lesion ids, so every image is its own group. De
 ``ham10000``, whose photographs they are; a few long names of other sets are shortened.
 """
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,11 +16,15 @@ from pydantic import Field
 
 from moulage import plugins
 from moulage.data.catalog import Catalog
-from moulage.data.images import array_header
+from moulage.data.reader import array_header
 from moulage.errors import DataError
 from moulage.sources import _files
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
+MAX_IMAGES = 5_000_000
+"""More are refused; the largest set has 236,386."""
+MAX_CLASSES = 10_000
+"""A larger label is none."""
 ARRAYS = tuple(f"{part}_{kind}" for part in PARTS for kind in ("images", "labels"))
 
 _ORGANS = (
@@ -121,22 +126,30 @@ def _labels(file: Path) -> dict[str, np.ndarray]:
 
 
 def _part(archive: zipfile.ZipFile, part: str, file: Path) -> np.ndarray:
-    with archive.open(f"{part}_labels.npy") as stream:
-        labels = np.lib.format.read_array(stream, allow_pickle=False)
+    """The labels of one part, [N] int64; what the headers say is checked before a label is read."""
     with archive.open(f"{part}_images.npy") as stream:
         shape, _, dtype = array_header(stream)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        hint = "Only sets with one label an image are read."
-        raise DataError(f"{file}: {part}_labels has {labels.shape[1]} labels an image.", hint)
+        stated = stream.tell() + math.prod(shape)
     if len(shape) == 5 or (len(shape) == 4 and shape[3] != 3):
         raise DataError(f"{file}: {part}_images is three-dimensional: {shape}.", "Only two-dimensional sets are read.")
     if len(shape) not in (3, 4) or dtype != np.uint8:
         raise DataError(f"{file}: {part}_images is {dtype} {shape}.", "Expected: uint8 [N, H, W] or [N, H, W, 3].")
-    if labels.shape[:1] != shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
-        raise DataError(
-            f"{file}: {part}_labels is {labels.dtype} {labels.shape} for {shape[0]} images.",
-            "Expected: one whole number from 0 up for each image.",
-        )
+    if shape[0] > MAX_IMAGES or archive.getinfo(f"{part}_images.npy").file_size < stated:
+        held = archive.getinfo(f"{part}_images.npy").file_size
+        said = f"{file}: {part}_images claims {shape[0]:,} images in {stated:,} bytes, and holds {held:,}."
+        raise DataError(said, f"No more than {MAX_IMAGES:,} are read. Download it again.")
+    with archive.open(f"{part}_labels.npy") as stream:
+        of_labels, _, kind = array_header(stream)
+    if len(of_labels) == 2 and of_labels[1] > 1:
+        hint = "Only sets with one label an image are read."
+        raise DataError(f"{file}: {part}_labels has {of_labels[1]} labels an image.", hint)
+    whole = "Expected: one whole number from 0 up for each image."
+    if math.prod(of_labels) != shape[0] or not (np.issubdtype(kind, np.integer) or kind.kind == "O"):
+        raise DataError(f"{file}: {part}_labels is {kind} {of_labels} for {shape[0]} images.", whole)
+    with archive.open(f"{part}_labels.npy") as stream:
+        labels = np.lib.format.read_array(stream, allow_pickle=False)
+    if (labels < 0).any() or (labels > MAX_CLASSES).any():
+        raise DataError(f"{file}: {part}_labels has {labels.min()} to {labels.max()}.", whole)
     return labels.reshape(-1).astype(np.int64)
 
 

@@ -23,7 +23,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
 from moulage.data.split import Split, folds, holdout, official, prove, reserve
-from moulage.errors import DataError, RecipeError, RunError, nearest
+from moulage.errors import DataError, MoulageError, RecipeError, RunError, nearest
 from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
 
@@ -111,7 +111,7 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     """The main data's images of the classes that are learned, and of those that stay unknown; each with its classes.
 
     Raises:
-        DataError: an unknown class is none of the data's, or fewer than two are left.
+        DataError: an unknown class is none of the data's, none is left, or a classifier has fewer than two to tell.
     """
     found = data_sets.read_main(recipe)
     if recipe.data.masks:
@@ -121,8 +121,9 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
         if name not in found.classes:
             raise DataError(f'data.unknown: "{name}" is no class of {found.name}.', nearest(name, found.classes))
     known = tuple(name for name in found.classes if name not in unknown)
-    if len(known) < 2:
-        raise DataError(f"data.unknown leaves {len(known)} class of {found.name}; two are needed to tell apart.")
+    if len(known) < (2 if recipe.arms else 1):
+        held = f"data.unknown leaves {len(known)} of" if unknown else "There is one class in"
+        raise DataError(f"{held} {found.name}: {', '.join(known) or 'none'}.", "A classifier needs two or more.")
     if not unknown:
         return found, found.take([])
     return replace(found.only(label=known), classes=known), replace(found.only(label=unknown), classes=unknown)
@@ -154,7 +155,10 @@ def prepare(
     progress: runs.Progress = runs.no_progress,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Read, decode, audit and split; written into the run folder, and found there again when nothing changed."""
+    """Read, decode, audit and split; written into the run folder, and found there again when nothing changed.
+
+    Where the audited data cannot be split, ``say`` tells what the audit found before the error is raised.
+    """
     started = (time.perf_counter(), time.process_time())
     if (run / "pixels.json").exists():
         runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
@@ -165,22 +169,14 @@ def prepare(
         raise RecipeError(f"A step of data.steps goes by the lesion mask, and {found.name} has none.", WITHOUT_MASKS)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
-    say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
+    say(f"{found.name}: {len(found):,} images, {len(found.classes)} class{'es' * (len(found.classes) != 1)}")
     pixels = pixels_of(recipe, found, sizes(recipe), num_workers=num_workers, progress=progress)
     report = _audited(found, pixels, run, progress, say)
     _show_pairs(report, found, pixels, sizes(recipe), run)
-    catalog = report.clean(found)
-    catalog.save(run / "catalog.parquet")
-    splits = split_all(recipe, catalog)
-    _check_masks(recipe, catalog, splits)
-    for number, split in enumerate(splits):
-        prove(split, catalog)
-        split.save(run / SPLITS / f"{number:03d}.parquet")
+    catalog, splits = _split(recipe, found, report, run, say)
     data_sets.save(about := data_sets.summarise(recipe, found, catalog, splits), run)
     for row in about:
         say(f"{row['name']}: {row['num_read']:,} images read, {row['num_set_aside']:,} set aside")
-    for path in sorted((run / SPLITS).glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
-        path.unlink()
     with runs.atomic(run / "scan.parquet") as temporary:
         pixels.scan.to_parquet(temporary)
     if learns_masks(recipe):
@@ -202,6 +198,28 @@ def prepare(
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         runs.write_json(run / "prepare.json", {"wall_seconds": wall, "cpu_seconds": cpu})
     return Prepared(catalog, splits, pixels, recipe.data.fit, filters_of(recipe), known_masks)
+
+
+def _split(
+    recipe: Recipe, found: Catalog, report: Audit, run: Path, say: Callable[[str], None]
+) -> tuple[Catalog, tuple[Split, ...]]:
+    """What the audit left of the data, and its splits; both are written, and proved to let no group cross."""
+    try:
+        catalog = report.clean(found)
+        splits = split_all(recipe, catalog)
+        _check_masks(recipe, catalog, splits)
+        for split in splits:
+            prove(split, catalog)
+    except MoulageError:
+        for finding in report.findings:
+            say(f"audit, {finding.severity}: {finding.message} {finding.advice}".strip())
+        raise
+    catalog.save(run / "catalog.parquet")
+    for number, split in enumerate(splits):
+        split.save(run / SPLITS / f"{number:03d}.parquet")
+    for path in sorted((run / SPLITS).glob("*.parquet"))[len(splits) :]:  # of a recipe that had more of them
+        path.unlink()
+    return catalog, splits
 
 
 def pixels_of(
@@ -320,7 +338,8 @@ def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) ->
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:
     """The audit of these pixels and labels, from the run folder where it was made before."""
-    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name)
+    from_source = [asdict(finding) for finding in catalog.findings]
+    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name, from_source)
     marker, path = run / "audit.key", run / "audit.json"
     if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
         return Audit.load(path)
