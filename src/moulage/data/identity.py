@@ -44,6 +44,10 @@ class Shown:
         """The images at these positions, or where a mask is true."""
         return Shown(self.catalog.take(rows), self.sha256[rows], self.thumbnails[rows])
 
+    def of_classes(self, classes: Sequence[str]) -> "Shown":
+        """The images of these classes."""
+        return self.take(self.catalog.table["label"].isin(classes).to_numpy())
+
 
 def look(catalog: Catalog, progress: Progress = no_progress) -> Shown:
     """Read all images of a catalog, through the pixel cache; ``DataError`` names one that cannot be read."""

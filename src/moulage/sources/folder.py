@@ -53,8 +53,8 @@ class _Place(NamedTuple):
 def read(path: Path | None, config: Config) -> Catalog:
     """Read the list of images, and the table of lesions where there is one.
 
-    ``DataError``: no path, nothing there, no image, no class folders, fewer than two classes, an empty class folder, a
-    table that names what is not there or is ambiguous.
+    ``DataError``: no path, nothing there, no image, no class folders, an empty class folder, a table that
+    names what is not there or is ambiguous.
     """
     place = _place(_files.existing(path, "a folder, or a ZIP, with a sub-folder of images for each class"))
     known, where = _table(place, config)
@@ -164,7 +164,4 @@ def _classes(place: _Place, config: Config, labelled: list[str], masks: set[str]
             f"{place.path}: the folder {', '.join(empty)} holds no image.",
             "Every sub-folder is a class; where it is not, name those that are with the source's option classes.",
         )
-    classes = config.classes or tuple(sorted(found))
-    if len(classes) < 2:
-        raise DataError(f"{place.path} holds one class only: {', '.join(classes)}.", "A classifier needs two or more.")
-    return classes
+    return config.classes or tuple(sorted(found))

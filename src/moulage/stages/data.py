@@ -111,7 +111,7 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
     """The main data's images of the classes that are learned, and of those that stay unknown; each with its classes.
 
     Raises:
-        DataError: an unknown class is none of the data's, or fewer than two are left.
+        DataError: an unknown class is none of the data's, none is left, or a classifier has fewer than two to tell.
     """
     found = data_sets.read_main(recipe)
     if recipe.data.masks:
@@ -121,8 +121,9 @@ def parted(recipe: Recipe) -> tuple[Catalog, Catalog]:
         if name not in found.classes:
             raise DataError(f'data.unknown: "{name}" is no class of {found.name}.', nearest(name, found.classes))
     known = tuple(name for name in found.classes if name not in unknown)
-    if len(known) < 2:
-        raise DataError(f"data.unknown leaves {len(known)} class of {found.name}; two are needed to tell apart.")
+    if len(known) < (2 if recipe.arms else 1):
+        held = f"data.unknown leaves {len(known)} of" if unknown else "There is one class in"
+        raise DataError(f"{held} {found.name}: {', '.join(known) or 'none'}.", "A classifier needs two or more.")
     if not unknown:
         return found, found.take([])
     return replace(found.only(label=known), classes=known), replace(found.only(label=unknown), classes=unknown)
@@ -165,7 +166,7 @@ def prepare(
         raise RecipeError(f"A step of data.steps goes by the lesion mask, and {found.name} has none.", WITHOUT_MASKS)
     _check_classes(recipe, found)
     metadata.check(found, recipe.classifier.metadata)
-    say(f"{found.name}: {len(found):,} images, {len(found.classes)} classes")
+    say(f"{found.name}: {len(found):,} images, {len(found.classes)} class{'es' * (len(found.classes) != 1)}")
     pixels = pixels_of(recipe, found, sizes(recipe), num_workers=num_workers, progress=progress)
     report = _audited(found, pixels, run, progress, say)
     _show_pairs(report, found, pixels, sizes(recipe), run)
