@@ -10,7 +10,7 @@ one that may only be trained on but shows a lesion which may be tested on.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from moulage import runs
 from moulage.data import duplicates, joined_sets, overlap
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
+from moulage.data.findings import NUM_NAMED, Finding, Severity
 from moulage.data.identity import unite
 from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
@@ -26,10 +27,8 @@ from moulage.data.thumbnails import inside
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever the same data would give other findings or groups: kept audits are then made again."""
-NUM_NAMED = 20
-"""Images that a finding names; the quarantine names all of its own."""
 MIN_LESIONS = 3
 """A class with fewer groups cannot be in training, validation and test part at once."""
 FEW_LESIONS = 10
@@ -45,20 +44,6 @@ STATUS = {
     "bomb": ("bomb-sized image", "Scale them down; they are larger than anything a camera makes."),
 }
 """Status in the scan -> kind of finding, and what to do."""
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or worth knowing."""
-
-    kind: str  # what it is, such as ``truncated image``
-    severity: Severity  # ``error`` (images are quarantined or the split will fail), ``warning``, ``note``
-    num_images: int  # how many images it concerns
-    images: tuple[str, ...]  # the names of the first ``NUM_NAMED`` of them
-    message: str  # one sentence
-    advice: str = ""  # what to do; may be empty
 
 
 @dataclass(frozen=True)
@@ -105,7 +90,7 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
 
     ``pixels`` are the scan and thumbnails of the same catalog, in its order; ``progress`` is of the near-duplicates.
     """
-    scan, findings = pixels.scan, _Findings()
+    scan, findings = pixels.scan, _Findings(catalog.findings)
     quarantined = _bad_images(scan, findings)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)

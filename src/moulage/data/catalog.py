@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moulage.data import parquet
+from moulage.data import parquet, table_values
+from moulage.data.findings import Finding
 from moulage.errors import DataError
 from moulage.runs import digest
 
@@ -46,6 +47,7 @@ class Catalog:
     root: Path = field(default_factory=Path)  # folder that relative locations start from
     note: str = ""  # attribution, licence or remarks of the source, for the report
     unlabelled: tuple[str, ...] = ()  # files that look like images but that no label names; for the audit
+    findings: tuple[Finding, ...] = ()  # what its source found wrong or worth knowing; for the audit, not saved
 
     @classmethod
     def build(
@@ -56,25 +58,33 @@ class Catalog:
         root: Path | str = ".",
         note: str = "",
         unlabelled: Iterable[str] = (),
+        findings: Iterable[Finding] = (),
     ) -> "Catalog":
-        """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
+        """Complete a table: what is missing gets its 'unknown' value (``table_values``), types are fixed, rows checked.
 
         ``rows`` has at least ``image``, ``label`` and ``location``; ``group`` defaults to the lesion, else the image.
         ``DataError``: no rows, an empty or repeated image name, a label that is not in ``classes``.
         """
-        table, classes = rows.copy(), tuple(classes)
+        classes, (table, read) = tuple(classes), table_values.read(rows)
         for column in TEXT:
             if column not in table:
                 table[column] = REAL if column == "origin" else ""
             table[column] = table[column].astype(object).where(table[column].notna(), "").astype(str).astype(object)
-        table["age"] = pd.to_numeric(table["age"], errors="coerce") if "age" in table else np.nan
-        table["age"] = table["age"].astype(np.float64)
+        table["age"] = table.get("age", np.nan)
         table["seed"] = table["seed"].astype(np.int64) if "seed" in table else np.int64(-1)
         unknown = table["group"] == ""
         own = np.where(table["lesion"] == "", "image:" + table["image"], "lesion:" + table["lesion"])
         table.loc[unknown, "group"] = own[unknown.to_numpy()]
         _check(table, classes, name)
-        return cls(table[list(COLUMNS)].reset_index(drop=True), classes, name, Path(root), note, tuple(unlabelled))
+        return cls(
+            table[list(COLUMNS)].reset_index(drop=True),
+            classes,
+            name,
+            Path(root),
+            note,
+            tuple(unlabelled),
+            (*findings, *read),
+        )
 
     def __len__(self) -> int:
         return len(self.table)

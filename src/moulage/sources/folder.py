@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import Field
 
 from moulage import plugins
+from moulage.data import table_values
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError, nearest
 from moulage.sources import _files
@@ -116,7 +117,7 @@ def _table(place: _Place, config: Config) -> tuple[pd.DataFrame, str]:
     else:
         table = pd.DataFrame(columns=list(COLUMNS), dtype=str)
     table = pd.DataFrame({column: _files.optional(table, column) for column in (*COLUMNS, *OPTIONAL_COLUMNS)})
-    table["mask"] = [_posix(mask) for mask in table["mask"]]
+    table["mask"] = [_posix(table_values.text(mask)) for mask in table["mask"]]
     for row in table.index[(table["mask"] != "") & ~table["mask"].isin(place.names)]:
         raise DataError(f'{where}, row {row}: there is no mask "{table.loc[row, "mask"]}".', "Correct the path.")
     return table, where

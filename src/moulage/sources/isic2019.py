@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import Field
 
 from moulage import plugins
+from moulage.data import table_values
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError
 from moulage.sources import _files
@@ -139,7 +140,7 @@ def _flat(root: Path) -> tuple[pd.DataFrame, str]:
     if not columns:
         found = f"Found: {', '.join(table.columns)}."
         raise DataError(f"{where}: the header has no column diagnosis or diagnosis_1 to diagnosis_5.", found)
-    lesion, patient = _files.optional(table, "lesion_id"), _files.optional(table, "patient_id")
+    lesion, patient = (_files.optional(table, name).map(table_values.text) for name in ("lesion_id", "patient_id"))
     # A row may know its lesion but not its patient; other rows of the lesion then tell.
     patient_of = {key: person for key, person in zip(lesion, patient, strict=True) if key and person}
     person = [own or patient_of.get(key, "") for key, own in zip(lesion, patient, strict=True)]
