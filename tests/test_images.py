@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from moulage.data import images
-from moulage.data.images import ImageError, Reader, decode, header, square
+from moulage.data.images import ImageError, decode, examined, header, square
+from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError
 from pictures import encoded, png_header
 
@@ -87,10 +88,28 @@ def test_png_modes_become_rgb(mode: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_transparent_palette_becomes_rgb_without_a_warning() -> None:
-    palette = photograph(40, 30).convert("P")
-    data = encoded(palette, "PNG", transparency=bytes([0, 128, 255]))
-    np.testing.assert_array_equal(decode(data, 64), np.asarray(palette.convert("RGB")))
+def test_what_is_transparent_is_black_in_every_mode_and_said() -> None:
+    picture = photograph(40, 30)
+    alpha = np.full((30, 40), 255, np.uint8)
+    alpha[:10], alpha[10:20] = 0, 51
+    seen = np.asarray(picture).astype(float) * alpha[..., None] / 255
+    cut = picture.copy()
+    cut.putalpha(Image.fromarray(alpha))
+    data = encoded(cut, "PNG")
+    assert np.abs(decode(data, 64) - seen).max() <= 1
+    assert examined(data, header(data), [32])[1] == ("transparent",)
+    palette = Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20) % 4, "P")
+    palette.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200, 50, 50, 50])
+    found = decode(encoded(palette, "PNG", transparency=bytes([0, 255, 51])), 64)
+    assert [found[0, k].tolist() for k in range(4)] == [[0, 0, 0], [10, 200, 10], [2, 2, 40], [50, 50, 50]]
+    one_colour = Image.new("RGB", (20, 20), (9, 99, 199))
+    assert decode(encoded(one_colour, "PNG", transparency=(9, 99, 199)), 64).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_alpha_channel_that_hides_nothing_changes_nothing(mode: str) -> None:
+    data = encoded(photograph(40, 30).convert(mode), "PNG")
+    assert examined(data, header(data), [32])[1] == ()
 
 
 def test_cmyk_and_grey_jpeg_become_rgb() -> None:
@@ -113,10 +132,68 @@ def test_float_pixels_are_refused() -> None:
     assert status(encoded(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF")) == "unreadable"
 
 
-def test_exif_orientation_is_not_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode(encoded(photograph(40, 30), "JPEG", exif=exif), 64).shape == (30, 40, 3)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_grey_levels_of_fewer_bits_in_sixteen_are_shown_in_full(bits: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 400).astype(np.uint16).reshape(20, 20)
+    data = encoded(Image.fromarray(values), "PNG")
+    picture, remarks = examined(data, header(data), [32])
+    np.testing.assert_array_equal(np.asarray(picture[0])[..., 0], values // 2 ** (bits - 8))
+    assert remarks == (f"{bits} bits in 16",)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(40, 30), (700, 600)])
+def test_exif_orientation_is_applied_at_every_scale(orientation: int, size: tuple[int, int]) -> None:
+    exif, picture = Image.Exif(), photograph(*size)
+    exif[0x0112] = orientation
+    data = encoded(picture, "JPEG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    found = header(data)
+    assert (found.width, found.height) == upright.size
+    for side in (32, 224):
+        shown, remarks = examined(data, found, [side])
+        assert shown[0].size[0] / shown[0].size[1] == pytest.approx(upright.size[0] / upright.size[1], rel=0.02)
+        assert psnr(np.asarray(shown[0].resize((20, 20))), np.asarray(upright.resize((20, 20)))) > 30
+        assert ("turned" in remarks) == (orientation > 1)
+
+
+def test_broken_exif_does_not_matter() -> None:
+    data = encoded(photograph(40, 30), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffnonsense")
+    assert decode(data, 64).shape == (30, 40, 3)
+
+
+# ---- what is said of a picture --------------------------------------------------------------------------------------
+
+
+def said(data: bytes) -> tuple[str, ...]:
+    return examined(data, header(data), [32])[1]
+
+
+@pytest.mark.parametrize("colour", ["black", "white", (120, 60, 60)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_one_colour_all_over_is_blank_even_with_a_few_hot_pixels(colour: str, kind: str) -> None:
+    picture = Image.new("RGB", (200, 150), colour)
+    assert said(encoded(picture, kind)) == ("blank image",)
+    for place in range(5):
+        picture.putpixel((place * 30, 40), (0, 255, 90))
+    assert "blank image" in said(encoded(picture, "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("divisor", "offset", "expected"), [(8, 0, ("low range",)), (8, 220, ("low range",)), (1, 0, ())]
+)
+def test_a_nearly_black_or_white_picture_is_of_low_range(divisor: int, offset: int, expected: tuple[str, ...]) -> None:
+    picture = np.linspace(0, 255, 60 * 50 * 3).reshape(60, 50, 3) // divisor + offset
+    assert said(encoded(picture.clip(0, 255).astype(np.uint8), "PNG")) == expected
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_pages_and_frames_beyond_the_first_are_said(kind: str) -> None:
+    pages = [photograph(40, 30, seed).convert("P" if kind == "GIF" else "RGB") for seed in (0, 1)]
+    several = encoded(pages[0], kind, save_all=True, append_images=pages[1:])
+    assert said(several) == ("several pages",)
+    assert said(encoded(pages[0], kind)) == ()
+    assert decode(several, 64).shape == (30, 40, 3)
 
 
 # ---- bad bytes ------------------------------------------------------------------------------------------------------
@@ -142,7 +219,10 @@ def test_jpeg_without_its_end_marker_is_truncated(missing: int) -> None:
 
 def test_jpeg_with_bytes_after_its_end_or_a_thumbnail_before_is_whole() -> None:
     data = encoded(photograph(200, 200), "JPEG")
-    assert decode(data + bytes(40), 64).shape == (200, 200, 3)
+    rng = np.random.default_rng(0)
+    video = b"\0\0\0\x18ftypmp42" + rng.integers(0, 256, 2**20, np.uint8).tobytes()
+    for more in (bytes(40), video, b"\xff\xda" + video, data[: len(data) // 2]):
+        np.testing.assert_array_equal(decode(data + more, 64), decode(data, 64))
     thumbnail = encoded(photograph(16, 16), "JPEG")
     segment = b"\xff\xe9" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = data[:2] + segment + data[2:]
@@ -160,6 +240,29 @@ def test_cut_png_is_bad_even_where_another_library_lets_it_pass(monkeypatch: pyt
 def test_a_bomb_is_refused_from_its_header(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     assert status(png_header(width, height)) == "bomb"
+
+
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 100_000)  # stands for 64 million
+    data = encoded(photograph(1200, 900), "JPEG")
+    assert decode(data, 1000).shape == (225, 300, 3)
+    assert status(encoded(photograph(1200, 900), "PNG")) == "bomb"
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 1_000_000)
+    assert status(data) == "bomb"
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 2_000_000)
+    monkeypatch.setattr(images, "MAX_PROGRESSIVE_PIXELS", 1_000_000)
+    assert status(encoded(photograph(1200, 900), "JPEG", progressive=True)) == "bomb"
+
+
+@pytest.mark.parametrize(("width", "height", "scale"), [(12_000, 9_000, 4), (16_384, 12_288, 4), (60_000, 3_500, 2)])
+def test_the_photographs_of_phones_are_no_bombs(width: int, height: int, scale: int) -> None:
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">HH", height, width)
+    found = header(bytes(data))
+    assert (found.width, found.height) == (width, height)
+    assert found.scale(1000) == scale
+    assert found.width * found.height / scale**2 <= images.MAX_PIXELS
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,8 +17,8 @@ from moulage.data import pixels as pixel_cache
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.identity import Shown
-from moulage.data.images import Reader
 from moulage.data.pixels import Pixels
+from moulage.data.reader import Reader
 from moulage.data.split import dealable, folds, holdout, prove, reserve
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.evaluation.predictions import Predictions

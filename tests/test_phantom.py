@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 
 from moulage import plugins
 from moulage.data.catalog import Catalog
-from moulage.data.images import Reader
+from moulage.data.reader import Reader
 from moulage.errors import RecipeError, RunError
 from moulage.runs import cache_folder
 from moulage.sources import phantom

@@ -12,7 +12,7 @@ import pytest
 
 from moulage import plugins
 from moulage.data.catalog import Catalog
-from moulage.data.images import Reader
+from moulage.data.reader import Reader
 from moulage.errors import DataError
 from moulage.sources import folder, ham10000, isic2019, medmnist
 

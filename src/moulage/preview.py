@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from moulage import runs, sheets
-from moulage.data import images, pixel_writer
+from moulage.data import images, locations, pixel_writer
 from moulage.data.catalog import Catalog
 from moulage.data.filters import Filters
+from moulage.data.reader import Reader
 from moulage.recipe import Recipe
 from moulage.stages.data import Prepared, filters_of
 
@@ -26,7 +27,7 @@ def preview(recipe: Recipe, prepared: Prepared, run: Path, number: int, seed: in
     for column, (name, _) in enumerate(filters.chosen):
         most = np.argsort(-changed[:, column], kind="stable")[:number]
         groups[f"most changed by {name}"] = most[changed[most, column] > 0]
-    with images.Reader() as reader:
+    with Reader() as reader:
         shown = {
             title if len(rows) else f"{title}: none": [_stages(reader, catalog, int(row), filters) for row in rows]
             for title, rows in groups.items()
@@ -56,11 +57,11 @@ def _changed(prepared: Prepared) -> np.ndarray:
     return np.stack(prepared.pixels.scan["changed"][prepared.pixels.rows(prepared.catalog.images)].to_list())
 
 
-def _stages(reader: images.Reader, catalog: Catalog, row: int, filters: Filters) -> list[tuple[str, Image.Image]]:
+def _stages(reader: Reader, catalog: Catalog, row: int, filters: Filters) -> list[tuple[str, Image.Image]]:
     """The image and what each step makes of it, with a word and a number each."""
     place, mask = (str(catalog.table[column][row]) for column in ("location", "mask"))
     item = pixel_writer.Item(catalog.resolve(place), catalog.resolve(mask) if mask else "")
-    if images.is_array(item.image):
+    if locations.is_array(item.image):
         picture = Image.fromarray(reader.array(item.image)).convert("RGB")
     else:
         data = reader.bytes(item.image)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
-from moulage.data import duplicates, joined_sets, overlap
+from moulage.data import duplicates, joined_sets, overlap, picture_remarks
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.findings import NUM_NAMED, Finding, Severity
@@ -41,7 +41,7 @@ STATUS = {
     "unreadable": ("unreadable image", "Replace the files, or take them out."),
     "truncated": ("truncated image", "Copy or download these files again."),
     "tiny": ("tiny image", "Replace them with larger ones."),
-    "bomb": ("bomb-sized image", "Scale them down; they are larger than anything a camera makes."),
+    "bomb": ("bomb-sized image", "Save them as JPEG, which is decoded at a part of its size, or scale them down."),
 }
 """Status in the scan -> kind of finding, and what to do."""
 
@@ -91,6 +91,7 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     ``pixels`` are the scan and thumbnails of the same catalog, in its order; ``progress`` is of the near-duplicates.
     """
     scan, findings = pixels.scan, _Findings(catalog.findings)
+    findings += picture_remarks.check(scan)
     quarantined = _bad_images(scan, findings)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moulage.data import parquet, table_values
+from moulage.data import locations, parquet, table_values
 from moulage.data.findings import Finding
 from moulage.errors import DataError
 from moulage.runs import digest
 
-MISSING = "missing::"
-"""Prefix of the location of an image that a label names but that is not there."""
 COLUMNS = {
     "image": "name of the image, as the data set spells it",
     "label": "class name",
@@ -130,10 +128,10 @@ class Catalog:
 
     def resolve(self, location: str) -> str:
         """A location with its path made absolute; 'missing::<name>' (a label without an image) stays as it is."""
-        if location.startswith(MISSING):
+        if location.startswith(locations.MISSING):
             return location
-        path, separator, member = location.partition("::")
-        return str(self.root / path) + separator + member if location else ""
+        path, inside = locations.split(location)
+        return locations.join(str(self.root / path), inside) if location else ""
 
     @cached_property
     def digest(self) -> str:
@@ -194,10 +192,8 @@ def _check(table: pd.DataFrame, classes: tuple[str, ...], name: str) -> None:
 
 
 def _relative(location: str, base: Path) -> str:
-    if location.startswith(MISSING):
+    if location.startswith(locations.MISSING) or not location:
         return location
-    path, separator, member = location.partition("::")
-    if not path:
-        return ""
+    path, inside = locations.split(location)
     full = Path(path).absolute()
-    return (str(full.relative_to(base)) if full.is_relative_to(base) else str(full)) + separator + member
+    return locations.join(str(full.relative_to(base) if full.is_relative_to(base) else full), inside)

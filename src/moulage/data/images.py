@@ -1,35 +1,47 @@
 """The bytes of an image, and the picture inside: files, ZIP members and rows of ``.npz`` arrays, read in place.
 
-A picture is taken as it is stored. An EXIF orientation is not applied, because masks are drawn on the stored pixels and
-a skin lesion has no upper side; an alpha channel is dropped; a colour profile is ignored. JPEG is decoded at 1/2, 1/4
-or 1/8 of its size where that leaves at least twice the side asked for, and one filter, LANCZOS, does the rest.
+A picture is taken as every viewer shows it: turned as its EXIF orientation says, what is transparent over black, the
+first page of several; a colour profile is ignored. Grey levels of 16 bits are taken to fill 8, 10, 12, 14 or 16 bits,
+the fewest that hold the brightest one. What was done, and what is odd about the picture, is said (``REMARKS``).
+
+A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice the side asked for, or where it is too
+large otherwise, and one filter, LANCZOS, does the rest. It is whole where its last scan has an end marker, whatever
+comes behind that.
 """
 
 import io
+import re
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from moulage.errors import DataError, RecipeError, nearest
 
-MISSING = "missing"
-"""``missing::name`` is the location of a label whose image is not there."""
-
 MAX_PIXELS = 64_000_000
-"""Larger images are refused from their header. 64 Mpx is twice the largest image of ISIC and 256 MB when decoded."""
+"""More are never decoded: 256 MB. Larger images are refused from their header, but for JPEG."""
+MAX_JPEG_PIXELS = 256_000_000
+"""A JPEG of so many is decoded at a part of its size (phones write 200 Mpx)."""
+MAX_PROGRESSIVE_PIXELS = 128_000_000
+"""The same for a progressive one, whose coefficients are held whatever the scale: up to 6 bytes a pixel."""
 
 FRAMINGS = ("squash", "crop", "pad")
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+JPEG = ("JPEG", "MPO")
+"""What Pillow calls JPEG; the second is one of several pictures."""
 
+TURNED, SEVERAL_PAGES, TRANSPARENT = "turned", "several pages", "transparent"
+BLANK, LOW_RANGE = "blank image", "low range"
+REMARKS = (BLANK, LOW_RANGE, SEVERAL_PAGES, TRANSPARENT, TURNED, *(f"{bits} bits in 16" for bits in (8, 10, 12, 14)))
+"""What may be said of a picture that was read, see ``data.picture_remarks``."""
+BLANK_RANGE, LEAST_RANGE = 8, 32
+"""Of 256 levels, how many a picture spans (but for one pixel in 500) at most that is blank, or of low range."""
+
+_ORIENTATION = 0x0112
 _MIN_DECODED_SIDE = 64
 _REDUCING_GAP = 3.0
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -46,29 +58,66 @@ class ImageError(DataError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself: ``width`` and ``height`` in pixels, Pillow's ``mode`` and ``format``."""
+    """What an image says of itself."""
 
-    width: int
+    width: int  # pixels, as shown: after turning
     height: int
-    mode: str
+    mode: str  # Pillow's names
     format: str
+    orientation: int = 1  # of its EXIF, 1 to 8; 1 is upright
+    several_pages: bool = False  # or frames
 
     def scale(self, side: int) -> int:
-        """The largest of 1, 2, 4, 8 by which a JPEG shrinks while its shorter side keeps twice ``side``; else 1."""
-        if self.format not in ("JPEG", "MPO"):
+        """The largest of 1, 2, 4, 8 by which a JPEG shrinks while its shorter side keeps twice ``side``; else 1.
+
+        A larger one where more than ``MAX_PIXELS`` would be decoded otherwise.
+        """
+        if self.format not in JPEG:
             return 1
         wanted = 2 * max(side, _MIN_DECODED_SIDE)
-        return next((s for s in (8, 4, 2) if min(self.width, self.height) >= s * wanted), 1)
+        chosen = next((s for s in (8, 4, 2) if min(self.width, self.height) >= s * wanted), 1)
+        while self.width * self.height > MAX_PIXELS * chosen**2 and chosen < 8:
+            chosen *= 2
+        return chosen
 
 
 def header(data: bytes) -> Header:
-    """The header of an encoded image; nothing is decoded. ``ImageError``: unreadable, or a bomb: > ``MAX_PIXELS``."""
+    """The header of an encoded image; nothing is decoded.
+
+    ``ImageError``: unreadable, or a bomb: more pixels than ``MAX_PIXELS``, or those that a JPEG may have.
+    """
     image = _open(data)
-    found = Header(*image.size, image.mode, image.format or "")
-    if found.width * found.height > MAX_PIXELS:
-        size = f"{found.width} x {found.height} pixels"
-        raise ImageError(f"{size} are more than {MAX_PIXELS // 10**6} million", "bomb")
-    return found
+    width, height = image.size
+    progressive = "progressive " if image.info.get("progressive") else ""
+    most = MAX_PIXELS
+    if image.format in JPEG:
+        most = MAX_PROGRESSIVE_PIXELS if progressive else MAX_JPEG_PIXELS
+    if width * height > most:
+        kind = f"{progressive}{image.format}"
+        raise ImageError(f"{width} x {height} pixels are more than the {most // 10**6} million of a {kind}", "bomb")
+    mode, name, orientation = image.mode, image.format or "", _orientation(image)
+    turned_size = (height, width) if orientation >= 5 else (width, height)
+    return Header(*turned_size, mode, name, orientation, _has_second_page(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where there is none, or the EXIF is broken."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _has_second_page(image: Image.Image) -> bool:
+    """Whether there is more than a first page or frame; the pictures of a JPEG of several are one photograph's."""
+    if image.format not in ("TIFF", "GIF", "WEBP", "PNG"):
+        return False
+    try:
+        image.seek(1)
+    except _BROKEN:  # an EOFError where there is none
+        return False
+    return True
 
 
 def decode(data: bytes, smallest_side: int) -> np.ndarray:
@@ -85,9 +134,29 @@ def pictures(data: bytes, found: Header, sides: Sequence[int]) -> list[Image.Ima
 
     Sides that want the same JPEG scale share one decode; the picture for a side never depends on the other sides.
     """
+    return examined(data, found, sides)[0]
+
+
+def examined(data: bytes, found: Header, sides: Sequence[int]) -> tuple[list[Image.Image], tuple[str, ...]]:
+    """``pictures``, and what is to be said of them (``REMARKS``); the range is that of the picture for the first side.
+
+    Remarks of a picture whose first side is the same are the same.
+    """
     scales = [found.scale(side) for side in sides]
-    decoded = {scale: _decode(data, found, scale) for scale in set(scales)}
-    return [decoded[scale] for scale in scales]
+    decoded = {scale: _decode(data, found, scale) for scale in dict.fromkeys(scales)}
+    remarks = [name for name, holds in ((SEVERAL_PAGES, found.several_pages), (TURNED, found.orientation > 1)) if holds]
+    for scale in scales[:1]:
+        remarks += [remark for remark in REMARKS if remark in decoded[scale].info]
+        remarks += range_remarks(decoded[scale])
+    return [decoded[scale] for scale in scales], tuple(remarks)
+
+
+def range_remarks(picture: Image.Image) -> list[str]:
+    """Whether an RGB picture is blank or uses few of its levels, but for one pixel in 1,000 at either end."""
+    counts = np.array(picture.histogram()).reshape(3, 256)
+    share = counts.cumsum(axis=1) / max(1, picture.width * picture.height)
+    spans = (share < 0.999).sum(axis=1) - (share <= 0.001).sum(axis=1)
+    return [BLANK] if spans.max() <= BLANK_RANGE else [LOW_RANGE] if spans.max() <= LEAST_RANGE else []
 
 
 def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarray:
@@ -113,198 +182,105 @@ def square(image: Image.Image | np.ndarray, size: int, framing: str) -> np.ndarr
     raise RecipeError(f'There is no fit "{framing}".', nearest(framing, FRAMINGS))
 
 
-def is_array(location: str) -> bool:
-    """Whether a location is a row of a ``.npz`` array rather than an encoded image."""
-    return location.partition("::")[0].lower().endswith(".npz")
-
-
-class Reader:
-    """Reads what absolute locations point to and keeps archives open; for one thread. A context manager.
-
-    An image that is not there is an ``ImageError`` with status ``missing``. An archive that is not there, or a file
-    that may not be read, is a ``DataError``, because it says nothing of the image.
-    """
-
-    def __init__(self) -> None:
-        self._open = ExitStack()
-        self._archives: dict[str, zipfile.ZipFile] = {}
-        self._arrays: dict[tuple[str, str], _Rows] = {}
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-        self._archives.clear()
-        self._arrays.clear()
-
-    def bytes(self, location: str) -> bytes:
-        """The encoded image at a path or at ``archive.zip::member``."""
-        path, _, member = location.partition("::")
-        if path == MISSING:
-            raise ImageError("there is a label but no image", MISSING)
-        if not member:
-            return _read_file(Path(path))
-        archive = self._archive(path)
-        try:
-            return archive.read(_member(archive, member))
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ImageError(f"the archive is damaged here, or encrypted: {error}") from None
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-
-    def array(self, location: str) -> np.ndarray:
-        """The row at ``file.npz::array::index``: uint8 [H, W] or [H, W, 3]. Ascending rows are fastest."""
-        path, name, index = _array_parts(location)
-        if (path, name) not in self._arrays:
-            archive = self._archive(path)
-            stream = self._open.enter_context(archive.open(_member(archive, f"{name}.npy")))
-            self._arrays[path, name] = _Rows.read_header(stream, f"{path}::{name}")
-        return self._arrays[path, name].row(index)
-
-    def fingerprint(self, location: str) -> str:
-        """A text that changes when the image does, from directory entries alone.
-
-        A ZIP member: its CRC-32 and size, so that a moved archive keeps it. A row of an array: those of the array, and
-        the index. A file: its path, size and modification time.
-        """
-        path, _, member = location.partition("::")
-        if path == MISSING:
-            return MISSING
-        try:
-            if not member:
-                status = Path(path).stat()
-                return f"{path}:{status.st_size}:{status.st_mtime_ns}"
-            if is_array(location):
-                path, name, index = _array_parts(location)
-                info = _member(self._archive(path), f"{name}.npy")
-                return f"{info.CRC:08x}:{info.file_size}:{index}"
-            info = _member(self._archive(path), member)
-            return f"{info.CRC:08x}:{info.file_size}"
-        except (FileNotFoundError, NotADirectoryError, ImageError):
-            return MISSING
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-
-    def _archive(self, path: str) -> zipfile.ZipFile:
-        if path not in self._archives:
-            try:
-                self._archives[path] = self._open.enter_context(zipfile.ZipFile(path))
-            except zipfile.BadZipFile:
-                raise DataError(
-                    f"{path} is damaged: it has no ZIP directory.", "Its download may have been cut off: get it again."
-                ) from None
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-        return self._archives[path]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a ``.npy`` stream, found by seeking: forward, ZIP reads on; backward, it starts again."""
-
-    stream: IO[bytes]
-    name: str
-    first_byte: int
-    shape: tuple[int, ...]
-
-    @classmethod
-    def read_header(cls, stream: IO[bytes], name: str) -> "_Rows":
-        try:
-            shape, fortran, dtype = array_header(stream)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{name} is no array: {error}.") from None
-        if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-            order = " in Fortran order" if fortran else ""
-            raise DataError(
-                f"{name} holds {dtype} {list(shape)}{order}.", "Images are uint8 [N, H, W] or [N, H, W, 3] in C order."
-            )
-        return cls(stream, name, stream.tell(), shape)
-
-    def row(self, index: int) -> np.ndarray:
-        if index >= self.shape[0]:
-            raise ImageError(f"{self.name} has {self.shape[0]} rows, none with index {index}", MISSING)
-        row_shape = self.shape[1:]
-        num_bytes = int(np.prod(row_shape))
-        try:
-            self.stream.seek(self.first_byte + index * num_bytes)
-            data = self.stream.read(num_bytes)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ImageError(f"{self.name} is damaged at row {index}: {error}") from None
-        if len(data) < num_bytes:
-            raise ImageError(f"{self.name} ends before row {index}", "truncated")
-        return np.frombuffer(data, np.uint8).reshape(row_shape)
-
-
-def array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether it is in Fortran order, and type of an array in a ``.npy`` stream, up to its values."""
-    version = np.lib.format.read_magic(stream)
-    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
-
-
-def _array_parts(location: str) -> tuple[str, str, int]:
-    path, name, index = [*location.split("::"), "", ""][:3]
-    if not name or not index.isdecimal():
-        raise DataError(f"{location} does not name a row.", "Write file.npz::array::index.")
-    return path, name, int(index)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    try:
-        return archive.getinfo(name)
-    except KeyError:
-        raise ImageError(f"{archive.filename} has no {name}", MISSING) from None
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(f"{path} is not there", MISSING) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-
-
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ``header`` has limits of its own
     try:
-        with warnings.catch_warnings():  # Pillow warns of large images, which are refused here, and of broken EXIF
+        with warnings.catch_warnings():  # Pillow warns of broken EXIF
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"there are more than {MAX_PIXELS // 10**6} million pixels", "bomb") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"this is no image in a format that is read here ({', '.join(FORMATS)})") from None
     except _BROKEN as error:
         raise ImageError(f"the image is damaged: {error}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _decode(data: bytes, found: Header, scale: int) -> Image.Image:
-    """The RGB picture at 1/scale of its size."""
+    """The RGB picture at 1/scale of its size; what was done to it are keys of its ``info``, ``REMARKS``."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: a cut file would then decode to grey
     image = _open(data)
     if scale > 1:
-        image.draft(None, (found.width // scale, found.height // scale))
+        image.draft(None, (image.width // scale, image.height // scale))
     try:
         image.load()
         picture = _rgb(image)
     except _BROKEN as error:
         truncated = "truncated" in str(error).lower()
         raise ImageError(f"the image is damaged: {error}", "truncated" if truncated else "unreadable") from None
-    # The end marker must follow the last scan: neither marker can occur inside one, and a thumbnail's lie before it.
-    if found.format in ("JPEG", "MPO") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if found.format in JPEG and not has_end(data):
         raise ImageError("the end of the JPEG is missing", "truncated")
-    return picture
+    return turned(picture, found.orientation)
+
+
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG has its end marker: segments are walked by their lengths, scans to their end (ITU T.81, B.1.1).
+
+    Bytes behind it are no part of the picture: motion photos hold a video there.
+    """
+    place = 2
+    while marker := _MARKER.search(data, place):
+        code, place = data[marker.end() - 1], marker.end()
+        if code == 0xD9:
+            return True
+        if code != 0x01 and not 0xD0 <= code <= 0xD8:  # those have no length
+            place += int.from_bytes(data[place : place + 2], "big")
+    return False
+
+
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+"""A JPEG marker; stuffed zeros and restart markers, which occur inside scans, are none."""
+
+
+def turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture turned and mirrored as its EXIF orientation (1 to 8) says."""
+    method = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation)
+    if method is None:
+        return picture
+    shown = picture.transpose(method)
+    shown.info = picture.info
+    return shown
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range")
-    image.info.pop("transparency", None)  # alpha is dropped, also that of a palette
-    return image.convert("RGB")
+    """The picture as RGB; the keys of its ``info`` are what was done to it."""
+    done: dict[str, bool] = {}
+    if image.mode.startswith("I"):
+        picture, remark = _eight_bits(np.asarray(image))
+        done = {remark: True} if remark else {}
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range: save them in 8 or 16 bits")
+    elif image.has_transparency_data:
+        shown = image.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", shown.size, (0, 0, 0, 255)), shown).convert("RGB")
+        if shown.getextrema()[3] != (255, 255):
+            done = {TRANSPARENT: True}
+        else:
+            picture = shown.convert("RGB")
+    else:
+        picture = image.convert("RGB")
+    picture.info = done
+    return picture
+
+
+def _eight_bits(values: np.ndarray) -> tuple[Image.Image, str]:
+    """Grey levels [H, W] of up to 16 bits as RGB, and the remark on how many they were taken to have."""
+    brightest = int(values.max())
+    if values.min() < 0 or brightest >= 2**16:
+        raise ValueError(f"grey levels from {values.min()} to {brightest} have no known range: save them in 16 bits")
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if brightest < 2**bits)
+    picture = Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
+    return picture, f"{bits} bits in 16" if bits < 16 else ""
 
 
 def _resize(

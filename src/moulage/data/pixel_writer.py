@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from moulage.data import images
+from moulage.data import images, locations
 from moulage.data.filters import NO_FILTERS, Filtered, Filters
+from moulage.data.reader import Reader
 from moulage.errors import DataError, RunError
 from moulage.runs import start_worker, write_json
 
@@ -42,11 +43,12 @@ class Row:
     """One row of the scan."""
 
     sha256: str = ""  # of the file's bytes (of the row's, for arrays); empty where there is none
-    width: int = 0  # pixels, as stored; 0 where unknown
+    width: int = 0  # pixels, as shown; 0 where unknown
     height: int = 0
     mode: str = ""  # Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
     status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
     message: str = ""  # what is wrong, for a person
+    remarks: str = ""  # of ``images.REMARKS``, those that hold, joined by ``"; "``
     # how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters
     changed: tuple[float, ...] = ()
 
@@ -88,7 +90,7 @@ class Pass:
         return self.parts / f"{start:09d}.json"
 
 
-def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[Item | None]) -> int:
+def write_chunk(task: Pass, reader: Reader, start: int, items: Sequence[Item | None]) -> int:
     """Write the rows of one chunk, flush them, then say so; returns the number of images."""
     rows: list[Row] = []
     with ExitStack() as stack:
@@ -115,7 +117,7 @@ def write_chunk(task: Pass, reader: images.Reader, start: int, items: Sequence[I
     return len(rows)
 
 
-def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
+def look(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
     """Read, hash and check one image, take it through the filters, and resize it.
 
     Thumbnails show the image as it is, so that duplicates are found alike whatever the filters. Gives its row of the
@@ -125,28 +127,29 @@ def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, 
     # A filter may cut much of the image away, so more of it is decoded.
     sides = [2 * side if task.filters and name != THUMBNAILS else side for name, side in task.arrays.items()]
     try:
-        if images.is_array(item.image):
+        if locations.is_array(item.image):
             array = reader.array(item.image)
             mode = "L" if array.ndim == 2 else "RGB"
             row = Row(hashlib.sha256(array.tobytes()).hexdigest(), array.shape[1], array.shape[0], mode)
             pictures = [Image.fromarray(array).convert("RGB")] * len(sides)
+            remarks = images.range_remarks(pictures[0]) if pictures else ()
         else:
             data = reader.bytes(item.image)
             row = Row(hashlib.sha256(data).hexdigest())
             header = images.header(data)
             row = Row(row.sha256, header.width, header.height, header.mode)
-            pictures = images.pictures(data, header, sides)
+            pictures, remarks = images.examined(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
         shown, changed = _filtered(reader, item, task, dict(zip(task.arrays, pictures, strict=True)))
     except images.ImageError as error:
         return replace(row, status=error.status, message=error.message), {}
     squares = {name: images.square(shown[name], side, task.framing) for name, side in task.arrays.items()}
-    return replace(row, changed=changed), squares
+    return replace(row, remarks="; ".join(remarks), changed=changed), squares
 
 
 def _filtered(
-    reader: images.Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
+    reader: Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
 ) -> tuple[dict[str, Image.Image | np.ndarray], tuple[float, ...]]:
     """The pictures, all but the thumbnail processed, and how much each filter changed the largest of them."""
     shown: dict[str, Image.Image | np.ndarray] = dict(pictures)
@@ -168,9 +171,9 @@ def _filtered(
     return shown, tuple(after.share for after, _ in largest)
 
 
-def read_mask(reader: images.Reader, location: str) -> np.ndarray:
+def read_mask(reader: Reader, location: str) -> np.ndarray:
     """A lesion mask as it is stored, uint8 [H, W]."""
-    if images.is_array(location):
+    if locations.is_array(location):
         array = reader.array(location)
         return array if array.ndim == 2 else array[..., 0]
     return images.decode(reader.bytes(location), MASK_SIDE)[..., 0]
@@ -179,7 +182,7 @@ def read_mask(reader: images.Reader, location: str) -> np.ndarray:
 def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:
     """Work through the chunks in this process or in several; yields the number of images as each is on the disk."""
     if num_workers <= 1 or len(chunks) <= 1:
-        with images.Reader() as reader:
+        with Reader() as reader:
             for start, items in chunks.items():
                 yield write_chunk(task, reader, start, items)
         return
@@ -198,7 +201,7 @@ def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: i
         pool.shutdown(cancel_futures=True)
 
 
-_process_reader = functools.cache(images.Reader)
+_process_reader = functools.cache(Reader)
 """One reader a worker process, so that archives are opened once."""
 
 

@@ -26,10 +26,11 @@ from moulage.data import images
 from moulage.data.catalog import Catalog
 from moulage.data.filters import NO_FILTERS, Filters
 from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name, work
+from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same image would give other pixels or another scan: old caches are then left alone."""
 
 CHUNK = 128
@@ -135,7 +136,7 @@ def key(locations: Sequence[str], framing: str) -> str:
 
 
 def _key(items: Sequence[Item], framing: str, filters: Filters, of_masks: bool) -> str:
-    with images.Reader() as reader:
+    with Reader() as reader:
         of_images = [reader.fingerprint(item.image) for item in items]
         more = (filters.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if filters else ()
         return digest(FORMAT, VERSION, framing, of_images, *more, length=16)

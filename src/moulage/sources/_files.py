@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moulage.data.images import MISSING
+from moulage.data.locations import MISSING
 from moulage.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"})
@@ -108,7 +108,7 @@ def locate(names: Sequence[str], found: dict[str, str], root: Path) -> tuple[lis
             f"{root}: none of the {len(names)} labelled images is there.",
             f'The first label names "{names[0]}"; the first image is "{min(found)}".',
         )
-    return [found.get(name, f"{MISSING}::{name}") for name in names], tuple(sorted(set(found) - labelled))
+    return [found.get(name, f"{MISSING}{name}") for name in names], tuple(sorted(set(found) - labelled))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from moulage import plugins
 from moulage.data.catalog import Catalog
-from moulage.data.images import array_header
+from moulage.data.reader import array_header
 from moulage.errors import DataError
 from moulage.sources import _files
 
