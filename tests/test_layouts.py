@@ -169,11 +169,11 @@ def test_pieces_that_hold_class_folders(tmp_path: Path) -> None:
 
 
 def test_a_flat_folder_with_a_table_of_labels(tmp_path: Path) -> None:
-    table = b"filename;class;age\na.png;x;3\nb.png;y;4\nc.png;;5\n"
-    write(tmp_path, "a.png", "b.png", "c.png", **{"train.csv": table, "other.csv": b"colour,size\nred,3\n"})
+    table = b"filename;class;age\na.png;x;3\nb.png;none;4\nc.png;;5\nd.png;NaN;5\n"
+    write(tmp_path, "a.png", "b.png", "c.png", "d.png", **{"train.csv": table, "other.csv": b"colour,size\nred,3\n"})
     catalog = read(tmp_path)
-    assert catalog.classes == ("x", "y")
-    assert catalog.unlabelled == ("c.png",)
+    assert catalog.classes == ("none", "x")
+    assert catalog.unlabelled == ("c.png", "d.png")
     assert "other.csv" in kinds(catalog)["table that is not read"].message
     (tmp_path / "again.csv").write_bytes(table)
     with pytest.raises(DataError, match=r"again\.csv or .*train\.csv"):

@@ -15,6 +15,8 @@ from moulage.sources import _tables
 from moulage.sources._files import IMAGE_SUFFIXES, suffix
 
 COLUMNS = ("lesion", "group", "source", "age", "sex", "site", "mask", "label")
+NO_LABEL = frozenset({"nan", "na", "n/a", "<na>", "null"})
+"""What programs write where there is no label; other words, such as none or unknown, may be classes."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def read(
     found = pd.DataFrame({"lesion": of_lesion, **columns, "label": table[label] if label else ""})
     for name in ("lesion", "patient", "mask"):
         found[name] = found[name].map(table_values.text)
+    found["label"] = [text if text.casefold() not in NO_LABEL else "" for text in found["label"]]
     found["group"] = _tables.patients(found["lesion"], found["patient"])
     found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]
     return Known(
