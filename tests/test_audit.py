@@ -203,6 +203,14 @@ def test_lesions_without_id(num_unknown: int, kind: str) -> None:
     assert len(set(report.groups.values())) == 12
 
 
+def test_images_of_known_patients_do_not_lack_an_id() -> None:
+    rows = [r | {"lesion": ""} for r in sound()]
+    catalog = catalog_of(rows)
+    of_patients = catalog.with_columns(group=[f"patient:{k % 11}" for k in range(len(rows))])
+    assert "no lesion ids" in kinds(audit(catalog, seen(rows)))
+    assert not audit(of_patients, seen(rows)).findings
+
+
 def test_a_lesion_with_two_labels_is_named() -> None:
     rows = [*sound(), *sound(label="MEL"), row("a", lesion="x"), row("b", "MEL", lesion="x")]
     finding = kinds(check(rows))["lesion with two labels"]

@@ -216,7 +216,7 @@ def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings:
     say = f"{_count(len(catalog.unlabelled))} in no label file, not used."
     findings.add("image without label", "warning", catalog.unlabelled, say, "Label them, or ignore it.")
     table = kept.table
-    unknown = table[table["lesion"] == ""]
+    unknown = table[(table["lesion"] == "") & table["group"].str.contains("^(?:[^:]*:)?image:")]  # else of a patient
     if len(unknown) < len(table):
         say = f"{_count(len(unknown))} without lesion id; each counts as a lesion of its own."
         advice = "If some show the same lesion, the split cannot know: look at the near-duplicates."
