@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
-from moulage.evaluation.model_comparison import _reading, _sentence
+from moulage.evaluation.model_comparison import CORRECTED, _reading, _sentence
 from moulage.evaluation.prediction_files import FLOOR, read
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.verdict import holm
+from moulage.evaluation.verdict import equivalence_p, holm
 
 CLASSES = ("NV", "BCC", "AK")
 
@@ -363,18 +364,128 @@ def test_few_lesions_give_no_verdict(call):
     assert "no verdict, for want of lesions of AK" in found["sentences"][0]
 
 
-@pytest.mark.parametrize(
-    ("p", "adjusted", "words"),
-    [(0.01, 0.03, "better"), (0.03, 0.2, "not enough data, after correction for several models")],
-)
+@pytest.mark.parametrize(("p", "adjusted", "words"), [(0.01, 0.03, "better"), (0.03, 0.2, CORRECTED)])
 def test_correction_can_take_a_finding_back(p, adjusted, words):
     arms = {name: predictions(table(3, seed=seed), name) for name, seed in (("a", 1), ("b", 2))}
     [found] = compare_all(arms, [("b", "a")], "balanced_accuracy")
     found = replace(found, difference=0.05, standard_error=0.02, low=0.01, high=0.09, p_value=p)
-    assert _reading(found, adjusted, 0.02) == words
-    said = _sentence(found, adjusted, 4, 0.02)
+    assert _reading(found, adjusted, 1.0, 0.02) == words
+    said = _sentence(found, adjusted, 1.0, 4, 0.02)
     assert f"After Holm over 4 models p = {adjusted:.3f}" in said
     assert ("not enough data after all" in said) == (adjusted > 0.05)
+
+
+@pytest.mark.parametrize(("p_equal", "words"), [(0.03, "practically equal"), (0.12, CORRECTED)])
+def test_equality_is_corrected_over_models_too(p_equal, words):
+    arms = {name: predictions(table(3, seed=seed), name) for name, seed in (("a", 1), ("b", 2))}
+    [found] = compare_all(arms, [("b", "a")], "balanced_accuracy")
+    found = replace(found, difference=0.0, standard_error=0.005, low=-0.01, high=0.01, p_value=1.0)
+    found = replace(found, degrees_of_freedom=30.0)
+    assert equivalence_p(found, 0.02) < 0.05
+    assert _reading(found, 1.0, p_equal, 0.02) == words
+    said = _sentence(found, 1.0, p_equal, 4, 0.02)
+    assert f"After Holm over 4 models p = {p_equal:.3f} of the tests of equality" in said
+    assert ("not enough data after all" in said) == (p_equal > 0.05)
+
+
+def test_each_model_is_equal_by_holm_of_all_of_them(call):
+    """Of as many tests of equality as there are models the smallest p counts as many times."""
+    files = [save(table(4, seed=seed), f"m{seed}.csv") for seed in (1, 2, 3, 4)]
+    found = json.loads(call("compare", *files, "--measure", "accuracy", "--smallest-effect", 0.05, "--json").out)
+    arms = {name: predictions(table(4, seed=seed), name) for seed, name in enumerate(found["models"], 1)}
+    compared = compare_all(arms, [(name, "m1") for name in found["models"][1:]], "accuracy")
+    p_values = {c.arm: equivalence_p(c, 0.05) for c in compared}
+    expected = multipletests(list(p_values.values()), method="holm")[1]
+    assert min(p_values.values()) < 0.05
+    assert [row["equivalence_p_adjusted"] for row in found["comparisons"]] == pytest.approx(list(expected), abs=1e-6)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def scaled(kind: str, how: str) -> pd.DataFrame:
+    """The good table with columns of one kind, whose numbers are of another scale."""
+    frame = table(3, seed=5, kind="logit")
+    logits = frame[[f"logit_{name}" for name in CLASSES]].to_numpy()
+    shares, sigmoid = softmax(logits), 1 / (1 + np.exp(-logits))
+    half = np.where(np.arange(len(shares))[:, None] % 2, shares, logits)
+    one_hot = np.eye(3)[shares.argmax(axis=1)]
+    values = {"shares": shares, "percent": 100 * shares, "of 255": 255 * shares, "sigmoid": sigmoid, "half": half}
+    values |= {"logs": np.log(shares), "one-hot": one_hot, "percent, sigmoid": 100 * sigmoid, "logits": logits}
+    named = {f"{kind}_{name}": values[how][:, k] for k, name in enumerate(CLASSES)}
+    return frame[["image", "label", "lesion", "trial"]].assign(**named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "said", "hint"),
+    [
+        ("logit", "shares", "the logit_ columns hold probabilities", "Call the columns prob_<class>."),
+        ("logit", "one-hot", "the logit_ columns hold probabilities", "Call the columns prob_<class>."),
+        ("logit", "half", "sum to 1 in 330 of 660 rows", "Call the columns prob_<class>."),
+        ("logit", "percent", "the logit_ columns hold percentages", "Call the columns prob_<class>."),
+        ("logit", "of 255", "the logit_ columns hold shares", "prob_<class>, divided by 255."),
+        ("logit", "sigmoid", "look like sigmoid outputs", "log(p / (1 - p))"),
+        ("prob", "logits", "not between 0 and 1", "Call the columns logit_<class> if they are logits"),
+        ("prob", "logs", "not between 0 and 1", "logarithms of probabilities: call the columns logit_<class>"),
+        ("prob", "of 255", "not between 0 and 1", "Every row sums to 255: divide by it"),
+        ("prob", "percent, sigmoid", "not between 0 and 1", "percentages? Divide by 100"),
+        ("prob", "sigmoid", "the probabilities sum to", "sigmoid outputs do not"),
+    ],
+)
+def test_numbers_of_another_scale_are_refused(call, kind, how, said, hint):
+    save(table(3, seed=4), "good.csv")
+    save(scaled(kind, how), "bad.csv")
+    result = call("compare", "good.csv", "bad.csv")
+    assert (result.code, result.out) == (1, "")
+    assert said in result.err
+    assert hint in result.err
+
+
+def test_percentages_are_read_as_such_and_it_is_said(call):
+    save(scaled("prob", "percent").round(2), "percent.csv")
+    save(scaled("prob", "shares").round(4), "shares.csv")
+    found = read(["percent.csv", "shares.csv"])
+    assert "percent.csv: the prob_ columns sum to 100 in every row, and were read as percentages." in found.notes
+    for one, other in zip(*found.fits.values(), strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("how", ["logits", "logs"])
+def test_logits_are_logits_whatever_is_added_to_a_row(how):
+    frame = scaled("logit", how)
+    columns = [f"logit_{name}" for name in CLASSES]
+    frame[columns] += np.random.default_rng(0).normal(5, 3, (len(frame), 1))
+    save(frame, "a.csv")
+    save(scaled("prob", "shares"), "b.csv")
+    found = read(["a.csv", "b.csv"]).fits
+    assert found["a"][0].probabilities == pytest.approx(found["b"][0].probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "None", "unknown", ""])
+def test_a_lesion_called_nan_is_no_lesion(call, word):
+    """As one lesion of many images it would narrow the interval."""
+    frame = table(3, seed=1)
+    missing = frame["image"].str.slice(5).astype(int) % 3 == 0
+    frame["lesion"] = frame["lesion"].mask(missing, word)
+    for name, seed in (("a.csv", 1), ("b.csv", 2)):
+        save(table(3, seed=seed).assign(lesion=frame["lesion"]), name)
+    found = json.loads(call("compare", "a.csv", "b.csv", "--json").out)
+    images = frame[missing]["image"].nunique()
+    assert found["num_lesions"] == images + frame[~missing]["lesion"].nunique()
+    assert (
+        f"a.csv: {missing.sum()} rows have no lesion; each of their images counts as one of its own." in found["notes"]
+    )
+
+
+def test_predictions_that_chose_the_epoch_are_no_evidence(call):
+    for name, seed in (("a", 1), ("b", 2)):
+        for fit in predictions(table(3, seed=seed), name):
+            replace(fit, part="validation").save(Path(f"{name}{fit.trial}.parquet"))
+    models = [f"{name}={name}0.parquet,{name}1.parquet,{name}2.parquet" for name in "ab"]
+    said = json.loads(call("compare", *models, "--json").out)["notes"][0]
+    assert said.startswith("Beware: a0.parquet and 5 more are of a validation part. It chose the epoch")
+    assert "must not be the evidence" in said
 
 
 def test_a_file_name_with_an_equals_sign_is_a_file(call):

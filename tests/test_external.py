@@ -18,7 +18,7 @@ from moulage.data import overlap
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
-from moulage.data.overlap import Shown
+from moulage.data.identity import Shown
 from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.evaluation.compare import compare

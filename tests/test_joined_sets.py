@@ -16,7 +16,7 @@ from moulage.data import data_sets, joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
-from moulage.data.overlap import Shown
+from moulage.data.identity import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.reader import Reader
 from moulage.data.split import dealable, folds, holdout, prove, reserve

@@ -423,6 +423,12 @@ def test_folder_sentences_differ(tmp_path: Path) -> None:
     assert len(texts) == 3
 
 
+def test_folder_of_one_class_is_read(tmp_path: Path) -> None:
+    """That a classifier needs two is a classifier's rule: generators and their scores do with one."""
+    assert read_folder(write(tmp_path / "one", "AK/1.jpg")).classes == ("AK",)
+    assert read_folder(pack(tmp_path / "one.zip", "AK/1.jpg", "AK/2.jpg")).classes == ("AK",)
+
+
 def test_folder_with_chosen_classes(tmp_path: Path) -> None:
     write(tmp_path, "NV/1.jpg", "AK/1.jpg", "DF/1.jpg", "scripts/run.py")
     catalog = read_folder(tmp_path, classes=("NV", "AK"))

@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from moulage import contracts, runs
+from moulage.data import identity, overlap
 from moulage.data.catalog import Catalog
+from moulage.data.identity import Shown
 from moulage.data.pixels import build
-from moulage.errors import DataError
+from moulage.errors import DataError, LeakError
 from moulage.evaluation import fidelity
 from moulage.runs import seed_of
 from moulage.stages.fidelity import shortage
 from moulage.stages.network import Network
 from moulage.stages.stored import labels_of
+
+NUM_NAMED = 5
+"""Shared photographs that an error names."""
 
 
 def score_folders(
@@ -38,9 +44,12 @@ def score_folders(
         size: pixels a side at which all are compared.
         network: options of the feature network.
 
+    Returns the fields of ``evaluation.fidelity.Fidelity``, ``too_few`` (class -> what it lacks) and ``notes``.
+
     Raises:
         DataError: a folder cannot be read, an image is broken, or the folders have no class in common.
-        LeakError: a lesion, or the same file, is in both real folders.
+        LeakError: two of the folders hold the same photographs: those of training are held out, or what is held out is
+            called generated.
     """
     source = contracts.source("folder")
     catalogs = [source.read(path, source.configure({})) for path in (generated, train, held_out)]
@@ -49,11 +58,11 @@ def score_folders(
         raise DataError(
             f"{generated}, {train} and {held_out} have no class in common.", "Name their class folders alike."
         )
-    catalogs = [catalog.only(label=classes) for catalog in catalogs]
+    catalogs, notes = _apart(catalogs, classes, progress)
     short = {name: shortage(catalogs[1:], name, catalogs[0].counts[name]) for name in classes}
     judged = tuple(name for name in classes if not short[name])
     measured = Network.of(network, "features")
-    report: dict[str, Any] = {"too_few": {name: lack for name, lack in short.items() if lack}}
+    report: dict[str, Any] = {"too_few": {name: lack for name, lack in short.items() if lack}, "notes": notes}
     report |= fidelity.Fidelity(measured.name, {}, {}, None, True).as_dict()
     if judged:
         rng = np.random.default_rng(seed_of(seed, "fidelity"))
@@ -63,15 +72,52 @@ def score_folders(
     return report
 
 
+def _apart(
+    catalogs: list[Catalog], classes: tuple[str, ...], progress: runs.Progress
+) -> tuple[list[Catalog], list[str]]:
+    """Generated, training and held-out images of these classes, and what is worth knowing.
+
+    No held-out image is a training image, of whatever class. Groups are joined over copies within a folder, and told
+    apart by folder, since names are counted from one in each.
+    """
+    generated, train, held_out = (identity.look(catalog, progress) for catalog in catalogs)
+    generated, held_out = (each.of_classes(classes) for each in (generated, held_out))
+    seen, notes = overlap.find(held_out, train, progress)
+    _refuse(seen, held_out, train, "held-out images are training images, or of their lesions")
+    _refuse(identity.same_bytes(generated, held_out), generated, held_out, "generated images are held-out files")
+    for other, what in ((held_out, "held-out"), (train, "training")):
+        known = identity.shared(generated, other, progress)
+        if number := known["image"].nunique():
+            pair = f"{known['image'].iloc[0]} and {known['same_as'].iloc[0]}"
+            meaning = "the generator has seen what is held out" if other is held_out else "see near_copies"
+            said = f"{number:,} generated images are copies of {what} images ({pair} first): {meaning}."
+            notes = (*notes, said)
+    apart = []
+    for place, each in (("generated", generated), ("train", train.of_classes(classes)), ("held out", held_out)):
+        groups = [f"{place}:{group}" for group in identity.joined(each, progress)]
+        apart.append(each.catalog.with_columns(group=groups))
+    return apart, list(notes)
+
+
+def _refuse(pairs: pd.DataFrame, theirs: Shown, ours: Shown, what: str) -> None:
+    """Raise ``LeakError`` where two folders share photographs or lesions."""
+    first = pairs.drop_duplicates("image")
+    if not len(first):
+        return
+    why = ", ".join(f"{reason} {number:,}" for reason, number in first["why"].value_counts().items())
+    named = "; ".join(f"{row.image} = {row.same_as}" for row in first.head(NUM_NAMED).itertuples())
+    raise LeakError(
+        f"{len(first):,} {what} ({why}): {named}. The folders are {theirs.catalog.root} and {ours.catalog.root}.",
+        "Split by lesion, and take copies out of one of the folders. Lesion ids count where both tables have them.",
+    )
+
+
 def _read_folder(
     catalog: Catalog, classes: tuple[str, ...], size: int, network: Network, device: str, progress: runs.Progress
 ) -> fidelity.Images:
-    """Images of a folder with their features; a broken one is an error, and an image without lesion stands alone."""
+    """Images of a folder with their features; a broken one is an error."""
     chosen = catalog.only(label=classes)
     pixels = build(chosen, (size,), "squash", runs.cache_folder(), progress=progress)
-    broken = pixels.scan[pixels.scan["status"] != "ok"]
-    if len(broken):
-        first = broken.iloc[0]
-        raise DataError(f"{catalog.root}: {first['image']} cannot be read: {first['message']}.", "Take it out.")
+    identity.check_readable(chosen, pixels)
     array = np.asarray(pixels.array(size)[pixels.rows(chosen.images)])
     return fidelity.Images(array, network.extract(array, device), labels_of(chosen, classes), chosen.groups)

@@ -36,6 +36,8 @@ def fidelity(
     if as_json:
         print_json(found)
         return
+    for note in found["notes"]:
+        print(f"- {note}")
     for name, lack in found["too_few"].items():
         print(f"{name} is not judged: {lack}.")
     for name, scores in found["classes"].items():

@@ -7,21 +7,20 @@ Where several data sets are joined (``data.joined_sets``), an image that an earl
 one that may only be trained on but shows a lesion which may be tested on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from moulage import runs
 from moulage.data import duplicates, joined_sets, overlap, picture_remarks
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.findings import NUM_NAMED, Finding, Severity
+from moulage.data.identity import unite
 from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
 from moulage.data.thumbnails import inside
@@ -99,10 +98,10 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     good = ~catalog.table["image"].isin(quarantined).to_numpy()
     kept, rows = catalog.take(good), np.flatnonzero(good)
     pairs = duplicates.search(kept.images, pixels.thumbnails[rows], progress)
-    known = _join(linked[good], scan["sha256"].to_numpy(object)[rows])
+    known = unite(linked[good], scan["sha256"].to_numpy(object)[rows])
     _check_pairs(kept, known, pairs, findings)
     row = {name: i for i, name in enumerate(kept.images)}
-    groups = _join(known, extra=[(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted])
+    groups = unite(known, extra=[(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted])
     apart = _check_train_only(kept, groups, quarantined, findings)
     kept, rows, groups = kept.take(apart), rows[apart], groups[apart]
     _check_labels(catalog, kept, scan.iloc[rows], findings)
@@ -176,7 +175,7 @@ def _check_data_sets(
         quarantined[str(row.image)] = f"in two data sets: {row.why} as {row.same_as} of {row.of}"
     place = pd.Series(np.arange(len(catalog)), index=catalog.images)
     edges = np.stack([place.loc[found[column]].to_numpy() for column in ("same_as", "image")], axis=1)
-    return _join(catalog.groups, extra=edges.tolist())
+    return unite(catalog.groups, extra=edges.tolist())
 
 
 def _check_train_only(
@@ -210,19 +209,6 @@ def _check_pairs(kept: Catalog, known: np.ndarray, pairs: tuple[Pair, ...], find
     rest = [f"{p.first} ? {p.second}" for p in news if not p.accepted]
     say = f"{_count(len(rest), 'pair')} alike, but not enough to be joined."
     findings.add("candidates for near-duplicates", "note", rest, say, "Look at them in audit.json.")
-
-
-def _join(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]] = ()) -> np.ndarray:
-    """Groups [N] of str, united where they share a value of a key [N] or an extra edge; named after their first row."""
-    edges = [np.array(extra, np.int64).reshape(-1, 2)]
-    for key in (groups, *keys):
-        _, first, member_of = np.unique(key, return_index=True, return_inverse=True)
-        edges.append(np.stack([np.arange(len(key)), first[member_of]], axis=1))
-    start, end = np.concatenate(edges).T
-    graph = coo_array((np.ones(len(start), bool), (start, end)), shape=(len(groups), len(groups)))
-    _, component = connected_components(graph, directed=False)
-    _, first, member_of = np.unique(component, return_index=True, return_inverse=True)
-    return groups[first[member_of]]
 
 
 def _check_labels(catalog: Catalog, kept: Catalog, scan: pd.DataFrame, findings: _Findings) -> None:

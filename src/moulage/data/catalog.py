@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moulage.data import locations, parquet
+from moulage.data import locations, parquet, table_values
 from moulage.data.findings import Finding
 from moulage.errors import DataError
 from moulage.runs import digest
@@ -58,18 +58,17 @@ class Catalog:
         unlabelled: Iterable[str] = (),
         findings: Iterable[Finding] = (),
     ) -> "Catalog":
-        """Complete a table: missing columns get their 'unknown' value, types are fixed, rows are checked.
+        """Complete a table: what is missing gets its 'unknown' value (``table_values``), types are fixed, rows checked.
 
         ``rows`` has at least ``image``, ``label`` and ``location``; ``group`` defaults to the lesion, else the image.
         ``DataError``: no rows, an empty or repeated image name, a label that is not in ``classes``.
         """
-        table, classes = rows.copy(), tuple(classes)
+        classes, (table, read) = tuple(classes), table_values.read(rows)
         for column in TEXT:
             if column not in table:
                 table[column] = REAL if column == "origin" else ""
             table[column] = table[column].astype(object).where(table[column].notna(), "").astype(str).astype(object)
-        table["age"] = pd.to_numeric(table["age"], errors="coerce") if "age" in table else np.nan
-        table["age"] = table["age"].astype(np.float64)
+        table["age"] = table.get("age", np.nan)
         table["seed"] = table["seed"].astype(np.int64) if "seed" in table else np.int64(-1)
         unknown = table["group"] == ""
         own = np.where(table["lesion"] == "", "image:" + table["image"], "lesion:" + table["lesion"])
@@ -82,7 +81,7 @@ class Catalog:
             Path(root),
             note,
             tuple(unlabelled),
-            tuple(findings),
+            (*findings, *read),
         )
 
     def __len__(self) -> int:

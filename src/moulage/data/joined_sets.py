@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from moulage.data import overlap
+from moulage.data import identity, overlap
 from moulage.data.catalog import Catalog, concatenate
-from moulage.data.overlap import Shown
+from moulage.data.identity import Shown
 from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
 from moulage.errors import DataError
@@ -98,7 +98,7 @@ def shared(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -
             tables.append(table.assign(data_set=member.name, of=of))
         earlier.append(replace(member, shown=rest))
     if not tables:
-        return pd.DataFrame(columns=[*overlap.COLUMNS, "data_set", "of"], dtype=object), ()
+        return pd.DataFrame(columns=[*identity.COLUMNS, "data_set", "of"], dtype=object), ()
     return pd.concat(tables, ignore_index=True), tuple(notes)
 
 
@@ -117,7 +117,7 @@ def find(
 def _without_chance(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The pairs without those of equal lesion ids, where no image name shows that both mean the same by an id."""
     by_lesion = table["why"] == overlap.SAME_LESION
-    if not by_lesion.any() or (table["why"].isin([overlap.SAME_NAME, overlap.SAME_BYTES])).any():
+    if not by_lesion.any() or (table["why"].isin([overlap.SAME_NAME, identity.SAME_BYTES])).any():
         return table, []
     said = f"{by_lesion.sum():,} pairs of images have one lesion id, but no image is in both: not taken as evidence."
     return table[~by_lesion], [said]

@@ -1,7 +1,7 @@
 """Patient metadata as numbers: age, sex and site of each image, for classifiers that read them beside the image.
 
 The vocabulary and the scale of age come from the training part alone. Missing is a value of its own, and so is counted
-whatever the training part never named.
+whatever the training part never named; what counts as missing in a table is for ``table_values`` to say.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,6 @@ from moulage.recipe_tables import METADATA
 
 FILE = "metadata.json"
 """Beside a classifier that reads metadata: how they become numbers."""
-OLDEST = 120.0
-"""Years; an age above is no age, and counts as missing."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,5 @@ def _words(catalog: Catalog, name: str) -> list[str]:
 
 
 def _ages(catalog: Catalog) -> np.ndarray:
-    """Years, float64 [N]; NaN where unknown or no age."""
-    ages = catalog.table["age"].to_numpy(np.float64)
-    return np.where((ages >= 0) & (ages <= OLDEST), ages, np.nan)
+    """Years, float64 [N]; NaN where unknown."""
+    return catalog.table["age"].to_numpy(np.float64)

@@ -72,7 +72,10 @@ def read(path: Path, truth: bool = False) -> pd.DataFrame:
         raise DataError(f'{path}, row {row + 1}: image "{table["image"][row]}" is twice.')
     values = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     if (row := first_true(~((values >= 0) & (values <= 1)).all(axis=1))) is not None:
-        raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}"): a value is not between 0 and 1.')
+        raise DataError(
+            f'{path}, row {row + 1} (image "{table["image"][row]}"): a value is not between 0 and 1.',
+            "Divide percentages by 100; of logits the challenge wants the sigmoid or the softmax.",
+        )
     several = (values.sum(axis=1) != 1) | ~np.isin(values, (0, 1)).all(axis=1)
     if truth and (row := first_true(several)) is not None:
         raise DataError(f'{path}, row {row + 1} (image "{table["image"][row]}") is not of exactly one class.')

@@ -1,5 +1,6 @@
 """The whole inference on predictions of any models: each against a reference, in numbers and in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -46,7 +47,8 @@ def compare_models(
 
     Returns:
         ``reference``, ``models``, ``num_trials``, ``num_images``, ``num_lesions``, ``num_lesions_by_class``,
-        ``comparisons`` (fields of ``Comparison``, and ``p_adjusted``: Holm over the models, by measure; ``reading``),
+        ``comparisons`` (fields of ``Comparison``, and Holm over the models, by measure: ``p_adjusted`` of the
+        difference and ``equivalence_p_adjusted`` of the two one-sided tests; ``reading``),
         ``sentences``, ``fixed_pairs`` (only where every model has one fit) and ``notes``.
 
     ``DataError``: fewer than two models, or fits that do not belong together. ``RecipeError``: the reference, a measure
@@ -60,13 +62,15 @@ def compare_models(
     for measure in measures:
         found = compare_fits(fits, tested, measure, targets, num_resamples=num_resamples, seed=seed)
         adjusted = verdict.holm({c.arm: c.p_value for c in found if c.p_value is not None})
+        equal = verdict.holm({c.arm: verdict.equivalence_p(c, smallest_effect) for c in found})
         for comparison in found:
-            p = adjusted.get(comparison.arm)
-            reading = _reading(comparison, p, smallest_effect)
-            rows.append({**asdict(comparison), "p_adjusted": p, "reading": reading})
+            p, p_equal = adjusted.get(comparison.arm), equal[comparison.arm]
+            reading = _reading(comparison, p, p_equal, smallest_effect)
+            known = {"p_adjusted": p, "equivalence_p_adjusted": p_equal if math.isfinite(p_equal) else None}
+            rows.append({**asdict(comparison), **known, "reading": reading})
             notes += comparison.notes
             if measure == measures[0]:
-                sentences.append(_sentence(comparison, p, len(others), smallest_effect))
+                sentences.append(_sentence(comparison, p, p_equal, len(others), smallest_effect))
     alone = fits.num_trials == 1
     return {
         "reference": reference,
@@ -150,26 +154,32 @@ def _row(head: dict[str, str], test: str, measure: str, found: pairs.Fixed | pai
     }
 
 
-def _reading(comparison: Comparison, p_adjusted: float | None, smallest_effect: float) -> str:
-    """The comparison in a few words, after the correction for several models."""
+CORRECTED = "not enough data, after correction for several models"
+
+
+def _reading(comparison: Comparison, p_adjusted: float | None, p_equal: float, smallest_effect: float) -> str:
+    """The comparison in a few words, after the correction for several models, of differences and of equality alike."""
     if comparison.low is None:
         return "no interval"
     if comparison.too_small:
         return "too few lesions"
-    found = verdict.outcome_against(comparison, smallest_effect)
-    if found is verdict.Outcome.EQUAL:
+    if p_equal < verdict.LEVEL:
         return "practically equal"
+    found = verdict.outcome_against(comparison, smallest_effect)
     if found is verdict.Outcome.UNDECIDED:
         return "not enough data"
-    if p_adjusted is not None and p_adjusted >= verdict.LEVEL:
-        return "not enough data, after correction for several models"
+    if found is verdict.Outcome.EQUAL or (p_adjusted is not None and p_adjusted >= verdict.LEVEL):
+        return CORRECTED
     return "better" if found is verdict.Outcome.HELPS else "worse"
 
 
-def _sentence(comparison: Comparison, p_adjusted: float | None, num_models: int, smallest_effect: float) -> str:
+def _sentence(
+    comparison: Comparison, p_adjusted: float | None, p_equal: float, num_models: int, smallest_effect: float
+) -> str:
     said = verdict.sentence(comparison, smallest_effect, f'Taking "{comparison.arm}"')
     if p_adjusted is None or num_models < 2:
         return said
-    late = _reading(comparison, p_adjusted, smallest_effect).startswith("not enough data, after")
-    after_all = ": not enough data after all" if late else ""
-    return f"{said} After Holm over {num_models} models {verdict.p_text(p_adjusted)}{after_all}."
+    equal = verdict.outcome_against(comparison, smallest_effect) is verdict.Outcome.EQUAL and math.isfinite(p_equal)
+    p = f"{verdict.p_text(p_equal)} of the tests of equality" if equal else verdict.p_text(p_adjusted)
+    late = _reading(comparison, p_adjusted, p_equal, smallest_effect) == CORRECTED
+    return f"{said} After Holm over {num_models} models {p}{': not enough data after all' if late else ''}."

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from moulage.data import table_values
 from moulage.errors import DataError, RunError, nearest
 from moulage.evaluation.predictions import Predictions, first_true
 
@@ -22,10 +23,20 @@ FLOOR = 1e-12
 """Smaller probabilities count as this one, so that they have a logarithm."""
 SUM_TOLERANCE = 0.01
 """How far probabilities of an image may sum from 1: room for values rounded to three digits."""
-TEXT = ("image", "label", "group", "lesion", "model")
+MOST_SHARES = 0.05
+"""Of the rows of logits, how many may look like shares of a whole by chance: more, and they are shares."""
+MIN_ROWS = 10
+"""Rows of logits between 0 and 1 all of them, from which that is no chance."""
+GROUPS = ("group", "lesion")
+TEXT = ("image", "label", *GROUPS, "model")
 NUMBERS = ("trial", "fold")
 KINDS = ("prob", "logit")
 UNKNOWN_SPLIT = "unknown"
+CHOSEN = (
+    "It chose the epoch, and whatever was tuned, so its scores come out too good, and by more for what was tuned more. "
+    "It must not be the evidence for a comparison: predict images that chose nothing."
+)
+"""What is said of predictions of a validation part."""
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
 
 
@@ -46,12 +57,13 @@ def read(arguments: Sequence[str]) -> Models:
     """
     found: dict[str, list[Predictions]] = {}
     files: dict[tuple[str, int], Path] = {}
-    own, notes = True, []
+    own, notes, chosen_on = True, [], list[str]()
     for argument in arguments:
         name, paths = _parse(argument)
         for order, path in enumerate(paths):
             fits = _own(path)
             own = own and fits is not None
+            chosen_on += [f"{path}" for fit in fits or () if fit.part == "validation"]
             if fits is None:
                 fits, said = _foreign(path, order if name and len(paths) > 1 else 0, _classes(found))
                 notes += said
@@ -70,6 +82,9 @@ def read(arguments: Sequence[str]) -> Models:
         for fits in found.values():
             fits[:] = [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
         notes.append("Nothing is known of what the models were trained on: that no lesion of it is here is up to you.")
+    if chosen_on:
+        more = f" and {len(chosen_on) - 1} more" if len(chosen_on) > 1 else ""
+        notes.insert(0, f"Beware: {chosen_on[0]}{more} {'are' if more else 'is'} of a validation part. {CHOSEN}")
     return Models(found, tuple(dict.fromkeys(notes)))
 
 
@@ -157,8 +172,13 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
     found = tuple(name.removeprefix(f"{kind}_") for name in kinds[kind])
     if classes and set(found) == set(classes):
         found = classes
+    notes = []
     for name in (name for name in TEXT if name in table):
-        table[name] = _text(path, table[name])
+        if name in GROUPS:
+            table[name], said = _groups(path, table[name], table["image"])
+            notes += said
+        else:
+            table[name] = _text(path, table[name])
     for name in (name for name in NUMBERS if name in table):
         table[name] = _whole(path, table[name])
     if (row := first_true(~table["label"].isin(found).to_numpy(bool))) is not None:
@@ -166,7 +186,6 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
         hint = f"{nearest(label, found)} Every class needs its {kind}_ column."
         raise DataError(f'{path}, row {row + 1}: the label "{label}" is none of the classes {", ".join(found)}.', hint)
     values = np.column_stack([_numbers(path, table[f"{kind}_{name}"]) for name in found])
-    notes = []
     if not _group_column(path, table):
         notes.append(
             f"Beware: {path} has no column group or lesion, so every image counts as a lesion of its own. Where "
@@ -175,6 +194,8 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
     if kind == "prob":
         values, said = _logarithms(path, values, table["image"])
         notes += said
+    else:
+        _check_logits(path, values, table["image"])
     return table, values, found, notes
 
 
@@ -196,6 +217,20 @@ def _text(path: Path, column: Any) -> Any:
     if (row := first_true(empty)) is not None:
         raise DataError(f'{path}, row {row + 1}: "{column.name}" is empty.')
     return column.astype(str)
+
+
+def _groups(path: Path, column: Any, images: Any) -> tuple[Any, list[str]]:
+    """Lesions as text, an image without one as a lesion of its own; and a sentence on those."""
+    read = pd.Series([table_values.text(value) for value in column], index=column.index, dtype=object)
+    missing = (read == "").to_numpy()
+    if not missing.any():
+        return read, []
+    if missing.all():
+        return read.where(read != "", "image:" + images.astype(str)), [
+            f"Beware: {path} names no {column.name}, so every image counts as a lesion of its own."
+        ]
+    said = f"{path}: {int(missing.sum())} rows have no {column.name}; each of their images counts as one of its own."
+    return read.where(read != "", "image:" + images.astype(str)), [said]
 
 
 def _numbers(path: Path, column: Any) -> np.ndarray:
@@ -222,12 +257,16 @@ def _group_column(path: Path, table: pd.DataFrame) -> str:
 
 def _logarithms(path: Path, values: np.ndarray, images: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Logarithms of checked probabilities, and what had to be assumed."""
+    notes, total = list[str](), values.sum(axis=1)
+    if (values >= 0).all() and np.allclose(total, 100, rtol=0, atol=100 * SUM_TOLERANCE):
+        values, total = values / 100, total / 100
+        notes.append(f"{path}: the prob_ columns sum to 100 in every row, and were read as percentages.")
     if (row := first_true(((values < 0) | (values > 1)).any(axis=1))) is not None:
         raise DataError(
-            f'{path}, row {row + 1} (image "{images.iloc[row]}"): a probability is not between 0 and 1.',
-            "Call the columns logit_<class> if they are logits.",
+            f'{path}, row {row + 1} (image "{images.iloc[row]}"): a probability is not between 0 and 1 '
+            f"(values go from {values.min():.4g} to {values.max():.4g}).",
+            _scale(values) or "Call the columns logit_<class> if they are logits.",
         )
-    total = values.sum(axis=1)
     off = np.abs(total - 1) > SUM_TOLERANCE
     if (row := first_true(off)) is not None:
         raise DataError(
@@ -235,9 +274,47 @@ def _logarithms(path: Path, values: np.ndarray, images: pd.Series) -> tuple[np.n
             f"({int(off.sum())} of {len(values)} rows are off by more than {SUM_TOLERANCE:g}).",
             "Give a probability of every class, each image's summing to 1; sigmoid outputs do not.",
         )
-    low = int((values < FLOOR).sum())
-    notes = [f"{path}: {low} probabilities below {FLOOR:g} count as {FLOOR:g}."] if low else []
+    if low := int((values < FLOOR).sum()):
+        notes.append(f"{path}: {low} probabilities below {FLOOR:g} count as {FLOOR:g}.")
     return np.log(np.maximum(values, FLOOR)), notes
+
+
+def _scale(values: np.ndarray) -> str:
+    """What numbers that are no probabilities may be; empty where they may be logits."""
+    total = values.sum(axis=1)
+    if (values >= 0).all() and np.allclose(total, total[0], rtol=SUM_TOLERANCE):
+        return f"Every row sums to {total[0]:.4g}: divide by it."
+    if (values <= 0).all() and np.allclose(np.exp(values).sum(axis=1), 1, atol=SUM_TOLERANCE):
+        return "These are logarithms of probabilities: call the columns logit_<class>."
+    if (values >= 0).all() and values.max() <= 100:
+        return "Are these percentages? Divide by 100; each image's must sum to 1."
+    return ""
+
+
+def _check_logits(path: Path, values: np.ndarray, images: pd.Series) -> None:
+    """Raise ``DataError`` where what is called logits cannot be: shares of a whole, or sigmoid outputs.
+
+    Logits are unbounded and mean nothing but their differences, so a softmax of probabilities is a distribution, too,
+    and a wrong one: nothing later could tell.
+    """
+    total, positive = values.sum(axis=1), (values >= 0).all(axis=1)
+    usual = float(np.median(total))
+    known = ((1.0, "probabilities", MOST_SHARES), (100.0, "percentages", MOST_SHARES))
+    for whole, words, chance in (*known, (usual, "shares", 1 - SUM_TOLERANCE)):
+        shares = positive & (total > 0) & (np.abs(total - whole) <= SUM_TOLERANCE * abs(whole))
+        if shares.mean() > chance:
+            row, number = int(shares.argmax()), int(shares.sum())
+            raise DataError(
+                f'{path}, row {row + 1} (image "{images.iloc[row]}"): the logit_ columns hold {words}: they are not '
+                f"negative and sum to {whole:.4g} in {number} of {len(values)} rows.",
+                "Call the columns prob_<class>" + (f", divided by {whole:.4g}." if words == "shares" else "."),
+            )
+    if positive.all() and values.max() <= 1 and len(values) >= MIN_ROWS:
+        raise DataError(
+            f"{path}: all {values.size:,} values of the logit_ columns lie between 0 and 1; they look like sigmoid "
+            "outputs, not like logits.",
+            "Give the logits log(p / (1 - p)) for logit_<class>, or probabilities that sum to 1 for prob_<class>.",
+        )
 
 
 def _classes(found: dict[str, list[Predictions]]) -> tuple[str, ...]:

@@ -151,6 +151,12 @@ def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
     return Outcome.HURTS if _p_worse(comparison) < LEVEL else Outcome.UNDECIDED
 
 
+def equivalence_p(comparison: Comparison, smallest_effect: float) -> float:
+    """p of the equivalence test against this one reference, uncorrected; infinity without an interval."""
+    _check_effect(smallest_effect)
+    return _p_equal(comparison, smallest_effect)
+
+
 def _largest(against: Mapping[str, Comparison], roles: Iterable[str], p_value: Callable[[Comparison], float]) -> float:
     """Intersection-union test (Berger 1982): the largest p over the references; infinity where one is missing."""
     return max(p_value(against[role]) if role in against else math.inf for role in roles)

@@ -18,8 +18,8 @@ from moulage.data import joined_sets
 from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
+from moulage.data.identity import Shown
 from moulage.data.metadata import Encoder
-from moulage.data.overlap import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.samples import safe_names
 from moulage.errors import DataError

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from moulage.data import table_values
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
 from moulage.sources import _tables
@@ -105,6 +106,8 @@ def read(
     columns = {role: _column(table, role) for role in ("patient", "source", "age", "sex", "site", "mask")}
     of_lesion = table[lesion] if lesion else _column(table, "lesion")
     found = pd.DataFrame({"lesion": of_lesion, **columns, "label": table[label] if label else ""})
+    for name in ("lesion", "patient", "mask"):
+        found[name] = found[name].map(table_values.text)
     found["label"] = [text if text.casefold() not in NO_LABEL else "" for text in found["label"]]
     found["group"] = _tables.patients(found["lesion"], found["patient"])
     found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]

@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import Field
 
 from moulage import plugins
+from moulage.data import table_values
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError
 from moulage.sources import _files, _tables
@@ -140,7 +141,7 @@ def _flat(root: Path) -> tuple[pd.DataFrame, str]:
     if not columns:
         found = f"Found: {', '.join(table.columns)}."
         raise DataError(f"{where}: the header has no column diagnosis or diagnosis_1 to diagnosis_5.", found)
-    lesion, patient = _tables.optional(table, "lesion_id"), _tables.optional(table, "patient_id")
+    lesion, patient = (_tables.optional(table, name).map(table_values.text) for name in ("lesion_id", "patient_id"))
     specific = table[columns].replace("", np.nan).ffill(axis=1)[columns[-1]]
     rows = pd.DataFrame(
         {
