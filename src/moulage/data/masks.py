@@ -63,14 +63,13 @@ def read(
 def build(
     catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS, **work: Any
 ) -> pixels.Pixels:
-    """Decode the masks that ``read`` reads into the cache, grey as RGB; ``work``: how, as of ``pixels.build``."""
+    """Decode the masks that ``read`` reads into the cache, as RGB of 0 and 255; ``work``: how, as of ``pixels.build``.
+
+    What counts as lesion in a file is for ``mask_files`` to say.
+    """
     check(catalog)
     place = cache or runs.cache_folder()
-    if filters:
-        kept = pixels.build(catalog, (size,), framing, place, filters=filters, of_masks=True, **work)
-    else:
-        masks = catalog.with_columns(location=catalog.table["mask"].to_numpy(object))
-        kept = pixels.build(masks, (size,), framing, place, **work)
+    kept = pixels.build(catalog, (size,), framing, place, filters=filters, of_masks=True, **work)
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
             f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',
