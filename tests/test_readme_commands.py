@@ -43,6 +43,7 @@ def photographs(folder: Path, classes: tuple[str, ...], number: int, seed: int) 
     return write_pictures(folder, images)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_ones_own_data_from_prepare_to_a_classifier_and_fidelity(call, tmp_path: Path):
     photographs(tmp_path / "mydata", ("common", "rare"), 45, 0)
