@@ -11,7 +11,7 @@ import pytest
 
 from moulage import runs
 from moulage.data import duplicates
-from moulage.data.audit import NUM_NAMED, STATUS, Audit, Finding, audit, cramers_v
+from moulage.data.audit import NUM_NAMED, STATUS, Audit, Finding, audit
 from moulage.data.catalog import Catalog
 from moulage.errors import RunError
 
@@ -252,10 +252,23 @@ def test_classes_are_counted_after_joining_and_without_the_quarantined() -> None
 def test_a_source_that_hints_at_the_class_is_noted() -> None:
     apart = [*sound(source="HAM"), *sound(label="MEL", source="BCN")]
     finding = kinds(check(apart))["source hints at class"]
-    assert finding.severity == "note"
-    assert "1.00" in finding.message
+    assert finding.severity == "warning"
+    assert "all but names the class: source (Cramer's V 1.00, p < 0.001; BCN in 100% of MEL and 0% of NV)" in (
+        finding.message
+    )
+    some = [*sound(30, source="HAM"), *sound(30, label="MEL")]
+    some[30:] = [r | {"source": ("HAM", "BCN")[k % 2]} for k, r in enumerate(some[30:])]
+    assert kinds(check(some))["source hints at class"].severity == "note"
     mixed = [r | {"source": ("HAM", "BCN")[k % 2]} for k, r in enumerate([*sound(), *sound(label="MEL")])]
     assert check(mixed).findings == ()
+
+
+def test_a_lesion_id_on_many_images_of_several_classes_is_asked_about() -> None:
+    many = [r | ({"lesion": "0"} if k % 2 else {}) for k, r in enumerate([*sound(), *sound(label="MEL")])]
+    finding = kinds(check(many))["lesion id of many"]
+    assert 'The lesion id "0" is on 12 images of 2 classes: does it mean "unknown"?' in finding.message
+    own = [r | {"lesion": f"{r['label']} {k // 6}"} for k, r in enumerate(many)]
+    assert "lesion id of many" not in kinds(check(own))
 
 
 def vignetted(seed: int) -> np.ndarray:
@@ -278,13 +291,8 @@ def test_a_vignette_that_tells_the_source_is_noted() -> None:
 def test_one_odd_image_of_a_rare_source_says_nothing_of_vignettes() -> None:
     rows = [r | {"source": ("HAM", "BCN")[k % 2]} for k, r in enumerate([*sound(40), *sound(40, label="MEL")])]
     some = [r | ({"thumbnail": vignetted(k)} if k % 8 < 2 else {}) for k, r in enumerate(rows)]
-    assert check([*some, row("odd", source="MSK", thumbnail=vignetted(900))]).findings == ()
-
-
-def test_cramers_v_by_hand() -> None:
-    assert cramers_v(np.array([[10, 0], [0, 10]])) == pytest.approx(1)
-    assert cramers_v(np.array([[10, 20], [5, 10]])) == pytest.approx(0, abs=1e-9)
-    assert cramers_v(np.array([[30, 10], [10, 30]])) == pytest.approx(0.5)
+    found = check([*some, row("odd", source="MSK", thumbnail=vignetted(900))]).findings
+    assert [(finding.kind, finding.severity) for finding in found] == [("shortcut control", "note")]
 
 
 def test_findings_are_sorted_and_name_a_few() -> None:
@@ -306,7 +314,8 @@ def test_json_round_trip(tmp_path: Path) -> None:
     report = faulty()
     report.save(tmp_path / "audit.json")
     assert Audit.load(tmp_path / "audit.json") == report
-    assert set(json.loads((tmp_path / "audit.json").read_text())) == {"findings", "quarantined", "pairs", "groups"}
+    keys = {"findings", "quarantined", "pairs", "groups", "without_mask"}
+    assert set(json.loads((tmp_path / "audit.json").read_text())) == keys
     assert report.pairs
     assert report.quarantined
 

@@ -253,7 +253,11 @@ def test_masks_are_predicted_once_and_can_be_read(learned: tuple[dict[str, Any],
     assert predict.predict_masks(learned[1], "folder", data, {}, tmp_path)["num_new"] == 1
     assert (tmp_path / "A/4_segmentation.png").read_bytes() == kept
     catalog = folder_source.read(data, folder_source.Config())
-    read = lesion_masks.read(lesion_masks.with_predicted(catalog, tmp_path), SIZE, "squash")
+    masked = lesion_masks.with_predicted(catalog, tmp_path)
+    [told] = masked.findings
+    assert (told.kind, told.severity) == ("segmenter saw these lesions", "warning")
+    assert told.num_images >= first["num_seen"], "and other images of their lesions"
+    read = lesion_masks.read(masked, SIZE, "squash")
     for row in (0, 41):
         with Image.open(tmp_path / table["path"][row]) as picture:
             assert (picture.mode, picture.size) == ("L", (SIZE, SIZE))

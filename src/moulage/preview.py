@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from moulage import runs, sheets
-from moulage.data import images, locations, pixel_writer
+from moulage.data import images, locations, mask_files, pixel_writer
 from moulage.data.catalog import Catalog
 from moulage.data.filters import Filters
 from moulage.data.reader import Reader
@@ -67,7 +67,8 @@ def _stages(reader: Reader, catalog: Catalog, row: int, filters: Filters) -> lis
         data = reader.bytes(item.image)
         picture = images.pictures(data, images.header(data), [2 * TILE])[0]
     stages = [(str(catalog.table["label"][row]), picture)]
-    outcome = filters.apply(np.asarray(picture), pixel_writer.read_mask(reader, item.mask) if item.mask else None)
+    known = mask_files.read_for(reader, item.mask, *picture.size).stored if item.mask else None
+    outcome = filters.apply(np.asarray(picture), known)
     for (name, _), (after, _) in zip(filters.chosen, outcome, strict=True):
         stages.append((f"{name} {after.share:.2f}", Image.fromarray(after.image)))
     return [(words[: TILE // 6], picture) for words, picture in stages]

@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
-from moulage.data import duplicates, joined_sets, overlap, picture_remarks
+from moulage.data import duplicates, joined_sets, mask_remarks, overlap, picture_remarks, shortcuts
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.findings import NUM_NAMED, Finding, Severity
 from moulage.data.identity import unite
 from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
-from moulage.data.thumbnails import inside
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
@@ -33,14 +32,15 @@ MIN_LESIONS = 3
 """A class with fewer groups cannot be in training, validation and test part at once."""
 FEW_LESIONS = 10
 """A class with fewer groups gets no verdict (docs/statistics.md)."""
-STRONG_ASSOCIATION = 0.3
-"""Cramer's V of acquisition source with class, or with a vignette, from which it is reported: 0 is none, 1 perfect."""
+MANY_IMAGES, MANY_TIMES = 8, 4
+"""A lesion id on so many images of several classes, and so many times as many as are usual, may stand for "unknown"."""
 
 STATUS = {
     "missing": ("label without image", "Complete the images, or take these rows out of the label file."),
     "unreadable": ("unreadable image", "Replace the files, or take them out."),
     "truncated": ("truncated image", "Copy or download these files again."),
     "tiny": ("tiny image", "Replace them with larger ones."),
+    "mask": ("mask of another frame", "Give the mask of this very file."),
     "bomb": ("bomb-sized image", "Save them as JPEG, which is decoded at a part of its size, or scale them down."),
 }
 """Status in the scan -> kind of finding, and what to do."""
@@ -56,11 +56,13 @@ class Audit:
     pairs: tuple[Pair, ...] = ()
     # image -> the group that a split must keep together, for all images that are not quarantined
     groups: dict[str, str] = field(default_factory=dict)
+    without_mask: tuple[str, ...] = ()  # images whose lesion mask cannot be used
 
     def clean(self, catalog: Catalog) -> Catalog:
-        """The catalog without quarantined images and with joined groups."""
+        """The catalog without quarantined images and unusable masks, and with joined groups."""
         kept = catalog.take(~catalog.table["image"].isin(self.quarantined).to_numpy())
-        return kept.with_columns(group=[self.groups[name] for name in kept.images])
+        masks = kept.table["mask"].mask(kept.table["image"].isin(self.without_mask), "").to_numpy(object)
+        return kept.with_columns(group=[self.groups[name] for name in kept.images], mask=masks)
 
     def rows(self) -> list[dict[str, Any]]:
         """The findings as rows of a table."""
@@ -80,7 +82,8 @@ class Audit:
         values = runs.read_json(path)
         try:
             found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
-            return cls(found, values["quarantined"], tuple(Pair(**pair) for pair in values["pairs"]), values["groups"])
+            pairs, unmasked = tuple(Pair(**pair) for pair in values["pairs"]), tuple(values["without_mask"])
+            return cls(found, values["quarantined"], pairs, values["groups"], unmasked)
         except (KeyError, TypeError) as error:
             raise RunError(f"{path} is no audit: {error}.", "Run the command that makes it again.") from None
 
@@ -92,6 +95,8 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     """
     scan, findings = pixels.scan, _Findings(catalog.findings)
     findings += picture_remarks.check(scan)
+    remarks, without_mask = mask_remarks.check(catalog, scan)
+    findings += remarks
     quarantined = _bad_images(scan, findings)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)
@@ -106,10 +111,12 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     kept, rows, groups = kept.take(apart), rows[apart], groups[apart]
     _check_labels(catalog, kept, scan.iloc[rows], findings)
     _check_sizes(kept, groups, findings)
-    _check_sources(kept, pixels.thumbnails, rows, findings)
+    findings += shortcuts.check(kept, groups, scan.iloc[rows], pixels.thumbnails[rows])
+    _check_placeholders(kept, findings)
     order = {"error": 0, "warning": 1, "note": 2}
     named = dict(zip(kept.images.tolist(), groups, strict=True))
-    return Audit(tuple(sorted(findings, key=lambda f: order[f.severity])), quarantined, pairs, named)
+    sorted_findings = tuple(sorted(findings, key=lambda f: order[f.severity]))
+    return Audit(sorted_findings, quarantined, pairs, named, without_mask)
 
 
 class _Findings(list[Finding]):
@@ -250,30 +257,12 @@ def _check_sizes(kept: Catalog, groups: np.ndarray, findings: _Findings) -> None
             findings.add("class too small for a verdict", "warning", images, say, "Collect more lesions.")
 
 
-def _check_sources(kept: Catalog, thumbnails: np.ndarray, rows: np.ndarray, findings: _Findings) -> None:
-    """Whether the class, or the acquisition source, can be read off something that is no disease."""
-    table = kept.table[kept.table["source"] != ""]
-    counts = pd.crosstab(table["source"], table["label"]).to_numpy()
-    if min(counts.shape, default=0) < 2:
-        return
-    association = cramers_v(counts)
-    if association >= STRONG_ASSOCIATION:
-        say = f"Class and acquisition source are associated (Cramer's V {association:.2f}): one hints at the other."
-        advice = "Look at scores by source before believing a gain."
-        findings.add("source hints at class", "note", table["image"], say, advice)
-    shown = inside(thumbnails[rows][table.index.to_numpy()])
-    vignette = pd.Series(~shown[:, 0, 0] & ~shown[:, 0, -1] & ~shown[:, -1, 0] & ~shown[:, -1, -1])
-    sources = table["source"].to_numpy(object)
-    counts = pd.crosstab(sources, vignette.to_numpy()).to_numpy()
-    if counts.shape[1] == 2 and cramers_v(counts) >= STRONG_ASSOCIATION:
-        share = vignette.groupby(sources).mean()
-        listed = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
-        say = f"A dark vignette tells the acquisition source: {listed} of the images have one."
-        findings.add("vignette tells the source", "note", table["image"][vignette.to_numpy()], say)
-
-
-def cramers_v(counts: np.ndarray) -> float:
-    """Cramer's V (1946, section 21.9) of a table [R, C] of counts: 0 for independence, 1 for perfect association."""
-    from scipy.stats.contingency import association  # slow to import
-
-    return float(association(counts, method="cramer"))
+def _check_placeholders(kept: Catalog, findings: _Findings) -> None:
+    """A lesion id on very many images of several classes is a word for "unknown" rather than a lesion."""
+    table = kept.table[kept.table["lesion"] != ""]
+    lesions = table.groupby("lesion")["label"].agg(["size", "nunique"])
+    many = max(MANY_IMAGES, MANY_TIMES * float(lesions["size"].median())) if len(lesions) else 0
+    for name, row in lesions[(lesions["size"] >= many) & (lesions["nunique"] > 1)].iterrows():
+        images = table["image"][table["lesion"] == name]
+        say = f'The lesion id "{name}" is on {_count(len(images))} of {row["nunique"]} classes: does it mean "unknown"?'
+        findings.add("lesion id of many", "warning", images, say, "Leave the id of such images empty.")

@@ -4,6 +4,7 @@ A mask is uint8 [S, S]: 255 on the lesion, 0 on the skin around it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from moulage import runs
 from moulage.data import pixels
 from moulage.data.catalog import Catalog
 from moulage.data.filters import NO_FILTERS, Filters
+from moulage.data.findings import finding
 from moulage.data.pixel_writer import OK
 from moulage.errors import DataError, RunError
 
@@ -63,14 +65,13 @@ def read(
 def build(
     catalog: Catalog, size: int, framing: str, cache: Path | None = None, filters: Filters = NO_FILTERS, **work: Any
 ) -> pixels.Pixels:
-    """Decode the masks that ``read`` reads into the cache, grey as RGB; ``work``: how, as of ``pixels.build``."""
+    """Decode the masks that ``read`` reads into the cache, as RGB of 0 and 255; ``work``: how, as of ``pixels.build``.
+
+    What counts as lesion in a file is for ``mask_files`` to say.
+    """
     check(catalog)
     place = cache or runs.cache_folder()
-    if filters:
-        kept = pixels.build(catalog, (size,), framing, place, filters=filters, of_masks=True, **work)
-    else:
-        masks = catalog.with_columns(location=catalog.table["mask"].to_numpy(object))
-        kept = pixels.build(masks, (size,), framing, place, **work)
+    kept = pixels.build(catalog, (size,), framing, place, filters=filters, of_masks=True, **work)
     for row in np.flatnonzero(kept.scan["status"] != OK):
         raise DataError(
             f'The lesion mask of image "{catalog.images[row]}" cannot be used: {kept.scan["message"][row]}.',
@@ -87,15 +88,24 @@ def with_masks(catalog: Catalog) -> Catalog:
 def with_predicted(catalog: Catalog, folder: Path) -> Catalog:
     """The catalog with the masks that ``moulage masks predict`` wrote to a folder in place of its own.
 
-    Images that have none there get none. Read them with the framing "squash", as they were made. ``RunError`` where the
-    folder holds no predicted masks.
+    Images that have none there get none. Read them with the framing "squash", as they were made. That the segmenter has
+    seen some of these lesions is a finding. ``RunError`` where the folder holds no predicted masks.
     """
     if not (folder / PREDICTED).exists() or not (folder / TABLE).exists():
         raise RunError(f"{folder} holds no predicted masks.", "Make them with `moulage masks predict`.")
     table = pd.read_csv(folder / TABLE, dtype={"image": str, "path": str}, keep_default_na=False)
     paths = dict(zip(table["image"], table["path"], strict=True))
     base = folder.absolute()
-    return catalog.with_columns(mask=[str(base / paths[name]) if name in paths else "" for name in catalog.images])
+    known = catalog.with_columns(mask=[str(base / paths[name]) if name in paths else "" for name in catalog.images])
+    about: dict[str, Any] = runs.read_json(folder / PREDICTED)
+    lesions = set(known.groups[np.isin(known.images, np.array(about.get("seen", []), object))])
+    seen = known.images[(known.table["mask"] != "").to_numpy() & known.table["group"].isin(lesions).to_numpy()]
+    say = (
+        f"{len(seen):,} images with a predicted mask show lesions that the segmenter learned from or was chosen by. "
+        "Where they are tested on, their masks are better than those of new lesions, and so may be the scores."
+    )
+    told = finding("segmenter saw these lesions", "warning", seen, say, "Predict with a segmenter of other lesions.")
+    return replace(known, findings=(*known.findings, *told))
 
 
 def unknown(number: int, size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from moulage.data import images, locations
+from moulage.data import images, locations, mask_files, storage
 from moulage.data.filters import NO_FILTERS, Filtered, Filters
 from moulage.data.reader import Reader
 from moulage.errors import DataError, RunError
@@ -29,8 +29,6 @@ THUMBNAILS = "thumbnails.npy"
 THUMBNAIL_SIDE = 32
 TINY_SIDE = 16
 """Images whose shorter side is below this many pixels get the status ``tiny``."""
-MASK_SIDE = 512
-"""Masks of twice as many pixels a side and more are read at a part of their size, where they are JPEG."""
 
 
 def file_name(size: int) -> str:
@@ -46,6 +44,9 @@ class Row:
     width: int = 0  # pixels, as shown; 0 where unknown
     height: int = 0
     mode: str = ""  # Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
+    format: str = ""  # these three as in ``storage.Storage``
+    compression: str = ""
+    camera: str = ""
     status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
     message: str = ""  # what is wrong, for a person
     remarks: str = ""  # of ``images.REMARKS``, those that hold, joined by ``"; "``
@@ -64,8 +65,7 @@ class Item(NamedTuple):
 class Pass:
     """What one pass over the images writes: arrays of these sizes, and in the first pass thumbnails and the scan.
 
-    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images; without filters a mask is
-    read like an image.
+    With ``of_masks`` the arrays are of the lesion masks, cut as ``filters`` cut the images.
     """
 
     folder: Path
@@ -123,6 +123,8 @@ def look(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndar
     Thumbnails show the image as it is, so that duplicates are found alike whatever the filters. Gives its row of the
     scan, and its squares, uint8 [side, side, 3] by name; none where the status is not ok.
     """
+    if task.of_masks and not task.filters:
+        return _look_at_mask(reader, item, task)
     row = Row()
     # A filter may cut much of the image away, so more of it is decoded.
     sides = [2 * side if task.filters and name != THUMBNAILS else side for name, side in task.arrays.items()]
@@ -137,7 +139,7 @@ def look(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndar
             data = reader.bytes(item.image)
             row = Row(hashlib.sha256(data).hexdigest())
             header = images.header(data)
-            row = Row(row.sha256, header.width, header.height, header.mode)
+            row = Row(row.sha256, header.width, header.height, header.mode, **asdict(storage.read(data)))
             pictures, remarks = images.examined(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")
@@ -148,6 +150,17 @@ def look(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndar
     return replace(row, remarks="; ".join(remarks), changed=changed), squares
 
 
+def _look_at_mask(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndarray]]:
+    """The same for a lesion mask on its own."""
+    try:
+        mask = mask_files.read(reader, item.mask)
+    except images.ImageError as error:
+        return Row(status=error.status, message=error.message), {}
+    picture = Image.fromarray(mask.stored).convert("RGB")
+    squares = {name: images.square(picture, side, task.framing) for name, side in task.arrays.items()}
+    return Row(width=picture.width, height=picture.height, mode="L"), squares
+
+
 def _filtered(
     reader: Reader, item: Item, task: Pass, pictures: dict[str, Image.Image]
 ) -> tuple[dict[str, Image.Image | np.ndarray], tuple[float, ...]]:
@@ -155,7 +168,10 @@ def _filtered(
     shown: dict[str, Image.Image | np.ndarray] = dict(pictures)
     if not task.filters:
         return shown, ()
-    mask = read_mask(reader, item.mask) if item.mask else None
+    mask = None
+    if item.mask and pictures:
+        largest_picture = max(pictures.values(), key=lambda picture: picture.width)
+        mask = mask_files.read_for(reader, item.mask, *largest_picture.size).stored
     known: dict[int, list[tuple[Filtered, np.ndarray | None]]] = {}  # sizes that share a decode are filtered once
     for name, picture in pictures.items():
         if name == THUMBNAILS:
@@ -169,14 +185,6 @@ def _filtered(
         shown[name] = np.repeat(cut[..., None], 3, 2) if task.of_masks and cut is not None else after.image
     largest = max(known.values(), key=lambda found: found[0][0].image.size, default=[])
     return shown, tuple(after.share for after, _ in largest)
-
-
-def read_mask(reader: Reader, location: str) -> np.ndarray:
-    """A lesion mask as it is stored, uint8 [H, W]."""
-    if locations.is_array(location):
-        array = reader.array(location)
-        return array if array.ndim == 2 else array[..., 0]
-    return images.decode(reader.bytes(location), MASK_SIDE)[..., 0]
 
 
 def work(task: Pass, chunks: Mapping[int, Sequence[Item | None]], num_workers: int) -> Iterator[int]:

@@ -88,7 +88,7 @@ def build(
         framing: see ``images.square``.
         cache: folder that holds ``pixels-<key>``.
         filters: pre-processing between decoding and resizing; other filters are another cache.
-        of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images; needs filters.
+        of_masks: keep the lesion masks, cut as the filters cut their images, in place of the images.
         num_workers: processes that decode; the result does not depend on it.
 
     ``DataError``: an archive is not there, or a file may not be read. ``RunError``: the cache cannot be written, or the
@@ -138,7 +138,9 @@ def key(locations: Sequence[str], framing: str) -> str:
 def _key(items: Sequence[Item], framing: str, filters: Filters, of_masks: bool) -> str:
     with Reader() as reader:
         of_images = [reader.fingerprint(item.image) for item in items]
-        more = (filters.key, [reader.fingerprint(i.mask) if i.mask else "" for i in items], of_masks) if filters else ()
+        with_masks = filters or of_masks
+        masks = [reader.fingerprint(item.mask) if item.mask else "" for item in items] if with_masks else []
+        more = (filters.key, masks, of_masks) if with_masks else ()
         return digest(FORMAT, VERSION, framing, of_images, *more, length=16)
 
 

@@ -112,13 +112,14 @@ class _Data:
         """Decode, audit and split; ``shares`` are those of the validation and of the test part."""
         cache = runs.cache_folder()
         pixels = pixel_cache.build(masked, (size,), FRAMING, cache, num_workers=num_workers, progress=progress)
-        clean = audit(masked, pixels, progress).clean(masked)
+        clean = lesion_masks.with_masks(audit(masked, pixels, progress).clean(masked))
         split = holdout(clean, validation=shares[0], test=shares[1], seed=seed)
         prove(split, clean)
-        masks, array = lesion_masks.read(masked, size, FRAMING, cache), pixels.array(size)
-        parts = {name: split.part(clean, name) for name in PARTS}
-        rows = {name: pixels.rows(part.images) for name, part in parts.items()}
-        arrays = {name: (array[chosen], masks[chosen]) for name, chosen in rows.items()}
+        parts, array = {name: split.part(clean, name) for name in PARTS}, pixels.array(size)
+        arrays = {
+            name: (array[pixels.rows(part.images)], lesion_masks.read(part, size, FRAMING, cache))
+            for name, part in parts.items()
+        }
         return cls(parts, arrays, split, pixels.folder.name)
 
 

@@ -72,12 +72,13 @@ def predict_masks(
         bad = pixels.scan[pixels.scan["status"] != OK]
         if len(bad) == len(found):
             raise DataError(f"No image of {found.name} can be used: {pixels.scan['message'][0]}.", "Check --data.")
-        about = {"format": runs.FORMAT, "segmenter": masks.segmenter, "size": size, "fit": FRAMING}
+        split = Split.load(folder / "split.parquet").table
+        seen = sorted(set(split.loc[split["part"] != "test", "image"]) & set(found.images))
+        about = {"format": runs.FORMAT, "segmenter": masks.segmenter, "size": size, "fit": FRAMING, "seen": seen}
         runs.write_json(out / PREDICTED, about)
         table, num_new = _written(masks, segmenter, pixels, names, progress)
         with runs.atomic(out / TABLE) as temporary:
             table.to_csv(temporary, index=False)
-    split = Split.load(folder / "split.parquet").table
     unusable = {str(image): str(why) for image, why in zip(bad["image"], bad["message"], strict=True)}
     for image, message in unusable.items():
         say(f"{image}: no mask, {message}")
@@ -88,7 +89,7 @@ def predict_masks(
         "num_empty": int((table["num_components"] == 0).sum()),
         "num_in_pieces": int((table["num_components"] > 1).sum()),
         "median_area_share": float(table["area_share"].median()),
-        "num_seen": int(table["image"].isin(split.loc[split["part"] != "test", "image"]).sum()),
+        "num_seen": int(table["image"].isin(seen).sum()),
         "unusable": unusable,
     }
 

@@ -339,7 +339,8 @@ def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) ->
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:
     """The audit of these pixels and labels, from the run folder where it was made before."""
     from_source = [asdict(finding) for finding in catalog.findings]
-    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name, from_source)
+    of_masks = masks.key(masks.with_masks(catalog), "")
+    key = runs.digest(AUDIT_VERSION, catalog.digest, pixels.folder.name, from_source, of_masks)
     marker, path = run / "audit.key", run / "audit.json"
     if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
         return Audit.load(path)
