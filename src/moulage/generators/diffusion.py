@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moulage.errors import RecipeError
-from moulage.generators import _learner
+from moulage.generators import _augment, _learner
 from moulage.generators._descent import OneLoss
 from moulage.generators._unet import NetworkOptions, UNet
 
@@ -155,10 +154,10 @@ def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple
     description = torch.stack([*done, stretch * axis.cos(), stretch * axis.sin(), shift_x, shift_y], 1)
     flips = torch.diag_embed(1 - 2 * torch.stack([flip_x, flip_y], 1))
     scales = torch.diag_embed(2 ** (0.2 * torch.stack([scale + stretch, scale - stretch], 1)))
-    matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
+    with _augment.in_fp32(images.device):
+        matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
     shifts = torch.stack([shift_x, shift_y], 1)[:, :, None] / 4  # 1/8 of a side; coordinates run from -1 to 1
-    grid = F.affine_grid(torch.cat([matrix, shifts], 2).to(images), list(images.shape), False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = _augment.resampled(images, torch.cat([matrix, shifts], 2))
     changed = description.ne(0).any(1).to(images.device)
     return torch.where(changed[:, None, None, None], moved, images), description.to(images)
 
