@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow  # the packages take ten seconds to import
 
 
 def make(**options: Any) -> finetuned_diffusion.Generator:
-    return tiny_generators.make("finetuned_diffusion", **({"num_sampling_steps": 3, "precision": "fp32"} | options))
+    return tiny_generators.make(
+        "finetuned_diffusion", **({"drawing": {"num_sampling_steps": 3}, "precision": "fp32"} | options)
+    )
 
 
 def fitted(folder: Path, **options: Any) -> finetuned_diffusion.Generator:
@@ -140,15 +142,15 @@ def test_weights_are_the_limited_ratio_on_the_clean_image():
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, monkeypatch: pytest.MonkeyPatch):
-    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), sampler=sampler, guidance=1.0)
+    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind))
     adapter = generator.network_of()
     clean, decoded = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), []
     adapter.forward = oracle(adapter, kind, clean, 0.0, [])
     decode = adapter.base.vae.decode
     monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
-    config = generator.config
+    drawing = finetuned_diffusion.Drawing(sampler=sampler, guidance=1.0, num_sampling_steps=3)
     with torch.no_grad():
-        finetuned_diffusion.draw(config, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
+        finetuned_diffusion.draw(drawing, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
     for latents in decoded:
         torch.testing.assert_close(latents * adapter.base.vae.config.scaling_factor, clean, atol=1e-3, rtol=0)
 

@@ -99,6 +99,7 @@ def test_fit_leaves_log_previews_and_weights(name: str, tmp_path: Path):
     generator.save(tmp_path / "saved")
     state = torch.get_rng_state()
     loaded = plugins.load("generators", name).Generator.load(tmp_path / "saved")
+    loaded.drawing = generator.drawing
     assert torch.equal(torch.get_rng_state(), state)
     assert (loaded.classes, loaded.size) == (CLASSES, SIZE)
     assert np.array_equal(loaded.sample(1, np.arange(3)), generator.sample(1, np.arange(3)))
@@ -150,7 +151,7 @@ COLOURED: list[tuple[str, dict[str, Any]]] = [
     ("stylegan2", STYLE | {"steps": 200, "r1_every": 16, "path_length_every": 8, "ema_decay": 0.9}),
     ("progressive", GROWN | {"steps": 150}),
     ("progressive", GROWN | {"steps": 300, "loss": "logistic"}),
-    ("diffusion", {"steps": 120, "num_sampling_steps": 8, "learning_rate": 3e-3, "dropout": 0.0}),
+    ("diffusion", {"steps": 120, "drawing": {"num_sampling_steps": 8}, "learning_rate": 3e-3, "dropout": 0.0}),
 ]
 
 

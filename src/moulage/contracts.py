@@ -59,7 +59,10 @@ class Generator(Protocol):
         ...
 
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
-        """Images uint8 [n, S, S, 3] of one class; image i depends on ``seeds[i]`` (int64 [n]) alone."""
+        """Images uint8 [n, S, S, 3] of one class; image i depends on ``seeds[i]`` (int64 [n]) alone.
+
+        And on the attribute ``drawing`` of a plug-in with ``Drawing``: an object of it, the defaults until it is set.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -144,7 +147,7 @@ class Module(Protocol):
 
 
 class GeneratorModule(Module, Protocol):
-    """A generator plug-in. Optional: ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+    """A generator plug-in. Optional: ``Drawing``, ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
 
     @property
     def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
@@ -204,12 +207,35 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
 
 @dataclass(frozen=True)
 class GeneratorPlugin(Plugin):
-    """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks."""
+    """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks.
 
+    ``Drawing``: the class of its options of drawing. They decide nothing of a fit, which is drawn from in many ways.
+    """
+
+    Drawing: type[plugins.Options]
     Generator: Callable[[Any, tuple[str, ...], int], Generator]
     load: Callable[..., Generator]
     is_null: bool
     needs_masks: bool
+
+    def drawing(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """Its options of drawing, checked, each with its value."""
+        return plugins.validate(self.Drawing, dict(options), where or f"{self.name}, drawing").model_dump(mode="json")
+
+    def changed(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``drawing`` that are not as the plug-in has them by default."""
+        plain = self.drawing({})
+        return {key: value for key, value in drawing.items() if value != plain[key]}
+
+    def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
+        """Tell a generator of this plug-in how to draw from now on.
+
+        ``RecipeError``: it cannot draw so; one that knows what it can has ``check_drawing(drawing)``.
+        """
+        found: Any = generator
+        found.drawing = plugins.validate(self.Drawing, dict(drawing), where or f"{self.name}, drawing")
+        if hasattr(generator, "check_drawing"):
+            found.check_drawing(found.drawing)
 
 
 @dataclass(frozen=True)
@@ -274,7 +300,8 @@ def generator(name: str) -> GeneratorPlugin:
     module = plugins.load("generators", name)
     null = getattr(module, "ROLE", "") == "null"
     masks = bool(getattr(module, "NEEDS_MASKS", False))
-    return GeneratorPlugin(name, module.Config, module.Generator, module.Generator.load, null, masks)
+    drawing = getattr(module, "Drawing", plugins.NoOptions)
+    return GeneratorPlugin(name, module.Config, drawing, module.Generator, module.Generator.load, null, masks)
 
 
 def classifier(name: str) -> ClassifierPlugin:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moulage import plugins
 from moulage.errors import RecipeError, RunError
 from moulage.generators import _learner
 from moulage.generators._condition import Conditional
@@ -52,6 +53,18 @@ class Config(_learner.Options):
     class_dropout: float = Field(
         0.1, ge=0, le=0.9, description="share of images that are learned under an empty prompt, for guidance"
     )
+
+    @model_validator(mode="after")
+    def _prompts_say_something(self) -> Self:
+        for name, prompt in self.prompts.items():
+            if not prompt.strip():
+                raise ValueError(f'the prompt of class "{name}" is empty')
+        return self
+
+
+class Drawing(plugins.Options):
+    """How images are drawn from a fit."""
+
     guidance: float = Field(
         4.0,
         ge=0,
@@ -60,13 +73,6 @@ class Config(_learner.Options):
     )
     sampler: Literal["dpm++", "ddim"] = Field("dpm++", description="DPM-Solver++ of second order, or DDIM")
     num_sampling_steps: int = Field(25, ge=1, le=1000, description="steps of the sampler")
-
-    @model_validator(mode="after")
-    def _prompts_say_something(self) -> Self:
-        for name, prompt in self.prompts.items():
-            if not prompt.strip():
-                raise ValueError(f'the prompt of class "{name}" is empty')
-        return self
 
 
 @dataclass(eq=False)
@@ -254,23 +260,23 @@ def encode(base: Base, images: Tensor, rng: torch.Generator) -> Tensor:
     return (latents.float() - (config.shift_factor or 0)) * config.scaling_factor
 
 
-def draw(config: Config, adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int) -> Tensor:
+def draw(drawing: Drawing, adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int) -> Tensor:
     """Images [B, 3, size, size] of labels int64 [B] from int64 seeds [B], one each."""
     diffusers: Any = importlib.import_module("diffusers")
     base, device = adapter.base, labels.device
     shape = (base.unet.config.in_channels, base.side, base.side)
-    if config.sampler == "ddim":
+    if drawing.sampler == "ddim":
         sampler = diffusers.DDIMScheduler.from_config(base.schedule.config, clip_sample=False)
     else:
         sampler = diffusers.DPMSolverMultistepScheduler.from_config(base.schedule.config)
-    sampler.set_timesteps(config.num_sampling_steps)
+    sampler.set_timesteps(drawing.num_sampling_steps)
     latents = _learner.latents(seeds, *shape, name="noise").to(device) * sampler.init_noise_sigma
     known = torch.ones(len(labels), device=device)
     for time in sampler.timesteps:
         times = time.to(device).expand(len(labels))
         predicted = adapter(latents, times, labels, known)
-        if config.guidance != 1:  # Ho & Salimans 2022, arXiv:2207.12598, eq. 6
-            predicted = adapter(latents, times, labels, known * 0).lerp(predicted, config.guidance)
+        if drawing.guidance != 1:  # Ho & Salimans 2022, arXiv:2207.12598, eq. 6
+            predicted = adapter(latents, times, labels, known * 0).lerp(predicted, drawing.guidance)
         latents = sampler.step(predicted, time, latents).prev_sample
     vae = base.vae.config
     latents = latents / vae.scaling_factor + (vae.shift_factor or 0)
@@ -289,7 +295,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 class Generator(_learner.Learner[Config]):
     """At a multiple of 8 pixels from 16 to 1024; ``RecipeError`` where a class has no prompt, and as ``open_base``."""
 
-    NAME, CONFIG, SIZES = "finetuned_diffusion", Config, range(16, 1025, 8)
+    NAME, CONFIG, DRAWING, SIZES = "finetuned_diffusion", Config, Drawing, range(16, 1025, 8)
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
@@ -308,4 +314,4 @@ class Generator(_learner.Learner[Config]):
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
 
     def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return draw(self.config, network, labels, seeds, self.size)
+        return draw(self.drawing, network, labels, seeds, self.size)

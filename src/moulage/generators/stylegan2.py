@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import randomness
+from moulage import plugins, randomness
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
@@ -35,6 +35,11 @@ class Config(NetworkOptions):
     deviation_group: int = Field(
         4, ge=1, le=64, description="images over which the discriminator sees the standard deviation; 1: it does not"
     )
+
+
+class Drawing(plugins.Options):
+    """How images are drawn from a fit."""
+
     truncation: float = Field(
         1.0, ge=0, le=1, description="psi: 1 draws as in training, less draws nearer to the class's mean"
     )
@@ -113,7 +118,7 @@ class Game(_adversary.Adversary):
 class Generator(_adversary.Gan[Config]):
     """At 16 to 256 pixels: 4, 5, 6 or 7 doubled."""
 
-    NAME, CONFIG, GAME = "stylegan2", Config, Game
+    NAME, CONFIG, DRAWING, GAME = "stylegan2", Config, Drawing, Game
     SIZES = tuple(sorted(side << i for side in (4, 5, 6, 7) for i in range(1, 7) if 16 <= side << i <= 256))
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
@@ -127,7 +132,7 @@ class Generator(_adversary.Gan[Config]):
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         latents = _learner.latents(seeds, self.config.latent_size).to(self.device)
         noise = _learner.latents(seeds, sum(network.noise_sizes), name="noise")
-        styles = network.truncate(network.styles(latents, labels), labels, self.config.truncation)
+        styles = network.truncate(network.styles(latents, labels), labels, self.drawing.truncation)
         return network.render(styles, noise.to(self.device))
 
     def settle(self, network: Synthesis, labels: np.ndarray) -> None:

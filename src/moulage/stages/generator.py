@@ -1,5 +1,7 @@
 """Fits a generator on its classes' images of the training part; the validation part chooses among its weights."""
 
+import re
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +56,12 @@ class Generator(Stage):
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
         for name, options in recipe.generators.items():
-            contracts.generator(options.plugin).configure(options.options, f"generators.{name}.options")
+            plug, where = contracts.generator(options.plugin), f"generators.{name}"
+            model = plug.Generator(plug.configure(options.options, f"{where}.options"), options.classes, options.size)
+            plug.draw_by(model, options.drawing, f"{where}.drawing")
+            for arm, of in recipe.arms.items():
+                if of.generator == name and of.drawing:
+                    plug.draw_by(model, {**options.drawing, **of.drawing}, f"arms.{arm}.drawing")
         if recipe.generators and (recipe.fidelity.num_images or recipe.fidelity.judge_images):
             try:
                 Network.of(recipe.fidelity.features, "fidelity.features")
@@ -117,33 +124,49 @@ def draw(
     first_seed: int,
     out: Path,
     *,
+    drawing: Mapping[str, Any] = types.MappingProxyType({}),
     device: str = "cpu",
     progress: runs.Progress = runs.no_progress,
 ) -> Catalog:
     """Draw images from a finished generator folder: ``counts[c]`` of each class from consecutive seeds.
 
+    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it.
+
     Raises:
         RunError: the folder holds no finished generator.
         DataError: it never learned a class that is asked for.
+        RecipeError: a wrong option of drawing.
     """
     about = runs.read_json(folder / FILE)
+    plug = contracts.generator(about["plugin"])
     for name in counts:
         if name not in about["classes"]:
             raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
+    drawing = plug.drawing(drawing)
     return draw_into(
-        load(folder, device),
+        load(folder, device, drawing),
         {name: np.arange(first_seed, first_seed + count) for name, count in counts.items()},
         out,
         classes=tuple(about["all_classes"]),
         origin=about["origin"],
         split_digest=about["split_digest"],
+        drawing=drawing,
+        series="-".join([about["origin"], *words(plug.changed(drawing))]),
         progress=progress,
     )
 
 
-def load(folder: Path, device: str) -> Any:
-    """The finished generator of a folder, which names its plug-in."""
-    return contracts.generator(runs.read_json(folder / FILE)["plugin"]).load(folder, device=device)
+def load(folder: Path, device: str, drawing: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+    """The finished generator of a folder, which names its plug-in, told how to draw."""
+    plug = contracts.generator(runs.read_json(folder / FILE)["plugin"])
+    model = plug.load(folder, device=device)
+    plug.draw_by(model, drawing)
+    return model
+
+
+def words(drawing: Mapping[str, Any]) -> list[str]:
+    """Options of drawing as parts of a name: ``guidance=2.0``."""
+    return [re.sub(r"[^\w.=+-]+", "_", f"{key}={value}") for key, value in drawing.items()]
 
 
 class ValidationJudge:
