@@ -49,7 +49,8 @@ fastgan = [
 ]
 finetuned_diffusion = [
     { prompts = { AK = "z z", NV = "b c" } }, { resolution = 32 }, { rank = 3 }, { alpha = 1.0 },
-    { learning_rate = 0.01 }, { warmup_steps = 3 }, { class_dropout = 0.7 }, { min_snr_gamma = 0.1 }, { condition_start = 0.5, condition_end = 1.0 },
+    { learning_rate = 0.01 }, { warmup_steps = 3 }, { class_dropout = 0.7 }, { min_snr_gamma = 0.1 },
+    { condition_start = 0.5, condition_end = 1.0 },
     { accumulate = 2 },
 ]
 pix2pixhd = [

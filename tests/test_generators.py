@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from moulage import plugins, runs
+from moulage import contracts, plugins, runs
 from moulage.errors import CheckpointError, DataError, RunError
 from tiny_generators import CLASSES, RUN, SIZE, TINY, make, marked, pictures, rates
 
@@ -103,6 +103,34 @@ def test_fit_leaves_log_previews_and_weights(name: str, tmp_path: Path):
     assert torch.equal(torch.get_rng_state(), state)
     assert (loaded.classes, loaded.size) == (CLASSES, SIZE)
     assert np.array_equal(loaded.sample(1, np.arange(3)), generator.sample(1, np.arange(3)))
+
+
+@every_generator
+def test_larger_batches_change_no_image(name: str, tmp_path: Path):
+    generator, seeds = make(name, precision="fp32") if name in TINY else make(name), np.arange(40)
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    images = generator.sample(0, seeds)
+    for batch_size in (20, 32, 1000):
+        generator.batch_size = batch_size
+        assert np.array_equal(generator.sample(0, seeds), images)
+
+
+@every_generator
+def test_a_way_between_two_images_begins_and_ends_with_them(name: str, tmp_path: Path):
+    generator = make(name)
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    between = contracts.interpolates(generator)
+    if between is None:
+        assert name not in TINY
+        return
+    first, last, shares = np.array([3, 3, 3, 8]), np.array([4, 4, 4, 9]), np.array([0.0, 0.5, 1.0, 0.25])
+    images, ends = between.between(1, first, last, shares), generator.sample(1, np.array([3, 4]))
+    assert np.array_equal(images[0], ends[0])
+    if name == "pix2pixhd":  # the mask stays that of the first
+        return
+    assert np.array_equal(images[2], ends[1])
+    assert not np.array_equal(images[1], images[0])
+    assert not np.array_equal(images[1], images[2])
 
 
 @every_generator

@@ -13,7 +13,7 @@ from moulage import devices, randomness, runs
 from moulage.errors import RunError
 from moulage.generators import _condition, _learner, dcgan
 from moulage.generators._adversary import Adversary
-from tiny_generators import pictures
+from tiny_generators import SIZE, pictures
 
 
 def make(**options: Any) -> dcgan.Generator:
@@ -167,3 +167,46 @@ def test_steps_replace_epochs_and_epochs_steps():
     assert dcgan.Config(steps=7).epochs is None
     assert dcgan.Config(steps=7).num_steps(100) == 7
     assert dcgan.Config(epochs=2, batch_size=32).num_steps(100) == 7
+
+
+# Drawing
+
+
+class Remembers(dcgan.Generator):
+    """Notes the sizes of the batches that it draws; those of more than ``differs`` have other bits."""
+
+    differs = 10**9
+
+    def draw(self, network: Any, labels: torch.Tensor, seeds: np.ndarray) -> torch.Tensor:
+        self.sizes: list[int] = [*getattr(self, "sizes", []), len(seeds)]
+        values = _learner.latents(seeds, 3, self.size, self.size) / 4
+        return values + 1e-7 * (len(seeds) > self.differs)
+
+
+def test_large_batches_are_drawn_where_they_have_the_bits_of_small_ones():
+    generator = Remembers(tiny_generators.configure("dcgan"), ("AK",), SIZE)
+    generator._network = torch.nn.Identity()
+    plain = generator.sample(0, np.arange(100))
+    assert generator.sizes == [16] * 7
+    generator.batch_size = 40
+    for differs, sizes in ((10**9, [32, 32, 32, 16]), (31, [16] * 7)):
+        generator.differs, generator._is_same, generator.sizes = differs, {}, []
+        assert np.array_equal(generator.sample(0, np.arange(100)), plain)
+        assert generator.sizes == [16, 16, 32, *sizes]  # 32 are tried both ways before
+        generator.sizes = []
+        assert np.array_equal(generator.sample(0, np.arange(100)), plain)
+        assert generator.sizes == sizes
+
+
+def test_latents_stay_standard_normal_on_the_way_from_one_to_another():
+    places = np.zeros(2000, _learner.BETWEEN)
+    places["first"], places["last"] = np.arange(2000), np.arange(1, 2001)
+    for share in (0.25, 0.5, 0.9):
+        places["share"] = share
+        drawn = _learner.latents(places, 16)
+        assert float(drawn.mean()) == pytest.approx(0, abs=0.02)
+        assert float(drawn.std()) == pytest.approx(1, abs=0.02)
+    ends = _learner.latents(np.arange(2001), 16)
+    for share, expected in ((0.0, ends[:-1]), (1.0, ends[1:])):
+        places["share"] = share
+        assert torch.equal(_learner.latents(places, 16), expected)

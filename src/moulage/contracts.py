@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from moulage import plugins, runs
+from moulage.errors import RecipeError
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -71,6 +72,17 @@ class Generator(Protocol):
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Steps that a fit of so many images takes, and seconds a step, timed on a few real steps."""
+        ...
+
+
+class Interpolates(Protocol):
+    """A generator that draws what lies between the images of two seeds."""
+
+    def between(self, label: int, first: np.ndarray, last: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] on the ways from seeds ``first`` to ``last`` (int64 [n]).
+
+        At ``shares`` (float [n]) 0 and 1 they are those of ``sample`` for the two seeds.
+        """
         ...
 
 
@@ -198,6 +210,12 @@ def explains(classifier: Classifier) -> Explains | None:
     return found if hasattr(classifier, "attention") else None
 
 
+def interpolates(generator: Generator) -> Interpolates | None:
+    """The generator, if it draws what lies between images."""
+    found: Any = generator
+    return found if hasattr(generator, "between") else None
+
+
 def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
     """Raise ``RecipeError`` where the classifier says, by a method of this name, that it cannot do this one."""
     found: Any = classifier
@@ -217,6 +235,17 @@ class GeneratorPlugin(Plugin):
     load: Callable[..., Generator]
     is_null: bool
     needs_masks: bool
+
+    def configure(self, options: Mapping[str, Any], where: str = "") -> Any:
+        """As every plug-in's; an option of drawing is told where it belongs."""
+        strange = [key for key in options if key in self.Drawing.model_fields and key not in self.Config.model_fields]
+        if strange:
+            raise RecipeError(
+                f"{where or self.name}: {', '.join(strange)} says how images are drawn, not how {self.name} learns.",
+                f"Give it in the generator's or an arm's table, as drawing = {{ {strange[0]} = ... }}, or to "
+                f"`moulage sample` as --set {strange[0]}=...; the fit is the same.",
+            )
+        return super().configure(options, where)
 
     def drawing(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         """Its options of drawing, checked, each with its value."""

@@ -48,6 +48,7 @@ def draw(
     classes: tuple[str, ...],
     drawing: Mapping[str, Any] = types.MappingProxyType({}),
     series: str = "",
+    batch_size: int = BATCH,
     progress: Progress = no_progress,
 ) -> Catalog:
     """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
@@ -57,6 +58,7 @@ def draw(
     fitted on the split of ``split_digest``. ``seeds`` are those to draw of each class, in ``[0, 2**63)``, each once;
     ``classes`` those of the catalog that is returned (the data set's, in its order). ``drawing`` are the options that
     the generator draws by, for the provenance; ``series`` is what the images' names begin with, ``origin`` if left out.
+    ``batch_size`` images are written at once.
 
     ``RecipeError``: a class that the generator or the data set does not know, a seed that is negative or given twice.
     ``RunError``: ``folder`` holds images of another run, or cannot be written.
@@ -70,11 +72,11 @@ def draw(
         facts = [fact | {"drawing": dict(drawing)} for fact in facts]
         missing = [i for i, path in enumerate(paths) if not _finished(path, facts[i])]
         progress(len(rows) + len(paths) - len(missing), total, label)
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
             images = generator.sample(generator.classes.index(label), numbers[batch])
             for i, image in zip(batch, images, strict=True):
-                _write(paths[i], image, facts[i])
+                write(paths[i], image, facts[i])
             progress(len(rows) + len(paths) - len(missing) + start + len(batch), total, label)
         rows += [
             {"image": f"{series or origin}/{label}-{fact['seed']}", "label": label, "location": str(path.absolute())}
@@ -158,8 +160,8 @@ def _finished(path: Path, facts: Mapping[str, Any]) -> bool:
     return True
 
 
-def _write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
-    """Write one PNG with its provenance; one that a power cut left broken is drawn again."""
+def write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
+    """Write pixels uint8 [H, W, 3] as one PNG with its provenance: ``facts`` are those of ``read_provenance``."""
     text = {"Software": f"moulage {__version__}", "Description": DESCRIPTION}
     said = {key: json.dumps(value) if isinstance(value, dict) else str(value) for key, value in facts.items()}
     text |= {f"moulage:{key}": value for key, value in said.items()}

@@ -22,6 +22,7 @@ class Base(ABC, Generic[C]):
     CONFIG: ClassVar[type[plugins.Options]]
     SIZES: ClassVar[tuple[int, ...] | range]
     DRAWING: ClassVar[type[plugins.Options]] = plugins.NoOptions
+    batch_size = 1  # images that ``sample`` may draw at once, where that changes none of them
     drawing: Any  # an object of ``DRAWING``: how ``sample`` draws
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:

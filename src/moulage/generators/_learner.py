@@ -4,6 +4,7 @@ A plug-in says what its networks are (``Learner.network_of``), what one step doe
 no single forward pass, how images are drawn (``Learner.draw``). The loop stands here once, in the open.
 """
 
+import math
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,9 @@ LOG_EVERY = 25  # steps between two records of the log
 SAMPLE_BATCH = 16  # images are always drawn in batches of this size
 CHECK_COLLAPSE_FROM = 500  # before this step a healthy generator may still draw one grey blob
 NUM_SETTLING_BATCHES = 16  # batches from which averaged weights get the statistics of their batch norm
+BETWEEN = np.dtype(
+    [("first", np.int64), ("last", np.int64), ("share", np.float64)]
+)  # in place of a seed: a way's place
 BEST = "best.safetensors"  # in the folder of a fit: the averaged weights that the judge found best
 
 # Options whose default differs among plug-ins
@@ -124,6 +128,7 @@ class Learner(Base[C]):
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
         self.num_steps = config.steps or 1
+        self._is_same: dict[int, bool] = {}  # size of a batch -> whether images drawn in it have the same bits
 
     @abstractmethod
     def game(self) -> Game:
@@ -131,7 +136,7 @@ class Learner(Base[C]):
 
     @abstractmethod
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and int64 seeds [B], one each."""
+        """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and seeds [B], one each, for ``latents``."""
 
     @torch.no_grad()
     def settle(self, network: Any, labels: np.ndarray) -> None:
@@ -211,17 +216,45 @@ class Learner(Base[C]):
 
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
-        with randomness.reproducible("sample", device=self.device), torch.no_grad():
-            for start in range(0, len(seeds), SAMPLE_BATCH):
-                part = np.asarray(seeds[start : start + SAMPLE_BATCH], np.int64)
-                # Padded: the size of a batch picks the kernels, and so the last bits of every image.
-                padded = np.pad(part, (0, SAMPLE_BATCH - len(part)))
-                labels = self._targets(np.full(SAMPLE_BATCH, label, np.int64))
-                with devices.precision(self.device, self.config.precision):
-                    drawn = self.draw(self.network, labels, padded)
-                pixels = drawn.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-                images[start : start + len(part)] = pixels.permute(0, 2, 3, 1).cpu().numpy()[: len(part)]
+        with randomness.reproducible("sample", device=self.device):
+            at_once, start = self._at_once(label, seeds), 0
+            while start < len(seeds):
+                num = at_once if len(seeds) - start >= at_once else SAMPLE_BATCH
+                drawn = self._drawn(label, seeds[start : start + num], num)
+                pixels = drawn.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+                images[start : start + len(drawn)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+                start += num
         return images
+
+    def between(self, label: int, first: np.ndarray, last: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """See ``contracts.Interpolates``: latents are mixed as ``latents`` says."""
+        places = np.empty(len(shares), BETWEEN)
+        places["first"], places["last"], places["share"] = first, last, shares
+        return self.sample(label, places)
+
+    @torch.no_grad()
+    def _drawn(self, label: int, seeds: np.ndarray, num: int) -> Tensor:
+        """Images float32 [n, 3, S, S] of at most ``num`` seeds, drawn in one batch of ``num``."""
+        # Filled up: the size of a batch picks the kernels, and so the last bits of every image.
+        full, labels = np.resize(seeds, num), self._targets(np.full(num, label, np.int64))
+        with devices.precision(self.device, self.config.precision):
+            return self.draw(self.network, labels, full)[: len(seeds)].float()
+
+    def _at_once(self, label: int, seeds: np.ndarray) -> int:
+        """``batch_size`` where such a batch has the bits that batches of ``SAMPLE_BATCH`` have, else the latter.
+
+        It has where a device takes the same kernels for both; that is tried once, on the first batch.
+        """
+        num = self.batch_size // SAMPLE_BATCH * SAMPLE_BATCH
+        if num <= SAMPLE_BATCH or len(seeds) < num:
+            return SAMPLE_BATCH
+        if num not in self._is_same:
+            parts = [self._drawn(label, seeds[i : i + SAMPLE_BATCH], SAMPLE_BATCH) for i in range(0, num, SAMPLE_BATCH)]
+            try:
+                self._is_same[num] = torch.equal(self._drawn(label, seeds[:num], num), torch.cat(parts))
+            except torch.OutOfMemoryError:
+                self._is_same[num] = False
+        return num if self._is_same[num] else SAMPLE_BATCH
 
     def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
         """See ``contracts.Generator``; timed on 3 steps of noise."""
@@ -261,5 +294,15 @@ class Learner(Base[C]):
 
 
 def latents(seeds: np.ndarray, *shape: int, name: str = "latent") -> Tensor:
-    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU."""
+    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU.
+
+    ``seeds`` are int64, or ``BETWEEN``: cos(a) z + sin(a) z' of the latents of two seeds, with a from 0 to a quarter
+    turn as the share goes from 0 to 1. Of independent z and z' that is standard normal everywhere on the way, as images
+    are drawn from; a straight line passes through latents that are too short (White 2016, arXiv:1609.04468).
+    """
+    if seeds.dtype == BETWEEN:
+        first, last = (latents(seeds[end], *shape, name=name) for end in ("first", "last"))
+        share = torch.from_numpy(np.ascontiguousarray(seeds["share"])).float().view(-1, *[1] * len(shape))
+        mixed = (share * math.pi / 2).cos() * first + (share * math.pi / 2).sin() * last
+        return torch.where(share == 1, last, mixed)
     return torch.stack([torch.randn(shape, generator=randomness.generator_for(name, seed)) for seed in seeds])

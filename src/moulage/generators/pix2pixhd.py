@@ -144,7 +144,8 @@ class Generator(_adversary.Gan[Config]):
         super().fit(np.concatenate([images, planes(masks)], 3), labels, **settings)
 
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        pairs = zip(labels.tolist(), seeds, strict=True)
+        masks_of = seeds["first"] if seeds.dtype == _learner.BETWEEN else seeds
+        pairs = zip(labels.tolist(), masks_of, strict=True)
         maps = self._inputs(planes(np.stack([self._mask(label, seed) for label, seed in pairs])))
         return network(_learner.latents(seeds, self.config.latent_size).to(self.device), labels, maps)
 

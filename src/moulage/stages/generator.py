@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,12 @@ import numpy as np
 from moulage import contracts, runs
 from moulage.data import masks
 from moulage.data.catalog import Catalog
+from moulage.data.samples import BATCH, safe_names, write
 from moulage.data.samples import draw as draw_into
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.set_distances import squared_mmd
 from moulage.recipe import Recipe
+from moulage.sheets import grid
 from moulage.stages.data import Prepared
 from moulage.stages.network import Network
 from moulage.stages.stage import Context, Stage
@@ -125,26 +127,26 @@ def draw(
     out: Path,
     *,
     drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    batch_size: int = 1,
     device: str = "cpu",
     progress: runs.Progress = runs.no_progress,
 ) -> Catalog:
     """Draw images from a finished generator folder: ``counts[c]`` of each class from consecutive seeds.
 
-    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it.
+    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it. ``batch_size`` images are
+    drawn at once, where that changes none of them.
 
     Raises:
         RunError: the folder holds no finished generator.
         DataError: it never learned a class that is asked for.
         RecipeError: a wrong option of drawing.
     """
-    about = runs.read_json(folder / FILE)
+    about = _about(folder, counts)
     plug = contracts.generator(about["plugin"])
-    for name in counts:
-        if name not in about["classes"]:
-            raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
-    drawing = plug.drawing(drawing)
+    drawing, model = plug.drawing(drawing), load(folder, device, drawing)
+    model.batch_size = batch_size
     return draw_into(
-        load(folder, device, drawing),
+        model,
         {name: np.arange(first_seed, first_seed + count) for name, count in counts.items()},
         out,
         classes=tuple(about["all_classes"]),
@@ -152,8 +154,52 @@ def draw(
         split_digest=about["split_digest"],
         drawing=drawing,
         series="-".join([about["origin"], *words(plug.changed(drawing))]),
+        batch_size=max(BATCH, batch_size),
         progress=progress,
     )
+
+
+def interpolate(
+    folder: Path,
+    names: Sequence[str],
+    first_seed: int,
+    num_rows: int,
+    num_steps: int,
+    out: Path,
+    *,
+    drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    device: str = "cpu",
+    progress: runs.Progress = runs.no_progress,
+) -> list[Path]:
+    """Write ``out/CLASS.png`` for each class: a row a seed, and in it ``num_steps`` images on the way to the next seed.
+
+    Where neighbours change little, images are not copies of a few that were learned by heart. Raises as ``draw``, and
+    ``RecipeError`` where the generator draws nothing between two images.
+    """
+    about = _about(folder, names)
+    model, drawing = load(folder, device, drawing), contracts.generator(about["plugin"]).drawing(drawing)
+    between = contracts.interpolates(model)
+    if between is None:
+        raise RecipeError(f"{about['plugin']} draws nothing between two images.", "Leave --interpolate out.")
+    seeds = np.repeat(np.arange(first_seed, first_seed + num_rows), num_steps)
+    shares = np.tile(np.linspace(0, 1, num_steps), num_rows)
+    safe, written = safe_names(about["all_classes"]), list[Path]()
+    for done, name in enumerate(names, 1):
+        images = between.between(about["classes"].index(name), seeds, seeds + 1, shares)
+        facts = {"origin": about["origin"], "class": name, "seed": first_seed, "split_digest": about["split_digest"]}
+        written.append(out / f"{safe[name]}.png")
+        write(written[-1], np.asarray(grid(images, num_steps)), facts | {"drawing": drawing})
+        progress(done, len(names), name)
+    return written
+
+
+def _about(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """What ``FILE`` says of a finished generator, which draws these classes."""
+    about: dict[str, Any] = runs.read_json(folder / FILE)
+    for name in names:
+        if name not in about["classes"]:
+            raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
+    return about
 
 
 def load(folder: Path, device: str, drawing: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
