@@ -77,7 +77,7 @@ def test_noise_grows_with_the_size_of_images():
         game.loss(torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long), torch.Generator().manual_seed(0))
         assert float(seen[0].log().mean()) == pytest.approx(-1.2 + np.log(times), abs=0.05)
     assert diffusion.noise_levels(diffusion.Drawing(sigma_max=80), 256)[0] == pytest.approx(80)
-    assert diffusion.Game(configure(noise_mean=-1.2), 1, SIZE).noise_mean == -1.2
+    assert diffusion.Game(configure(noise_mean=-1.2), 1, SIZE).config.noise_mean == -1.2
 
 
 # The network
@@ -90,7 +90,7 @@ def test_every_size_has_attention_at_a_side_that_occurs(size: int):
     diffusion.Generator(config, ("AK",), size)
     with torch.device("meta"):
         unet = UNet(config, 1, size, 9)
-    [side], sides = config.attended(size), config.sides(size)
+    [side], sides = config.at(size).attention_sides, config.sides(size)
     assert side in sides
     assert side <= 24 or side == sides[-1]
     attending = sum(isinstance(module, Attention) for module in unet.modules())
@@ -99,7 +99,8 @@ def test_every_size_has_attention_at_a_side_that_occurs(size: int):
 
 def test_attention_is_where_papers_have_it():
     config = plugins.configure("generators", "diffusion", {})
-    assert {size: config.attended(size) for size in (32, 64, 96, 256)} == {32: (16,), 64: (16,), 96: (24,), 256: (32,)}
+    sides = {size: config.at(size).attention_sides for size in (32, 64, 96, 256)}
+    assert sides == {32: (16,), 64: (16,), 96: (24,), 256: (32,)}
     none = plugins.configure("generators", "diffusion", {"attention_sides": [], "base_channels": 4})
     assert not any(isinstance(module, Attention) for module in UNet(none, 1, 64, 9).modules())
 

@@ -30,14 +30,14 @@ dcgan = [
     { generator_kernel = 5 }, { generator_activation = "silu" }, { upsampling = "bilinear" }, { first_norm = true },
     { output = "doubling" }, { discriminator_channels = [4, 6] }, { discriminator_strides = [2, 1] },
     { discriminator_kernel = 4 }, { discriminator_activation = "gelu" }, { dropout = 0.0 }, { label_smoothing = 0.3 },
-    { augment = "none" }, { ema_decay = 0.1 }, { precision = "bf16" },
+    { augment = "none" }, { ema_images = 1 }, { precision = "bf16" },
     { upsampling = "transposed", generator_kernel = 4 },
 ]
 diffusion = [
     { base_channels = 16 }, { channel_multipliers = [1, 3] }, { num_blocks = 2 }, { attention_sides = [] },
     { patch_size = 1 }, { conditional_from = 8 }, { dropout = 0.3 }, { learning_rate = 0.001 }, { warmup_steps = 3 },
     { sigma_data = 0.4 }, { noise_mean = -0.5 }, { noise_std = 0.7 }, { augment_probability = 0.9 },
-    { class_dropout = 0.5 }, { ema_decay = 0.1 }, { precision = "bf16" }, { sampling = "balanced" },
+    { class_dropout = 0.5 }, { ema_images = 1 }, { precision = "bf16" }, { sampling = "balanced" },
     { condition_start = 0.5, condition_end = 0.75 }, { accumulate = 2 },
     { drawing = { guidance = 2.0 }, class_dropout = 0.2 },
     { drawing = { guidance = 2.0 }, guide = "weak", weak_share = 0.25 },
@@ -73,7 +73,8 @@ projected_gan = [
 ]
 r3gan = [
     { batch_size = 3 }, { latent_size = 7 }, { expansion = 1 }, { group_width = 8 }, { num_blocks = 2 },
-    { patch_size = 2 }, { gamma = 9.0 }, { gamma_final = 9.0 }, { learning_rate_final = 0.9 }, { burn_in_steps = 9 },
+    { patch_size = 2 }, { gamma = 9.0 }, { gamma_final = 9.0 }, { learning_rate_final = 0.9 }, { burn_in_images = 36 },
+    { beta2_first = 0.5 },
     { penalty_every = 2 }, { discriminator_augment = "diffaugment" }, { sampling = "balanced" },
     { conditional_from = 8 }, { condition_end = 1.0 }, { precision = "bf16" },
     { channel_base = 512, max_channels = 32 }, { max_channels = 32, channel_base = 256 },
@@ -84,7 +85,7 @@ stylegan2 = [
     { latent_size = 7 }, { discriminator_augment = "diffaugment" }, { mapping_layers = 2 }, { base_channels = 80 },
     { max_channels = 6 }, { conditional_from = 16 }, { style_mixing = 0.0 }, { r1_weight = 1.0 }, { r1_every = 1 },
     { path_length_weight = 1.0 }, { path_length_every = 1 }, { deviation_group = 4 },
-    { ema_decay = 0.1 }, { precision = "bf16" },
+    { ema_images = 1 }, { precision = "bf16" },
 ]
 """)
 """For each generator values, other than its own, of its options; all of them must draw other images."""
@@ -95,7 +96,7 @@ for _name in CHANGES:
 CHANGES["finetuned_diffusion"].append({"min_snr_gamma": None})
 BASES: dict[str, dict[str, Any]] = {
     "progressive": {"shares": (1, 1, 1), "steps": 6, "preview_every": 6},  # steps at each resolution
-    "r3gan": {"burn_in_steps": 2, "discriminator_augment": "none"},
+    "r3gan": {"burn_in_images": 8, "discriminator_augment": "none"},
 }
 
 
@@ -189,7 +190,8 @@ def test_every_option_of_a_generator_is_among_them():
 
 IMPOSSIBLE: dict[str, list[dict[str, Any]]] = tomllib.loads("""
 dcgan = [
-    { epochs = 3, steps = 3 }, { steps = 0 }, { accumulate = 3 }, { condition_start = 0.5, condition_end = 0.2 },
+    { epochs = 3, steps = 3 }, { images = 9, steps = 3 }, { images = 9, epochs = 1 }, { steps = 0 }, { images = 0 },
+    { accumulate = 3 }, { condition_start = 0.5, condition_end = 0.2 },
     { sampling = "uniform" }, { discriminator_strides = [2, 2, 2] }, { discriminator_strides = [2, 3] },
     { generator_kernel = 4 }, { generator_channels = [64, 0] }, { upsampling = "cubic" },
     { generator_optimiser = { learning_rat = 1 } },
@@ -212,7 +214,7 @@ stylegan2 = [
     { truncation = 0.5 }, { r1_every = 0 }, { max_channels = 0 }, { style_mixing = -1 },
 ]
 """)
-IMPOSSIBLE["dcgan"].append({"epochs": None, "steps": None})
+IMPOSSIBLE["dcgan"].append({"images": None, "epochs": None, "steps": None})
 
 
 @pytest.mark.parametrize(("name", "options"), [(n, options) for n in IMPOSSIBLE for options in IMPOSSIBLE[n]], ids=str)
@@ -269,5 +271,5 @@ def test_options_that_do_not_go_with_the_size_are_refused(name: str, options: di
 def test_an_optimiser_given_in_part_keeps_the_plugins_other_values():
     adam = plugins.configure("generators", "stylegan2", {"generator_optimiser": {"learning_rate": 0.001}})
     assert adam.generator_optimiser.model_dump() == {"name": "adam", "learning_rate": 0.001, "beta1": 0, "beta2": 0.99}
-    assert adam.discriminator_optimiser.learning_rate == 0.002
+    assert adam.discriminator_optimiser.learning_rate == 0.0025
     assert adam.discriminator_augment == "ada"

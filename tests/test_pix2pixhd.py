@@ -250,8 +250,8 @@ def test_a_study_hands_over_the_training_masks_and_is_refused_without(tmp_path: 
 @pytest.mark.slow
 def test_lesions_are_drawn_where_the_mask_is_in_the_colour_of_their_class(tmp_path: Path):
     images, labels, found = lesions(48)
-    options = {"steps": 250, "base_channels": 8, "discriminator_channels": 8, "ema_decay": 0.95, "preview_every": 250}
-    generator = make(**(options | {"batch_size": 8, "num_discriminator_layers": 2, "checkpoint_every": 250}))
+    options = {"steps": 250, "base_channels": 8, "discriminator_channels": 8, "ema_images": 108, "preview_every": 250}
+    generator = make(**(options | {"batch_size": 8, "num_discriminator_layers": 2}))
     generator.fit(images, labels, masks=found, seed=0, folder=tmp_path)
     for label, channel in ((0, 0), (1, 2)):
         drawn, maps = generator.sample(label, np.arange(24)).astype(float), generator.maps(label, np.arange(24)) > 0

@@ -10,7 +10,7 @@ from moulage import contracts, plugins
 
 SIZE = 16
 CLASSES = ("AK", "NV")
-RUN: dict[str, Any] = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4}
+RUN: dict[str, Any] = {"steps": 4, "batch_size": 4, "checkpoint_minutes": 0, "preview_every": 4}
 TINY: dict[str, dict[str, Any]] = {
     "dcgan": {
         "base_channels": 8,

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +69,19 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
             "Delete them to start this run from its beginning.",
         )
     return None
+
+
+class Clock:
+    """Says when so many minutes have passed since it last said so, or since it was made."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self._last = 60 * minutes, time.perf_counter()
+
+    def strikes(self) -> bool:
+        now = time.perf_counter()
+        due = now - self._last >= self.seconds
+        self._last = now if due else self._last
+        return due
 
 
 def _read(path: Path) -> dict[str, Any]:

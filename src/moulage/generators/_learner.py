@@ -21,24 +21,36 @@ from moulage.contracts import Judge
 from moulage.generators import _augment, _condition
 from moulage.generators._base import Base
 
-LOG_EVERY = 25  # steps between two records of the log
+LOG_EVERY = 25  # steps between two records of the log, and from one look for gradients that are not finite to the next
 SAMPLE_BATCH = 16  # images are always drawn in batches of this size
 CHECK_COLLAPSE_FROM = 500  # before this step a healthy generator may still draw one grey blob
 NUM_SETTLING_BATCHES = 16  # batches from which averaged weights get the statistics of their batch norm
-BETWEEN = np.dtype(
-    [("first", np.int64), ("last", np.int64), ("share", np.float64)]
-)  # in place of a seed: a way's place
+# What may stand in place of a seed: a place on the way from the image of one to that of another
+BETWEEN = np.dtype([("first", np.int64), ("last", np.int64), ("share", np.float64)])
+LENGTHS = ("images", "epochs", "steps")  # options that say how long a fit is
 BEST = "best.safetensors"  # in the folder of a fit: the averaged weights that the judge found best
 
 # Options whose default differs among plug-ins
-Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="times that every image is seen; or give steps")]
-Steps = Annotated[int | None, Field(ge=1, le=10_000_000, description="number of batches, instead of epochs")]
+Images = Annotated[
+    int | None, Field(ge=1, le=1_000_000_000, description="how long it learns: real images that are shown, all in all")
+]
+Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="instead of images: how often every one is shown")]
+Steps = Annotated[int | None, Field(ge=1, le=10_000_000, description="instead of images: number of batches")]
+EmaImages = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=1_000_000_000,
+        description="images after which the average of the generator's weights has forgotten half; 0: no average",
+    ),
+]
 BatchSize = Annotated[int, Field(ge=2, le=4096, description="images in a batch")]
 
 
 class Options(plugins.Options):
     """How long and on what a generator learns; every learned generator has these options."""
 
+    images: Images = None
     epochs: Epochs = 1000
     steps: Steps = None
     batch_size: BatchSize = 32
@@ -56,33 +68,42 @@ class Options(plugins.Options):
     condition_end: float = Field(
         0.0, ge=0, le=1, description="share of the steps after which the condition on the class counts fully"
     )
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the average of the generator's weights")
+    ema_images: EmaImages = 10_000
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     preview_every: int = Field(500, ge=1, description="steps between two grids of previews, each judged where it can")
-    checkpoint_every: int = Field(250, ge=1, description="steps between two checkpoints")
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, le=1440, description="minutes between two checkpoints; 0: one after every step"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_replace_epochs(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for one, other in (("steps", "epochs"), ("epochs", "steps")):
-                if values.get(one) is not None:
-                    return {other: None, **values}
+    def _one_length_replaces_the_others(cls, values: Any) -> Any:
+        if isinstance(values, dict) and any(values.get(name) is not None for name in LENGTHS):
+            return dict.fromkeys(LENGTHS) | values
         return values
 
     @model_validator(mode="after")
     def _loop_is_consistent(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
+        if sum(getattr(self, name) is not None for name in LENGTHS) != 1:
+            raise ValueError(f"give exactly one of {', '.join(LENGTHS)}")
         if self.accumulate > self.batch_size // 2:
             raise ValueError("accumulate cuts a batch into parts of fewer than 2 images")
         if self.condition_end < self.condition_start:
             raise ValueError("condition_end is before condition_start")
         return self
 
+    def at(self, size: int) -> Self:
+        """These options, with what is left open as it should be for images of ``size`` pixels a side."""
+        return self
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the average at a step."""
+        return optimisers.half_life(self.ema_images, self.batch_size)
+
     def num_steps(self, num_images: int) -> int:
         """Number of steps of a fit on so many images."""
-        return self.steps or int(np.ceil((self.epochs or 0) * num_images / self.batch_size))
+        return self.steps or int(np.ceil((self.images or (self.epochs or 0) * num_images) / self.batch_size))
 
     def condition_at(self, progress: float) -> float:
         """How much the class counts, 0..1, at a share of the steps (Shahbazi et al. 2022, arXiv:2201.06578, eq. 3)."""
@@ -126,7 +147,7 @@ class Learner(Base[C]):
     """Planes of what a ``Game`` is given: RGB, and where a plug-in needs more, such as a mask, these."""
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
-        super().__init__(config, classes, size)
+        super().__init__(config.at(size), classes, size)
         self.num_steps = config.steps or 1
         self._is_same: dict[int, bool] = {}  # size of a batch -> whether images drawn in it have the same bits
 
@@ -137,6 +158,10 @@ class Learner(Base[C]):
     @abstractmethod
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
         """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and seeds [B], one each, for ``latents``."""
+
+    def draws_as_at_the_end(self, step: int) -> bool:
+        """Whether weights of this step may be chosen: before, they draw something else than the fit is for."""
+        return len(self.classes) == 1 or self.config.condition_at(step / self.num_steps) == 1
 
     @torch.no_grad()
     def settle(self, network: Any, labels: np.ndarray) -> None:
@@ -169,7 +194,8 @@ class Learner(Base[C]):
     ) -> None:
         """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``.
 
-        With a judge the averaged weights of the preview with the lowest mean score are kept, else the last.
+        With a judge the averaged weights of the preview with the lowest mean score are kept, else the last. Previews
+        are judged from where on they are drawn as at the end (``draws_as_at_the_end``).
         """
         self._check(images, labels)
         config, self.device = self.config, devices.pick_device(device)
@@ -181,11 +207,16 @@ class Learner(Base[C]):
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)
+            records: list[dict[str, Tensor]] = []  # of the steps since the last record of the log
             start, state = checkpoints.load(folder, settings) or (0, None)
             if state:
                 game.load_state_dict(state["game"])
                 best.load_state_dict(state["best"])
-            rate, records = monitoring.Rate(state["seconds"] if state else 0.0), []
+                records = state["records"]
+            rate, clock = (
+                monitoring.Rate(state["seconds"] if state else 0.0),
+                checkpoints.Clock(config.checkpoint_minutes),
+            )
             with monitoring.Board(folder, start + 1) as board:
                 for step in range(start + 1, num_steps + 1):
                     rows = batches[step - 1]
@@ -196,21 +227,19 @@ class Learner(Base[C]):
                     rate.add(len(rows))
                     last = step == num_steps
                     preview_due = last or step % config.preview_every == 0
-                    checkpoint_due = last or step % config.checkpoint_every == 0
-                    if step % LOG_EVERY == 0 or checkpoint_due or preview_due:  # so that no checkpoint holds NaN
-                        means = {name: float(torch.stack([r[name] for r in records]).mean()) for name in records[0]}
+                    if step % LOG_EVERY == 0 or preview_due:
+                        means, records = monitoring.means_of(step, records), []
                         means |= {"epoch": step * config.batch_size / len(images), "images_per_second": rate.look()}
-                        if preview_due and monitoring.all_finite(means):
+                        if preview_due:
                             self.settle(game.ema.model, labels)
                             self._look(step, images, labels, folder, board)
-                            means |= best.judged(step, judge(self.sample), game.ema.model) if judge else {}
+                        if preview_due and judge and self.draws_as_at_the_end(step):
+                            means |= best.judged(step, judge(self.sample), game.ema.model)
                         runs.log(folder, step=step, seconds=rate.seconds, **means)
                         board.scalars(step, **means)
-                        monitoring.check_finite(step, **{n: v for n, v in means.items() if n.startswith("loss")})
-                        records = []
-                    if checkpoint_due:
-                        state = {"game": game.state_dict(), "seconds": rate.seconds, "best": best.state_dict()}
-                        checkpoints.save(folder, step, state, settings)
+                    if last or clock.strikes():
+                        state = {"game": game.state_dict(), "records": records, "best": best.state_dict()}
+                        checkpoints.save(folder, step, state | {"seconds": rate.seconds}, settings)
                     progress(step, num_steps, f"steps, {rate.mean:.3g} images/s{best.note}")
             best.restore(game.ema.model)
 
@@ -291,6 +320,11 @@ class Learner(Base[C]):
         previews = self._preview(step, *((36, 6) if len(self.classes) == 1 else (12, 12)), folder, board)
         for label, drawn in enumerate(previews if step >= CHECK_COLLAPSE_FROM else ()):
             monitoring.check_collapse(step, drawn, images[labels == label][..., :3], self.classes[label])
+
+
+def in_parts(num_parts: int, *batch: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors [B, ...] of a batch in so many parts; their sizes differ by 1 at most, so that none is of one image."""
+    return list(zip(*(tensor.tensor_split(num_parts) for tensor in batch), strict=True))
 
 
 def latents(seeds: np.ndarray, *shape: int, name: str = "latent") -> Tensor:

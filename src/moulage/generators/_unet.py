@@ -5,7 +5,7 @@ resampling inside residual blocks, attention with 64 channels a head) and Ho et 
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -60,15 +60,13 @@ class NetworkOptions(_learner.Options):
         """Sides of the maps of images of ``size`` pixels, the largest first."""
         return [size // self.patch_size >> level for level in range(len(self.channel_multipliers))]
 
-    def attended(self, size: int) -> tuple[int, ...]:
-        """Sides of the maps that have attention: those that are asked for, else those that the size suggests.
-
-        EDM attends at 16 of 64 pixels, ADM at 8 to 32 of 256; attention costs the fourth power of a side.
-        """
+    def at(self, size: int) -> Self:
+        """EDM attends at 16 of 64 pixels, ADM at 8 to 32 of 256; attention costs the fourth power of a side."""
         if self.attention_sides is not None:
-            return self.attention_sides
+            return self
         sides = self.sides(size)
-        return (next((side for side in sides if side <= MOST_ATTENDED), sides[-1]),)
+        side = next((side for side in sides if side <= MOST_ATTENDED), sides[-1])
+        return self.model_copy(update={"attention_sides": (side,)})
 
     def check_size(self, size: int, num_classes: int) -> None:
         """Raise ``RecipeError`` where images of this size have no maps such as the options ask for."""
@@ -79,7 +77,7 @@ class NetworkOptions(_learner.Options):
                 "Use fewer channel_multipliers, each of which but the first halves the side, or a smaller patch_size.",
             )
         there = f"At {size} pixels the maps have {', '.join(map(str, sides))} a side."
-        strange = [side for side in self.attended(size) if side not in sides]
+        strange = [side for side in self.attention_sides or () if side not in sides]
         if strange:
             raise RecipeError(
                 f"attention_sides: no map has {' or '.join(map(str, strange))} a side.",
@@ -103,7 +101,7 @@ class UNet(nn.Module):
         self.label = LabelEmbedding(num_classes, width) if num_classes > 1 else None
         self.augment = nn.Linear(num_augment, width, bias=False)
 
-        attended = options.attended(size)
+        attended = options.at(size).attention_sides or ()
 
         def block(num_in: int, num_out: int, side: int, resample: str = "") -> Block:
             attends = side in attended and not resample

@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,11 @@ class Config(NetworkOptions):
     weak_share: float = Field(
         1 / 16, gt=0, le=1, description="share of the steps after which guide = weak keeps the average"
     )
+
+    def at(self, size: int) -> Self:
+        if self.noise_mean is not None:
+            return super().at(size)
+        return super().at(size).model_copy(update={"noise_mean": -1.2 + math.log(noise_scale(size))})
 
 
 class Drawing(plugins.Options):
@@ -197,10 +202,8 @@ class Game(OneLoss):
     def __init__(
         self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu", weak_step: int = 0
     ) -> None:
-        super().__init__(config, Denoiser(config, num_classes, size), device)
+        super().__init__(config.at(size), Denoiser(config, num_classes, size), device)
         self.weak_step = weak_step
-        by_size = -1.2 + math.log(noise_scale(size))
-        self.noise_mean = by_size if config.noise_mean is None else config.noise_mean
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         losses = super().step(real, labels, step, rng)
@@ -213,7 +216,7 @@ class Game(OneLoss):
         """Weighted squared error of the denoised image (EDM, eqs. 2 and 8; noise levels and weights of table 1)."""
         config, num = self.config, len(images)
         clean, augment = augmented(images, config.augment_probability, rng)
-        sigma = (self.noise_mean + config.noise_std * torch.randn(num, generator=rng)).exp().to(self.device)
+        sigma = (config.noise_mean + config.noise_std * torch.randn(num, generator=rng)).exp().to(self.device)
         noise = torch.randn(images.shape, generator=rng).to(self.device)
         keep = (torch.rand(num, generator=rng) >= config.class_dropout).float().to(self.device)
         denoised = self.network(clean + sigma[:, None, None, None] * noise, sigma, labels, keep, augment)
