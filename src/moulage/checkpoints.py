@@ -1,5 +1,6 @@
 """What a fit leaves on the disk: checkpoints to resume from exactly, the best weights on the way, and the last ones."""
 
+import contextlib
 import io
 import pickle
 import time
@@ -71,6 +72,14 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The state of the newest readable checkpoint, whatever its settings, on the CPU; None where there is none."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+            return _read(path)["state"]
+    return None
+
+
 class Clock:
     """Says when so many minutes have passed since it last said so, or since it was made."""
 
@@ -105,13 +114,21 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors))
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Read what ``save_weights`` wrote; ``RunError`` where the file is missing, damaged, or of another network."""
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read what ``save_weights`` wrote; ``RunError`` where the file is missing or damaged."""
     import safetensors.torch
 
     try:
-        model.load_state_dict(safetensors.torch.load(path.read_bytes()))
-    except (FileNotFoundError, safetensors.SafetensorError, RuntimeError) as error:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Give a model what ``save_weights`` wrote; ``RunError`` as ``read_weights``, or where it is another network's."""
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
         raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
 
 

@@ -50,7 +50,8 @@ class Generator(Protocol):
 
         It checkpoints into ``folder`` and resumes from there exactly, logs to ``folder/log.jsonl`` and TensorBoard,
         writes preview grids, and calls the judge at each of them to end with the best weights. A plug-in with
-        ``NEEDS_MASKS`` takes ``masks`` uint8 [N, S, S] as well.
+        ``NEEDS_MASKS`` takes ``masks`` uint8 [N, S, S] as well. A ``Generator`` with ``TAKES_START`` takes ``start``,
+        the folder of a finished fit, or a file of weights, and begins with these.
 
         Raises:
             DataError: arrays of the wrong kind, or a class without images.
@@ -235,6 +236,7 @@ class GeneratorPlugin(Plugin):
     load: Callable[..., Generator]
     is_null: bool
     needs_masks: bool
+    takes_start: bool  # whether a fit can go on from another one's weights
 
     def configure(self, options: Mapping[str, Any], where: str = "") -> Any:
         """As every plug-in's; an option of drawing is told where it belongs."""
@@ -330,7 +332,8 @@ def generator(name: str) -> GeneratorPlugin:
     null = getattr(module, "ROLE", "") == "null"
     masks = bool(getattr(module, "NEEDS_MASKS", False))
     drawing = getattr(module, "Drawing", plugins.NoOptions)
-    return GeneratorPlugin(name, module.Config, drawing, module.Generator, module.Generator.load, null, masks)
+    start = bool(getattr(module.Generator, "TAKES_START", False))
+    return GeneratorPlugin(name, module.Config, drawing, module.Generator, module.Generator.load, null, masks, start)
 
 
 def classifier(name: str) -> ClassifierPlugin:

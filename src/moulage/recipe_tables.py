@@ -172,6 +172,11 @@ class GeneratorOptions(Options):
         description="`trial` fits anew for each trial, so that intervals hold the generator's luck; `study` fits once.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the generator plug-in.")
+    start: str = Field(
+        "",
+        description="Weights to go on from: a name from [generators], or a path: a generator's folder or its "
+        "`weights.safetensors`.",
+    )
     drawing: dict[str, Any] = Field(
         default_factory=dict,
         description="How its images are drawn, such as `{ guidance = 2.0 }`; decides nothing of the fit.",

@@ -71,10 +71,15 @@ def fit(
     classes: Annotated[str, typer.Option(help="Classes to learn, separated by commas.")],
     on: PluginRun,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 64,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to go on from: a generator's folder, or its weights.safetensors.")
+    ] = None,
 ) -> None:
     """Fit a generator on the training part of a data set."""
     names = names_of(classes)
-    options = {"plugin": generator, "classes": names, "size": size, "options": options_of(on.settings)}
+    options: dict[str, Any] = {"plugin": generator, "classes": names, "size": size, "options": options_of(on.settings)}
+    if start:
+        options["start"] = str(start.absolute())
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
     outcome = _run(values, on.folder(f"fit-{generator}-{'-'.join(names)}"), on.device)

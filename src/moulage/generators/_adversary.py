@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moulage import devices, optimisers, plugins
-from moulage.generators import _augment, _learner
+from moulage.generators import _augment, _learner, _start
 
 Judged = tuple[Tensor, Tensor, Tensor]
 """A discriminator's loss, its logits on real images and those on generated ones, one an image or more."""
@@ -71,6 +71,12 @@ class Options(_learner.Options):
         500_000, ge=100, description="real images in which ADA's probability can rise from 0 to 1; fewer for short fits"
     )
     ada_probability: AdaProbability = None
+    freeze_discriminator: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="layers of the discriminator, from the image on, that keep what the fit starts from",
+    )
 
     @property
     def sign_tells_real(self) -> bool:
@@ -116,6 +122,7 @@ class Adversary(_learner.Game):
         self.generator_optimiser = config.generator_optimiser.build(self.generator)
         self.discriminator_optimiser = config.discriminator_optimiser.build(self.discriminator)
         self.adaptive = _augment.Adaptive(config.ada_target, config.ada_images)
+        self.frozen = _start.Frozen(self.discriminator, config.freeze_discriminator)
 
     def networks(self, num_classes: int, size: int) -> tuple[Any, Any]:
         """The two networks, with initial weights from PyTorch's own generator."""
@@ -166,6 +173,7 @@ class Adversary(_learner.Game):
             descend(len(images), loss, loss_d=loss, d_real=on_real.sigmoid(), d_fake=on_fake.sigmoid())
             if adaptive and self.config.ada_probability is None:
                 self.adaptive.update(on_real)
+        self.frozen.drop_gradients()
         left_out = optimisers.guarded_step(self.discriminator_optimiser)
 
         self.discriminator.requires_grad_(False)  # the generator's step needs no gradient of these weights

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
 from moulage.contracts import Judge
-from moulage.generators import _augment, _condition
+from moulage.generators import _augment, _condition, _start
 from moulage.generators._base import Base
 
 LOG_EVERY = 25  # steps between two records of the log, and from one look for gradients that are not finite to the next
@@ -143,6 +143,7 @@ C = TypeVar("C", bound=Options)
 class Learner(Base[C]):
     """The base of every learned ``Generator``; ``num_steps`` is that of the fit which ``game`` is made for."""
 
+    TAKES_START: ClassVar[bool] = True
     NUM_PLANES: ClassVar[int] = 3
     """Planes of what a ``Game`` is given: RGB, and where a plug-in needs more, such as a mask, these."""
 
@@ -191,8 +192,9 @@ class Learner(Base[C]):
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
         judge: Judge | None = None,
+        start: Path | None = None,
     ) -> None:
-        """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``.
+        """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``, else from ``start``.
 
         With a judge the averaged weights of the preview with the lowest mean score are kept, else the last. Previews
         are judged from where on they are drawn as at the end (``draws_as_at_the_end``).
@@ -202,13 +204,16 @@ class Learner(Base[C]):
         self.num_steps = num_steps = config.num_steps(len(images))
         batches = randomness.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
+        settings += runs.digest(_start.digest(start)) if start else ""
         enough_memory = devices.enough_memory(config.batch_size, accumulate=config.accumulate)
         with randomness.reproducible(self.NAME, seed, device=self.device), enough_memory:
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)
             records: list[dict[str, Tensor]] = []  # of the steps since the last record of the log
-            start, state = checkpoints.load(folder, settings) or (0, None)
+            done, state = checkpoints.load(folder, settings) or (0, None)
+            if start and not state:
+                runs.log(folder, started_from=start.name, shares=_start.begin(game, start))
             if state:
                 game.load_state_dict(state["game"])
                 best.load_state_dict(state["best"])
@@ -217,8 +222,8 @@ class Learner(Base[C]):
                 monitoring.Rate(state["seconds"] if state else 0.0),
                 checkpoints.Clock(config.checkpoint_minutes),
             )
-            with monitoring.Board(folder, start + 1) as board:
-                for step in range(start + 1, num_steps + 1):
+            with monitoring.Board(folder, done + 1) as board:
+                for step in range(done + 1, num_steps + 1):
                     rows = batches[step - 1]
                     turns, rng = randomness.numpy_rng("augment", seed, step), randomness.generator_for(seed, step)
                     real = _augment.symmetries(images[rows], turns, config.augment)

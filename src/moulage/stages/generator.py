@@ -3,7 +3,7 @@
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +14,13 @@ from moulage.data import masks
 from moulage.data.catalog import Catalog
 from moulage.data.samples import BATCH, safe_names, write
 from moulage.data.samples import draw as draw_into
-from moulage.errors import DataError, RecipeError
+from moulage.errors import DataError, LeakError, RecipeError, nearest
 from moulage.evaluation.set_distances import squared_mmd
 from moulage.recipe import Recipe
 from moulage.sheets import grid
 from moulage.stages.data import Prepared
 from moulage.stages.network import Network
-from moulage.stages.stage import Context, Stage
+from moulage.stages.stage import APART, Context, Stage
 from moulage.stages.stored import labels_of
 from moulage.stages.witness import Known, Witness, fitted
 
@@ -54,11 +54,15 @@ class Generator(Stage):
     split: str  # digest of the split whose training part it sees
     judge: JudgedBy | None  # None where the weights of the last step are kept
     masks: str  # names the lesion masks that it learns from; empty where it learns from none
+    start: "Generator | None" = None  # the fit that it goes on from
+    start_digest: str = ""  # of weights from elsewhere that it goes on from instead, and where they lie
+    start_path: str = field(default="", metadata=APART)
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
         for name, options in recipe.generators.items():
             plug, where = contracts.generator(options.plugin), f"generators.{name}"
+            _check_start(recipe, name)
             model = plug.Generator(plug.configure(options.options, f"{where}.options"), options.classes, options.size)
             plug.draw_by(model, options.drawing, f"{where}.drawing")
             for arm, of in recipe.arms.items():
@@ -88,6 +92,8 @@ class Generator(Stage):
         more: dict[str, Any] = {}
         if plug.needs_masks:
             more["masks"] = masks.read(train, self.size, prepared.framing, filters=prepared.filters)
+        if self.start or self.start_path:
+            more["start"] = at.run / self.start.folder if self.start else Path(self.start_path)
         model = self._model()
         model.fit(
             prepared.images(train, self.size),
@@ -102,6 +108,7 @@ class Generator(Stage):
         model.save(folder)
         about = {"plugin": self.plugin, "classes": self.classes, "size": self.size, "origin": Path(self.folder).name}
         about |= {"split_digest": split.digest, "num_images": len(train), "all_classes": prepared.catalog.classes}
+        about |= {"data": self.data}
         runs.write_json(folder / FILE, about)
         return fitted(split.digest, train, judge and judge.chosen_on)
 
@@ -118,6 +125,56 @@ class Generator(Stage):
     def seconds(self, num_images: int, device: str) -> float:
         num_steps, a_step = self._model().steps_and_seconds(num_images, device=device)
         return num_steps * a_step
+
+
+def _check_start(recipe: Recipe, name: str) -> None:
+    """Its plug-in can go on from the weights that ``start`` names."""
+    options, where = recipe.generators[name], f"generators.{name}.start"
+    freezes = options.options.get("freeze_discriminator", 0)
+    if freezes and not options.start:
+        raise RecipeError(
+            f"generators.{name}.options.freeze_discriminator holds layers of a discriminator that a fit starts from.",
+            f"Say in {where} what it starts from, or freeze nothing.",
+        )
+    if not options.start:
+        return
+    if not contracts.generator(options.plugin).takes_start:
+        raise RecipeError(f"{where}: {options.plugin} has no weights to go on from.", "Leave start out.")
+    if options.start not in recipe.generators and not Path(options.start).exists():
+        hint = nearest(options.start, recipe.generators)
+        raise RecipeError(f'{where}: there is no generator "{options.start}" in this recipe, nor such a path.', hint)
+    path = Path(options.start) / FILE
+    if options.start in recipe.generators:
+        other = recipe.generators[options.start].plugin
+    else:
+        other = runs.read_json(path)["plugin"] if path.exists() else options.plugin
+    if other != options.plugin:
+        raise RecipeError(f"{where}: it is of {other}, and this is {options.plugin}.", "Start from one of the same.")
+    if freezes and options.start not in recipe.generators and not any(Path(options.start).glob("checkpoint-*.pt")):
+        raise RecipeError(
+            f"generators.{name}.options.freeze_discriminator: there is no discriminator in {options.start}.",
+            "Start from a generator's folder that still has its checkpoint-*.pt, or freeze nothing.",
+        )
+
+
+def digest_of_start(path: Path, data: str, split: str) -> str:
+    """Digest of weights from elsewhere, for a fit of these data on this split.
+
+    Raises:
+        RunError: there are none.
+        LeakError: they were fitted on another split of the same data.
+    """
+    from moulage.generators import _start
+
+    found = _start.digest(path)
+    about: dict[str, Any] = runs.read_json(path / FILE) if (path / FILE).exists() else {}
+    if about.get("data") == data and about["split_digest"] != split:
+        raise LeakError(
+            f"{path} was fitted on another split of these data ({about['split_digest']}, not {split}). "
+            "It may have seen images that score here.",
+            "Start from a fit on the training part of this split, or on other data.",
+        )
+    return found
 
 
 def draw(

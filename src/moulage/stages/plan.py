@@ -23,7 +23,7 @@ from moulage.stages.embedding import Embedding
 from moulage.stages.features import Features
 from moulage.stages.fidelity import Fidelity
 from moulage.stages.gallery import Gallery
-from moulage.stages.generator import Generator, JudgedBy, words
+from moulage.stages.generator import Generator, JudgedBy, digest_of_start, words
 from moulage.stages.network import Network
 from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
 from moulage.stages.selection import Rule, Selection
@@ -142,7 +142,12 @@ class _Planner:
         options, wanted = self.recipe.generators[name], self.recipe.fidelity
         plug = contracts.generator(options.plugin)
         judged = wanted.judge_images and not plug.is_null
-        data = self.prepared.digest
+        data, start = self.prepared.digest, options.start
+        from_elsewhere: dict[str, Any] = {}
+        if start and start not in self.recipe.generators:
+            path = Path(start).absolute()
+            found = digest_of_start(path, data, self.prepared.split(trial).digest)
+            from_elsewhere = {"start_digest": found, "start_path": str(path)}
         stage = self._once(
             Generator(
                 name,
@@ -156,10 +161,16 @@ class _Planner:
                 split=self.prepared.split(trial).digest,
                 judge=JudgedBy(wanted.judge_images, self.network("fidelity")) if judged else None,
                 masks=self.prepared.masks if plug.needs_masks else "",
+                start=self.fit_of(start, trial) if start in self.recipe.generators else None,
+                **from_elsewhere,
             )
         )
         self.fidelity(name, stage, self.drawing(name))
         return stage
+
+    def fit_of(self, name: str, trial: int) -> Generator:
+        """The fit of a generator that a trial uses: its own, or that of the whole study."""
+        return self.generator(name, trial if self.recipe.generators[name].refit == "trial" else 0)
 
     def fidelity(self, name: str, fitted: Generator, drawing: dict[str, Any]) -> None:
         """Images of a fit are scored as they are drawn, where any are scored."""
@@ -200,7 +211,7 @@ class _Planner:
             if arms[each].generator == name and self.drawing(name, each) == drawing:
                 drawn = self.drawn(each, other)
                 counts = {label: max(counts[label], drawn.get(label, 0)) for label in options.classes}
-        fitted = self.generator(name, trial if options.refit == "trial" else 0)
+        fitted = self.fit_of(name, trial)
         series, data = self.series(name, drawing), self.prepared.digest
         self.fidelity(series, fitted, drawing)
         first = trial * SEEDS_PER_TRIAL
