@@ -1,6 +1,7 @@
 """What a fit leaves on the disk: checkpoints to resume from exactly, the best weights on the way, and the last ones."""
 
 import contextlib
+import hashlib
 import io
 import pickle
 import time
@@ -112,6 +113,22 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with runs.atomic(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors))
+
+
+def weights_of(path: Path) -> Path:
+    """The file of weights that ``path`` is, or that the folder of a finished fit holds."""
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of that file; ``RunError`` where it cannot be read."""
+    try:
+        return hashlib.sha256(weights_of(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(
+            f"The weights to start from cannot be read: {weights_of(path)}: {error.strerror}.",
+            "Name a generator's folder, which a finished fit has written, or a file of weights in safetensors.",
+        ) from None
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -204,7 +204,7 @@ class Learner(Base[C]):
         self.num_steps = num_steps = config.num_steps(len(images))
         batches = randomness.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
-        settings += runs.digest(_start.digest(start)) if start else ""
+        settings += checkpoints.weights_digest(start) if start else ""
         enough_memory = devices.enough_memory(config.batch_size, accumulate=config.accumulate)
         with randomness.reproducible(self.NAME, seed, device=self.device), enough_memory:
             game = self.game()

@@ -1,6 +1,5 @@
 """Where a fit begins that goes on from the weights of another one (transfer learning)."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,6 @@ from torch import Tensor, nn
 
 from moulage import checkpoints
 from moulage.errors import RunError
-
-WEIGHTS = "weights.safetensors"
-
-
-def digest(path: Path) -> str:
-    """Of the weights that ``begin`` starts from; ``RunError`` where there are none."""
-    file = path / WEIGHTS if path.is_dir() else path
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise RunError(
-            f"The weights to start from cannot be read: {file}: {error.strerror}.",
-            "Name a generator's folder, which a finished fit has written, or a file of weights in safetensors.",
-        ) from None
 
 
 def begin(game: Any, path: Path) -> dict[str, float]:
@@ -38,7 +23,7 @@ def begin(game: Any, path: Path) -> dict[str, float]:
     Raises:
         RunError: there are no such weights, or none that fit.
     """
-    state = checkpoints.read_weights(path / WEIGHTS if path.is_dir() else path)
+    state = checkpoints.read_weights(checkpoints.weights_of(path))
     network = game.generator if hasattr(game, "generator") else game.network
     shares = {"generator": take(network, state)}
     take(game.ema.model, state)

@@ -164,9 +164,9 @@ def digest_of_start(path: Path, data: str, split: str) -> str:
         RunError: there are none.
         LeakError: they were fitted on another split of the same data.
     """
-    from moulage.generators import _start
+    from moulage.checkpoints import weights_digest
 
-    found = _start.digest(path)
+    found = weights_digest(path)
     about: dict[str, Any] = runs.read_json(path / FILE) if (path / FILE).exists() else {}
     if about.get("data") == data and about["split_digest"] != split:
         raise LeakError(
