@@ -131,12 +131,12 @@ class Generator(_adversary.Gan[Config]):
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
-        config = self.config
         self._masks: tuple[np.ndarray, ...] = ()
-        smallest, times = size >> config.num_enhancers + config.num_downsamplings, 1 << config.num_enhancers
-        if smallest < 2 or size % (times << config.num_downsamplings):
+        num_halvings = self.config.num_downsamplings or 0
+        smallest, times = size >> config.num_enhancers + num_halvings, 1 << config.num_enhancers
+        if smallest < 2 or size % (times << num_halvings):
             raise RecipeError(
-                f"pix2pixhd cannot halve {size} pixels {config.num_downsamplings} + {config.num_enhancers} times.",
+                f"pix2pixhd cannot halve {size} pixels {num_halvings} + {config.num_enhancers} times.",
                 "Use a smaller num_downsamplings or num_enhancers, or another size.",
             )
         if size >> config.num_discriminators - 1 < 8:
