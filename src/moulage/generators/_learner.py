@@ -210,18 +210,8 @@ class Learner(Base[C]):
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)
-            records: list[dict[str, Tensor]] = []  # of the steps since the last record of the log
-            done, state = checkpoints.load(folder, settings) or (0, None)
-            if start and not state:
-                runs.log(folder, started_from=start.name, shares=_start.begin(game, start))
-            if state:
-                game.load_state_dict(state["game"])
-                best.load_state_dict(state["best"])
-                records = state["records"]
-            rate, clock = (
-                monitoring.Rate(state["seconds"] if state else 0.0),
-                checkpoints.Clock(config.checkpoint_minutes),
-            )
+            done, records, seconds = self._begun(game, best, folder, settings, start)
+            rate, clock = monitoring.Rate(seconds), checkpoints.Clock(config.checkpoint_minutes)
             with monitoring.Board(folder, done + 1) as board:
                 for step in range(done + 1, num_steps + 1):
                     rows = batches[step - 1]
@@ -247,6 +237,22 @@ class Learner(Base[C]):
                         checkpoints.save(folder, step, state | {"seconds": rate.seconds}, settings)
                     progress(step, num_steps, f"steps, {rate.mean:.3g} images/s{best.note}")
             best.restore(game.ema.model)
+
+    def _begun(
+        self, game: Game, best: checkpoints.Best, folder: Path, settings: str, start: Path | None
+    ) -> tuple[int, list[dict[str, Tensor]], float]:
+        """How many steps are done, what those since the last record of the log gave, and the seconds that all took.
+
+        ``game`` and ``best`` are as they were then, or as ``start`` has them.
+        """
+        done, state = checkpoints.load(folder, settings) or (0, None)
+        if state:
+            game.load_state_dict(state["game"])
+            best.load_state_dict(state["best"])
+            return done, state["records"], state["seconds"]
+        if start:
+            runs.log(folder, started_from=start.name, shares=_start.begin(game, start))
+        return 0, [], 0.0
 
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
