@@ -117,7 +117,7 @@ def test_what_does_not_fit_starts_anew(tmp_path: Path):
 
 
 def recipe_with(**generators: Any) -> dict[str, Any]:
-    tables = {name: tiny_gan("NV", "AK") | table for name, table in generators.items()}
+    tables = {name: tiny_gan("NV", "AK", steps=4) | table for name, table in generators.items()}
     arms = {name: {"balance": "synthesize", "generator": name, "add": {"AK": 2}} for name in [*tables][-1:]}
     return phantom_recipe(generators=tables, fidelity={"num_images": 0, "judge_images": 0}, arms=arms)
 
