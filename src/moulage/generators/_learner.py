@@ -121,7 +121,7 @@ class Game(ABC):
         """One update on a batch: images float32 [B, 3, S, S] in -1..1 and labels int64 [B], on the device.
 
         ``step`` counts from 1. Latents, noise and augmentations come from ``rng``, a CPU generator of this step alone.
-        Returns losses (``loss_...``) and other numbers to log: scalars, detached.
+        Returns losses (``loss_...``) and other numbers to log: scalars, detached; ``left_out`` as of ``guarded_step``.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,10 +209,8 @@ class Learner(Base[C]):
                 game.load_state_dict(state["game"])
                 best.load_state_dict(state["best"])
                 records = state["records"]
-            rate, clock = (
-                monitoring.Rate(state["seconds"] if state else 0.0),
-                checkpoints.Clock(config.checkpoint_minutes),
-            )
+            rate = monitoring.Rate(state["seconds"] if state else 0.0)
+            clock = checkpoints.Clock(config.checkpoint_minutes)
             with monitoring.Board(folder, start + 1) as board:
                 for step in range(start + 1, num_steps + 1):
                     rows = batches[step - 1]
