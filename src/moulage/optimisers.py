@@ -17,8 +17,9 @@ def guarded_step(optimiser: torch.optim.Optimizer) -> torch.Tensor:
     precision, Micikevicius et al. 2017, arXiv:1710.03740, section 3.2), so nothing waits for it.
     """
     weights = [weight for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
-    largest = torch.nn.utils.get_total_norm([weight.grad for weight in weights], float("inf"))
-    optimiser.found_inf = left_out = 1 - largest.isfinite().float()  # pyright: ignore[reportAttributeAccessIssue]
+    # The length of them all, ten times as fast on a CPU as their maximum; beyond 1e19 it is infinite, too.
+    length = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    optimiser.found_inf = left_out = 1 - length.isfinite().float()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(optimiser, torch.optim.SGD) and optimiser.defaults["momentum"]:
         for weight in weights:  # a first step that is left out would leave PyTorch's own buffer uninitialised
             optimiser.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))

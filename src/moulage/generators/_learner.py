@@ -124,7 +124,7 @@ class Game(ABC):
         """One update on a batch: images float32 [B, 3, S, S] in -1..1 and labels int64 [B], on the device.
 
         ``step`` counts from 1. Latents, noise and augmentations come from ``rng``, a CPU generator of this step alone.
-        Returns losses (``loss_...``) and other numbers to log: scalars, detached.
+        Returns losses (``loss_...``) and other numbers to log: scalars, detached; ``left_out`` as of ``guarded_step``.
         """
 
     def state_dict(self) -> dict[str, Any]:
