@@ -41,7 +41,8 @@ def ours(options: dict[str, Any], batch_size: int) -> Variant:
     config = diffusion.Config.model_validate(options | {"batch_size": batch_size, "precision": "fp32"})
     game, rng = diffusion.Game(config, 1, SIZE), torch.Generator().manual_seed(0)
     real, labels = torch.rand(batch_size, 3, SIZE, SIZE) * 2 - 1, torch.zeros(batch_size, dtype=torch.long)
-    evaluate = torch.no_grad()(lambda: game.ema.model.guided(real, torch.ones(batch_size), labels))
+    how = diffusion.Drawing.model_validate({})
+    evaluate = torch.no_grad()(lambda: game.ema.model.guided(real, torch.ones(batch_size), labels, how))
     return Variant(game.network.unet, lambda: game.step(real, labels, 1, rng), evaluate)
 
 

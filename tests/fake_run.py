@@ -205,7 +205,7 @@ def make_fit(number: int, arm: str, trial: int, scores: found.Scores) -> found.F
 
 def make_generator(name: str, trial: int, target: str) -> GeneratorRun:
     places = {"folder": f"generators/{name}-{trial}", "gallery": f"galleries/{name}-{trial}.npz"}
-    return filled(GeneratorRun, name=name, plugin="dcgan", trial=trial, classes=[target], **places)
+    return filled(GeneratorRun, name=name, generator=name, plugin="dcgan", trial=trial, classes=[target], **places)
 
 
 def make_arm(arm: str, target: str, num_trials: int) -> found.Arm:

@@ -121,3 +121,40 @@ def test_hue_turns_one_colour_into_another_of_the_same_sum():
     norms, sums = (seen**2).sum(1), seen.sum(1)
     turned = (np.abs(norms - 1) < 1e-4) & (np.abs(sums - 1) < 1e-4) & (np.abs(seen[:, 0] - 1) > 1e-2)
     assert turned.mean() > 0.05
+
+
+# Precision: under autocast, as a training step on a recent GPU runs, matrix products are in bf16 unless they opt out.
+
+
+def centroid(drawn: torch.Tensor) -> torch.Tensor:
+    """Where the light of images [B, 1, S, S] lies, in pixels: [B, 2], x first."""
+    side = torch.arange(drawn.shape[-1], dtype=torch.float64)
+    light = drawn[:, 0].double()
+    total = light.sum((1, 2))
+    return torch.stack([(light.sum(1) * side).sum(1), (light.sum(2) * side).sum(1)], 1) / total[:, None]
+
+
+def test_resampling_under_autocast_moves_by_the_pixels_that_it_was_told():
+    size, shifts = 256, torch.tensor([[7.0, -3.0], [0.5, 41.25], [-60.0, 17.75]])
+    square = torch.zeros(3, 1, size, size)
+    square[..., 100:140, 110:150] = 1
+    maps = torch.eye(2, 3).repeat(3, 1, 1)
+    maps[:, :, 2] = -2 * shifts / size  # from the new image's coordinates to the old one's; the side is 2
+    for images in (square, square.bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16):
+            moved = _augment.resampled(images, maps)
+        assert moved.dtype == torch.float32
+        assert float((centroid(moved) - centroid(square) - shifts).abs().max()) < 1e-3
+
+
+def test_real_and_generated_images_are_changed_in_the_same_precision():
+    """Generated images come out of a network in bf16; the same values must come out of the same changes."""
+    x = images(32).bfloat16()
+    adaptive = _augment.Adaptive()
+    adaptive.p = 0.8
+    policy = ("colour", "translation", "cutout")
+    for change in (adaptive, lambda x, rng: _augment.diffaugment(x, policy, rng)):
+        plain = change(x.float(), rng())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(change(x.float(), rng()), plain)
+            assert torch.equal(change(x, rng()), plain)

@@ -75,7 +75,7 @@ def test_stops_where_a_loss_is_not_finite(tmp_path: Path, monkeypatch: pytest.Mo
     step = dcgan.Game.step
     monkeypatch.setattr(dcgan.Game, "step", lambda *args: step(*args) | {"loss_g": torch.tensor(float("nan"))})
     with pytest.raises(DivergedError, match="step 2"):
-        make("dcgan").fit(*pictures(), seed=0, folder=tmp_path)
+        make("dcgan", preview_every=2, checkpoint_minutes=5).fit(*pictures(), seed=0, folder=tmp_path)
     assert not list(tmp_path.glob("checkpoint*"))
 
 

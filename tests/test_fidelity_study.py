@@ -30,7 +30,7 @@ RECIPE = phantom_recipe(
     data={"options": {"num_images": 420}},
     fidelity={"num_images": 48, "judge_images": 16, "features": {"backbone": SCRATCH}},
     generators={
-        "gan": tiny_gan("NV", "AK", steps=12, batch_size=8, preview_every=4, checkpoint_every=6),
+        "gan": tiny_gan("NV", "AK", steps=12, batch_size=8, preview_every=4, checkpoint_minutes=0),
         "noise": {"plugin": "noise", "classes": ["AK"], "size": 32},
     },
     arms={

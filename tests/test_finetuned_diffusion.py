@@ -9,19 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_file_of_torch
+from safetensors.torch import save_file as save_file_of_torch
 
 import tiny_generators
 import tiny_latent_diffusion
 from moulage.errors import RecipeError, RunError
 from moulage.generators import finetuned_diffusion
+from recipes import SCRATCH, phantom_recipe
+from small_study import Small
 from tiny_generators import SIZE, pictures
 
 pytestmark = pytest.mark.slow  # the packages take ten seconds to import
 
 
 def make(**options: Any) -> finetuned_diffusion.Generator:
-    return tiny_generators.make("finetuned_diffusion", **({"num_sampling_steps": 3, "precision": "fp32"} | options))
+    return tiny_generators.make(
+        "finetuned_diffusion", **({"drawing": {"num_sampling_steps": 3}, "precision": "fp32"} | options)
+    )
 
 
 def fitted(folder: Path, **options: Any) -> finetuned_diffusion.Generator:
@@ -96,6 +103,60 @@ def test_a_fit_does_not_go_on_from_another_model_in_the_same_place(tmp_path: Pat
         fitted(tmp_path / "fit", weights=str(place))
 
 
+# Weights in half precision, as hubs have them
+
+HALVES = [("float16", ""), ("bfloat16", ""), ("float16", "fp16")]
+
+
+@pytest.mark.parametrize(("dtype", "variant"), HALVES)
+def test_half_precision_weights_are_computed_with_in_full(dtype: str, variant: str, tmp_path: Path):
+    """The model is the one whose weights are those numbers in float32, to the last bit of its images."""
+    half = tiny_latent_diffusion.folder(dtype=dtype, variant=variant)
+    base = open_base(half)
+    for network in (base.unet, base.vae):
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert base.embeddings.dtype == torch.float32
+    assert not torch.equal(base.digest, open_base(tiny_latent_diffusion.folder()).digest)
+    whole = rewritten(half, tmp_path / "whole")
+    assert torch.equal(base.digest, open_base(str(whole)).digest)
+    images = [
+        fitted(tmp_path / Path(weights).name, weights=str(weights)).sample(0, np.arange(3)) for weights in (half, whole)
+    ]
+    assert np.array_equal(*images)
+
+
+def rewritten(model: str, place: Path) -> Path:
+    """A model whose weights are written in float32, in files of the usual names."""
+    shutil.copytree(model, place)
+    for path in place.rglob("*.safetensors"):
+        state = load_file_of_torch(path)
+        path.unlink()
+        save_file_of_torch({name: value.float() for name, value in state.items()}, str(path).replace(".fp16.", "."))
+    return place
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "fp32"), ("bfloat16", "bf16")])
+def test_from_a_folder_of_half_precision_weights_to_a_study(dtype: str, precision: str, tmp_path: Path):
+    options = tiny_generators.TINY["finetuned_diffusion"] | {"weights": tiny_latent_diffusion.folder(dtype=dtype)}
+    options |= {"steps": 2, "batch_size": 4, "precision": precision}
+    few = {"num_sampling_steps": 2}
+    table = {"plugin": "finetuned_diffusion", "classes": ["AK", "NV"], "size": 16, "options": options, "drawing": few}
+    added: dict[str, Any] = {"balance": "synthesize", "generator": "lora", "add": {"AK": 3}}
+    arms = {"lora": added, "unguided": added | {"drawing": {"guidance": 1.0}}}
+    scored = {"num_images": 20, "judge_images": 0, "features": {"backbone": SCRATCH}}
+    data = {"options": {"num_images": 420}}
+    finished = Small(phantom_recipe(data=data, generators={"lora": table}, fidelity=scored, arms=arms), tmp_path)
+    found = finished.collect()
+    assert {fit.arm for fit in found.fits} == {"none", "lora", "unguided"}
+    assert [made.drawing for made in found.generators] == [few, few | {"guidance": 1.0}]
+    assert len(finished.of_kind("generator")) == 1
+    for stage in finished.of_kind("samples"):
+        paths = sorted((tmp_path / stage.folder / "AK").glob("*.png"))
+        drawn = np.stack([np.asarray(Image.open(path)) for path in paths])
+        assert drawn.shape == (3, 16, 16, 3)
+        assert drawn.std() > 1
+
+
 # The loss
 
 
@@ -140,15 +201,15 @@ def test_weights_are_the_limited_ratio_on_the_clean_image():
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, monkeypatch: pytest.MonkeyPatch):
-    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind), sampler=sampler, guidance=1.0)
+    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind))
     adapter = generator.network_of()
     clean, decoded = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), []
     adapter.forward = oracle(adapter, kind, clean, 0.0, [])
     decode = adapter.base.vae.decode
     monkeypatch.setattr(adapter.base.vae, "decode", lambda z: decoded.append(z) or decode(z))
-    config = generator.config
+    drawing = finetuned_diffusion.Drawing(sampler=sampler, guidance=1.0, num_sampling_steps=3)
     with torch.no_grad():
-        finetuned_diffusion.draw(config, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
+        finetuned_diffusion.draw(drawing, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
     for latents in decoded:
         torch.testing.assert_close(latents * adapter.base.vae.config.scaling_factor, clean, atol=1e-3, rtol=0)
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import tiny_generators
-from moulage import devices, randomness, runs
-from moulage.errors import RunError
-from moulage.generators import _condition, _learner, dcgan
+from moulage import checkpoints, devices, randomness, runs
+from moulage.errors import DivergedError, RunError
+from moulage.generators import _condition, _learner, dcgan, fastgan
 from moulage.generators._adversary import Adversary
 from tiny_generators import pictures
 
 
 def make(**options: Any) -> dcgan.Generator:
-    return tiny_generators.make("dcgan", **({"checkpoint_every": 3, "precision": "fp32"} | options))
+    return tiny_generators.make("dcgan", **({"checkpoint_minutes": 0, "precision": "fp32"} | options))
 
 
 def preferring(step: int) -> Callable[[Any], dict[str, float]]:
@@ -64,6 +64,60 @@ def test_a_judged_fit_resumes_exactly(stop: int, tmp_path: Path):
     again.fit(*pictures(), seed=0, folder=tmp_path / "again", judge=kid_of_pixels)
     assert np.array_equal(again.sample(0, np.arange(3)), whole.sample(0, np.arange(3)))
     assert (tmp_path / "again" / _learner.BEST).read_bytes() == (tmp_path / "whole" / _learner.BEST).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("classes", "judged"), [(("AK", "NV"), [6, 8, 10]), (("AK",), [2, 4, 6, 8, 10])], ids=["two classes", "one class"]
+)
+def test_only_what_is_drawn_as_at_the_end_is_judged(classes: tuple[str, ...], judged: list[int], tmp_path: Path):
+    """While the condition comes in, weights that know no class could be chosen; one class has no condition."""
+    options = {"steps": 10, "preview_every": 2, "condition_start": 0.2, "condition_end": 0.6}
+    generator = tiny_generators.make("dcgan", classes, **options)
+    images, labels = pictures(num_classes=len(classes))
+    generator.fit(images, labels, seed=0, folder=tmp_path, judge=lambda sample: {"AK": 1.0})
+    assert [record["step"] for record in runs.read_log(tmp_path) if "kid" in record] == judged
+
+
+def nan_at(wrong: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At these steps the discriminator's loss is NaN."""
+    loss_of = dcgan.Game.discriminator_loss
+
+    def loss(self: dcgan.Game, real: Any, fake: Any, labels: Any, step: int, rng: Any) -> Any:
+        loss, *rest = loss_of(self, real, fake, labels, step, rng)
+        return (loss * (float("nan") if step in wrong else 1), *rest)
+
+    monkeypatch.setattr(dcgan.Game, "discriminator_loss", loss)
+
+
+def test_a_step_without_finite_gradients_is_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nan_at({2}, monkeypatch)
+    generator = make(steps=6, preview_every=3)
+    generator.fit(*pictures(), seed=0, folder=tmp_path)
+    assert [record["left_out"] for record in runs.read_log(tmp_path)] == pytest.approx([1 / 3, 0])
+    assert all(np.isfinite(record["loss_d"]) for record in runs.read_log(tmp_path))
+    assert all(value.isfinite().all() for value in generator.network.state_dict().values())
+
+
+def test_a_fit_without_finite_gradients_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nan_at({4, 5, 6}, monkeypatch)
+    with pytest.raises(DivergedError, match="step 6: gradients were not finite in 3 of the last 3"):
+        make(steps=6, preview_every=3).fit(*pictures(), seed=0, folder=tmp_path)
+
+
+def test_checkpoints_come_by_time_and_the_log_does_not_depend_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[int] = []
+    save = checkpoints.save
+    monkeypatch.setattr(
+        checkpoints, "save", lambda folder, step, *rest: (written.append(step), save(folder, step, *rest))
+    )
+    logs = {}
+    for minutes in (0.0, 1440.0):
+        make(steps=5, preview_every=3, checkpoint_minutes=minutes).fit(
+            *pictures(), seed=0, folder=tmp_path / str(minutes)
+        )
+        logs[minutes] = [(r["step"], r["loss_d"], r["loss_g"]) for r in runs.read_log(tmp_path / str(minutes))]
+    assert written == [1, 2, 3, 4, 5, 5]
+    assert logs[0.0] == logs[1440.0]
 
 
 def test_a_judge_without_a_score_keeps_the_last_weights(tmp_path: Path):
@@ -163,7 +217,17 @@ def test_other_runtime_errors_pass_through():
         raise RuntimeError("shape mismatch")
 
 
-def test_steps_replace_epochs_and_epochs_steps():
+def test_the_length_of_a_fit_is_given_in_images_epochs_or_steps():
     assert dcgan.Config(steps=7).epochs is None
     assert dcgan.Config(steps=7).num_steps(100) == 7
     assert dcgan.Config(epochs=2, batch_size=32).num_steps(100) == 7
+    assert dcgan.Config(images=200, batch_size=32).num_steps(100) == 7
+    assert fastgan.Config(epochs=1).images is None
+    assert fastgan.Config().num_steps(100) == 50_000  # the paper's, of batches of 8
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_the_average_forgets_half_in_so_many_images(batch_size: int):
+    config = dcgan.Config(ema_images=320, batch_size=batch_size)
+    assert config.ema_decay ** (320 / batch_size) == pytest.approx(0.5)
+    assert dcgan.Config(ema_images=0).ema_decay == 0

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import tiny_generators
+from moulage import backbones
 from moulage.data import masks
 from moulage.data.catalog import Catalog
 from moulage.data.split import holdout
@@ -186,7 +187,7 @@ def test_layers_below_conditional_from_take_no_class():
 
 def test_defaults_are_the_global_generator_and_the_discriminators_of_the_paper():
     with torch.device("meta"):  # shapes without numbers
-        network = pix2pixhd.Generator(pix2pixhd.Config(), ("MEL",), 64).network_of()
+        network = pix2pixhd.Generator(pix2pixhd.Config(), ("MEL",), 256).network_of()
         scales = _pix2pixhd.Discriminator(pix2pixhd.Config(), 1).scales
     widths = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert widths == [64, 128, 256, 512, 1024, *[1024] * 18, 3]
@@ -194,6 +195,25 @@ def test_defaults_are_the_global_generator_and_the_discriminators_of_the_paper()
     assert ups == [512, 256, 128, 64]
     assert len(scales) == 3
     assert [(m.out_channels, m.stride[0]) for m in scales[0].layers] == [(64, 2), (128, 2), (256, 2), (512, 1)]
+
+
+@pytest.mark.parametrize(
+    ("size", "enhancers", "halvings"),
+    [(16, 0, 1), (32, 0, 1), (64, 0, 2), (72, 0, 2), (128, 0, 3), (256, 0, 4), (1024, 0, 4), (1024, 1, 4), (128, 1, 2)],
+)
+def test_halvings_follow_the_size_unless_they_are_given(size: int, enhancers: int, halvings: int):
+    config = pix2pixhd.Generator(pix2pixhd.Config(num_enhancers=enhancers, num_discriminators=1), ("MEL",), size).config
+    assert config.num_downsamplings == halvings
+    assert pix2pixhd.Config(num_downsamplings=1).at(256).num_downsamplings == 1
+
+
+def test_the_perceptual_loss_weighs_late_stages_most():
+    """1/32, 1/16, 1/8, 1/4 and 1 for five stages, as the authors weigh VGG-19's."""
+    perceptual = _pix2pixhd.Perceptual(backbones.Backbone(name="test_resnet", weights="scratch"), SIZE)
+    apart = torch.tensor([3.0, 5.0, 7.0, 11.0, 13.0])
+    perceptual._stages = lambda images: [images[0, 0, 0, 0] * each for each in apart]
+    loss = perceptual(torch.ones(1, 3, SIZE, SIZE), torch.zeros(1, 3, SIZE, SIZE))
+    assert float(loss) == pytest.approx(3 / 32 + 5 / 16 + 7 / 8 + 11 / 4 + 13)
 
 
 @pytest.mark.parametrize("num_enhancers", [0, 1, 2])
@@ -250,8 +270,8 @@ def test_a_study_hands_over_the_training_masks_and_is_refused_without(tmp_path: 
 @pytest.mark.slow
 def test_lesions_are_drawn_where_the_mask_is_in_the_colour_of_their_class(tmp_path: Path):
     images, labels, found = lesions(48)
-    options = {"steps": 250, "base_channels": 8, "discriminator_channels": 8, "ema_decay": 0.95, "preview_every": 250}
-    generator = make(**(options | {"batch_size": 8, "num_discriminator_layers": 2, "checkpoint_every": 250}))
+    options = {"steps": 250, "base_channels": 8, "discriminator_channels": 8, "ema_images": 108, "preview_every": 250}
+    generator = make(**(options | {"batch_size": 8, "num_discriminator_layers": 2}))
     generator.fit(images, labels, masks=found, seed=0, folder=tmp_path)
     for label, channel in ((0, 0), (1, 2)):
         drawn, maps = generator.sample(label, np.arange(24)).astype(float), generator.maps(label, np.arange(24)) > 0

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from moulage import plugins, randomness, recipe
-from moulage.generators import progressive
-from moulage.generators.progressive import enlarge, grown, shrink
+from moulage.generators import _upconv, progressive
+from moulage.generators.progressive import FULL, enlarge, grown, shrink, upper
 from tiny_generators import make
 
 pytestmark = pytest.mark.slow
@@ -30,38 +30,75 @@ def networks(size: int = 16, **options: Any) -> tuple[Any, Any]:
 
 def test_schedule_by_hand():
     def schedule(step: int) -> float:
-        return grown(step, 100, (0.2, 0.4, 0.4), 0.5)
+        return grown(step, 100, (0.2, 0.4, 0.4), 0.5) / FULL
 
     expected = {1: 0, 20: 0, 21: 0.05, 30: 0.5, 40: 1, 41: 1, 60: 1, 61: 1.05, 80: 2, 81: 2, 100: 2}
-    assert {step: schedule(step) for step in expected} == pytest.approx(expected)
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected, abs=1 / FULL)
     course = [schedule(step) for step in range(1, 101)]
     assert course == sorted(course)
-    assert [grown(step, 4, (0.5, 0.5), 0) for step in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    assert [grown(step, 4, (0.5, 0.5), 0) for step in (1, 2, 3, 4)] == [0, 0, FULL, FULL]
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 1000])
 def test_every_step_has_its_growth_and_the_last_is_the_largest(num_steps: int):
     shares = make("progressive", size=64).shares
     growth = [grown(step, num_steps, shares, 0.5) for step in range(1, num_steps + 1)]
-    assert all(0 <= each <= 4 for each in growth)
-    assert growth[-1] == 4
+    assert all(0 <= each <= 4 * FULL for each in growth)
+    assert growth[-1] == 4 * FULL
+
+
+@pytest.mark.parametrize("size", [16, 64, 256, 1024])
+def test_images_and_networks_agree_on_the_resolution_at_every_step_of_every_fit(size: int):
+    """Where a resolution begins a share of the steps is no whole number, or rounding makes it none."""
+    shares, levels = make("progressive", size=size).shares, len(_upconv.sides(4, size))
+    for num_steps in (*range(1, 40), 300, 600, 1200, 2400, 2500, 3333, 5000):
+        buffer, seen = torch.zeros((), dtype=torch.long), []
+        for step in range(1, num_steps + 1):
+            growth = grown(step, num_steps, shares, 0.5)
+            level, blend = upper(growth)
+            assert upper(int(buffer.fill_(growth))) == (level, blend)  # what the networks go by
+            assert 0 < blend <= 1
+            seen.append((level, blend))
+        assert seen == sorted(seen)
+        assert seen[-1] == (levels - 1, 1)
+
+
+@pytest.mark.parametrize("num_steps", [300, 600])
+def test_a_fit_passes_each_step_at_which_a_resolution_begins(num_steps: int):
+    """300 steps at 64 pixels: a ninth of them, in float64 just above a whole number, was another level in float32."""
+    generator = make("progressive", ("AK",), 64, steps=num_steps)
+    with randomness.reproducible("test"):
+        game, real, labels = generator.game(), random(2, 3, 64, 64), torch.zeros(2, dtype=torch.long)
+        levels = [upper(generator.growth_at(step))[0] for step in range(1, num_steps + 1)]
+        first = [step for step in range(2, num_steps + 1) if levels[step - 1] != levels[step - 2]]
+        assert len(first) == 4
+        for step in first:
+            game.step(real, labels, step, randomness.generator_for(step))
+            assert game.generator.growth == game.discriminator.growth == generator.growth_at(step)
+
+
+def test_weights_are_judged_at_the_full_resolution_alone():
+    generator = make("progressive", shares=(1, 1, 2), steps=8)
+    assert [generator.draws_as_at_the_end(step) for step in range(1, 9)] == [False] * 5 + [True] * 3
+    late = make("progressive", shares=(1, 1, 2), steps=8, condition_end=1.0)
+    assert [late.draws_as_at_the_end(step) for step in range(1, 9)] == [False] * 7 + [True]
 
 
 def test_shares_and_steps_come_from_the_options():
     assert make("progressive").shares == pytest.approx((0.2, 0.4, 0.4))
     generator = make("progressive", shares=(1, 1, 2), steps=8)
     assert generator.shares == (0.25, 0.25, 0.5)
-    assert [round(generator.growth_at(step), 6) for step in range(1, 9)] == [0, 0, 1, 1, 1.5, 2, 2, 2]
+    assert [generator.growth_at(step) / FULL for step in range(1, 9)] == [0, 0, 1, 1, 1.5, 2, 2, 2]
 
 
 def test_real_images_are_shrunk_and_blended_with_their_coarser_selves():
     image = torch.arange(16.0).view(1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).expand(1, 3, 16, 16)
     small = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
     assert torch.equal(shrink(image, 0), small)
-    assert torch.equal(shrink(image, 2), image)
+    assert torch.equal(shrink(image, 2 * FULL), image)
     fine = random(1, 3, 8, 8)
     coarse = fine.unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
-    torch.testing.assert_close(shrink(fine, 0.25), 0.25 * fine + 0.75 * enlarge(coarse))
+    torch.testing.assert_close(shrink(fine, FULL // 4), 0.25 * fine + 0.75 * enlarge(coarse))
 
 
 def test_a_resolution_fades_in_from_the_one_below():
@@ -69,18 +106,18 @@ def test_a_resolution_fades_in_from_the_one_below():
     latents, labels = random(4, 6), torch.zeros(4, dtype=torch.long)
 
     def images(growth: float) -> Tensor:
-        generator.growth.fill_(growth)
+        generator.growth.fill_(round(growth * FULL))
         return generator(latents, labels)
 
     def logits(growth: float, seen: Tensor) -> Tensor:
-        discriminator.growth.fill_(growth)
+        discriminator.growth.fill_(round(growth * FULL))
         return discriminator(seen, labels)
 
     assert [images(growth).shape[-1] for growth in (0, 0.5, 1, 1.5, 2)] == [4, 8, 8, 16, 16]
-    torch.testing.assert_close(images(1 + 1e-6), enlarge(images(1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images(1 + 1 / FULL), enlarge(images(1)), atol=1e-4, rtol=0)
     torch.testing.assert_close(images(1.5), (enlarge(images(1)) + images(2)) / 2, atol=1e-5, rtol=0)
     small = random(4, 3, 8, 8)
-    torch.testing.assert_close(logits(1 + 1e-6, enlarge(small)), logits(1, small), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(1 + 1 / FULL, enlarge(small)), logits(1, small), atol=1e-3, rtol=0)
     assert not torch.allclose(logits(1.5, enlarge(small)), logits(1, small))
 
 
@@ -187,10 +224,10 @@ def test_weights_know_how_far_they_have_grown(tmp_path: Path):
     """The judge may keep weights from before the last resolution."""
     generator = make("progressive")
     generator._network = generator.network_of()
-    generator.network.growth.fill_(0.5)
+    generator.network.growth.fill_(FULL // 2)
     generator.save(tmp_path)
     loaded = progressive.Generator.load(tmp_path)
-    assert loaded.network.growth == 0.5
+    assert loaded.network.growth == FULL // 2
     images = loaded.sample(0, np.arange(2))
     assert images.shape == (2, 16, 16, 3)
     assert np.array_equal(images, images[:, ::2, ::2].repeat(2, 1).repeat(2, 2))  # 8 pixels, repeated
@@ -207,7 +244,7 @@ def test_the_estimate_weighs_all_resolutions(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(progressive.Generator, "game", spy)
     assert make("progressive", steps=None, epochs=2).steps_and_seconds(10)[0] == 5
-    assert seen == [0, 1, 2]
+    assert seen == [0, FULL, 2 * FULL]
 
 
 def test_defaults_are_the_papers_at_256_pixels():

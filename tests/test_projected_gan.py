@@ -115,3 +115,9 @@ def test_mixed_features_keep_their_scale():
         large, small = mixing([torch.randn(8, 64, 16, 16), torch.randn(8, 64, 8, 8)])
     assert 0.7 < large.std() < 1.4
     assert 0.7 < small.std() < 1.4
+
+
+@pytest.mark.parametrize(("size", "given", "side"), [(64, None, 224), (256, None, 256), (64, 64, 64), (256, 128, 128)])
+def test_the_frozen_network_sees_what_it_was_trained_at_unless_told_otherwise(size: int, given: int | None, side: int):
+    config = projected_gan.Config(backbone=backbones.Backbone(**SCRATCH, input_size=given))
+    assert projected_gan.Generator(config, ("AK",), size).config.backbone.input_size == side

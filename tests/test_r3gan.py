@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from moulage.errors import RecipeError
 from moulage.generators import _condition, r3gan
 from moulage.generators._condition import LabelEmbedding
-from tiny_generators import configure
+from tiny_generators import make
 
 
 def game(num_classes: int = 1, size: int = 16, **options: Any) -> r3gan.Game:
+    quick = {"burn_in_images": 8, "discriminator_augment": "none", "precision": "fp32"}  # 2 steps of 4
+    generator = make("r3gan", tuple("abc"[:num_classes]), size, **(quick | options))
     torch.manual_seed(0)
-    quick = {"burn_in_steps": 2, "discriminator_augment": "none", "precision": "fp32"}
-    return r3gan.Game(configure("r3gan", **(quick | options)), num_classes, size)
+    return generator.game()
 
 
 def batch(num: int = 4, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,13 +66,40 @@ def test_lazy_penalties_count_as_much_in_the_mean():
     assert plain[3] - plain[0] == pytest.approx(4 * (each - plain[0]), rel=1e-4)
 
 
-def test_learning_rates_fall_to_their_final_share():
-    played, (real, labels) = game(burn_in_steps=2, learning_rate_final=0.25), batch()
-    rates = []
+def test_learning_rates_fall_and_beta2_rises_to_their_final_values():
+    played, (real, labels) = game(learning_rate_final=0.25), batch()
+    rates, betas = [], []
     for step in (1, 2, 3):
         played.step(real, labels, step, torch.Generator().manual_seed(step))
-        rates.append(played.generator_optimiser.param_groups[0]["lr"] / 2e-4)
-    assert rates == pytest.approx([0.625, 0.25, 0.25])
+        for optimiser in (played.generator_optimiser, played.discriminator_optimiser):
+            rates.append(optimiser.param_groups[0]["lr"] / 2e-4)
+            betas.append(optimiser.param_groups[0]["betas"])
+    assert rates == pytest.approx([0.625, 0.625, 0.25, 0.25, 0.25, 0.25])
+    assert [first for first, _ in betas] == [0] * 6
+    assert [second for _, second in betas] == pytest.approx([0.945, 0.945, 0.99, 0.99, 0.99, 0.99])
+
+
+def test_without_a_length_the_schedules_last_as_long_as_the_fit():
+    generator = make("r3gan", burn_in_images=None, steps=10)
+    assert generator.game().burn_in_images == 40
+    assert game(burn_in_images=12).burn_in_images == 12
+
+
+@pytest.mark.parametrize(("size", "gamma"), [(32, 0.231), (64, 2), (128, 17.3), (256, 150)])
+def test_gamma_follows_the_size_as_the_authors_settings_do(size: int, gamma: float):
+    config = r3gan.Config().at(size)
+    assert (config.gamma, config.gamma_final) == pytest.approx((gamma, gamma / 10), rel=2e-3)
+    given = r3gan.Config(gamma=3.0, gamma_final=1.0).at(size)
+    assert (given.gamma, given.gamma_final) == (3, 1)
+
+
+def test_ada_takes_a_ramp_for_a_loss_of_pairs():
+    """Its probability rises along half a cosine, and the logits, whose sign says nothing, are not asked."""
+    played, (real, labels) = game(discriminator_augment="ada", ada_images=100, ada_probability=0.4), batch(50)
+    logged = [float(played.step(real, labels, step, torch.Generator())["ada_p"]) for step in (1, 2, 3)]
+    assert logged == pytest.approx([0.2, 0.4, 0.4])
+    with pytest.raises(RecipeError, match="ada_probability"):
+        make("r3gan", discriminator_augment="ada", ada_probability=None)
 
 
 def test_coarse_stages_are_shared_below_conditional_from():

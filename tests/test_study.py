@@ -33,7 +33,7 @@ from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(
     study={"num_trials": 3, "target_classes": ["AK", "VASC"]},
-    generators={"gan": tiny_gan("AK", "VASC", steps=12, checkpoint_every=4)},
+    generators={"gan": tiny_gan("AK", "VASC", steps=12, checkpoint_minutes=0)},
     classifier={"options": {"penalty": 0.05}},
     arms={
         "duplicates": {"balance": "duplicates", "like": "gan"},

@@ -32,7 +32,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def game(num_classes: int = 2, size: int = 16, **options: Any) -> Game:
     with randomness.reproducible("test"):
-        return Game(configure("stylegan2", **({"precision": "fp32"} | options)), num_classes, size)
+        return Game(configure("stylegan2", **({"precision": "fp32"} | options)).at(size), num_classes, size)
 
 
 def filtered(image: np.ndarray, padding: int, gain: float = 1.0) -> np.ndarray:
@@ -234,6 +234,30 @@ def test_truncation_draws_towards_the_mean_of_the_class():
 
 
 # Options
+
+
+@pytest.mark.parametrize(("size", "batch_size", "weight"), [(64, 16, 0.0512), (64, 32, 0.0256), (256, 32, 0.4096)])
+def test_r1_follows_size_and_batch_unless_it_is_given(size: int, batch_size: int, weight: float):
+    assert stylegan2.Config(batch_size=batch_size).at(size).r1_weight == pytest.approx(weight)
+    assert stylegan2.Generator(stylegan2.Config(r1_weight=0.0), ("AK",), size).config.r1_weight == 0
+    found = stylegan2.Generator(stylegan2.Config(batch_size=batch_size), ("AK",), size).config
+    assert found.r1_weight == pytest.approx(weight)
+
+
+def test_defaults_are_those_that_the_authors_program_takes_by_itself():
+    config = stylegan2.Config()
+    assert (config.mapping_layers, config.ada_images, config.ada_target) == (2, 500_000, 0.6)
+    assert config.generator_optimiser == config.discriminator_optimiser
+    assert config.generator_optimiser.learning_rate == 0.0025
+    assert (config.images, config.ema_images) == (5_000_000, 10_000 * config.batch_size / 32)
+
+
+def test_a_path_length_that_is_not_finite_leaves_the_mean_as_it_was():
+    penalty, w = PathLength(), normal(2, 3, 5).requires_grad_()
+    penalty.mean.fill_(0.5)
+    images = (w.sum((1, 2)) * float("nan"))[:, None, None, None].expand(2, 3, 4, 4)
+    assert penalty(images, w, rng()).isnan()
+    assert penalty.mean == 0.5
 
 
 @pytest.mark.parametrize("size", [16, 20, 28, 48, 64])

@@ -164,6 +164,48 @@ def test_nan_stops():
         monitoring.check_finite(3, loss_d=float("nan"), loss_g=1.0)
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_step_whose_gradient_is_not_finite_changes_nothing(name: str, wrong: float):
+    """Afterwards all goes on as if it had never been; also where it was the first."""
+    after = []
+    for gradients in ([1.0, -2.0], [wrong, 1.0, wrong, -2.0]):
+        weights = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.full((2, 2), 5.0))]
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(weights, 0.1, fused=True)
+        if name == "sgd":
+            optimiser = torch.optim.SGD(weights, 0.1, 0.5, fused=True)
+        for value in gradients:
+            weights[0].grad, weights[1].grad = torch.ones(3), torch.ones(2, 2)
+            weights[1].grad[1, 0] = value
+            assert float(optimisers.guarded_step(optimiser)) == (not np.isfinite(value))
+        after.append([*weights, *(value for state in optimiser.state.values() for value in state.values())])
+    for once, again in zip(*after, strict=True):
+        assert torch.equal(once, again)
+
+
+def records(losses: list[float], left_out: list[float]) -> list[dict[str, torch.Tensor]]:
+    return [{"loss": torch.tensor(a), "left_out": torch.tensor(b)} for a, b in zip(losses, left_out, strict=True)]
+
+
+def test_steps_that_were_left_out_do_not_count_in_the_means():
+    nan = float("nan")
+    assert monitoring.means_of(4, records([1, nan, 3, 5], [0, 1, 0, 0])) == {"loss": 3, "left_out": 0.25}
+    with pytest.raises(DivergedError, match="step 4: gradients were not finite in 3 of the last 4"):
+        monitoring.means_of(4, records([1, nan, nan, 2], [0, 1, 1, 1]))
+    with pytest.raises(DivergedError, match="step 2: loss nan"):
+        monitoring.means_of(2, records([1, nan], [0, 0]))
+
+
+def test_a_clock_strikes_after_so_many_minutes(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock, struck = checkpoints.Clock(2), []
+    for now[0] in (60.0, 119.0, 121.0, 230.0, 242.0):
+        struck.append(clock.strikes())
+    assert struck == [False, False, True, False, True]
+    assert checkpoints.Clock(0).strikes()
+
+
 def test_collapse_is_judged_against_real_images():
     rng = np.random.default_rng(0)
     real = rng.integers(0, 256, (90, 8, 8, 3), np.uint8)

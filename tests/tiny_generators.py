@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import tiny_latent_diffusion
-from moulage import plugins
+from moulage import contracts, plugins
 
 SIZE = 16
 CLASSES = ("AK", "NV")
-RUN: dict[str, Any] = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "preview_every": 4}
+RUN: dict[str, Any] = {"steps": 4, "batch_size": 4, "checkpoint_minutes": 0, "preview_every": 4}
 TINY: dict[str, dict[str, Any]] = {
     "dcgan": {
         "base_channels": 8,
@@ -25,7 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
         "num_blocks": 1,
         "attention_sides": (8,),
         "patch_size": 2,
-        "num_sampling_steps": 2,
+        "dropout": 0.05,
         "learning_rate": 2e-3,
         "warmup_steps": 0,
     },
@@ -34,7 +34,6 @@ TINY: dict[str, dict[str, Any]] = {
         "weights": tiny_latent_diffusion.folder,
         "prompts": {"AK": "a", "NV": "b c"},
         "rank": 2,
-        "num_sampling_steps": 2,
         "learning_rate": 0.05,
         "warmup_steps": 0,
     },
@@ -68,6 +67,8 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }
 """What makes each learned generator small; a new one adds its own."""
+DRAWING: dict[str, dict[str, Any]] = {name: {"num_sampling_steps": 2} for name in ("diffusion", "finetuned_diffusion")}
+"""How those draw that are slow to draw from."""
 SLOW = {*TINY} - {"dcgan", "r3gan"}
 """Generators whose smallest fits, or whose packages' imports, take longest; the slow tests have them."""
 
@@ -89,10 +90,17 @@ def configure(name: str, **options: Any) -> Any:
     return plugins.configure("generators", name, small | options)
 
 
-def make(name: str, classes: tuple[str, ...] = CLASSES, size: int = SIZE, **options: Any) -> Any:
+def make(
+    name: str,
+    classes: tuple[str, ...] = CLASSES,
+    size: int = SIZE,
+    drawing: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
     """A tiny generator; where it needs masks and is given none, it gets those of bright places."""
     module = plugins.load("generators", name)
     generator = module.Generator(configure(name, **options), classes, size)
+    contracts.generator(name).draw_by(generator, DRAWING.get(name, {}) | (drawing or {}))
     if getattr(module, "NEEDS_MASKS", False):
         fit = generator.fit
         generator.fit = lambda images, *args, **more: fit(images, *args, **({"masks": bright(images)} | more))

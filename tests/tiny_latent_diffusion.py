@@ -15,18 +15,21 @@ KEPT: list[tempfile.TemporaryDirectory] = []
 
 
 @cache
-def folder(seed: int = 0, prediction: str = "epsilon") -> str:
-    """Where such a model lies; made once a process. The test is skipped where its packages are not installed."""
+def folder(seed: int = 0, prediction: str = "epsilon", dtype: str = "float32", variant: str = "") -> str:
+    """Where such a model lies; made once a process. The test is skipped where its packages are not installed.
+
+    Weights are saved in ``dtype``, and the files that hold them have ``variant`` in their names, as hubs have them.
+    """
     for package in ("diffusers", "transformers", "peft"):
         pytest.importorskip(package, reason=f"finetuned_diffusion needs {package}: pip install 'moulage[finetune]'")
     KEPT.append(tempfile.TemporaryDirectory())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        _write(Path(KEPT[-1].name), prediction)
+        _write(Path(KEPT[-1].name), prediction, getattr(torch, dtype), variant or None)
     return KEPT[-1].name
 
 
-def _write(folder: Path, prediction: str) -> None:
+def _write(folder: Path, prediction: str, dtype: torch.dtype, variant: str | None) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -53,4 +56,7 @@ def _write(folder: Path, prediction: str) -> None:
     schedule = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, prediction_type=prediction)
     parts = {"tokenizer": tokenizer, "text_encoder": encoder, "unet": unet, "vae": vae, "scheduler": schedule}
     for name, part in parts.items():
-        part.save_pretrained(folder / name)
+        if isinstance(part, torch.nn.Module):
+            part.to(dtype).save_pretrained(folder / name, variant=variant)
+        else:
+            part.save_pretrained(folder / name)

@@ -299,7 +299,9 @@ class Design:
             low, high = (sum(ends[side] for ends in numbers.values()) for side in (0, 1))
             added = f"{_from_to(low, high)} {kind}images"
             each = [", ".join(f"{_from_to(*ends)} {label}" for label, ends in numbers.items())]
+        how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.drawing.items())
         drawn_by = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
+        drawn_by = " ".join(filter(None, [drawn_by, how and f"with {how}"]))
         treated = f"with {options.treatment}" if options.treatment else ""
         return f"Adding {added} ({'; '.join(filter(None, [arm, *each, drawn_by, treated]))})"
 

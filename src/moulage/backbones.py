@@ -137,8 +137,8 @@ class Features(nn.Module):
     def prepared(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:
         """Images float [N, 3, size, size] in 0..1 at this or the network's input size, normalised."""
         side = input_size or self.input_size
-        if images.shape[-1] != side:
-            images = functional.interpolate(images, (side, side), mode=self.interpolation, antialias=True)
+        if images.shape[-1] != side:  # in fp32: on a CPU there is no such interpolation in bf16
+            images = functional.interpolate(images.float(), (side, side), mode=self.interpolation, antialias=True)
         return (images - self.mean) / self.std
 
     def forward(self, images: torch.Tensor, input_size: int | None = None) -> torch.Tensor:

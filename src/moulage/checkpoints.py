@@ -1,7 +1,10 @@
 """What a fit leaves on the disk: checkpoints to resume from exactly, the best weights on the way, and the last ones."""
 
+import contextlib
+import hashlib
 import io
 import pickle
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +73,27 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The state of the newest readable checkpoint, whatever its settings, on the CPU; None where there is none."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+            return _read(path)["state"]
+    return None
+
+
+class Clock:
+    """Says when so many minutes have passed since it last said so, or since it was made."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self._last = 60 * minutes, time.perf_counter()
+
+    def strikes(self) -> bool:
+        now = time.perf_counter()
+        due = now - self._last >= self.seconds
+        self._last = now if due else self._last
+        return due
+
+
 def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
         damaged = archive.testzip()
@@ -91,13 +115,37 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
         temporary.write_bytes(safetensors.torch.save(tensors))
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Read what ``save_weights`` wrote; ``RunError`` where the file is missing, damaged, or of another network."""
+def weights_of(path: Path) -> Path:
+    """The file of weights that ``path`` is, or that the folder of a finished fit holds."""
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of that file; ``RunError`` where it cannot be read."""
+    try:
+        return hashlib.sha256(weights_of(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(
+            f"The weights to start from cannot be read: {weights_of(path)}: {error.strerror}.",
+            "Name a generator's folder, which a finished fit has written, or a file of weights in safetensors.",
+        ) from None
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read what ``save_weights`` wrote; ``RunError`` where the file is missing or damaged."""
     import safetensors.torch
 
     try:
-        model.load_state_dict(safetensors.torch.load(path.read_bytes()))
-    except (FileNotFoundError, safetensors.SafetensorError, RuntimeError) as error:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Give a model what ``save_weights`` wrote; ``RunError`` as ``read_weights``, or where it is another network's."""
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
         raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
 
 

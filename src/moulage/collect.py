@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from moulage import registration, results, runs
+from moulage import contracts, registration, results, runs
 from moulage.arm import Design, roles
 from moulage.conclusions import best_rival, conclude, headline
 from moulage.data import data_sets
@@ -75,7 +75,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
         **found,
         split=_sizes(split),
         split_digest=split.digest,
-        generators=[_generator(run, stages, stage) for stage in of_kind(stages, Generator)],
+        generators=[made for stage in of_kind(stages, Generator) for made in _generators(run, stages, stage)],
         selections=selections,
         fidelity=[_fidelity(run, stage) for stage in of_kind(stages, Fidelity)],
         cost=_cost(run, stages),
@@ -153,11 +153,22 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
     return results.Arm(**{**views[0], **about})
 
 
-def _generator(run: Path, stages: Sequence[Stage], stage: Generator) -> GeneratorRun:
-    drawn = next((each for each in of_kind(stages, Samples) if each.generator == stage), None)
-    shown = next((each for each in of_kind(stages, Gallery) if each.samples.generator == stage), None)
+def _generators(run: Path, stages: Sequence[Stage], stage: Generator) -> list[GeneratorRun]:
+    """A fit with each way in which it is drawn from; its first samples stand for those of further trials."""
+    first: dict[str, Samples] = {}
+    for drawn in of_kind(stages, Samples):
+        if drawn.generator == stage:
+            first.setdefault(drawn.name, drawn)
+    galleries = {shown.samples.folder: shown for shown in of_kind(stages, Gallery)}
+    found = [(drawn, galleries.get(drawn.folder)) for drawn in first.values()]
+    return [_generator(run, stage, *each) for each in found or [(None, None)]]
+
+
+def _generator(run: Path, stage: Generator, drawn: Samples | None, shown: Gallery | None) -> GeneratorRun:
     return GeneratorRun(
-        name=stage.name,
+        name=drawn.name if drawn else stage.name,
+        generator=stage.name,
+        drawing=contracts.generator(stage.plugin).changed(drawn.drawing) if drawn else {},
         plugin=stage.plugin,
         trial=stage.trial,
         folder=stage.folder,

@@ -29,6 +29,7 @@ CONTROLS = ("noise", "permuted", "oracle")
 TRIALS_SHOWN = (3, 5, 10, 20, 50)
 SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
 ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
+STARTED = "The generator goes on from weights of another fit; what these have seen is not known here."
 GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
 PICKED = (
     "The best rival was chosen by the validation scores of the same fits that are tested, which favours it slightly, "
@@ -160,7 +161,16 @@ def _notes(design: Design, arm: str, against: Mapping[str, Comparison]) -> list[
         notes.append(GIVEN)
     elif options.generator and design.recipe.generators[options.generator].refit == "study":
         notes.append(ONE_FIT)
+    if options.generator and _starts_elsewhere(design, options.generator):
+        notes.append(STARTED)
     return [*notes, PICKED] if "rival" in against else notes
+
+
+def _starts_elsewhere(design: Design, generator: str) -> bool:
+    """Whether it goes on from weights that are of no generator of the recipe."""
+    known = design.recipe.generators
+    start = known[generator].start
+    return _starts_elsewhere(design, start) if start in known else bool(start)
 
 
 def _class_effects(design: Design, fits: Fits) -> list[Comparison]:

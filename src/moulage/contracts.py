@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from moulage import plugins, runs
+from moulage.errors import RecipeError
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -49,7 +50,8 @@ class Generator(Protocol):
 
         It checkpoints into ``folder`` and resumes from there exactly, logs to ``folder/log.jsonl`` and TensorBoard,
         writes preview grids, and calls the judge at each of them to end with the best weights. A plug-in with
-        ``NEEDS_MASKS`` takes ``masks`` uint8 [N, S, S] as well.
+        ``NEEDS_MASKS`` takes ``masks`` uint8 [N, S, S] as well. A ``Generator`` with ``TAKES_START`` takes ``start``,
+        the folder of a finished fit, or a file of weights, and begins with these.
 
         Raises:
             DataError: arrays of the wrong kind, or a class without images.
@@ -59,7 +61,10 @@ class Generator(Protocol):
         ...
 
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
-        """Images uint8 [n, S, S, 3] of one class; image i depends on ``seeds[i]`` (int64 [n]) alone."""
+        """Images uint8 [n, S, S, 3] of one class; image i depends on ``seeds[i]`` (int64 [n]) alone.
+
+        And on the attribute ``drawing`` of a plug-in with ``Drawing``: an object of it, the defaults until it is set.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -68,6 +73,17 @@ class Generator(Protocol):
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """Steps that a fit of so many images takes, and seconds a step, timed on a few real steps."""
+        ...
+
+
+class Interpolates(Protocol):
+    """A generator that draws what lies between the images of two seeds."""
+
+    def between(self, label: int, first: np.ndarray, last: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] on the ways from seeds ``first`` to ``last`` (int64 [n]).
+
+        At ``shares`` (float [n]) 0 and 1 they are those of ``sample`` for the two seeds.
+        """
         ...
 
 
@@ -144,7 +160,7 @@ class Module(Protocol):
 
 
 class GeneratorModule(Module, Protocol):
-    """A generator plug-in. Optional: ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+    """A generator plug-in. Optional: ``Drawing``, ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
 
     @property
     def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
@@ -195,6 +211,12 @@ def explains(classifier: Classifier) -> Explains | None:
     return found if hasattr(classifier, "attention") else None
 
 
+def interpolates(generator: Generator) -> Interpolates | None:
+    """The generator, if it draws what lies between images."""
+    found: Any = generator
+    return found if hasattr(generator, "between") else None
+
+
 def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
     """Raise ``RecipeError`` where the classifier says, by a method of this name, that it cannot do this one."""
     found: Any = classifier
@@ -204,12 +226,47 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
 
 @dataclass(frozen=True)
 class GeneratorPlugin(Plugin):
-    """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks."""
+    """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks.
 
+    ``Drawing``: the class of its options of drawing. They decide nothing of a fit, which is drawn from in many ways.
+    """
+
+    Drawing: type[plugins.Options]
     Generator: Callable[[Any, tuple[str, ...], int], Generator]
     load: Callable[..., Generator]
     is_null: bool
     needs_masks: bool
+    takes_start: bool  # whether a fit can go on from another one's weights
+
+    def configure(self, options: Mapping[str, Any], where: str = "") -> Any:
+        """As every plug-in's; an option of drawing is told where it belongs."""
+        strange = [key for key in options if key in self.Drawing.model_fields and key not in self.Config.model_fields]
+        if strange:
+            raise RecipeError(
+                f"{where or self.name}: {', '.join(strange)} says how images are drawn, not how {self.name} learns.",
+                f"Give it in the generator's or an arm's table, as drawing = {{ {strange[0]} = ... }}, or to "
+                f"`moulage sample` as --set {strange[0]}=...; the fit is the same.",
+            )
+        return super().configure(options, where)
+
+    def drawing(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """Its options of drawing, checked, each with its value."""
+        return plugins.validate(self.Drawing, dict(options), where or f"{self.name}, drawing").model_dump(mode="json")
+
+    def changed(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``drawing`` that are not as the plug-in has them by default."""
+        plain = self.drawing({})
+        return {key: value for key, value in drawing.items() if value != plain[key]}
+
+    def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
+        """Tell a generator of this plug-in how to draw from now on.
+
+        ``RecipeError``: it cannot draw so; one that knows what it can has ``check_drawing(drawing)``.
+        """
+        found: Any = generator
+        found.drawing = plugins.validate(self.Drawing, dict(drawing), where or f"{self.name}, drawing")
+        if hasattr(generator, "check_drawing"):
+            found.check_drawing(found.drawing)
 
 
 @dataclass(frozen=True)
@@ -274,7 +331,9 @@ def generator(name: str) -> GeneratorPlugin:
     module = plugins.load("generators", name)
     null = getattr(module, "ROLE", "") == "null"
     masks = bool(getattr(module, "NEEDS_MASKS", False))
-    return GeneratorPlugin(name, module.Config, module.Generator, module.Generator.load, null, masks)
+    drawing = getattr(module, "Drawing", plugins.NoOptions)
+    start = bool(getattr(module.Generator, "TAKES_START", False))
+    return GeneratorPlugin(name, module.Config, drawing, module.Generator, module.Generator.load, null, masks, start)
 
 
 def classifier(name: str) -> ClassifierPlugin:

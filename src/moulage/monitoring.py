@@ -1,17 +1,21 @@
 """What is watched while a network learns: losses that are not finite, collapsed generators, speed, TensorBoard."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from moulage.errors import CollapsedError, DivergedError
 
 COLLAPSED = 0.2
 """Previews whose mean difference is below this share of real images' are collapsed (see docs/LOG.md, 2026-11-23)."""
+
+DIVERGED = "Lower the learning rate, use precision fp32, or start again with another seed."
 
 
 def all_finite(values: Mapping[str, float]) -> bool:
@@ -25,8 +29,29 @@ def check_finite(step: int, **losses: float) -> None:
         values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise DivergedError(
             f"Training diverged at step {step}: {values}.",
-            "Lower the learning rate, use precision fp32, or start again with another seed.",
+            DIVERGED,
         )
+
+
+def means_of(step: int, records: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Means of what steps up to ``step`` returned, scalars by name, for the log.
+
+    ``left_out``, where it is there, is 1 for a step that changed nothing because a gradient was not finite
+    (``optimisers.guarded_step``); such steps count in the mean of this name alone. ``DivergedError`` where most of them are so, or a loss is not finite.
+    """
+    newest = records[-1]  # on the device; those that come from a checkpoint are on the CPU
+    columns = {n: torch.stack([r[n].to(newest[n].device) for r in records]).double().cpu() for n in newest}
+    kept = columns.pop("left_out", torch.zeros(len(records))) == 0
+    num_lost = len(records) - int(kept.sum())
+    if 2 * num_lost > len(records):
+        raise DivergedError(
+            f"Training diverged at step {step}: gradients were not finite in {num_lost} of the last {len(records)} "
+            "steps, which were left out.",
+            DIVERGED,
+        )
+    means = {name: float(column[kept].mean()) for name, column in columns.items()}
+    check_finite(step, **{name: value for name, value in means.items() if name.startswith("loss")})
+    return means | {"left_out": num_lost / len(records)}
 
 
 def check_collapse(step: int, previews: np.ndarray, real: np.ndarray, label: str = "") -> None:

@@ -25,6 +25,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class NoOptions(Options):
+    """Of what has none."""
+
+
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """The names of all plug-ins of a kind (``"generators"``, ``"sources"`` ...), sorted."""

@@ -45,6 +45,13 @@ class Recipe(Options):
             if arm.like and (arm.like not in self.arms or self.arms[arm.like].like):
                 hint = nearest(arm.like, [n for n, a in self.arms.items() if not a.like])
                 raise ValueError(f'arms.{name}.like: "{arm.like}" is no arm with counts of its own. {hint}')
+        for name, generator in self.generators.items():
+            known, start = [name], generator.start
+            while start in self.generators:
+                if start in known:
+                    raise ValueError(f"generators.{name}.start goes round in a circle: {' <- '.join([*known, start])}")
+                known.append(start)
+                start = self.generators[start].start
         for name in self.study.family:
             if name not in self.arms:
                 raise ValueError(f'study.family: "{name}" is no arm of this recipe. {nearest(name, self.arms)}')

@@ -172,6 +172,15 @@ class GeneratorOptions(Options):
         description="`trial` fits anew for each trial, so that intervals hold the generator's luck; `study` fits once.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the generator plug-in.")
+    start: str = Field(
+        "",
+        description="Weights to go on from: a name from [generators], or a path: a generator's folder or its "
+        "`weights.safetensors`.",
+    )
+    drawing: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How its images are drawn, such as `{ guidance = 2.0 }`; decides nothing of the fit.",
+    )
 
 
 class RuleOptions(Options):
@@ -240,6 +249,10 @@ class ArmOptions(Options):
     )
     like: str = Field("", description="Add the same counts as this arm.")
     generator: str = Field("", description="For arms that add generated images: a name from [generators].")
+    drawing: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How images are drawn for this arm, over what `[generators.NAME] drawing` says; the fit is shared.",
+    )
     samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
     selection: str = Field("", description="Which of the generator's images are kept: a name from [selections].")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
@@ -257,6 +270,8 @@ class ArmOptions(Options):
             raise ValueError("give generator or samples, not both")
         if self.selection and not self.generator:
             raise ValueError(f'selection "{self.selection}" chooses among drawn images, and there is no generator')
+        if self.drawing and not self.generator:
+            raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if any(n < 0 for n in (*self.add.values(), *self.ratio.values())):
             raise ValueError("counts and ratios are not negative")
         if self.treatment_options and not self.treatment:

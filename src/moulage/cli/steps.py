@@ -71,10 +71,15 @@ def fit(
     classes: Annotated[str, typer.Option(help='Classes to learn, separated by commas; "a, b" in quotes is one.')],
     on: PluginRun,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the images in pixels.")] = 64,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to go on from: a generator's folder, or its weights.safetensors.")
+    ] = None,
 ) -> None:
     """Fit a generator on the training part of a data set."""
     names = names_of(classes, _classes(on.values("fit")) if ", " in classes else ())
-    options = {"plugin": generator, "classes": names, "size": size, "options": options_of(on.settings)}
+    options: dict[str, Any] = {"plugin": generator, "classes": names, "size": size, "options": options_of(on.settings)}
+    if start:
+        options["start"] = str(start.absolute())
     values = {**on.values("fit"), "generators": {generator: options}}
     values["study"]["num_trials"] = 1
     outcome = _run(values, on.folder(folder_name("fit", generator, *names)), on.device)
@@ -91,22 +96,42 @@ def sample(
     label: Annotated[str, typer.Option("--class", help="One class; all that it learned if left out.")] = "",
     first_seed: Annotated[int, typer.Option(min=0, help="Images come from this seed and those after it.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the images; default: samples/ in the generator's.")
+        Path | None, typer.Option(help="Folder for the images; default: one in the generator's, named after all this.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of drawing of the plug-in, such as guidance=2; repeatable."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=16, help="Images drawn at once, at most; on a GPU more are faster. It changes no image.")
+    ] = 16,
+    interpolate: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Draw no images but a grid of --count rows, each from one seed to the next in so many steps."
+        ),
+    ] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw images: lossless PNG with their provenance inside, and a catalog of them."""
-    from moulage import runs
+    from moulage import contracts, runs
     from moulage.devices import pick_device
-    from moulage.stages.generator import draw
+    from moulage.stages import generator as stage
 
-    about = runs.read_json(generator / "generator.json")
-    folder = out or generator / f"samples-{first_seed}-{count}"
+    about = runs.read_json(generator / stage.FILE)
+    plug, names = contracts.generator(about["plugin"]), [label] if label else about["classes"]
+    how: dict[str, Any] = {"drawing": plug.drawing(options_of(settings), "--set"), "device": str(pick_device(device))}
+    kind = f"interpolation-{first_seed}-{count}-{interpolate}" if interpolate else f"samples-{first_seed}-{count}"
+    folder = out or generator / "-".join([kind, *stage.words(plug.changed(how["drawing"]))])
     with Screen() as screen:
-        names = [label] if label else about["classes"]
+        how["progress"] = screen.progress
+        if interpolate:
+            grids = stage.interpolate(generator, names, first_seed, count, interpolate, folder, **how)
+            print_json({"grids": list(map(str, grids))}) if as_json else print("\n".join(map(str, grids)))
+            return
         counts = dict.fromkeys(names, count)
-        drawn = draw(generator, counts, first_seed, folder, device=str(pick_device(device)), progress=screen.progress)
+        drawn = stage.draw(generator, counts, first_seed, folder, batch_size=batch_size, **how)
     if as_json:
         print_json({"samples": str(folder), "counts": {k: v for k, v in drawn.counts.items() if v}})
     else:

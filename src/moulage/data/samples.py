@@ -1,6 +1,8 @@
 """Draws images from a generator into a folder and a catalog; every file says what it is and where it is from."""
 
+import json
 import re
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +46,9 @@ def draw(
     origin: str,
     split_digest: str,
     classes: tuple[str, ...],
+    drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    series: str = "",
+    batch_size: int = BATCH,
     progress: Progress = no_progress,
 ) -> Catalog:
     """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
@@ -51,7 +56,9 @@ def draw(
     The PNGs are lossless and carry their provenance. Files that are already there are kept, so a second call draws what
     an interrupted one left open. Only this run, whose id is ``origin``, may draw into ``folder``; the generator was
     fitted on the split of ``split_digest``. ``seeds`` are those to draw of each class, in ``[0, 2**63)``, each once;
-    ``classes`` those of the catalog that is returned (the data set's, in its order).
+    ``classes`` those of the catalog that is returned (the data set's, in its order). ``drawing`` are the options that
+    the generator draws by, for the provenance; ``series`` is what the images' names begin with, ``origin`` if left out.
+    ``batch_size`` images are written at once.
 
     ``RecipeError``: a class that the generator or the data set does not know, a seed that is negative or given twice.
     ``RunError``: ``folder`` holds images of another run, or cannot be written.
@@ -62,16 +69,17 @@ def draw(
     for label, numbers in wanted.items():
         paths = [folder / folders[label] / f"{folders[label]}-{seed}.png" for seed in numbers]
         facts = [{"origin": origin, "class": label, "seed": int(s), "split_digest": split_digest} for s in numbers]
+        facts = [fact | {"drawing": dict(drawing)} for fact in facts]
         missing = [i for i, path in enumerate(paths) if not _finished(path, facts[i])]
         progress(len(rows) + len(paths) - len(missing), total, label)
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
             images = generator.sample(generator.classes.index(label), numbers[batch])
             for i, image in zip(batch, images, strict=True):
-                _write(paths[i], image, facts[i])
+                write(paths[i], image, facts[i])
             progress(len(rows) + len(paths) - len(missing) + start + len(batch), total, label)
         rows += [
-            {"image": f"{origin}/{label}-{fact['seed']}", "label": label, "location": str(path.absolute())}
+            {"image": f"{series or origin}/{label}-{fact['seed']}", "label": label, "location": str(path.absolute())}
             | {"origin": origin, "split_digest": split_digest, "seed": fact["seed"]}
             for path, fact in zip(paths, facts, strict=True)
         ]
@@ -81,7 +89,8 @@ def draw(
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What a drawn PNG says of itself: origin, class, seed, split_digest, software, description, digital_source_type.
+    """What a drawn PNG says of itself: origin, class, seed, split_digest, drawing, software, description,
+    digital_source_type.
 
     ``DataError`` where the file is no readable image, or carries no provenance of moulage.
     """
@@ -91,7 +100,11 @@ def read_provenance(path: Path) -> dict[str, Any]:
     found = {key: text.get(f"moulage:{key}", "") for key in ("origin", "class", "seed", "split_digest")}
     source = SOURCE_TYPE if SOURCE_TYPE in text.get(png.XMP, "") else ""
     about = {"software": text["Software"], "description": text["Description"], "digital_source_type": source}
-    return {**found, "seed": int(found["seed"]), **about}
+    try:
+        drawing = json.loads(text.get("moulage:drawing", "{}"))
+        return {**found, "seed": int(found["seed"]), "drawing": drawing, **about}
+    except ValueError:
+        raise DataError(f"{path}: its provenance is damaged.", "Draw it again.") from None
 
 
 def check_provenance(samples: Catalog, split_digest: str) -> None:
@@ -139,15 +152,17 @@ def _finished(path: Path, facts: Mapping[str, Any]) -> bool:
     except DataError:
         return False
     if any(found[key] != value for key, value in facts.items()):
+        how = f", drawing {json.dumps(found['drawing'])}" if found["drawing"] else ""
         raise RunError(
-            f"{path} was drawn by another run ({found['origin']} on split {found['split_digest']}).",
+            f"{path} was drawn by another run or otherwise ({found['origin']} on split {found['split_digest']}{how}).",
             "Draw into another folder.",
         )
     return True
 
 
-def _write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
-    """Write one PNG with its provenance; one that a power cut left broken is drawn again."""
+def write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
+    """Write pixels uint8 [H, W, 3] as one PNG with its provenance: ``facts`` are those of ``read_provenance``."""
     text = {"Software": f"moulage {__version__}", "Description": DESCRIPTION}
-    text |= {f"moulage:{key}": str(value) for key, value in facts.items()}
+    said = {key: json.dumps(value) if isinstance(value, dict) else str(value) for key, value in facts.items()}
+    text |= {f"moulage:{key}": value for key, value in said.items()}
     png.write(path, pixels, text, xmp=_XMP, compress_level=1)

@@ -1,16 +1,17 @@
 """One step of two networks that play against each other; a GAN says what its networks and its losses are."""
 
+import math
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moulage import devices, optimisers, plugins
-from moulage.generators import _augment, _learner
+from moulage.generators import _augment, _learner, _start
 
 Judged = tuple[Tensor, Tensor, Tensor]
 """A discriminator's loss, its logits on real images and those on generated ones, one an image or more."""
@@ -45,6 +46,14 @@ Augmentation = Annotated[
         "nothing, DiffAugment's policy, or ADA's pipeline"
     ),
 ]
+AdaProbability = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=_augment.Adaptive.LIMIT,
+        description="ADA's probability after ada_images, to which it rises along half a cosine; none: by ada_target",
+    ),
+]
 
 
 class Options(_learner.Options):
@@ -59,8 +68,29 @@ class Options(_learner.Options):
     )
     ada_target: float = Field(0.6, ge=0, lt=1, description="how sure of real images ADA lets the discriminator be")
     ada_images: int = Field(
-        100_000, ge=100, description="real images in which ADA's probability can rise from 0 to 1; fewer for short fits"
+        500_000, ge=100, description="real images in which ADA's probability can rise from 0 to 1; fewer for short fits"
     )
+    ada_probability: AdaProbability = None
+    freeze_discriminator: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="layers of the discriminator, from the image on, that keep what the fit starts from",
+    )
+
+    @property
+    def sign_tells_real(self) -> bool:
+        """Whether a positive logit means a real image, so that ADA can see how sure the discriminator is."""
+        return True
+
+    @model_validator(mode="after")
+    def _ada_has_a_rule(self) -> Self:
+        if self.discriminator_augment == "ada" and self.ada_probability is None and not self.sign_tells_real:
+            raise ValueError(
+                "ADA cannot go by the sign of this loss's logits, which says nothing alone: set ada_probability, such "
+                'as 0.3, or discriminator_augment = "diffaugment"'
+            )
+        return self
 
     @field_validator(*OPTIMISERS, mode="before")
     @classmethod
@@ -92,6 +122,7 @@ class Adversary(_learner.Game):
         self.generator_optimiser = config.generator_optimiser.build(self.generator)
         self.discriminator_optimiser = config.discriminator_optimiser.build(self.discriminator)
         self.adaptive = _augment.Adaptive(config.ada_target, config.ada_images)
+        self.frozen = _start.Frozen(self.discriminator, config.freeze_discriminator)
 
     def networks(self, num_classes: int, size: int) -> tuple[Any, Any]:
         """The two networks, with initial weights from PyTorch's own generator."""
@@ -121,10 +152,10 @@ class Adversary(_learner.Game):
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         """One update of each network; losses, and the mean probabilities that the discriminator gives."""
-        num_parts = self.config.accumulate
-        parts = list(zip(real.chunk(num_parts), labels.chunk(num_parts), strict=True))
-        latents = self.latents(len(real), rng).split([len(images) for images, _ in parts])
-        sums: dict[str, Tensor] = {}
+        parts = _learner.in_parts(self.config.accumulate, real, labels, self.latents(len(real), rng))
+        in_one, adaptive, sums = len(parts) == 1, self.config.discriminator_augment == "ada", dict[str, Tensor]()
+        if adaptive and self.config.ada_probability is not None:
+            self.adaptive.p = self.config.ada_probability * half_cosine(step * len(real) / self.config.ada_images)
 
         def descend(num: int, loss: Tensor, **values: Tensor) -> None:
             share = num / len(real)
@@ -134,28 +165,30 @@ class Adversary(_learner.Game):
 
         fake = None
         self.discriminator_optimiser.zero_grad()
-        for (images, classes), z in zip(parts, latents, strict=True):
+        for images, classes, z in parts:
             with devices.precision(self.device, self.config.precision):
-                fake = self.generate(images, z, classes)
+                with torch.set_grad_enabled(in_one):  # kept for the generator's step; in parts it would not fit
+                    fake = self.generate(images, z, classes).float()  # as real images are, whatever the precision
                 loss, on_real, on_fake = self.discriminator_loss(images, fake.detach(), classes, step, rng)
             descend(len(images), loss, loss_d=loss, d_real=on_real.sigmoid(), d_fake=on_fake.sigmoid())
-            if self.config.discriminator_augment == "ada":
+            if adaptive and self.config.ada_probability is None:
                 self.adaptive.update(on_real)
-        self.discriminator_optimiser.step()
+        self.frozen.drop_gradients()
+        left_out = optimisers.guarded_step(self.discriminator_optimiser)
 
         self.discriminator.requires_grad_(False)  # the generator's step needs no gradient of these weights
         self.generator_optimiser.zero_grad()
-        for (images, classes), z in zip(parts, latents, strict=True):
+        for images, classes, z in parts:
             with devices.precision(self.device, self.config.precision):
-                fake = fake if num_parts == 1 and fake is not None else self.generate(images, z, classes)
+                fake = fake if in_one and fake is not None else self.generate(images, z, classes).float()
                 loss = self.generator_loss(images, fake, classes, step, rng)
             descend(len(images), loss, loss_g=loss)
-        self.generator_optimiser.step()
+        left_out = torch.maximum(left_out, optimisers.guarded_step(self.generator_optimiser))
         self.discriminator.requires_grad_(True)
         self.ema.update(self.generator)
-        if self.config.discriminator_augment == "ada":
+        if adaptive:
             sums["ada_p"] = torch.tensor(self.adaptive.p)
-        return sums
+        return sums | {"left_out": left_out}
 
 
 C = TypeVar("C", bound=Options)
@@ -175,6 +208,11 @@ class Gan(_learner.Learner[C]):
 
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
         return network(_learner.latents(seeds, network.num_inputs).to(self.device), labels)
+
+
+def half_cosine(share: float) -> float:
+    """From 0 to 1 along half a cosine, while ``share`` goes from 0 to 1; 1 afterwards."""
+    return (1 - math.cos(math.pi * min(1.0, share))) / 2
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 ``symmetries`` changes real images before training. ``diffaugment`` and ``Adaptive`` change what a discriminator sees,
 real and generated alike and differentiably, so that the generator does not learn the changes. Images are float
 [B, 3, S, S] in -1..1; further planes, such as a mask, take part in what moves pixels and not in what changes colours.
-Random numbers come from a CPU generator, so a device gives the same as the CPU.
+Random numbers come from a CPU generator, so a device gives the same as the CPU. What is changed is computed in float32
+whatever the networks' precision, so that generated images, which they give in bf16, are sampled as real ones are.
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,31 @@ def symmetries(images: np.ndarray, rng: np.random.Generator, augment: str) -> np
     return in_symmetry(images, np.where(drawn < 4, drawn, 4 + (2 - drawn) % 4))
 
 
+@contextlib.contextmanager
+def in_fp32(device: torch.device) -> Iterator[None]:
+    """Leaves a surrounding autocast: a grid multiplied in bf16, of 8 bits, is off by up to 0.7 pixels at 256."""
+    with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def resampled(images: Tensor, maps: Tensor) -> Tensor:
+    """Images [B, C, S, S] as float32 under affine maps [B, 2, 3] from the new image's coordinates to the old one's.
+
+    Coordinates run from -1 to 1 over the side, x first. One bilinear sampling, with reflected borders.
+    """
+    with in_fp32(images.device):
+        images = images.float()
+        grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
 def diffaugment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> Tensor:
     """Colour, shift and a hole, one after the other (Zhao et al. 2020, arXiv:2006.10738, appendix B).
 
     ``policy`` has some of ``"colour"`` (brightness +- 0.5, saturation x 0..2, contrast x 0.5..1.5), ``"translation"``
     (up to S / 8 pixels each way, grey comes in) and ``"cutout"`` (a grey square of S / 2).
     """
+    images = images.float()
     num, size = len(images), images.shape[-1]
 
     def uniform(low: float, high: float) -> Tensor:
@@ -90,11 +111,11 @@ class Adaptive:
         """Changed images; as they are while p is 0."""
         if self.p == 0:
             return images
-        grid = F.affine_grid(geometry(len(images), self.p, rng)[:, :2].to(images), list(images.shape), False)
-        moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        matrix = colours(len(images), self.p, rng).to(images)
-        coloured = matrix[:, :3, :3] @ moved[:, :3].flatten(2) + matrix[:, :3, 3:]
-        return torch.cat([coloured.unflatten(2, moved.shape[2:]), moved[:, 3:]], 1)
+        with in_fp32(images.device):
+            moved = resampled(images, geometry(len(images), self.p, rng)[:, :2])
+            matrix = colours(len(images), self.p, rng).to(moved)
+            coloured = matrix[:, :3, :3] @ moved[:, :3].flatten(2) + matrix[:, :3, 3:]
+            return torch.cat([coloured.unflatten(2, moved.shape[2:]), moved[:, 3:]], 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"p": self.p, "sign": self.sign, "num_seen": self.num_seen, "num_batches": self.num_batches}

@@ -21,6 +21,9 @@ class Base(ABC, Generic[C]):
     NAME: ClassVar[str]
     CONFIG: ClassVar[type[plugins.Options]]
     SIZES: ClassVar[tuple[int, ...] | range]
+    DRAWING: ClassVar[type[plugins.Options]] = plugins.NoOptions
+    batch_size = 1  # images that ``sample`` may draw at once, where that changes none of them
+    drawing: Any  # an object of ``DRAWING``: how ``sample`` draws
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
         known = self.SIZES
@@ -31,6 +34,7 @@ class Base(ABC, Generic[C]):
                 allowed = f"a {multiple} from {known[0]} to {known[-1]}"
             raise RecipeError(f"{self.NAME} cannot draw images of {size} pixels.", f"Use {allowed}.")
         self.config, self.classes, self.size = config, tuple(classes), size
+        self.drawing = self.DRAWING()
         self.device = torch.device("cpu")
         self._network: Any = None
 

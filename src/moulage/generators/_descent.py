@@ -31,11 +31,11 @@ class OneLoss(_learner.Game):
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * min(1.0, step / max(1, config.warmup_steps))
         self.optimiser.zero_grad()
-        for images, classes in zip(real.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
+        for images, classes in _learner.in_parts(config.accumulate, real, labels):
             with devices.precision(self.device, config.precision):
                 loss = self.loss(images, classes, rng) * (len(images) / len(real))
             loss.backward()
             total += loss.detach()
-        self.optimiser.step()
+        left_out = optimisers.guarded_step(self.optimiser)
         self.ema.update(self.network)
-        return {"loss": total}
+        return {"loss": total, "left_out": left_out}

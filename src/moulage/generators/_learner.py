@@ -4,6 +4,7 @@ A plug-in says what its networks are (``Learner.network_of``), what one step doe
 no single forward pass, how images are drawn (``Learner.draw``). The loop stands here once, in the open.
 """
 
+import math
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -17,24 +18,39 @@ from torch import Tensor, nn
 
 from moulage import checkpoints, devices, monitoring, optimisers, plugins, randomness, runs
 from moulage.contracts import Judge
-from moulage.generators import _augment, _condition
+from moulage.generators import _augment, _condition, _start
 from moulage.generators._base import Base
 
-LOG_EVERY = 25  # steps between two records of the log
+LOG_EVERY = 25  # steps between two records of the log, and from one look for gradients that are not finite to the next
 SAMPLE_BATCH = 16  # images are always drawn in batches of this size
 CHECK_COLLAPSE_FROM = 500  # before this step a healthy generator may still draw one grey blob
 NUM_SETTLING_BATCHES = 16  # batches from which averaged weights get the statistics of their batch norm
+# What may stand in place of a seed: a place on the way from the image of one to that of another
+BETWEEN = np.dtype([("first", np.int64), ("last", np.int64), ("share", np.float64)])
+LENGTHS = ("images", "epochs", "steps")  # options that say how long a fit is
 BEST = "best.safetensors"  # in the folder of a fit: the averaged weights that the judge found best
 
 # Options whose default differs among plug-ins
-Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="times that every image is seen; or give steps")]
-Steps = Annotated[int | None, Field(ge=1, le=10_000_000, description="number of batches, instead of epochs")]
+Images = Annotated[
+    int | None, Field(ge=1, le=1_000_000_000, description="how long it learns: real images that are shown, all in all")
+]
+Epochs = Annotated[float | None, Field(gt=0, le=100_000, description="instead of images: how often every one is shown")]
+Steps = Annotated[int | None, Field(ge=1, le=10_000_000, description="instead of images: number of batches")]
+EmaImages = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=1_000_000_000,
+        description="images after which the average of the generator's weights has forgotten half; 0: no average",
+    ),
+]
 BatchSize = Annotated[int, Field(ge=2, le=4096, description="images in a batch")]
 
 
 class Options(plugins.Options):
     """How long and on what a generator learns; every learned generator has these options."""
 
+    images: Images = None
     epochs: Epochs = 1000
     steps: Steps = None
     batch_size: BatchSize = 32
@@ -52,33 +68,42 @@ class Options(plugins.Options):
     condition_end: float = Field(
         0.0, ge=0, le=1, description="share of the steps after which the condition on the class counts fully"
     )
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the average of the generator's weights")
+    ema_images: EmaImages = 10_000
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     preview_every: int = Field(500, ge=1, description="steps between two grids of previews, each judged where it can")
-    checkpoint_every: int = Field(250, ge=1, description="steps between two checkpoints")
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, le=1440, description="minutes between two checkpoints; 0: one after every step"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_replace_epochs(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for one, other in (("steps", "epochs"), ("epochs", "steps")):
-                if values.get(one) is not None:
-                    return {other: None, **values}
+    def _one_length_replaces_the_others(cls, values: Any) -> Any:
+        if isinstance(values, dict) and any(values.get(name) is not None for name in LENGTHS):
+            return dict.fromkeys(LENGTHS) | values
         return values
 
     @model_validator(mode="after")
     def _loop_is_consistent(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
+        if sum(getattr(self, name) is not None for name in LENGTHS) != 1:
+            raise ValueError(f"give exactly one of {', '.join(LENGTHS)}")
         if self.accumulate > self.batch_size // 2:
             raise ValueError("accumulate cuts a batch into parts of fewer than 2 images")
         if self.condition_end < self.condition_start:
             raise ValueError("condition_end is before condition_start")
         return self
 
+    def at(self, size: int) -> Self:
+        """These options, with what is left open as it should be for images of ``size`` pixels a side."""
+        return self
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the average at a step."""
+        return optimisers.half_life(self.ema_images, self.batch_size)
+
     def num_steps(self, num_images: int) -> int:
         """Number of steps of a fit on so many images."""
-        return self.steps or int(np.ceil((self.epochs or 0) * num_images / self.batch_size))
+        return self.steps or int(np.ceil((self.images or (self.epochs or 0) * num_images) / self.batch_size))
 
     def condition_at(self, progress: float) -> float:
         """How much the class counts, 0..1, at a share of the steps (Shahbazi et al. 2022, arXiv:2201.06578, eq. 3)."""
@@ -99,7 +124,7 @@ class Game(ABC):
         """One update on a batch: images float32 [B, 3, S, S] in -1..1 and labels int64 [B], on the device.
 
         ``step`` counts from 1. Latents, noise and augmentations come from ``rng``, a CPU generator of this step alone.
-        Returns losses (``loss_...``) and other numbers to log: scalars, detached.
+        Returns losses (``loss_...``) and other numbers to log: scalars, detached; ``left_out`` as of ``guarded_step``.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,12 +143,14 @@ C = TypeVar("C", bound=Options)
 class Learner(Base[C]):
     """The base of every learned ``Generator``; ``num_steps`` is that of the fit which ``game`` is made for."""
 
+    TAKES_START: ClassVar[bool] = True
     NUM_PLANES: ClassVar[int] = 3
     """Planes of what a ``Game`` is given: RGB, and where a plug-in needs more, such as a mask, these."""
 
     def __init__(self, config: C, classes: tuple[str, ...], size: int) -> None:
-        super().__init__(config, classes, size)
+        super().__init__(config.at(size), classes, size)
         self.num_steps = config.steps or 1
+        self._is_same: dict[int, bool] = {}  # size of a batch -> whether images drawn in it have the same bits
 
     @abstractmethod
     def game(self) -> Game:
@@ -131,7 +158,11 @@ class Learner(Base[C]):
 
     @abstractmethod
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and int64 seeds [B], one each."""
+        """Images [B, 3, S, S] in -1..1 from int64 labels [B] on the device and seeds [B], one each, for ``latents``."""
+
+    def draws_as_at_the_end(self, step: int) -> bool:
+        """Whether weights of this step may be chosen: before, they draw something else than the fit is for."""
+        return len(self.classes) == 1 or self.config.condition_at(step / self.num_steps) == 1
 
     @torch.no_grad()
     def settle(self, network: Any, labels: np.ndarray) -> None:
@@ -161,28 +192,28 @@ class Learner(Base[C]):
         device: str = "cpu",
         progress: runs.Progress = runs.no_progress,
         judge: Judge | None = None,
+        start: Path | None = None,
     ) -> None:
-        """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``.
+        """See ``contracts.Generator``. It goes on from the last checkpoint in ``folder``, else from ``start``.
 
-        With a judge the averaged weights of the preview with the lowest mean score are kept, else the last.
+        With a judge the averaged weights of the preview with the lowest mean score are kept, else the last. Previews
+        are judged from where on they are drawn as at the end (``draws_as_at_the_end``).
         """
         self._check(images, labels)
         config, self.device = self.config, devices.pick_device(device)
         self.num_steps = num_steps = config.num_steps(len(images))
         batches = randomness.batches(labels, config.batch_size, config.sampling, self.NAME, seed)
         settings = runs.digest(config.model_dump(), self.classes, self.size, seed, images.tobytes(), labels.tobytes())
+        settings += checkpoints.weights_digest(start) if start else ""
         enough_memory = devices.enough_memory(config.batch_size, accumulate=config.accumulate)
         with randomness.reproducible(self.NAME, seed, device=self.device), enough_memory:
             game = self.game()
             self._network = game.ema.model
             best = checkpoints.Best(folder / BEST)
-            start, state = checkpoints.load(folder, settings) or (0, None)
-            if state:
-                game.load_state_dict(state["game"])
-                best.load_state_dict(state["best"])
-            rate, records = monitoring.Rate(state["seconds"] if state else 0.0), []
-            with monitoring.Board(folder, start + 1) as board:
-                for step in range(start + 1, num_steps + 1):
+            done, records, seconds = self._begun(game, best, folder, settings, start)
+            rate, clock = monitoring.Rate(seconds), checkpoints.Clock(config.checkpoint_minutes)
+            with monitoring.Board(folder, done + 1) as board:
+                for step in range(done + 1, num_steps + 1):
                     rows = batches[step - 1]
                     turns, rng = randomness.numpy_rng("augment", seed, step), randomness.generator_for(seed, step)
                     real = _augment.symmetries(images[rows], turns, config.augment)
@@ -191,37 +222,79 @@ class Learner(Base[C]):
                     rate.add(len(rows))
                     last = step == num_steps
                     preview_due = last or step % config.preview_every == 0
-                    checkpoint_due = last or step % config.checkpoint_every == 0
-                    if step % LOG_EVERY == 0 or checkpoint_due or preview_due:  # so that no checkpoint holds NaN
-                        means = {name: float(torch.stack([r[name] for r in records]).mean()) for name in records[0]}
+                    if step % LOG_EVERY == 0 or preview_due:
+                        means, records = monitoring.means_of(step, records), []
                         means |= {"epoch": step * config.batch_size / len(images), "images_per_second": rate.look()}
-                        if preview_due and monitoring.all_finite(means):
+                        if preview_due:
                             self.settle(game.ema.model, labels)
                             self._look(step, images, labels, folder, board)
-                            means |= best.judged(step, judge(self.sample), game.ema.model) if judge else {}
+                        if preview_due and judge and self.draws_as_at_the_end(step):
+                            means |= best.judged(step, judge(self.sample), game.ema.model)
                         runs.log(folder, step=step, seconds=rate.seconds, **means)
                         board.scalars(step, **means)
-                        monitoring.check_finite(step, **{n: v for n, v in means.items() if n.startswith("loss")})
-                        records = []
-                    if checkpoint_due:
-                        state = {"game": game.state_dict(), "seconds": rate.seconds, "best": best.state_dict()}
-                        checkpoints.save(folder, step, state, settings)
+                    if last or clock.strikes():
+                        state = {"game": game.state_dict(), "records": records, "best": best.state_dict()}
+                        checkpoints.save(folder, step, state | {"seconds": rate.seconds}, settings)
                     progress(step, num_steps, f"steps, {rate.mean:.3g} images/s{best.note}")
             best.restore(game.ema.model)
 
+    def _begun(
+        self, game: Game, best: checkpoints.Best, folder: Path, settings: str, start: Path | None
+    ) -> tuple[int, list[dict[str, Tensor]], float]:
+        """How many steps are done, what those since the last record of the log gave, and the seconds that all took.
+
+        ``game`` and ``best`` are as they were then, or as ``start`` has them.
+        """
+        done, state = checkpoints.load(folder, settings) or (0, None)
+        if state:
+            game.load_state_dict(state["game"])
+            best.load_state_dict(state["best"])
+            return done, state["records"], state["seconds"]
+        if start:
+            runs.log(folder, started_from=start.name, shares=_start.begin(game, start))
+        return 0, [], 0.0
+
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
         images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
-        with randomness.reproducible("sample", device=self.device), torch.no_grad():
-            for start in range(0, len(seeds), SAMPLE_BATCH):
-                part = np.asarray(seeds[start : start + SAMPLE_BATCH], np.int64)
-                # Padded: the size of a batch picks the kernels, and so the last bits of every image.
-                padded = np.pad(part, (0, SAMPLE_BATCH - len(part)))
-                labels = self._targets(np.full(SAMPLE_BATCH, label, np.int64))
-                with devices.precision(self.device, self.config.precision):
-                    drawn = self.draw(self.network, labels, padded)
-                pixels = drawn.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-                images[start : start + len(part)] = pixels.permute(0, 2, 3, 1).cpu().numpy()[: len(part)]
+        with randomness.reproducible("sample", device=self.device):
+            at_once, start = self._at_once(label, seeds), 0
+            while start < len(seeds):
+                num = at_once if len(seeds) - start >= at_once else SAMPLE_BATCH
+                drawn = self._drawn(label, seeds[start : start + num], num)
+                pixels = drawn.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+                images[start : start + len(drawn)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+                start += num
         return images
+
+    def between(self, label: int, first: np.ndarray, last: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """See ``contracts.Interpolates``: latents are mixed as ``latents`` says."""
+        places = np.empty(len(shares), BETWEEN)
+        places["first"], places["last"], places["share"] = first, last, shares
+        return self.sample(label, places)
+
+    @torch.no_grad()
+    def _drawn(self, label: int, seeds: np.ndarray, num: int) -> Tensor:
+        """Images float32 [n, 3, S, S] of at most ``num`` seeds, drawn in one batch of ``num``."""
+        # Filled up: the size of a batch picks the kernels, and so the last bits of every image.
+        full, labels = np.resize(seeds, num), self._targets(np.full(num, label, np.int64))
+        with devices.precision(self.device, self.config.precision):
+            return self.draw(self.network, labels, full)[: len(seeds)].float()
+
+    def _at_once(self, label: int, seeds: np.ndarray) -> int:
+        """``batch_size`` where such a batch has the bits that batches of ``SAMPLE_BATCH`` have, else the latter.
+
+        It has where a device takes the same kernels for both; that is tried once, on the first batch.
+        """
+        num = self.batch_size // SAMPLE_BATCH * SAMPLE_BATCH
+        if num <= SAMPLE_BATCH or len(seeds) < num:
+            return SAMPLE_BATCH
+        if num not in self._is_same:
+            parts = [self._drawn(label, seeds[i : i + SAMPLE_BATCH], SAMPLE_BATCH) for i in range(0, num, SAMPLE_BATCH)]
+            try:
+                self._is_same[num] = torch.equal(self._drawn(label, seeds[:num], num), torch.cat(parts))
+            except torch.OutOfMemoryError:
+                self._is_same[num] = False
+        return num if self._is_same[num] else SAMPLE_BATCH
 
     def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:
         """See ``contracts.Generator``; timed on 3 steps of noise."""
@@ -260,6 +333,21 @@ class Learner(Base[C]):
             monitoring.check_collapse(step, drawn, images[labels == label][..., :3], self.classes[label])
 
 
+def in_parts(num_parts: int, *batch: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors [B, ...] of a batch in so many parts; their sizes differ by 1 at most, so that none is of one image."""
+    return list(zip(*(tensor.tensor_split(num_parts) for tensor in batch), strict=True))
+
+
 def latents(seeds: np.ndarray, *shape: int, name: str = "latent") -> Tensor:
-    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU."""
+    """Standard normal float32 [n, *shape], each row from its own seed (and ``name``) alone, on the CPU.
+
+    ``seeds`` are int64, or ``BETWEEN``: cos(a) z + sin(a) z' of the latents of two seeds, with a from 0 to a quarter
+    turn as the share goes from 0 to 1. Of independent z and z' that is standard normal everywhere on the way, as images
+    are drawn from; a straight line passes through latents that are too short (White 2016, arXiv:1609.04468).
+    """
+    if seeds.dtype == BETWEEN:
+        first, last = (latents(seeds[end], *shape, name=name) for end in ("first", "last"))
+        share = torch.from_numpy(np.ascontiguousarray(seeds["share"])).float().view(-1, *[1] * len(shape))
+        mixed = (share * math.pi / 2).cos() * first + (share * math.pi / 2).sin() * last
+        return torch.where(share == 1, last, mixed)
     return torch.stack([torch.randn(shape, generator=randomness.generator_for(name, seed)) for seed in seeds])

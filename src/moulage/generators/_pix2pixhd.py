@@ -27,7 +27,12 @@ class NetworkOptions(_adversary.Options):
     latent_size: _adversary.LatentSize = 64
     base_channels: int = Field(64, ge=4, le=512, description="channels of the global generator's largest map")
     max_channels: int = Field(1024, ge=4, le=2048, description="most channels; each halving of the size doubles them")
-    num_downsamplings: int = Field(4, ge=1, le=7, description="times that the global generator halves the size")
+    num_downsamplings: int | None = Field(
+        None,
+        ge=1,
+        le=7,
+        description="times that the global generator halves the size; none: by the size, 2 at 64, 4 at 256",
+    )
     num_blocks: int = Field(9, ge=0, le=32, description="residual blocks of the global generator, at its smallest size")
     num_enhancers: int = Field(
         0, ge=0, le=3, description="local enhancers; each doubles the size that the global generator works at"
@@ -127,6 +132,7 @@ class Builder:
 def coarse(build: Builder, side: int) -> Stage:
     """The global generator G1, section 3.1 and the paper's appendix: maps [B, 2, S, S] -> [B, base_channels, S, S]."""
     options, layers = build.options, []
+    assert options.num_downsamplings is not None  # ``Config.at`` a size
     channels = [min(options.base_channels << i, options.max_channels) for i in range(options.num_downsamplings + 1)]
     layers.append(build.layer(convolution(NUM_MAPS, channels[0], 7), channels[0], side))
     sides = [side >> i for i in range(len(channels))]
@@ -235,7 +241,9 @@ class Discriminator(nn.Module):
 class Perceptual(nn.Module):
     """Images ``ours`` and ``theirs`` float [B, 3, S, S] in -1..1 -> mean absolute difference of a network's features.
 
-    The mean over its stages (Johnson et al. 2016, arXiv:1603.08155, section 3.2). Errors: ``backbones.build``.
+    A sum over its stages (Johnson et al. 2016, arXiv:1603.08155, section 3.2), the last with weight 1 and those before
+    with 1/4, 1/8, ... from the last but one back, as the authors of pix2pixHD weigh VGG-19's. Errors:
+    ``backbones.build``.
     """
 
     def __init__(self, options: backbones.Backbone, size: int) -> None:
@@ -245,8 +253,9 @@ class Perceptual(nn.Module):
     def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self._stages(theirs)
-        pairs = zip(self._stages(ours), wanted, strict=True)
-        return torch.stack([(a.float() - b.float()).abs().mean() for a, b in pairs]).mean()
+        apart = [(a.float() - b.float()).abs().mean() for a, b in zip(self._stages(ours), wanted, strict=True)]
+        weights = [0.5 ** (len(apart) - i) for i in range(len(apart) - 1)]
+        return sum((weight * each for weight, each in zip(weights, apart, strict=False)), apart[-1])
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         images = self.backbone.prepared((images + 1) / 2)

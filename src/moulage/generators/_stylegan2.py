@@ -21,7 +21,7 @@ class NetworkOptions(_adversary.Options):
     """What makes the networks."""
 
     latent_size: int = Field(512, ge=1, le=1024, description="numbers in a latent vector, and in w")
-    mapping_layers: int = Field(8, ge=1, le=16, description="layers of the mapping network")
+    mapping_layers: int = Field(2, ge=1, le=16, description="layers of the mapping network")
     base_channels: int = Field(
         16384, ge=64, le=65536, description="a map of r pixels a side has base_channels / r channels"
     )

@@ -13,39 +13,47 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from moulage import plugins
 from moulage.errors import RecipeError
-from moulage.generators import _learner
+from moulage.generators import _augment, _learner
 from moulage.generators._descent import OneLoss
 from moulage.generators._unet import NetworkOptions, UNet
 
+EDM_SIZE = 64  # pixels a side up to which EDM's noise levels hold as they are
 NUM_AUGMENT = 9  # numbers that describe an augmentation
 
 
 class Config(NetworkOptions):
-    """The defaults are EDM's for faces at 64 pixels; a CPU needs a smaller network and ``patch_size = 2``."""
+    """The network is EDM's for faces at 64 pixels, the budget a fortieth of theirs; a CPU needs less of both.
 
+    The average forgets half in a twentieth of the images, as EDM's does while it ramps up (appendix F.3).
+    """
+
+    images: _learner.Images = 5_000_000
+    epochs: _learner.Epochs = None
+    batch_size: _learner.BatchSize = 128
+    ema_images: _learner.EmaImages = 250_000
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="step size of Adam")
     warmup_steps: int = Field(500, ge=0, le=1_000_000, description="steps in which the step size rises from 0")
     sigma_data: float = Field(0.5, gt=0, le=2, description="standard deviation of pixels, of images in -1..1")
-    noise_mean: float = Field(-1.2, ge=-10, le=10, description="mean of the logarithm of the noise level in training")
+    noise_mean: float | None = Field(
+        None,
+        ge=-10,
+        le=10,
+        description="mean of the logarithm of the noise level in training; left out: -1.2 (EDM's) up to 64 pixels, "
+        "above them log(size / 64) more",
+    )
     noise_std: float = Field(1.2, gt=0, le=10, description="standard deviation of that logarithm")
     augment_probability: float = Field(
         0.15, ge=0, le=1, description="of each geometric change that the network is told of, and does not draw"
     )
-    num_sampling_steps: int = Field(18, ge=2, le=1000, description="steps of the sampler, two evaluations each but one")
-    sigma_min: float = Field(0.002, gt=0, le=1, description="lowest noise level of the sampler")
-    sigma_max: float = Field(80.0, gt=1, le=1000, description="highest noise level, where it starts")
-    rho: float = Field(7.0, ge=1, le=100, description="how much the sampler's steps shorten towards low noise")
-    clip: bool = Field(True, description="keep the denoised image in the range of pixels at every step")
     guide: Literal["unconditional", "weak"] = Field(
         "unconditional",
-        description="what guidance moves away from: the network without the class, or an earlier state of it",
+        description="what guidance moves away from: the network without the class, or an earlier state, which is kept",
     )
-    guidance: float = Field(1.0, ge=0, le=20, description="strength of guidance; 1 is none and draws twice as fast")
     class_dropout: float = Field(
         0.0, ge=0, le=0.9, description="share of images whose class is hidden; guide = unconditional needs some"
     )
@@ -53,11 +61,36 @@ class Config(NetworkOptions):
         1 / 16, gt=0, le=1, description="share of the steps after which guide = weak keeps the average"
     )
 
-    @model_validator(mode="after")
-    def _guidance_is_possible(self) -> Self:
-        if self.guidance != 1 and self.guide == "unconditional" and self.class_dropout == 0:
-            raise ValueError('guidance without the class needs class_dropout, such as 0.1, or guide = "weak"')
-        return self
+    def at(self, size: int) -> Self:
+        if self.noise_mean is not None:
+            return super().at(size)
+        return super().at(size).model_copy(update={"noise_mean": -1.2 + math.log(noise_scale(size))})
+
+
+class Drawing(plugins.Options):
+    """How images are drawn from a fit."""
+
+    num_sampling_steps: int = Field(18, ge=2, le=1000, description="steps of the sampler, two evaluations each but one")
+    sigma_min: float = Field(0.002, gt=0, le=1, description="lowest noise level of the sampler")
+    sigma_max: float | None = Field(
+        None,
+        gt=1,
+        le=2000,
+        description="highest noise level, where it starts; left out: 80 (EDM's) up to 64 pixels, above them size / 64 "
+        "times that",
+    )
+    rho: float = Field(7.0, ge=1, le=100, description="how much the sampler's steps shorten towards low noise")
+    clip: bool = Field(True, description="keep the denoised image in the range of pixels at every step")
+    guidance: float = Field(1.0, ge=0, le=20, description="strength of guidance; 1 is none and draws twice as fast")
+
+
+def noise_scale(size: int) -> float:
+    """How much higher the noise levels of images of ``size`` pixels are than EDM's, which are for 32 and 64.
+
+    A mean over neighbours takes noise away and not the image, so that at twice the side twice the noise hides as much
+    (Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1: log SNR shifted by 2 log(64 / size)).
+    """
+    return max(1.0, size / EDM_SIZE)
 
 
 class Denoiser(nn.Module):
@@ -82,19 +115,19 @@ class Denoiser(nn.Module):
         network = self.weak if weak and self.weak is not None else self.unet
         return c_skip * x + c_out * network(c_in * x, sigma.log() / 4, labels, keep, augment).float()
 
-    def guided(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def guided(self, x: Tensor, sigma: Tensor, labels: Tensor, drawing: Drawing) -> Tensor:
         """The denoised image, moved away from what a worse denoiser says of the same x.
 
         Worse is one that does not know the class (Ho & Salimans 2022, arXiv:2207.12598, eq. 6), or an earlier state of
         the same network (Karras et al. 2024, arXiv:2406.02507, eq. 3).
         """
-        config, ones, plain = self.config, torch.ones_like(sigma), x.new_zeros(len(x), NUM_AUGMENT)
+        is_weak, ones, plain = self.config.guide == "weak", torch.ones_like(sigma), x.new_zeros(len(x), NUM_AUGMENT)
         denoised = self(x, sigma, labels, ones, plain)
-        if config.guidance != 1 and (config.guide == "unconditional" or self.weak_known):
-            keep = ones if config.guide == "weak" else torch.zeros_like(ones)
-            worse = self(x, sigma, labels, keep, plain, weak=config.guide == "weak")
-            denoised = worse.lerp(denoised, config.guidance)
-        return denoised.clamp(-1, 1) if config.clip else denoised
+        if drawing.guidance != 1 and (self.weak_known or not is_weak):
+            keep = ones if is_weak else torch.zeros_like(ones)
+            worse = self(x, sigma, labels, keep, plain, weak=is_weak)
+            denoised = worse.lerp(denoised, drawing.guidance)
+        return denoised.clamp(-1, 1) if drawing.clip else denoised
 
     @torch.no_grad()
     def keep_weak(self, unet: UNet) -> None:
@@ -107,11 +140,12 @@ class Denoiser(nn.Module):
         self.weak_known.fill_(True)
 
 
-def noise_levels(config: Config) -> list[float]:
+def noise_levels(drawing: Drawing, size: int) -> list[float]:
     """The falling noise levels of the sampler, ``num_sampling_steps`` and a last 0 (EDM, eq. 5)."""
-    first, last = (sigma ** (1 / config.rho) for sigma in (config.sigma_max, config.sigma_min))
-    shares = (i / (config.num_sampling_steps - 1) for i in range(config.num_sampling_steps))
-    return [(first + share * (last - first)) ** config.rho for share in shares] + [0.0]
+    highest = drawing.sigma_max or 80 * noise_scale(size)
+    first, last = (sigma ** (1 / drawing.rho) for sigma in (highest, drawing.sigma_min))
+    shares = (i / (drawing.num_sampling_steps - 1) for i in range(drawing.num_sampling_steps))
+    return [(first + share * (last - first)) ** drawing.rho for share in shares] + [0.0]
 
 
 def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
@@ -155,10 +189,10 @@ def augmented(images: Tensor, probability: float, rng: torch.Generator) -> tuple
     description = torch.stack([*done, stretch * axis.cos(), stretch * axis.sin(), shift_x, shift_y], 1)
     flips = torch.diag_embed(1 - 2 * torch.stack([flip_x, flip_y], 1))
     scales = torch.diag_embed(2 ** (0.2 * torch.stack([scale + stretch, scale - stretch], 1)))
-    matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
+    with _augment.in_fp32(images.device):
+        matrix = flips @ rotation(angle) @ rotation(axis) @ scales @ rotation(-axis)
     shifts = torch.stack([shift_x, shift_y], 1)[:, :, None] / 4  # 1/8 of a side; coordinates run from -1 to 1
-    grid = F.affine_grid(torch.cat([matrix, shifts], 2).to(images), list(images.shape), False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = _augment.resampled(images, torch.cat([matrix, shifts], 2))
     changed = description.ne(0).any(1).to(images.device)
     return torch.where(changed[:, None, None, None], moved, images), description.to(images)
 
@@ -175,7 +209,7 @@ class Game(OneLoss):
     def __init__(
         self, config: Config, num_classes: int, size: int, device: torch.device | str = "cpu", weak_step: int = 0
     ) -> None:
-        super().__init__(config, Denoiser(config, num_classes, size), device)
+        super().__init__(config.at(size), Denoiser(config, num_classes, size), device)
         self.weak_step = weak_step
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
@@ -200,20 +234,25 @@ class Game(OneLoss):
 class Generator(_learner.Learner[Config]):
     """At a multiple of 8 pixels from 16 to 256."""
 
-    NAME, CONFIG, SIZES = "diffusion", Config, range(16, 257, 8)
+    NAME, CONFIG, DRAWING, SIZES = "diffusion", Config, Drawing, range(16, 257, 8)
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
-        divisor = config.patch_size * 2 ** (len(config.channel_multipliers) - 1)
-        if size % divisor:
-            raise RecipeError(
-                f"The U-Net cannot divide {size} pixels by {divisor}.",
-                "Use fewer channel_multipliers, each of which but the first halves the side, or a smaller patch_size.",
-            )
-        if config.guidance != 1 and config.guide == "unconditional" and len(classes) == 1:
+        config.check_size(size, len(classes))
+
+    def check_drawing(self, drawing: Drawing) -> None:
+        """Raise ``RecipeError`` where the fit has nothing that guidance could move away from."""
+        if drawing.guidance == 1 or self.config.guide == "weak":
+            return
+        if len(self.classes) == 1:
             raise RecipeError(
                 "With one class there is nothing to hide from the network, so guidance would do nothing.",
-                'Use guide = "weak", or guidance = 1.',
+                'Fit with guide = "weak", or draw with guidance = 1.',
+            )
+        if self.config.class_dropout == 0:
+            raise RecipeError(
+                "Guidance away from the network without the class needs one that has learned without it.",
+                'Fit with class_dropout, such as 0.1, or with guide = "weak"; or draw with guidance = 1.',
             )
 
     def game(self) -> Game:
@@ -225,5 +264,5 @@ class Generator(_learner.Learner[Config]):
 
     def draw(self, network: Denoiser, labels: Tensor, seeds: np.ndarray) -> Tensor:
         noise = _learner.latents(seeds, 3, self.size, self.size, name="noise").to(self.device)
-        levels = noise_levels(self.config)
-        return heun(lambda x, sigma: network.guided(x, x.new_full((len(x),), sigma), labels), noise, levels)
+        levels, drawing = noise_levels(self.drawing, self.size), self.drawing
+        return heun(lambda x, sigma: network.guided(x, x.new_full((len(x),), sigma), labels, drawing), noise, levels)

@@ -26,9 +26,10 @@ PART = 8  # side of the part of the 16 x 16 features that the second decoder get
 class Config(SynthesisOptions):
     """The defaults are the paper's; ``base_channels`` = 16 makes networks for a CPU."""
 
+    images: _learner.Images = 400_000
     epochs: _learner.Epochs = None
-    steps: _learner.Steps = 50_000
     batch_size: _learner.BatchSize = 8
+    ema_images: _learner.EmaImages = 5_500
     discriminator_size: Literal[16, 32, 64, 128, 256] = Field(
         256, description="pixels a side; strided convolutions bring larger images to it before the discriminator"
     )
@@ -137,7 +138,7 @@ class Game(_adversary.Adversary):
 
     def distance(self, decoded: Tensor, images: Tensor) -> Tensor:
         """Mean difference of pixels at the size of the decoded ones."""
-        target = F.interpolate(images, decoded.shape[2:], mode="bilinear", antialias=True)
+        target = F.interpolate(images.float(), decoded.shape[2:], mode="bilinear", antialias=True)
         between = F.l1_loss if self.config.reconstruction_loss == "l1" else F.mse_loss
         return between(decoded.float(), target)
 

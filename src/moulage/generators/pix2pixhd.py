@@ -24,6 +24,9 @@ from moulage.monitoring import Board
 
 NEEDS_MASKS = True
 MASKS = "masks.npz"
+SMALLEST, MOST_HALVINGS = 16, 4
+"""Pixels a side that the residual blocks have at least, and the paper's halvings, where ``num_downsamplings`` is not
+given: 4 from 256 pixels on, 3 at 128, 2 at 64, where a fourth would leave 4 pixels to the nine blocks."""
 NUM_SHOWN = 6  # masks of each class, and images beside them, in the grids of ``maps``
 MOST_APART = 0.2
 """The reward for variety ends where images are this many times as far apart as their latents (mean differences).
@@ -34,8 +37,11 @@ ADAM = _adversary.Optimiser(learning_rate=2e-4)  # the paper's
 
 
 class Config(NetworkOptions):
-    """The defaults are the paper's."""
+    """The defaults are the paper's but for the size of the batch, which is 1 there."""
 
+    images: _learner.Images = 600_000
+    epochs: _learner.Epochs = None
+    batch_size: _learner.BatchSize = 8
     generator_optimiser: _adversary.GeneratorOptimiser = ADAM
     discriminator_optimiser: _adversary.DiscriminatorsOptimiser = ADAM
     feature_matching_weight: float = Field(10.0, ge=0, le=1000, description="weight of the feature matching loss")
@@ -51,6 +57,13 @@ class Config(NetworkOptions):
     recombine: float = Field(
         0.5, ge=0, le=1, description="share of new masks that are made of two real ones; the others are made of one"
     )
+
+    def at(self, size: int) -> Self:
+        side, num = size >> self.num_enhancers, self.num_downsamplings
+        if num is None:
+            fits = [n for n in range(1, MOST_HALVINGS + 1) if side % 2**n == 0 and side >> n >= SMALLEST]
+            num = max(fits, default=1)
+        return self.model_copy(update={"num_downsamplings": num})
 
     @model_validator(mode="after")
     def _enhancers_have_channels(self) -> Self:
@@ -119,10 +132,11 @@ class Generator(_adversary.Gan[Config]):
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
         super().__init__(config, classes, size)
         self._masks: tuple[np.ndarray, ...] = ()
-        smallest, times = size >> config.num_enhancers + config.num_downsamplings, 1 << config.num_enhancers
-        if smallest < 2 or size % (times << config.num_downsamplings):
+        num_halvings = self.config.num_downsamplings or 0
+        smallest, times = size >> config.num_enhancers + num_halvings, 1 << config.num_enhancers
+        if smallest < 2 or size % (times << num_halvings):
             raise RecipeError(
-                f"pix2pixhd cannot halve {size} pixels {config.num_downsamplings} + {config.num_enhancers} times.",
+                f"pix2pixhd cannot halve {size} pixels {num_halvings} + {config.num_enhancers} times.",
                 "Use a smaller num_downsamplings or num_enhancers, or another size.",
             )
         if size >> config.num_discriminators - 1 < 8:
@@ -144,7 +158,8 @@ class Generator(_adversary.Gan[Config]):
         super().fit(np.concatenate([images, planes(masks)], 3), labels, **settings)
 
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        pairs = zip(labels.tolist(), seeds, strict=True)
+        masks_of = seeds["first"] if seeds.dtype == _learner.BETWEEN else seeds
+        pairs = zip(labels.tolist(), masks_of, strict=True)
         maps = self._inputs(planes(np.stack([self._mask(label, seed) for label, seed in pairs])))
         return network(_learner.latents(seeds, self.config.latent_size).to(self.device), labels, maps)
 

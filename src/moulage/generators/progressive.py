@@ -4,12 +4,14 @@ After Karras et al. 2017 (arXiv:1710.10196): minibatch standard deviation, equal
 Self-attention (``attention_size``) and two learning rates make it the GAN of Ali et al. 2019 (arXiv:1910.11960), as in
 studies/progressive2019.toml. The class enters the latent; the discriminator projects on it.
 
-All resolutions exist from the start. How far the networks have grown is one number, ``growth``: 0 is 4 x 4 pixels,
-1.3 is 16 x 16 faded in to 30 % over 8 x 8. It is a buffer, so averaged and saved weights know what they draw.
+All resolutions exist from the start. How far the networks have grown is one integer, ``growth``, in units of which
+a resolution has ``FULL``: 0 is 4 x 4 pixels, 1.3 FULL is 16 x 16 faded in to 30 % over 8 x 8. Images and networks go by
+it alone. It is a buffer, so averaged and saved weights know what they draw.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,16 +28,18 @@ from moulage.generators._condition import LABEL_STD, LabelEmbedding, Projection
 Share = Annotated[float, Field(gt=0)]
 ADAM = _adversary.Optimiser(learning_rate=1e-3, beta1=0.0, beta2=0.99)  # the paper's
 FIRST = 4  # pixels a side of the first images
+FULL = 1 << 16  # growth from one resolution to the next; a power of 2, so that shares of it are exact
 SLOPE = 0.2  # of the leaky rectifiers
 EPSILON = 1e-8
 
 
 class Config(_adversary.Options):
-    """The defaults are the paper's; 490,000 steps are its 600,000 images a phase at 256 pixels."""
+    """The defaults are the paper's; 7,800,000 images are its 600,000 a phase at 256 pixels."""
 
+    images: _learner.Images = 7_800_000
     epochs: _learner.Epochs = None
-    steps: _learner.Steps = 490_000
     batch_size: _learner.BatchSize = 16
+    ema_images: _learner.EmaImages = 11_000
     latent_size: _adversary.LatentSize = 512
     base_channels: int = Field(256, ge=1, le=2048, description="channels at 64 pixels; twice as many at half the size")
     max_channels: int = Field(512, ge=4, le=2048, description="at most so many channels")
@@ -61,34 +65,44 @@ class Config(_adversary.Options):
         description="how the discriminator learns; two time scales: another learning rate than the generator's",
     )
 
+    @property
+    def sign_tells_real(self) -> bool:
+        return self.loss == "logistic"  # only differences of Wasserstein's critic mean anything
 
-def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> float:
+
+def grown(step: int, num_steps: int, shares: Sequence[float], fade: float) -> int:
     """How far the networks have grown at a step (from 1) of ``num_steps`` (section 2, figure 2).
 
     ``shares`` of the steps, from 4 pixels on, sum to 1; each resolution fades in during the share ``fade`` of its own.
     """
-    start = 0.0
-    for level, share in enumerate(shares):
-        length = share * num_steps
-        if step <= start + length or level == len(shares) - 1:
-            fading = fade * length
+    start = 0
+    for level, share in enumerate(accumulate(shares)):
+        # Whole steps; a sum of shares that rounding left just below one counts as it.
+        end = num_steps if level == len(shares) - 1 else math.floor(share * num_steps + 1e-6)
+        if step <= end:
+            fading = fade * (end - start)
             blend = min(1.0, (step - start) / fading) if level and fading else 1.0
-            return level - 1 + blend
-        start += length
-    raise AssertionError("the last resolution never ends")
+            return (level - 1) * FULL + round(blend * FULL)
+        start = end
+    raise AssertionError("a step after the last")
 
 
-def upper(growth: float) -> tuple[int, float]:
-    """The highest level in use (0 is 4 pixels), and the share to which it is faded in."""
-    level = math.ceil(growth)
-    return level, growth - level + 1
+def upper(growth: int) -> tuple[int, float]:
+    """The highest level in use (0 is 4 pixels), and the share above 0 to which it is faded in."""
+    level = -(-growth // FULL)
+    return level, growth / FULL - level + 1
 
 
-def shrink(images: Tensor, growth: float) -> Tensor:
+def shrink(images: Tensor, growth: int) -> Tensor:
     """Images [B, 3, S, S] as the networks see them: at the current resolution, blended with the one below."""
     level, blend = upper(growth)
     images = F.avg_pool2d(images, images.shape[-1] // (FIRST << level))
-    return images if blend == 1 else torch.lerp(enlarge(F.avg_pool2d(images, 2)), images, blend)
+    return images if blend == 1 else blended(enlarge(F.avg_pool2d(images, 2)), images, blend)
+
+
+def blended(coarse: Tensor, fine: Tensor, share: float | Tensor) -> Tensor:
+    """What is shown of both, float32; under autocast one may be of another precision than the other."""
+    return torch.lerp(coarse.float(), fine.float(), share)
 
 
 def enlarge(images: Tensor, size: int = 0) -> Tensor:
@@ -202,10 +216,10 @@ class Synthesis(nn.Module):
         self.ups = nn.ModuleDict({str(s): UpConv(widths[s // 2], widths[s], equalised) for s in plan.sides[1:]})
         self.to_rgb = nn.ModuleDict({str(s): Conv(widths[s], 3, 1, equalised, gain=1) for s in plan.sides})
         self.attention = plan.attention()
-        self.register_buffer("growth", torch.tensor(len(plan.sides) - 1.0))
+        self.register_buffer("growth", torch.tensor((len(plan.sides) - 1) * FULL))
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        level, blend = upper(float(self.growth))
+        level, blend = upper(int(self.growth))
         inputs = pixel_norm(latents)
         if self.embedding is not None:
             inputs = torch.cat([inputs, self.embedding(labels)], 1)
@@ -216,7 +230,7 @@ class Synthesis(nn.Module):
         images = self.to_rgb[str(FIRST << level)](x)
         if blend == 1:
             return images
-        return torch.lerp(enlarge(self.to_rgb[str(FIRST << level - 1)](below)), images, blend)
+        return blended(enlarge(self.to_rgb[str(FIRST << level - 1)](below)), images, blend)
 
     def block(self, side: int, x: Tensor) -> Tensor:
         """What follows the doubling of the size."""
@@ -243,15 +257,15 @@ class Discriminator(nn.Module):
         self.dense = Conv(num * FIRST**2, num, 1, equalised)
         self.head = Conv(num, 1, 1, equalised, gain=1)
         self.projection = Projection(num, num_classes) if num_classes > 1 else None
-        self.register_buffer("growth", torch.tensor(len(plan.sides) - 1.0))
+        self.register_buffer("growth", torch.tensor((len(plan.sides) - 1) * FULL))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        level, blend = upper(float(self.growth))
+        level, blend = upper(int(self.growth))
         x = self.enter(FIRST << level, images)
         for side in reversed(self.plan.sides[1 : level + 1]):
             x = self.block(side, x)
             if side == FIRST << level and blend < 1:
-                x = torch.lerp(self.enter(side // 2, F.avg_pool2d(images, 2)), x, blend)
+                x = blended(self.enter(side // 2, F.avg_pool2d(images, 2)), x, blend)
         if self.minibatch_stddev:
             x = torch.cat([x, deviation(x)], 1)
         x = F.leaky_relu(self.last(x), SLOPE)
@@ -274,15 +288,15 @@ class Discriminator(nn.Module):
 
 def deviation(x: Tensor) -> Tensor:
     """Standard deviation over the batch, averaged over channels and positions: [B, 1, s, s], all equal (section 3)."""
-    mean = (x.var(0, unbiased=False) + EPSILON).sqrt().mean()
-    return mean.expand(len(x), 1, *x.shape[2:])
+    mean = (x.float().var(0, unbiased=False) + EPSILON).sqrt().mean()
+    return mean.to(x.dtype).expand(len(x), 1, *x.shape[2:])
 
 
 class Game(_adversary.Adversary):
     """Wasserstein's distance with gradient penalty, or the logistic loss with R1; ``growth_at`` a step says how far."""
 
     GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
-    growth_at: Callable[[int], float]
+    growth_at: Callable[[int], int]
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         growth = self.growth_at(step)
@@ -312,7 +326,7 @@ class Game(_adversary.Adversary):
         al. 2017, arXiv:1704.00028, eq. 3), or half its square on real ones (R1)."""
         where = real
         if self.config.loss == "wgan-gp":
-            where = torch.lerp(real, fake.to(real), torch.rand(len(real), 1, 1, 1, generator=rng).to(real))
+            where = blended(real, fake, torch.rand(len(real), 1, 1, 1, generator=rng).to(self.device))
         where = where.detach().requires_grad_()
         squares = _adversary.gradient_penalty(self.discriminator(where, labels), where)
         if self.config.loss == "wgan-gp":
@@ -344,11 +358,14 @@ class Generator(_adversary.Gan[Config]):
                 f"Use at most {size}.",
             )
         self.shares = tuple(share / sum(shares) for share in shares)
-        self.held: float | None = None
+        self.held: int | None = None
 
-    def growth_at(self, step: int) -> float:
+    def growth_at(self, step: int) -> int:
         """How far the networks have grown at a step of the fit, or all the time while it is ``held``."""
         return grown(step, self.num_steps, self.shares, self.config.fade) if self.held is None else self.held
+
+    def draws_as_at_the_end(self, step: int) -> bool:
+        return super().draws_as_at_the_end(step) and self.growth_at(step) == (len(self.shares) - 1) * FULL
 
     def game(self) -> Game:
         game = super().game()
@@ -363,7 +380,7 @@ class Generator(_adversary.Gan[Config]):
         seconds = []
         try:
             for level in range(len(self.shares)):
-                self.held = float(level)
+                self.held = level * FULL
                 seconds.append(super().steps_and_seconds(num_images, device)[1])
         finally:
             self.held = None

@@ -6,7 +6,7 @@ against it (Kynkäänniemi et al. 2023, arXiv:2203.06026): judge these images in
 """
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -22,15 +22,21 @@ from moulage.generators._condition import Projection
 from moulage.generators._fastgan import Drawer, Synthesis, SynthesisOptions, batch_norm
 
 ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)  # the paper's
+INPUT_SIZE = 224  # pixels a side that the frozen network was trained at, and sees at least
 LAST = 4  # pixels a side at which every discriminator judges
 
 
 class Config(SynthesisOptions):
-    """The defaults are for a GPU; docs/generators/projected_gan.md has settings for a CPU."""
+    """The defaults are the authors'; docs/generators/projected_gan.md has settings for a CPU."""
 
+    images: _learner.Images = 10_000_000
+    epochs: _learner.Epochs = None
+    ema_images: _learner.EmaImages = 20_000
     batch_size: _learner.BatchSize = 64
     backbone: backbones.Backbone = Field(
-        default=backbones.Backbone(), description="the frozen timm network whose features are looked at"
+        default=backbones.Backbone(),
+        description="the frozen timm network whose features are looked at; without "
+        "input_size, images under 224 pixels are enlarged to 224",
     )
     num_maps: int = Field(
         4, ge=1, le=6, description="feature maps that get a discriminator: the last so many of at least 4 x 4"
@@ -46,6 +52,10 @@ class Config(SynthesisOptions):
     generator_optimiser: _adversary.GeneratorOptimiser = ADAM
     discriminator_optimiser: _adversary.DiscriminatorsOptimiser = ADAM
     discriminator_augment: _adversary.Augmentation = "diffaugment"
+
+    def at(self, size: int) -> Self:
+        side = self.backbone.input_size or max(size, INPUT_SIZE)
+        return self.model_copy(update={"backbone": self.backbone.model_copy(update={"input_size": side})})
 
 
 class Backbone(nn.Module):

@@ -21,12 +21,17 @@ from moulage.generators._condition import LabelEmbedding, Projection
 ADAM = _adversary.Optimiser(learning_rate=2e-4, beta1=0.0, beta2=0.99)  # the paper's
 SLOPE = 0.2  # of the leaky ReLUs
 SMALLEST = 4  # pixels a side of the coarsest stage
+GAMMA_AT_64 = 2.0  # the authors' setting for faces at 64 pixels
+GAMMA_GROWTH = math.log(150 / GAMMA_AT_64, 256 / 64)  # and 150 at 256: in between a power of the side
 
 
 class Config(_adversary.Options):
     """The defaults are for a GPU; docs/generators.md has settings for a CPU."""
 
+    images: _learner.Images = 20_000_000
+    epochs: _learner.Epochs = None
     batch_size: _learner.BatchSize = 64
+    ema_images: _learner.EmaImages = 500_000
     latent_size: _adversary.LatentSize = 64
     channel_base: int = Field(
         16_384, ge=64, le=131_072, description="channels of a stage times its side in pixels, up to max_channels"
@@ -41,12 +46,26 @@ class Config(_adversary.Options):
         1,
         description="pixels a side that the finest stage handles as one; 2 or 4 save most of the work at a large size",
     )
-    gamma: float = Field(2.0, ge=0, le=1000, description="weight of both gradient penalties at the first step")
-    gamma_final: float = Field(0.2, ge=0, le=1000, description="the same from burn_in_steps on")
-    learning_rate_final: float = Field(
-        0.25, gt=0, le=1, description="factor of both learning rates from burn_in_steps on"
+    gamma: float | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="weight of both gradient penalties at the first step; none: by the size, 2 at 64 and 150 at 256",
     )
-    burn_in_steps: int = Field(5000, ge=0, description="steps over which gamma and learning rate fall (half a cosine)")
+    gamma_final: float | None = Field(
+        None, ge=0, le=10_000, description="the same after burn_in_images; none: a tenth of gamma"
+    )
+    learning_rate_final: float = Field(
+        0.25, gt=0, le=1, description="factor of both learning rates after burn_in_images"
+    )
+    beta2_first: float = Field(
+        0.9, ge=0, lt=1, description="Adam's beta2 at the first step; the optimisers' own after burn_in_images"
+    )
+    burn_in_images: int | None = Field(
+        None,
+        ge=0,
+        description="images over which gamma and learning rates fall and beta2 rises, along half a cosine; none: all",
+    )
     penalty_every: int = Field(
         1, ge=1, le=64, description="steps between two gradient penalties, which count as much more"
     )
@@ -56,6 +75,16 @@ class Config(_adversary.Options):
     generator_optimiser: _adversary.GeneratorOptimiser = ADAM
     discriminator_optimiser: _adversary.DiscriminatorOptimiser = ADAM
     discriminator_augment: _adversary.Augmentation = "diffaugment"
+    ada_probability: _adversary.AdaProbability = 0.3
+
+    @property
+    def sign_tells_real(self) -> bool:
+        return False  # a logit counts relative to one of a generated image
+
+    def at(self, size: int) -> Self:
+        gamma = GAMMA_AT_64 * (size / 64) ** GAMMA_GROWTH if self.gamma is None else self.gamma
+        final = gamma / 10 if self.gamma_final is None else self.gamma_final
+        return self.model_copy(update={"gamma": gamma, "gamma_final": final})
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -199,18 +228,24 @@ class Game(_adversary.Adversary):
 
     GENERATOR, DISCRIMINATOR = Synthesis, Discriminator
 
-    def falling(self, step: int, final: float) -> float:
-        """From 1 at the first step to ``final`` at ``burn_in_steps``, along half a cosine."""
-        share = min(1.0, step / max(1, self.config.burn_in_steps))
-        return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
+    burn_in_images: int
+
+    def scheduled(self, step: int, first: float, final: float) -> float:
+        """From ``first`` at the first step to ``final`` after ``burn_in_images``, along half a cosine."""
+        share = step * self.config.batch_size / max(1, self.burn_in_images)
+        return first + (final - first) * _adversary.half_cosine(share)
 
     def step(self, real: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        factor = self.falling(step, self.config.learning_rate_final)
+        config = self.config
+        factor = self.scheduled(step, 1.0, config.learning_rate_final)
         for optimiser, options in (
-            (self.generator_optimiser, self.config.generator_optimiser),
-            (self.discriminator_optimiser, self.config.discriminator_optimiser),
+            (self.generator_optimiser, config.generator_optimiser),
+            (self.discriminator_optimiser, config.discriminator_optimiser),
         ):
-            optimiser.param_groups[0]["lr"] = options.learning_rate * factor
+            [group] = optimiser.param_groups
+            group["lr"] = options.learning_rate * factor
+            if "betas" in group:
+                group["betas"] = options.beta1, self.scheduled(step, config.beta2_first, options.beta2)
         return super().step(real, labels, step, rng)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, step: int, rng: torch.Generator) -> Judged:
@@ -219,9 +254,7 @@ class Game(_adversary.Adversary):
         on_real, on_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
         loss = F.softplus(on_fake - on_real).mean()
         if penalised:
-            gamma = self.config.gamma_final
-            if self.config.gamma:
-                gamma = self.config.gamma * self.falling(step, self.config.gamma_final / self.config.gamma)
+            gamma = self.scheduled(step, self.config.gamma, self.config.gamma_final)
             penalty = _adversary.gradient_penalty(on_real, real) + _adversary.gradient_penalty(on_fake, fake)
             loss = loss + self.config.penalty_every * gamma / 2 * penalty.mean()
         return loss, on_real, on_fake
@@ -236,3 +269,8 @@ class Generator(_adversary.Gan[Config]):
     """At a power of 2 from 8 to 512 pixels."""
 
     NAME, CONFIG, SIZES, GAME = "r3gan", Config, (8, 16, 32, 64, 128, 256, 512), Game
+
+    def game(self) -> Game:
+        game, given = super().game(), self.config.burn_in_images
+        game.burn_in_images = self.num_steps * self.config.batch_size if given is None else given
+        return game

@@ -4,37 +4,56 @@ From Karras et al. 2019 (arXiv:1912.04958) and 2020 (arXiv:2006.06676): a mappin
 noise, a residual discriminator, the non-saturating logistic loss with lazy R1 and path-length regularisation.
 """
 
+from typing import Self
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import randomness
+from moulage import plugins, randomness
 from moulage.errors import RecipeError
 from moulage.generators import _adversary, _learner
 from moulage.generators._adversary import Judged
 from moulage.generators._stylegan2 import Discriminator, NetworkOptions, Synthesis
 
-ADAM = _adversary.Optimiser(learning_rate=0.002, beta1=0.0, beta2=0.99)  # the paper's
+ADAM = _adversary.Optimiser(learning_rate=0.0025, beta1=0.0, beta2=0.99)  # of the authors' automatic settings
+R1_WEIGHT = 0.0002  # of the same: times the pixels of an image, by the images in a batch
 NUM_MEAN_LATENTS = 1024  # latents from which the mean w of each class is taken
 PATH_DECAY = 0.01  # share of a new batch in the running mean of path lengths
 
 
 class Config(NetworkOptions):
-    """The defaults are for a GPU (the paper's channels for 256 pixels); docs/generators/stylegan2.md has others."""
+    """The defaults are those that the authors' program takes by itself; docs/generators/stylegan2.md has others."""
 
+    images: _learner.Images = 5_000_000
+    epochs: _learner.Epochs = None
     generator_optimiser: _adversary.GeneratorOptimiser = ADAM
     discriminator_optimiser: _adversary.DiscriminatorOptimiser = ADAM
     discriminator_augment: _adversary.Augmentation = "ada"
     style_mixing: float = Field(0.9, ge=0, le=1, description="share of training images drawn from two latents")
-    r1_weight: float = Field(0.1, ge=0, le=1000, description="weight (gamma) of the R1 penalty on real images; 0: none")
+    r1_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="weight (gamma) of the R1 penalty on real images; 0: none; not given: 0.0002 pixels / batch_size",
+    )
     r1_every: int = Field(16, ge=1, le=64, description="steps between two of them")
     path_length_weight: float = Field(2.0, ge=0, le=100, description="weight of the path-length penalty; 0: none")
     path_length_every: int = Field(8, ge=1, le=64, description="steps between two of them")
     deviation_group: int = Field(
         4, ge=1, le=64, description="images over which the discriminator sees the standard deviation; 1: it does not"
     )
+
+    def at(self, size: int) -> Self:
+        weight = R1_WEIGHT * size**2 / self.batch_size if self.r1_weight is None else self.r1_weight
+        return self.model_copy(update={"r1_weight": weight})
+
+
+class Drawing(plugins.Options):
+    """How images are drawn from a fit."""
+
     truncation: float = Field(
         1.0, ge=0, le=1, description="psi: 1 draws as in training, less draws nearer to the class's mean"
     )
@@ -59,7 +78,8 @@ class PathLength(nn.Module):
         y = torch.randn(images.shape, generator=rng).to(images.device) / images.shape[-1]
         [gradient] = torch.autograd.grad((images.float() * y).sum(), styles, create_graph=True)
         lengths = gradient.float().square().sum(2).mean(1).sqrt()
-        self.mean.lerp_(lengths.detach().mean(), PATH_DECAY)
+        moved = torch.lerp(self.mean, lengths.detach().mean(), PATH_DECAY)
+        self.mean.copy_(torch.where(moved.isfinite(), moved, self.mean))  # one bad batch must not stay in it
         return (lengths - self.mean).square().mean()
 
 
@@ -113,7 +133,7 @@ class Game(_adversary.Adversary):
 class Generator(_adversary.Gan[Config]):
     """At 16 to 256 pixels: 4, 5, 6 or 7 doubled."""
 
-    NAME, CONFIG, GAME = "stylegan2", Config, Game
+    NAME, CONFIG, DRAWING, GAME = "stylegan2", Config, Drawing, Game
     SIZES = tuple(sorted(side << i for side in (4, 5, 6, 7) for i in range(1, 7) if 16 <= side << i <= 256))
 
     def __init__(self, config: Config, classes: tuple[str, ...], size: int) -> None:
@@ -127,7 +147,7 @@ class Generator(_adversary.Gan[Config]):
     def draw(self, network: Synthesis, labels: Tensor, seeds: np.ndarray) -> Tensor:
         latents = _learner.latents(seeds, self.config.latent_size).to(self.device)
         noise = _learner.latents(seeds, sum(network.noise_sizes), name="noise")
-        styles = network.truncate(network.styles(latents, labels), labels, self.config.truncation)
+        styles = network.truncate(network.styles(latents, labels), labels, self.drawing.truncation)
         return network.render(styles, noise.to(self.device))
 
     def settle(self, network: Synthesis, labels: np.ndarray) -> None:

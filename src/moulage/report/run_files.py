@@ -1,7 +1,7 @@
 """What the sections of a report read of a run folder beside its results."""
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -54,9 +54,11 @@ def read(folder: Path) -> Run:
     return Run(folder, results.load(folder))
 
 
-def first_of_each(generators: Iterable[GeneratorRun]) -> list[GeneratorRun]:
-    """Of each generator the run of the lowest trial; its images stand for the others."""
+def first_of_each(
+    generators: Iterable[GeneratorRun], by: Callable[[GeneratorRun], str] = lambda made: made.name
+) -> list[GeneratorRun]:
+    """Of each generator, as it is drawn from, the run of the lowest trial; its images stand for the others."""
     first: dict[str, GeneratorRun] = {}
     for made in sorted(generators, key=lambda made: made.trial):
-        first.setdefault(made.name, made)
+        first.setdefault(by(made), made)
     return list(first.values())

@@ -8,9 +8,11 @@ from moulage.results.record import Record
 
 
 class GeneratorRun(Record):
-    """One generator in one trial."""
+    """One generator in one trial, and what was drawn from it in one way."""
 
-    name: str  # the recipe's name for it
+    name: str  # the recipe's name for it; where an arm draws otherwise, with what differs: ``diffusion-guidance=2.0``
+    generator: str  # the recipe's name for it
+    drawing: dict[str, Any]  # options of drawing that are not as the plug-in has them
     plugin: str  # what it is
     trial: int
     folder: str

@@ -85,11 +85,11 @@ class Classifier(Stage):
         return self.plugin
 
     def identity(self) -> dict[str, Any]:
-        """An arm goes by the generator that drew its images, not by the folder of samples: another arm that asks the
+        """An arm goes by the series that its images are of, not by the folder of samples: another arm that asks the
         same generator for more images changes that folder, but not the first images in it. Embeddings follow from it.
         """
-        generator = self.samples.generator.folder if self.samples else ""
-        return {**super().identity(), "samples": generator, "embeddings": [each.key for each in self.embeddings[:1]]}
+        series = self.samples.series if self.samples else ""
+        return {**super().identity(), "samples": series, "embeddings": [each.key for each in self.embeddings[:1]]}
 
     @property
     def _model(self) -> tuple[contracts.ClassifierPlugin, Any]:

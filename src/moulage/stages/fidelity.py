@@ -27,13 +27,17 @@ COLUMNS = ("generated", "nearest", "label", "distance", "is_copy")
 
 @dataclass(frozen=True)
 class Fidelity(Stage):
-    """Scores of one generator in one trial, from ``num_drawn`` images of each class, measured in ``network``."""
+    """Scores of one generator in one trial, from ``num_drawn`` images of each class, measured in ``network``.
+
+    ``drawing``: the plug-in's options of drawing, all of them.
+    """
 
     kind: ClassVar[str] = "fidelity"
     place: ClassVar[str] = "fidelity"
     is_witnessed: ClassVar[bool] = False
 
     generator: Generator
+    drawing: dict[str, Any]
     num_drawn: int
     seed: int
     network: Network
@@ -70,7 +74,7 @@ class Fidelity(Stage):
         runs.write_json(at.run / self.folder / FILE, report)
 
     def _drawn(self, at: Context, classes: tuple[str, ...]) -> fidelity.Images:
-        model, drawn = load(at.run / self.generator.folder, at.device), list[np.ndarray]()
+        model, drawn = load(at.run / self.generator.folder, at.device, self.drawing), list[np.ndarray]()
         seeds = np.arange(FIRST_SEED, FIRST_SEED + self.num_drawn)
         for done, name in enumerate(classes, 1):
             drawn.append(model.sample(self.generator.classes.index(name), seeds))

@@ -1,7 +1,9 @@
 """Fits a generator on its classes' images of the training part; the validation part chooses among its weights."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,13 +12,15 @@ import numpy as np
 from moulage import contracts, runs
 from moulage.data import masks
 from moulage.data.catalog import Catalog
+from moulage.data.samples import BATCH, safe_names, write
 from moulage.data.samples import draw as draw_into
-from moulage.errors import DataError, RecipeError
+from moulage.errors import DataError, LeakError, RecipeError, nearest
 from moulage.evaluation.set_distances import squared_mmd
 from moulage.recipe import Recipe
+from moulage.sheets import grid
 from moulage.stages.data import Prepared
 from moulage.stages.network import Network
-from moulage.stages.stage import Context, Stage
+from moulage.stages.stage import APART, Context, Stage
 from moulage.stages.stored import labels_of
 from moulage.stages.witness import Known, Witness, fitted
 
@@ -50,11 +54,20 @@ class Generator(Stage):
     split: str  # digest of the split whose training part it sees
     judge: JudgedBy | None  # None where the weights of the last step are kept
     masks: str  # names the lesion masks that it learns from; empty where it learns from none
+    start: "Generator | None" = None  # the fit that it goes on from
+    start_digest: str = ""  # of weights from elsewhere that it goes on from instead, and where they lie
+    start_path: str = field(default="", metadata=APART)
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
         for name, options in recipe.generators.items():
-            contracts.generator(options.plugin).configure(options.options, f"generators.{name}.options")
+            plug, where = contracts.generator(options.plugin), f"generators.{name}"
+            _check_start(recipe, name)
+            model = plug.Generator(plug.configure(options.options, f"{where}.options"), options.classes, options.size)
+            plug.draw_by(model, options.drawing, f"{where}.drawing")
+            for arm, of in recipe.arms.items():
+                if of.generator == name and of.drawing:
+                    plug.draw_by(model, {**options.drawing, **of.drawing}, f"arms.{arm}.drawing")
         if recipe.generators and (recipe.fidelity.num_images or recipe.fidelity.judge_images):
             try:
                 Network.of(recipe.fidelity.features, "fidelity.features")
@@ -79,6 +92,8 @@ class Generator(Stage):
         more: dict[str, Any] = {}
         if plug.needs_masks:
             more["masks"] = masks.read(train, self.size, prepared.framing, filters=prepared.filters)
+        if self.start or self.start_path:
+            more["start"] = at.run / self.start.folder if self.start else Path(self.start_path)
         model = self._model()
         model.fit(
             prepared.images(train, self.size),
@@ -93,6 +108,7 @@ class Generator(Stage):
         model.save(folder)
         about = {"plugin": self.plugin, "classes": self.classes, "size": self.size, "origin": Path(self.folder).name}
         about |= {"split_digest": split.digest, "num_images": len(train), "all_classes": prepared.catalog.classes}
+        about |= {"data": self.data}
         runs.write_json(folder / FILE, about)
         return fitted(split.digest, train, judge and judge.chosen_on)
 
@@ -111,39 +127,149 @@ class Generator(Stage):
         return num_steps * a_step
 
 
+def _check_start(recipe: Recipe, name: str) -> None:
+    """Its plug-in can go on from the weights that ``start`` names."""
+    options, where = recipe.generators[name], f"generators.{name}.start"
+    freezes = options.options.get("freeze_discriminator", 0)
+    if freezes and not options.start:
+        raise RecipeError(
+            f"generators.{name}.options.freeze_discriminator holds layers of a discriminator that a fit starts from.",
+            f"Say in {where} what it starts from, or freeze nothing.",
+        )
+    if not options.start:
+        return
+    if not contracts.generator(options.plugin).takes_start:
+        raise RecipeError(f"{where}: {options.plugin} has no weights to go on from.", "Leave start out.")
+    if options.start not in recipe.generators and not Path(options.start).exists():
+        hint = nearest(options.start, recipe.generators)
+        raise RecipeError(f'{where}: there is no generator "{options.start}" in this recipe, nor such a path.', hint)
+    path = Path(options.start) / FILE
+    if options.start in recipe.generators:
+        other = recipe.generators[options.start].plugin
+    else:
+        other = runs.read_json(path)["plugin"] if path.exists() else options.plugin
+    if other != options.plugin:
+        raise RecipeError(f"{where}: it is of {other}, and this is {options.plugin}.", "Start from one of the same.")
+    if freezes and options.start not in recipe.generators and not any(Path(options.start).glob("checkpoint-*.pt")):
+        raise RecipeError(
+            f"generators.{name}.options.freeze_discriminator: there is no discriminator in {options.start}.",
+            "Start from a generator's folder that still has its checkpoint-*.pt, or freeze nothing.",
+        )
+
+
+def digest_of_start(path: Path, data: str, split: str) -> str:
+    """Digest of weights from elsewhere, for a fit of these data on this split.
+
+    Raises:
+        RunError: there are none.
+        LeakError: they were fitted on another split of the same data.
+    """
+    from moulage.checkpoints import weights_digest
+
+    found = weights_digest(path)
+    about: dict[str, Any] = runs.read_json(path / FILE) if (path / FILE).exists() else {}
+    if about.get("data") == data and about["split_digest"] != split:
+        raise LeakError(
+            f"{path} was fitted on another split of these data ({about['split_digest']}, not {split}). "
+            "It may have seen images that score here.",
+            "Start from a fit on the training part of this split, or on other data.",
+        )
+    return found
+
+
 def draw(
     folder: Path,
     counts: Mapping[str, int],
     first_seed: int,
     out: Path,
     *,
+    drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    batch_size: int = 1,
     device: str = "cpu",
     progress: runs.Progress = runs.no_progress,
 ) -> Catalog:
     """Draw images from a finished generator folder: ``counts[c]`` of each class from consecutive seeds.
 
+    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it. ``batch_size`` images are
+    drawn at once, where that changes none of them.
+
     Raises:
         RunError: the folder holds no finished generator.
         DataError: it never learned a class that is asked for.
+        RecipeError: a wrong option of drawing.
     """
-    about = runs.read_json(folder / FILE)
-    for name in counts:
-        if name not in about["classes"]:
-            raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
+    about = _about(folder, counts)
+    plug = contracts.generator(about["plugin"])
+    drawing, model = plug.drawing(drawing), load(folder, device, drawing)
+    model.batch_size = batch_size
     return draw_into(
-        load(folder, device),
+        model,
         {name: np.arange(first_seed, first_seed + count) for name, count in counts.items()},
         out,
         classes=tuple(about["all_classes"]),
         origin=about["origin"],
         split_digest=about["split_digest"],
+        drawing=drawing,
+        series="-".join([about["origin"], *words(plug.changed(drawing))]),
+        batch_size=max(BATCH, batch_size),
         progress=progress,
     )
 
 
-def load(folder: Path, device: str) -> Any:
-    """The finished generator of a folder, which names its plug-in."""
-    return contracts.generator(runs.read_json(folder / FILE)["plugin"]).load(folder, device=device)
+def interpolate(
+    folder: Path,
+    names: Sequence[str],
+    first_seed: int,
+    num_rows: int,
+    num_steps: int,
+    out: Path,
+    *,
+    drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    device: str = "cpu",
+    progress: runs.Progress = runs.no_progress,
+) -> list[Path]:
+    """Write ``out/CLASS.png`` for each class: a row a seed, and in it ``num_steps`` images on the way to the next seed.
+
+    Where neighbours change little, images are not copies of a few that were learned by heart. Raises as ``draw``, and
+    ``RecipeError`` where the generator draws nothing between two images.
+    """
+    about = _about(folder, names)
+    model, drawing = load(folder, device, drawing), contracts.generator(about["plugin"]).drawing(drawing)
+    between = contracts.interpolates(model)
+    if between is None:
+        raise RecipeError(f"{about['plugin']} draws nothing between two images.", "Leave --interpolate out.")
+    seeds = np.repeat(np.arange(first_seed, first_seed + num_rows), num_steps)
+    shares = np.tile(np.linspace(0, 1, num_steps), num_rows)
+    safe, written = safe_names(about["all_classes"]), list[Path]()
+    for done, name in enumerate(names, 1):
+        images = between.between(about["classes"].index(name), seeds, seeds + 1, shares)
+        facts = {"origin": about["origin"], "class": name, "seed": first_seed, "split_digest": about["split_digest"]}
+        written.append(out / f"{safe[name]}.png")
+        write(written[-1], np.asarray(grid(images, num_steps)), facts | {"drawing": drawing})
+        progress(done, len(names), name)
+    return written
+
+
+def _about(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """What ``FILE`` says of a finished generator, which draws these classes."""
+    about: dict[str, Any] = runs.read_json(folder / FILE)
+    for name in names:
+        if name not in about["classes"]:
+            raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
+    return about
+
+
+def load(folder: Path, device: str, drawing: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+    """The finished generator of a folder, which names its plug-in, told how to draw."""
+    plug = contracts.generator(runs.read_json(folder / FILE)["plugin"])
+    model = plug.load(folder, device=device)
+    plug.draw_by(model, drawing)
+    return model
+
+
+def words(drawing: Mapping[str, Any]) -> list[str]:
+    """Options of drawing as parts of a name: ``guidance=2.0``."""
+    return [re.sub(r"[^\w.=+-]+", "_", f"{key}={value}") for key, value in drawing.items()]
 
 
 class ValidationJudge:

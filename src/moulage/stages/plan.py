@@ -23,7 +23,7 @@ from moulage.stages.embedding import Embedding
 from moulage.stages.features import Features
 from moulage.stages.fidelity import Fidelity
 from moulage.stages.gallery import Gallery
-from moulage.stages.generator import Generator, JudgedBy
+from moulage.stages.generator import Generator, JudgedBy, digest_of_start, words
 from moulage.stages.network import Network
 from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
 from moulage.stages.selection import Rule, Selection
@@ -142,7 +142,12 @@ class _Planner:
         options, wanted = self.recipe.generators[name], self.recipe.fidelity
         plug = contracts.generator(options.plugin)
         judged = wanted.judge_images and not plug.is_null
-        data = self.prepared.digest
+        data, start = self.prepared.digest, options.start
+        from_elsewhere: dict[str, Any] = {}
+        if start and start not in self.recipe.generators:
+            path = Path(start).absolute()
+            found = digest_of_start(path, data, self.prepared.split(trial).digest)
+            from_elsewhere = {"start_digest": found, "start_path": str(path)}
         stage = self._once(
             Generator(
                 name,
@@ -156,21 +161,35 @@ class _Planner:
                 split=self.prepared.split(trial).digest,
                 judge=JudgedBy(wanted.judge_images, self.network("fidelity")) if judged else None,
                 masks=self.prepared.masks if plug.needs_masks else "",
+                start=self.fit_of(start, trial) if start in self.recipe.generators else None,
+                **from_elsewhere,
             )
         )
-        if wanted.num_images and not plug.is_null:
-            self._once(
-                Fidelity(
-                    name,
-                    trial,
-                    data,
-                    generator=stage,
-                    num_drawn=wanted.num_images,
-                    seed=stage.seed,
-                    network=self.network("fidelity"),
-                )
-            )
+        self.fidelity(name, stage, self.drawing(name))
         return stage
+
+    def fit_of(self, name: str, trial: int) -> Generator:
+        """The fit of a generator that a trial uses: its own, or that of the whole study."""
+        return self.generator(name, trial if self.recipe.generators[name].refit == "trial" else 0)
+
+    def fidelity(self, name: str, fitted: Generator, drawing: dict[str, Any]) -> None:
+        """Images of a fit are scored as they are drawn, where any are scored."""
+        num_drawn = self.recipe.fidelity.num_images
+        if num_drawn and not contracts.generator(fitted.plugin).is_null:
+            at, network = (fitted.trial, fitted.data), self.network("fidelity")
+            self._once(Fidelity(name, *at, fitted, drawing, num_drawn=num_drawn, seed=fitted.seed, network=network))
+
+    def drawing(self, generator: str, arm: str = "") -> dict[str, Any]:
+        """The options by which images of a generator are drawn, for an arm if one is named."""
+        options = self.recipe.generators[generator]
+        own = self.recipe.arms[arm].drawing if arm else {}
+        where = f"arms.{arm}.drawing" if own else f"generators.{generator}.drawing"
+        return contracts.generator(options.plugin).drawing({**options.drawing, **own}, where)
+
+    def series(self, generator: str, drawing: dict[str, Any]) -> str:
+        """What images that are drawn so are called: as their generator, with what differs from its own drawing."""
+        usual = self.drawing(generator)
+        return "-".join([generator, *words({key: v for key, v in drawing.items() if v != usual[key]})])
 
     def drawn(self, arm: str, add: dict[str, int]) -> dict[str, int]:
         """How many images of each class are drawn for an arm that adds ``add`` of them."""
@@ -178,24 +197,27 @@ class _Planner:
         factor = self.recipe.selections[chosen].draw if chosen else 1
         return {label: math.ceil(factor * number) for label, number in add.items()}
 
-    def samples(self, name: str, trial: int, add: dict[str, int]) -> Samples:
-        """Samples for all arms that use this generator: as many of each class as the greediest adds or selects from."""
-        options = self.recipe.generators[name]
+    def samples(self, arm: str, trial: int, add: dict[str, int]) -> Samples:
+        """Samples for all arms that draw from a generator as this one does: as many of each class as the greediest
+        adds or selects from.
+        """
+        name, arms = self.recipe.arms[arm].generator, self.recipe.arms
+        options, drawing = self.recipe.generators[name], self.drawing(name, arm)
         for wanted in add:
             if wanted not in options.classes:
                 raise RecipeError(f'Generator "{name}" does not learn "{wanted}".', nearest(wanted, options.classes))
         counts = dict.fromkeys(options.classes, 0)
-        for arm, other in self.additions[self._number(trial)].items():
-            if self.recipe.arms[arm].generator == name:
-                drawn = self.drawn(arm, other)
+        for each, other in self.additions[self._number(trial)].items():
+            if arms[each].generator == name and self.drawing(name, each) == drawing:
+                drawn = self.drawn(each, other)
                 counts = {label: max(counts[label], drawn.get(label, 0)) for label in options.classes}
-        fitted = self.generator(name, trial if options.refit == "trial" else 0)
-        data = self.prepared.digest
-        stage = self._once(
-            Samples(name, trial, data, generator=fitted, counts=counts, first_seed=trial * SEEDS_PER_TRIAL)
-        )
+        fitted = self.fit_of(name, trial)
+        series, data = self.series(name, drawing), self.prepared.digest
+        self.fidelity(series, fitted, drawing)
+        first = trial * SEEDS_PER_TRIAL
+        stage = self._once(Samples(series, trial, data, fitted, drawing, counts=counts, first_seed=first))
         if self.recipe.split.scheme != "folds" or trial == 0:
-            self._once(Gallery(name, trial, data, samples=stage))
+            self._once(Gallery(series, trial, data, samples=stage))
         return stage
 
     def features(self, network: Network, size: int, samples: Samples | None = None) -> Features:
@@ -257,7 +279,7 @@ class _Planner:
     def classifier(self, arm: str, trial: int) -> Classifier:
         options, number, chosen = self.recipe.arms[arm], self._number(trial), self.recipe.classifier
         add = self.additions[number][arm]
-        samples = self.samples(options.generator, trial, add) if options.generator else None
+        samples = self.samples(arm, trial, add) if options.generator else None
         given = str(options.samples.resolve()) if options.samples else ""
         return self._once(
             Classifier(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.samples import check_provenance
@@ -17,18 +17,26 @@ SEEDS_PER_TRIAL = 1_000_000
 
 @dataclass(frozen=True)
 class Samples(Stage):
-    """Images of one generator in one trial. ``counts``: of each class; ``first_seed``: the others follow it."""
+    """Images of one generator in one trial, drawn in one way."""
 
     kind: ClassVar[str] = "samples"
     place: ClassVar[str] = "samples"
 
     generator: Generator
-    counts: dict[str, int]
-    first_seed: int
+    drawing: dict[str, Any]  # the plug-in's options of drawing, all of them
+    counts: dict[str, int]  # of each class
+    first_seed: int  # the others follow it
+
+    @property
+    def series(self) -> list[Any]:
+        """What the images depend on beside their seeds; of two stages that share it, one has the other's first ones."""
+        return [self.generator.folder, self.drawing]
 
     def run(self, at: Context) -> Witness:
         fitted, out = at.run / self.generator.folder, at.run / self.folder
-        drawn = draw(fitted, self.counts, self.first_seed, out, device=at.device, progress=at.progress)
+        drawn = draw(
+            fitted, self.counts, self.first_seed, out, drawing=self.drawing, device=at.device, progress=at.progress
+        )
         split = ",".join(sorted(set(drawn.table["split_digest"])))  # a comma, of two splits, matches no digest
         return Witness(split, origins=origins_of(drawn), num_images=len(drawn), drawn=names_digest(drawn.images))
 

@@ -41,7 +41,7 @@ class Selection(Stage):
     kind: ClassVar[str] = "selection"
     place: ClassVar[str] = "selections"
 
-    # what is chosen from. The folder goes by their generator: it sees the first samples, however many others ask for.
+    # what is chosen from. The folder goes by their series: it sees the first samples, however many others ask for.
     samples: Samples
     real: Features  # features of the real images, and of the samples
     drawn: Features
@@ -59,7 +59,7 @@ class Selection(Stage):
             Network.of(selection.features, f"selections.{name}.features")
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "samples": self.samples.generator.folder, "drawn": ""}
+        return {**super().identity(), "samples": self.samples.series, "drawn": ""}
 
     def run(self, at: Context) -> Witness:
         """Everything that a rule may look at beside the samples is the training part.
@@ -82,7 +82,7 @@ class Selection(Stage):
             decisions(applied, candidates).to_parquet(temporary)
         with runs.atomic(folder / DROPPED) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **pictures(applied, candidates, reference))
-        about = {"generator": self.samples.generator.name, "network": self.real.network.name, "want": self.want}
+        about = {"generator": self.samples.name, "network": self.real.network.name, "want": self.want}
         runs.write_json(folder / FILE, {**about, **summary(applied, candidates, kept, self.want)})
         return fitted(self.split, train, origins=origins_of(kept), kept=names_digest(kept.images))
 

@@ -22,14 +22,14 @@ PREVIEW_SIZE = (512, 256)
 
 
 def show(run: Run) -> dict[str, Any] | None:
-    names = sorted({made.name for made in run.results.generators})
+    names = sorted({made.generator for made in run.results.generators})
     plots, grids = list(filter(None, (losses(run, name) for name in names))), previews(run)
     return {"plots": plots, "previews": grids} if plots or grids else None
 
 
 def losses(run: Run, name: str) -> Plot | None:
     """All losses that a generator logged, over its steps, a thin line a trial."""
-    folders = [run.folder / made.folder for made in run.results.generators if made.name == name]
+    folders = dict.fromkeys(run.folder / made.folder for made in run.results.generators if made.generator == name)
     logs = [log for folder in folders if (log := read_log(folder, "step"))]
     keys = sorted({key for log in logs for record in log for key in record if key.startswith("loss")})
     if not keys:
@@ -54,7 +54,7 @@ def losses(run: Run, name: str) -> Plot | None:
 def previews(run: Run) -> list[tuple[GeneratorRun, list[tuple[str, str]]]]:
     """Of each generator some preview grids of one run, evenly spaced from first to last: (file name, data URI)."""
     grids = {made.folder: _grids(run.folder / made.folder / "previews") for made in run.results.generators}
-    shown = first_of_each(made for made in run.results.generators if grids[made.folder])
+    shown = first_of_each((made for made in run.results.generators if grids[made.folder]), lambda made: made.generator)
     limit = max(2, MOST_PREVIEWS // max(1, len(shown)))
     chosen = []
     for made in shown:

@@ -156,7 +156,7 @@ def _balance(plugin: str, cite: _Citations) -> str:
 
 
 def _generator(results: Results, name: str, cite: _Citations) -> str:
-    runs = [made for made in results.generators if made.name == name]
+    runs = list({made.folder: made for made in results.generators if made.generator == name}.values())
     plugin = runs[0].plugin if runs else name
     called, keys = GENERATORS.get(plugin, (plugin, ()))
     number = results.trials.num_trials
