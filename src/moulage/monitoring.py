@@ -37,7 +37,8 @@ def means_of(step: int, records: Sequence[Mapping[str, Tensor]]) -> dict[str, fl
     """Means of what steps up to ``step`` returned, scalars by name, for the log.
 
     ``left_out``, where it is there, is 1 for a step that changed nothing because a gradient was not finite
-    (``optimisers.guarded_step``); such steps count in the mean of this name alone. ``DivergedError`` where most of them are so, or a loss is not finite.
+    (``optimisers.guarded_step``); such steps count in the mean of this name alone. ``DivergedError`` where most of them
+    are so, or a loss is not finite.
     """
     newest = records[-1]  # on the device; those that come from a checkpoint are on the CPU
     columns = {n: torch.stack([r[n].to(newest[n].device) for r in records]).double().cpu() for n in newest}
