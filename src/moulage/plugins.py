@@ -5,24 +5,38 @@ A package of somebody else's adds one with an entry point in the group ``moulage
 whose name is the plug-in's name and whose value is the module.
 """
 
+import ast
 import importlib
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from moulage.errors import RecipeError, nearest
 
+SHOWN = 80  # characters of a wrong value that an error quotes
 KINDS = ("sources", "preprocessing", "generators", "balance", "classifiers", "selection")
 
 
 class Options(BaseModel):
-    """Base of every plug-in's ``Config``: frozen, and an unknown key is an error."""
+    """Base of every plug-in's ``Config``: frozen; an unknown key, a number that is not finite, and a truth value in
+    place of a number are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and _of_numbers(field.annotation):
+                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+        return values
 
 
 class NoOptions(Options):
@@ -53,8 +67,14 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def summary(kind: str, name: str) -> str:
-    """The first line of a plug-in's docstring."""
-    return (load(kind, name).__doc__ or "").strip().split("\n")[0]
+    """The first line of a plug-in's docstring; one of ours is read, not imported: torch takes seconds."""
+    if name in names(kind) and name not in _entries(kind):
+        found = find_spec(f"moulage.{kind}.{name}")
+        source = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
+        text = ast.get_docstring(ast.parse(source))
+    else:
+        text = load(kind, name).__doc__
+    return (text or "").strip().split("\n")[0]
 
 
 def configure(kind: str, name: str, options: dict[str, Any], where: str = "") -> Any:
@@ -85,8 +105,22 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> tuple
         elif problem["type"] == "missing":
             lines.append(f"{place}: is required.")
         else:
-            lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r}).")
+            # What a check of a whole table says names the keys; the table itself would be the whole recipe.
+            got = "" if isinstance(problem["input"], dict | Options) else f" (got {_short(problem['input'])})"
+            lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{got}.")
     return "\n".join(lines), hint
+
+
+def _short(value: Any) -> str:
+    """A value as it is written, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... of {len(text):,} characters"
+
+
+def _of_numbers(annotation: Any) -> bool:
+    """Whether a field takes numbers and no truth value."""
+    kinds = get_args(annotation) or (annotation,)
+    return bool({int, float} & set(kinds)) and bool not in kinds
 
 
 def _fields(model: Any, path: tuple[int | str, ...]) -> list[str]:

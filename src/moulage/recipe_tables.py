@@ -1,7 +1,7 @@
 """The tables of a recipe, one class each: their keys, types, defaults, and what within a table goes together."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,7 +51,10 @@ class StudyOptions(Options):
         (), description="Further measures that arms are compared by, such as `auc:MEL`; see docs/compare.md."
     )
     smallest_effect: float = Field(
-        0.02, gt=0, lt=1, description="Smallest difference of the primary measure that would matter (0.02 = 2 points)."
+        0.02,
+        gt=0,
+        le=0.5,
+        description="Smallest difference of the primary measure that would matter (0.02 = 2 points).",
     )
     family: tuple[str, ...] = Field(
         (), description="Arms over which p values are corrected (Holm); none: every arm that adds generated images."
@@ -243,8 +246,10 @@ class ArmOptions(Options):
     """One way to treat the training part."""
 
     balance: str = Field(description="A balance plug-in; `moulage list balance` names them.")
-    add: dict[str, int] = Field(default_factory=dict, description="Images to add, by class.")
-    ratio: dict[str, float] = Field(
+    add: dict[str, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        default_factory=dict, description="Images to add, by class."
+    )
+    ratio: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
         default_factory=dict, description="Images to add as a multiple of the class's training images, by class."
     )
     like: str = Field("", description="Add the same counts as this arm.")
@@ -272,8 +277,6 @@ class ArmOptions(Options):
             raise ValueError(f'selection "{self.selection}" chooses among drawn images, and there is no generator')
         if self.drawing and not self.generator:
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
-        if any(n < 0 for n in (*self.add.values(), *self.ratio.values())):
-            raise ValueError("counts and ratios are not negative")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
         return self

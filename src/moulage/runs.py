@@ -5,6 +5,7 @@ find the same folder, so running a command again resumes it; other settings find
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +23,8 @@ from moulage.errors import RunError
 
 FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
+
+LOCK = ".lock"
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, note)``: how far long work is. Called often; must be cheap."""
@@ -160,7 +163,7 @@ def lock(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     A second process gets a ``RunError``, or waits for the first where it gives ``waiting``, which is called meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as stream:
+    with _lock_file(folder) as stream:
         while not _is_locked(stream):
             if waiting is None:
                 stream.seek(0)
@@ -171,10 +174,45 @@ def lock(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
                 )
             waiting()
             time.sleep(0.2)
-        stream.truncate(0)
+        stream.seek(0)
+        stream.truncate()
         stream.write(f"pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         stream.flush()
         yield
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    """The folder's lock, open for reading and writing; ``RunError`` where it is a link: its target is not ours."""
+    try:
+        return os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RunError(
+            f"{folder / LOCK} is a link, and moulage writes through none.", "Remove it, or name another --out."
+        ) from None
+
+
+def claim(folder: Path) -> None:
+    """Make a folder for results, or take one that a run has begun; what is somebody else's is left alone.
+
+    ``RunError``: it is a file, cannot be made, or holds files but no lock of a run.
+    """
+    hint = "Name a new or an empty folder with --out."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = sorted(entry.name for entry in folder.iterdir())
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{folder} is a file, or lies below one.", hint) from None
+    except PermissionError:
+        raise RunError(f"No permission to make or read the folder {folder}.", hint) from None
+    except OSError as error:
+        raise RunError(f"The folder {str(folder)[:200]} cannot be made: {error.strerror}.", hint) from None
+    if entries and LOCK not in entries:
+        shown = ", ".join(entries[:3])
+        raise RunError(f"{folder} holds files of something else ({shown}); a run would mix its own with them.", hint)
+    with _lock_file(folder):  # a link is refused, and so is a folder that cannot be written
+        pass
 
 
 def _is_locked(stream: IO[str]) -> bool:

@@ -25,10 +25,8 @@ class Screen:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
-        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130 without a word
-            self.say("Interrupted. What is finished is kept: the same command goes on from there.")
 
     def watch(self) -> Any:
         from moulage.study import Watch

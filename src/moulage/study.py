@@ -71,6 +71,7 @@ def run_study(
     """
     watch = watch or Watch()
     plans.check(recipe)
+    runs.claim(run)
     with runs.lock(run), one_thread_each():
         for line in changed(recipe, run):
             watch.say(f"changed since the last run: {line}")

@@ -7,6 +7,7 @@ Results go to stdout, progress and messages to stderr. What is wrong with the us
 """
 
 import errno
+import signal
 
 import typer
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     "Not for clinical use.",
 )
 
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 _STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
 _EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
 for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):
@@ -39,15 +41,28 @@ app.command(name="list")(steps.list_plugins)
 
 def main() -> None:
     """Run the command line; the entry point of the ``moulage`` script."""
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer makes it of a Ctrl-C, without a word
+            fail("Interrupted. What is finished is kept: the same command goes on from there.", INTERRUPTED)
+        raise
     except MoulageError as error:
         fail(str(error))
     except OSError as error:
+        where = str(error.filename)[:200] if error.filename else "a file"
         if error.errno == errno.ENOSPC:
-            fail(
-                f"The disk is full ({error.filename or 'while writing'}).\n  Free some space; what is finished is kept."
-            )
+            fail(f"The disk is full ({where}).\n  Free some space; what is finished is kept.")
         if isinstance(error, PermissionError):
-            fail(f"No permission for {error.filename}.\n  Name another place with --out, or mend the permissions.")
-        raise
+            fail(f"No permission for {where}.\n  Name another place with --out, or mend the permissions.")
+        if error.filename is None:
+            raise
+        fail(f"{where}: {error.strerror}.\n  Name another place, or mend that one.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    """The end that a cluster or a system asks for is a Ctrl-C: workers are ended, and what is finished is kept."""
+    raise KeyboardInterrupt(number)

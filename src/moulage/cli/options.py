@@ -21,7 +21,7 @@ SourceSettings = Annotated[
 ]
 Targets = Annotated[str, typer.Option(help="Target classes, separated by commas.")]
 SmallestEffect = Annotated[
-    float, typer.Option(min=1e-9, max=1, help="Smallest difference that matters (0.02 = 2 points).")
+    float, typer.Option(min=1e-9, max=0.5, help="Smallest difference that matters (0.02 = 2 points).")
 ]
 RecipeSettings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting of the recipe, as table.key=value; repeatable.")

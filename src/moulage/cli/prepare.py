@@ -61,6 +61,7 @@ def prepare(
     if preview and not chosen.data.steps:
         raise RecipeError("There is nothing to preview: no pre-processing is asked for.", "Add --step NAME.")
     run = out or Path("runs") / (chosen.study.name if recipe else f"prepare-{source}")
+    runs.claim(run)
     with Screen() as screen, runs.lock(run):
         watch = screen.watch()
         prepared = stage.prepare(chosen, run, num_workers=workers, progress=watch.progress, say=watch.say)

@@ -116,6 +116,7 @@ def explain(
 
 def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
     """Run a study, write its report, print its answer."""
+    Screen().say(f"{recipe.study.name}: {recipe.study.question or 'a study without a question'}")  # libraries load now
     from moulage.evaluation.measure_names import parse
     from moulage.report import write
     from moulage.study import run_study

@@ -70,6 +70,7 @@ def learn_masks(
         lesion_masks.check(found)
     say(f"{found.name}: {len(found):,} images, {len(masked):,} with a mask")
     about = {"name": found.name, "source": source, "note": found.note, "num_images": len(masked)}
+    runs.claim(out)
     with runs.lock(out):
         data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)

@@ -65,6 +65,7 @@ def predict_masks(
     masks = _Masks(out, digest_of(folder), size)
     names = file_names(found.images)
     masks.check_free()
+    runs.claim(out)
     with runs.lock(out):
         pixels = pixel_cache.build(
             found, (size,), FRAMING, runs.cache_folder(), num_workers=num_workers, progress=progress

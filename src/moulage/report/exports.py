@@ -16,6 +16,7 @@ from moulage.runs import write_text
 
 FOLDER = "tables"
 """Beside the page."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet begins to compute at
 PAGE_ROWS = 40
 """A longer LaTeX table breaks over pages."""
 
@@ -68,8 +69,13 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(table.columns)
-    writer.writerows(table.rows)
+    writer.writerows([_inert(cell) for cell in row] for row in table.rows)
     return stream.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that no spreadsheet computes: text that begins like a formula gets an apostrophe before it (OWASP)."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def to_latex(table: Table) -> str:
