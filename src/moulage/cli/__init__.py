@@ -7,9 +7,11 @@ Results go to stdout, progress and messages to stderr. What is wrong with the us
 """
 
 import errno
+import sys
 
 import typer
 
+from moulage import openings
 from moulage.cli import evidence, planning, steps, studies
 from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
@@ -39,6 +41,7 @@ app.command(name="list")(steps.list_plugins)
 
 def main() -> None:
     """Run the command line; the entry point of the ``moulage`` script."""
+    openings.READER.set("".join(sys.argv[1:2]))
     try:
         app()
     except MoulageError as error:

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from moulage import runs
-from moulage.data import duplicates, joined_sets, overlap
+from moulage.data import duplicates, generated, joined_sets, overlap
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.pixel_writer import OK
@@ -27,7 +27,7 @@ from moulage.data.thumbnails import inside
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
-VERSION = 1
+VERSION = 3
 """Raise it whenever the same data would give other findings or groups: kept audits are then made again."""
 NUM_NAMED = 20
 """Images that a finding names; the quarantine names all of its own."""
@@ -108,6 +108,7 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     """
     scan, findings = pixels.scan, _Findings()
     quarantined = _bad_images(scan, findings)
+    quarantined |= generated.check(catalog, pixels, quarantined, findings.add)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)
     good = ~catalog.table["image"].isin(quarantined).to_numpy()

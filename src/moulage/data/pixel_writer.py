@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from moulage.data import images
+from moulage.data import images, png
 from moulage.data.filters import NO_FILTERS, Filtered, Filters
 from moulage.errors import DataError, RunError
 from moulage.runs import start_worker, write_json
@@ -47,6 +47,7 @@ class Row:
     mode: str = ""  # Pillow's name for what is stored: RGB, L, RGBA, CMYK, P, I;16 ...
     status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
     message: str = ""  # what is wrong, for a person
+    drawn: str = ""  # who generated it, see ``png.drawn_by``; empty for what does not say so
     # how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters
     changed: tuple[float, ...] = ()
 
@@ -132,9 +133,9 @@ def look(reader: images.Reader, item: Item, task: Pass) -> tuple[Row, dict[str, 
             pictures = [Image.fromarray(array).convert("RGB")] * len(sides)
         else:
             data = reader.bytes(item.image)
-            row = Row(hashlib.sha256(data).hexdigest())
+            row = Row(hashlib.sha256(data).hexdigest(), drawn=png.drawn_by(data))
             header = images.header(data)
-            row = Row(row.sha256, header.width, header.height, header.mode)
+            row = replace(row, width=header.width, height=header.height, mode=header.mode)
             pictures = images.pictures(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")

@@ -29,7 +29,7 @@ from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
-VERSION = 1
+VERSION = 3
 """Raise it when the same image would give other pixels or another scan: old caches are then left alone."""
 
 CHUNK = 128

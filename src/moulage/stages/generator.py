@@ -124,6 +124,7 @@ def draw(
 
     Raises:
         RunError: the folder holds no finished generator.
+        LeakError: its weights, or what is said of them, are not those of its fit.
         DataError: it never learned a class that is asked for.
     """
     about = runs.read_json(folder / FILE)
@@ -142,7 +143,8 @@ def draw(
 
 
 def load(folder: Path, device: str) -> Any:
-    """The finished generator of a folder, which names its plug-in."""
+    """The finished generator of a folder, which names its plug-in; ``LeakError`` where its files were exchanged."""
+    runs.prove_files(folder)
     return contracts.generator(runs.read_json(folder / FILE)["plugin"]).load(folder, device=device)
 
 
