@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moulage import openings, registration, runs
 from moulage import recipe as recipes
-from moulage import runs
 from moulage.arm import Ways
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images

@@ -50,10 +50,11 @@ def draw(
 ) -> Catalog:
     """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
 
-    The PNGs are lossless and carry their provenance; how they look is kept in the cache too (``generated``). Files that are already there are kept, so a second call draws what
-    an interrupted one left open. Only this run, whose id is ``origin``, may draw into ``folder``; the generator was
-    fitted on the split of ``split_digest``. ``seeds`` are those to draw of each class, in ``[0, 2**63)``, each once;
-    ``classes`` those of the catalog that is returned (the data set's, in its order).
+    The PNGs are lossless and carry their provenance; how they look is kept in the cache too (``generated``). Files that
+    are already there are kept, so a second call draws what an interrupted one left open. Only this run, whose id is
+    ``origin``, may draw into ``folder``; the generator was fitted on the split of ``split_digest``. ``seeds`` are those
+    to draw of each class, in ``[0, 2**63)``, each once; ``classes`` those of the catalog that is returned (the data
+    set's, in its order).
 
     ``RecipeError``: a class that the generator or the data set does not know, a seed that is negative or given twice.
     ``RunError``: ``folder`` holds images of another run, or cannot be written.

@@ -37,13 +37,13 @@ def score_unknown(
     """Score images of ``data.unknown`` beside the test part, with every classifier of the run.
 
     Unknown images that are, or whose lesion has, an image of a known class (by lesion id, by bytes, or as a near-
-    duplicate) are left out. The scores of each image are kept in ``<run>/unknown/<fit>-<hash>.parquet``, so that an interrupted call goes
-    on, and what comes of them in ``<run>/unknown/summary.json``.
+    duplicate) are left out. The scores of each image are kept in ``<run>/unknown/<fit>-<hash>.parquet``, so that an
+    interrupted call goes on, and what comes of them in ``<run>/unknown/summary.json``.
 
     Returns:
         ``classes`` (the unknown ones, with their number of images), ``num_known``, ``num_unknown``, ``num_lesions``
-        (unknown ones), ``left_out`` (why -> images), ``fits`` (``arm``, ``trial``, and a row of ``unknown.Detection`` for each score), ``means``
-        (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
+        (unknown ones), ``left_out`` (why -> images), ``fits`` (``arm``, ``trial``, and a row of ``unknown.Detection``
+        for each score), ``means`` (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
 
     Raises:
         RecipeError, RunError, DataError: the study left no class unknown, is not finished, or no unknown image is left.

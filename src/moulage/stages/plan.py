@@ -284,7 +284,7 @@ class _Planner:
         )
 
     def _given(self, folder: Path | None) -> str:
-        """Digest of a given samples folder, so that other samples are another stage; refused as ``given_digest`` does."""
+        """``given_digest`` of a folder of samples, so that other samples are another stage; empty for none."""
         if folder is None:
             return ""
         if folder not in self.given:
