@@ -43,6 +43,8 @@ def check(
     Returns:
         Image -> why it is not used.
     """
+    if "drawn" not in pixels.scan:
+        return {}  # rows of arrays, which say nothing of themselves
     usable = (pixels.scan["status"] == OK).to_numpy() & (catalog.table["origin"] == REAL).to_numpy()
     rows = np.flatnonzero(usable & ~catalog.table["image"].isin(list(known)).to_numpy())
     says = pixels.scan["drawn"].to_numpy(object)[rows]
