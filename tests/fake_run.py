@@ -152,6 +152,7 @@ def make_results(
             classes=classes,
             data=filled(found.Data, name="ISIC-2019 at 84 px", note="BCN20000, HAM10000 and MSK; CC BY-NC 4.0."),
         ),
+        date="2026-11-24 10:02 UTC",
         command="moulage study studies/thesis2020.toml --data data/isic2019-84px --budget cpu",
         answer="Not enough data: adding 80 generated images changed average precision of AK by +0.6 points.",
         details=["dcgan: 80 images of AK were wanted, and the selection best kept 71."],

@@ -86,11 +86,16 @@ class Small:
     @contextmanager
     def added(self, stage: Stage, **row: str) -> Iterator[None]:
         """The arm added one more row, and says so."""
-        with self.kept(stage, EXTRA) as path, self.kept(stage, witness.FILE) as says:
+        with (
+            self.kept(stage, EXTRA) as path,
+            self.kept(stage, witness.FILE) as says,
+            self.kept(stage, "done.json") as done,
+        ):
             rows = pd.concat([pd.read_parquet(path), pd.DataFrame([{"label": "AK", "split_digest": "", **row}])])
             rows.to_parquet(path)
             real = rows["image"][rows["origin"] == REAL]
             origins = sorted(set(rows["origin"]) - {REAL})
             extra = {"extra": witness.rows_digest(rows), "extra_real": witness.names_digest(real), "origins": origins}
             runs.write_json(says, {**self.witness(stage), **extra})
+            runs.write_json(done, {**runs.read_json(done), "files": runs.file_digests(path.parent)})
             yield

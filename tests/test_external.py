@@ -20,7 +20,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
 from moulage.data.identity import Shown
 from moulage.data.reader import Reader
-from moulage.errors import DataError, RecipeError, RunError
+from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.predictions import Predictions
 from moulage.finished.external import evaluate_on
@@ -288,7 +288,7 @@ def test_unfinished_runs_are_refused(copy: Path, tmp_path: Path):
 def test_classifiers_of_another_split_are_refused(copy: Path):
     """The recipe was changed and not run to its end: the parts in the folder are not those that trained."""
     data.prepare(recipe.parse(RECIPE | {"split": {"validation": 0.2, "test": 0.3, "seed": 1}}), copy)
-    with pytest.raises(RunError, match="trained on another split"):
+    with pytest.raises(LeakError, match="trained on another split"):
         evaluate_on(copy, "phantom", None, OTHER, {})
 
 
@@ -297,6 +297,10 @@ def test_logits_are_adjusted_as_the_study_adjusted_them(copy: Path, other: dict[
     adjusted = {"logit_adjustment": 1.5, "log_prior": prior.tolist()}
     view = fit_of(copy / "classifiers", "none-1") / "view.json"
     runs.write_json(view, {**runs.read_json(view), **adjusted})
+    with pytest.raises(LeakError, match=r"view\.json is not the file that was written there"):
+        evaluate_on(copy, "phantom", None, OTHER, {})
+    done = view.with_name("done.json")
+    runs.write_json(done, {**runs.read_json(done), "files": runs.file_digests(view.parent)})
     found = evaluate_on(copy, "phantom", None, OTHER, {})
     for name, tau in (("none-1", 1.5), ("none-0", 0.0)):
         one, two = (Predictions.load(fit_of(Path(f["folder"]), name)).logits for f in (found, other))

@@ -256,7 +256,7 @@ def test_bad_names_of_data_sets_are_refused():
 @pytest.mark.slow
 def test_a_study_trains_on_both_and_tests_on_the_main_data(folder, tmp_path):
     small = Small(parsed(folder, weight=4).model_dump(mode="json"), tmp_path)
-    register(small.recipe, small.run, roles(small.recipe))
+    register(small.recipe, small.run, roles(small.recipe), small.prepared.digests)
     results = small.collect()
     assert len(small.part("train").only(data_set="more")) == 29
     for stage in small.of_kind("classifier"):

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moulage import openings, registration, runs
 from moulage import recipe as recipes
-from moulage import runs
 from moulage.arm import Ways
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
@@ -331,12 +331,13 @@ def test_views_of_arms_say_how_they_were_trained(folded):
 
 def test_the_question_is_registered_before_any_task_runs(folded):
     outcome, said = folded
-    record = runs.read_json(outcome.run / "registration.json")
+    record = registration.current(outcome.run)
     assert record["before_test"]
     assert (record["declared"]["scheme"], record["declared"]["num_trials"]) == ("folds", 3)
     assert any(record["digest"] in line for line in said)
-    written = (outcome.run / "registration.json").stat().st_mtime_ns
-    assert all(written < file.stat().st_mtime_ns for file in outcome.run.glob("*/*/stage.json"))
+    declared, opened = openings.history(outcome.run)
+    assert (declared["event"], opened["event"]) == ("declared", "opened")
+    assert outcome.results.registration.entry == opened["entry"]
     assert outcome.results.registration.digest == record["digest"]
 
 

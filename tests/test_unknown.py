@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
+from fake_run import make_results
+from moulage import contracts, runs
 from moulage import recipe as recipes
-from moulage import runs
+from moulage.data import images
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
 from moulage.evaluation.predictions import Predictions
-from moulage.finished.unknown import SCORES, score_unknown
+from moulage.finished.run import Finished
+from moulage.finished.unknown import SCORES, _unknown_images, score_unknown
 from moulage.recipe import merge
 from moulage.stages import data
 from recipes import phantom_recipe
@@ -165,3 +169,32 @@ def test_a_study_that_left_none_unknown_says_what_to_do(tmp_path: Path):
     data.prepare(recipes.parse(phantom_recipe()), tmp_path)
     with pytest.raises(RecipeError, match=r"data\.unknown"):
         score_unknown(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["as it is", "mirrored"])
+def test_copies_of_known_images_are_not_unknown(tmp_path: Path, kind: str):
+    """A folder whose unknown class holds copies of images of a known one, under other names."""
+    source = contracts.source("phantom")
+    drawn = source.read(None, source.configure({"num_images": 160, "size": 64, "min_lesions": 8}))
+    with images.Reader() as reader:
+        for name, label, place in drawn.table[["image", "label", "location"]].itertuples(index=False):
+            (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+            shown = images.decode(reader.bytes(drawn.resolve(place)), 64)
+            Image.fromarray(shown).save(tmp_path / "data" / label / f"{name}.png")
+    own = len(list((tmp_path / "data" / "VASC").iterdir()))
+    for number, path in enumerate(sorted((tmp_path / "data" / "NV").iterdir())[:12]):
+        shown = Image.open(path)
+        copy = shown if kind == "as it is" else shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        copy.save(tmp_path / "data" / "VASC" / f"copy{number}.png")
+    recipe = recipes.parse(
+        {
+            "study": {"name": "copies"},
+            "data": {"source": "folder", "path": str(tmp_path / "data"), "sizes": [32], "unknown": ["VASC"]},
+            "classifier": {"plugin": "probe", "options": {"size": 32}},
+        }
+    )
+    prepared = data.prepare(recipe, tmp_path / "run")
+    done = Finished(tmp_path / "run", recipe, prepared, make_results(), ())
+    kept, _, left_out = _unknown_images(done, runs.no_progress)
+    assert len(kept) == own
+    assert left_out == {"photograph of a known class too, or of its lesion": 12}

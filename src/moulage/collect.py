@@ -1,13 +1,12 @@
 """Turns what the stages left into scores, comparisons and an answer; from saved predictions alone."""
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from moulage import contracts, registration, results, runs
+from moulage import contracts, openings, registration, results, runs
 from moulage.arm import Design, roles
 from moulage.conclusions import best_rival, conclude, headline
 from moulage.data import data_sets
@@ -60,14 +59,19 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
     counts = prepared.part(0, "train").counts
     design = Design(recipe, counts, rival.arm if rival else "", kept_of_arms(selections))
     found = conclude(design, predictions["test"], prepared.catalog.table)
-    declared = run / registration.FILE
+    declared, date = registration.current(run), openings.now()
+    if declared and date < declared["date"]:
+        raise RunError(
+            f"It is {date}, and the study was registered on {declared['date']}: no result comes before its question.",
+            "Set the clock of this machine right, and run the study again.",
+        )
     study = results.Results(
         study=_study(recipe, prepared, run),
         command=command,
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=date,
         answer=headline(found["verdicts"]),
         details=too_few(selections),
-        registration=results.Registration(**runs.read_json(declared)) if declared.exists() else None,
+        registration=results.Registration(**declared) if declared else None,
         best_rival=rival,
         trials=_trials(recipe),
         arms=[_arm(run, trained, name, design) for name in recipe.arms],

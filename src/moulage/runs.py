@@ -7,6 +7,7 @@ find the same folder, so running a command again resumes it; other settings find
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from moulage.errors import RunError
+from moulage.errors import LeakError, RunError
 
 FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
@@ -126,6 +127,42 @@ def check_format(found: object, where: Path) -> None:
             f"{where} was written in format {found}; this moulage reads format {FORMAT}.",
             "Use the moulage version that wrote it, or name another run folder with --out.",
         )
+
+
+_IN_PASSING = (".*", "checkpoint*", "best.*", "partial.*", "log.jsonl", *("progress.json", "done.json", "witness.json"))
+"""Files of a finished folder that nothing reads as its result, or that say themselves what they are of."""
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """A digest of each file that the work in a folder left, sub-folders and what was left in passing aside."""
+    names = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
+    kept = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in _IN_PASSING)]
+    return {name: _digest_of(folder / name) for name in kept}
+
+
+def prove_files(folder: Path) -> None:
+    """Raise ``LeakError`` where a file in a finished folder is not what its work left; ``RunError``: unfinished."""
+    if not is_done(folder):
+        raise RunError(f"{folder} is not finished.", "Run the command that makes it again.")
+    for name in read_json(folder / "done.json").get("files", {}):
+        prove_file(folder / name)
+
+
+def prove_file(path: Path) -> None:
+    """The same for one file; nothing is said of a file that no finished folder answers for."""
+    marker = path.parent / "done.json"
+    expected = read_json(marker).get("files", {}).get(path.name) if marker.exists() else None
+    if expected and (not path.exists() or _digest_of(path) != expected):
+        raise LeakError(
+            f"{path} is not the file that was written there: it was {'changed' if path.exists() else 'taken away'} or "
+            "exchanged since, and nobody knows what it has seen.",
+            "Put the file back, or delete that folder and run the same command again.",
+        )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def finish(folder: Path, **facts: Any) -> None:

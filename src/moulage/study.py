@@ -79,7 +79,7 @@ def run_study(
         stages = plans.plan(recipe, prepared)
         plans.save(stages, run)
         if recipe.arms:
-            _register(recipe, run, watch)
+            _register(recipe, prepared, run, watch)
         todo = [stage for stage in stages if not stage.is_done(run)]
         if len(todo) < len(stages):
             watch.say(f"{len(stages) - len(todo)} of {len(stages)} tasks are finished already")
@@ -97,9 +97,9 @@ def run_study(
         return Outcome(run, prepared, stages, collect(recipe, prepared, run, stages, command))
 
 
-def _register(recipe: Recipe, run: Path, watch: Watch) -> None:
+def _register(recipe: Recipe, prepared: Prepared, run: Path, watch: Watch) -> None:
     """Fix what the study will look at before any of it is computed, and say so."""
-    record = register(recipe, run, roles(recipe))
+    record = register(recipe, run, roles(recipe), prepared.digests)
     state = "before" if record["before_test"] else "AFTER"
     declared = record["declared"]
     watch.say(f"registered {state} the test part was opened: {record['digest']} ({record['date']})")

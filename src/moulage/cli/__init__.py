@@ -8,9 +8,11 @@ Results go to stdout, progress and messages to stderr. What is wrong with the us
 
 import errno
 import signal
+import sys
 
 import typer
 
+from moulage import openings
 from moulage.cli import evidence, planning, steps, studies
 from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
@@ -42,6 +44,7 @@ app.command(name="list")(steps.list_plugins)
 def main() -> None:
     """Run the command line; the entry point of the ``moulage`` script."""
     before = signal.signal(signal.SIGTERM, _stop)
+    openings.READER.set("".join(sys.argv[1:2]))
     try:
         app()
     except SystemExit as end:

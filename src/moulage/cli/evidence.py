@@ -44,6 +44,9 @@ def evaluate(
     if not files:
         raise DataError(f"{predictions} holds no predictions.", "Name a .parquet file or a folder that `study` wrote.")
     fits = [Predictions.load(file) for file in files if runs.is_done(file.parent)]
+    if part == "test" and not (predictions / "results.json").exists():
+        said = "The test part of an unfinished study is open now: changes of its question or its data come after that."
+        typer.echo(said, err=True)
     rows = [{"arm": f.arm, "trial": f.trial, **plain(scores(f.labels, f.logits, f.classes))} for f in fits]
     if as_json:
         print_json(rows)

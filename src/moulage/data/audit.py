@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
-from moulage.data import duplicates, joined_sets, mask_remarks, overlap, picture_remarks, shortcuts
+from moulage.data import duplicates, generated, joined_sets, mask_remarks, overlap, picture_remarks, shortcuts
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
 from moulage.data.findings import NUM_NAMED, Finding, Severity
@@ -26,7 +26,7 @@ from moulage.data.pixels import Pixels
 from moulage.errors import RunError
 from moulage.runs import Progress, no_progress
 
-VERSION = 2
+VERSION = 3
 """Raise it whenever the same data would give other findings or groups: kept audits are then made again."""
 MIN_LESIONS = 3
 """A class with fewer groups cannot be in training, validation and test part at once."""
@@ -98,6 +98,7 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     remarks, without_mask = mask_remarks.check(catalog, scan)
     findings += remarks
     quarantined = _bad_images(scan, findings)
+    quarantined |= generated.check(catalog, pixels, quarantined, findings.add)
     linked = _check_data_sets(catalog, pixels, quarantined, findings, progress)
     _check_duplicates(catalog, scan, quarantined, findings)
     good = ~catalog.table["image"].isin(quarantined).to_numpy()

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from moulage.data import images, locations, mask_files, storage
+from moulage.data import images, locations, mask_files, png, storage
 from moulage.data.filters import NO_FILTERS, Filtered, Filters
 from moulage.data.reader import Reader
 from moulage.errors import DataError, RunError
@@ -50,6 +50,7 @@ class Row:
     status: str = OK  # ``ok``, ``missing``, ``unreadable``, ``truncated``, ``tiny`` or ``bomb``
     message: str = ""  # what is wrong, for a person
     remarks: str = ""  # of ``images.REMARKS``, those that hold, joined by ``"; "``
+    drawn: str = ""  # who generated it, see ``png.drawn_by``; empty for what does not say so
     # how much each pre-processing filter changed, see ``filters.Filtered.share``; empty without filters
     changed: tuple[float, ...] = ()
 
@@ -137,9 +138,9 @@ def look(reader: Reader, item: Item, task: Pass) -> tuple[Row, dict[str, np.ndar
             remarks = images.range_remarks(pictures[0]) if pictures else ()
         else:
             data = reader.bytes(item.image)
-            row = Row(hashlib.sha256(data).hexdigest())
+            row = Row(hashlib.sha256(data).hexdigest(), drawn=png.drawn_by(data))
             header = images.header(data)
-            row = Row(row.sha256, header.width, header.height, header.mode, **asdict(storage.read(data)))
+            row = replace(row, width=header.width, height=header.height, mode=header.mode, **asdict(storage.read(data)))
             pictures, remarks = images.examined(data, header, sides)
         if min(row.width, row.height) < TINY_SIDE:
             raise images.ImageError(f"{row.width} x {row.height} pixels: a side is under {TINY_SIDE}", "tiny")

@@ -30,7 +30,7 @@ from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError, RunError, nearest
 from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same image would give other pixels or another scan: old caches are then left alone."""
 
 CHUNK = 128

@@ -11,6 +11,14 @@ from moulage.runs import atomic
 
 XMP = "XML:com.adobe.xmp"
 """Keyword of the chunk that holds XMP metadata."""
+ORIGIN = "moulage:origin"
+"""Keyword of the run that drew an image."""
+OTHER_TOOL = "another tool"
+GENERATED = b"trainedAlgorithmicMedia"
+"""IPTC's term for an image made by a model, in metadata."""
+HEAD = 2**16
+"""Bytes at either end of a file where metadata are looked for."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str = "", compress_level: int = 6) -> None:
@@ -32,6 +40,32 @@ def write(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, xmp: str =
             f"Cannot write {path}: {error.strerror or error}.",
             "Free some space or fix the permissions, then run the same command: finished images are kept.",
         ) from None
+
+
+def texts(data: bytes) -> dict[str, str]:
+    """The uncompressed texts before the pixels of an encoded PNG, by keyword; none of any other file. Never raises."""
+    found: dict[str, str] = {}
+    place = len(SIGNATURE)
+    while data.startswith(SIGNATURE) and place + 8 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if kind in (b"IDAT", b"IEND"):
+            break
+        keyword, _, text = data[place + 8 : place + 8 + length].partition(b"\0")
+        if kind == b"tEXt":
+            found[keyword.decode("latin-1")] = text.decode("latin-1")
+        elif kind == b"iTXt" and text[:1] == b"\0":  # neither compressed nor, here, in a language
+            found[keyword.decode("latin-1")] = text[2:].split(b"\0", 2)[-1].decode(errors="replace")
+        place += length + 12
+    return found
+
+
+def drawn_by(data: bytes) -> str:
+    """Who generated an encoded image: the run of moulage, ``OTHER_TOOL``, or empty where it says nothing of that.
+
+    Other tools mark what they generate with IPTC's term, in the metadata of any format.
+    """
+    own = texts(data).get(ORIGIN, "")
+    return own or (OTHER_TOOL if GENERATED in data[:HEAD] or GENERATED in data[-HEAD:] else "")
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:

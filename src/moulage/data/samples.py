@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from moulage import __version__
-from moulage.data import png
+from moulage.data import generated, png
+from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import REAL, Catalog
 from moulage.errors import DataError, LeakError, RecipeError, RunError
-from moulage.runs import Progress, no_progress
+from moulage.runs import Progress, cache_folder, digest, no_progress
 
 BATCH = 64
+DRAW_AGAIN = "Draw the images again, into a new folder."
 DESCRIPTION = "Synthetic image, not a patient. Not for clinical use."
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for an image made by a model trained on sampled content."""
@@ -53,12 +55,12 @@ def draw(
 ) -> Catalog:
     """Draw one image a seed into ``folder/<class>/<class>-<seed>.png`` and list them in ``folder/catalog.parquet``.
 
-    The PNGs are lossless and carry their provenance. Files that are already there are kept, so a second call draws what
-    an interrupted one left open. Only this run, whose id is ``origin``, may draw into ``folder``; the generator was
-    fitted on the split of ``split_digest``. ``seeds`` are those to draw of each class, in ``[0, 2**63)``, each once;
-    ``classes`` those of the catalog that is returned (the data set's, in its order). ``drawing`` are the options that
-    the generator draws by, for the provenance; ``series`` is what the images' names begin with, ``origin`` if left out.
-    ``batch_size`` images are written at once.
+    The PNGs are lossless and carry their provenance; how they look is kept in the cache too (``generated``). Files that
+    are already there are kept, so a second call draws what an interrupted one left open. Only this run, whose id is
+    ``origin``, may draw into ``folder``; the generator was fitted on the split of ``split_digest``. ``seeds`` are those
+    to draw of each class, in ``[0, 2**63)``, each once; ``classes`` those of the catalog that is returned (the data
+    set's, in its order). ``drawing`` are the options that the generator draws by, for the provenance; ``series`` is
+    what the images' names begin with, ``origin`` if left out. ``batch_size`` images are written at once.
 
     ``RecipeError``: a class that the generator or the data set does not know, a seed that is negative or given twice.
     ``RunError``: ``folder`` holds images of another run, or cannot be written.
@@ -85,19 +87,22 @@ def draw(
         ]
     catalog = Catalog.build(pd.DataFrame(rows), classes, f"drawn by {origin}", folder.absolute(), DESCRIPTION)
     catalog.save(folder / "catalog.parquet")
+    pixel_cache.build(catalog, (), "squash", cache_folder() / generated.DRAWN)
     return catalog
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a drawn PNG says of itself: origin, class, seed, split_digest, drawing, software, description,
-    digital_source_type.
+    digital_source_type; and ``pixels``, a digest of them.
 
-    ``DataError`` where the file is no readable image, or carries no provenance of moulage.
+    ``DataError`` where the file is no readable image, carries no provenance of moulage, or shows something else.
     """
-    _, text = png.read(path)
+    pixels, text = png.read(path)
     if "moulage:origin" not in text:
         raise DataError(f"{path} carries no provenance.", "It was not drawn by moulage, or was saved again by a tool.")
-    found = {key: text.get(f"moulage:{key}", "") for key in ("origin", "class", "seed", "split_digest")}
+    if text.get("moulage:pixels") != _digest(pixels):
+        raise DataError(f"{path} does not show what was drawn: its pixels were changed.", "Draw it again.")
+    found = {key: text.get(f"moulage:{key}", "") for key in ("origin", "class", "seed", "split_digest", "pixels")}
     source = SOURCE_TYPE if SOURCE_TYPE in text.get(png.XMP, "") else ""
     about = {"software": text["Software"], "description": text["Description"], "digital_source_type": source}
     try:
@@ -105,6 +110,30 @@ def read_provenance(path: Path) -> dict[str, Any]:
         return {**found, "seed": int(found["seed"]), "drawing": drawing, **about}
     except ValueError:
         raise DataError(f"{path}: its provenance is damaged.", "Draw it again.") from None
+
+
+def prove_files(samples: Catalog) -> str:
+    """Prove that every file of drawn images is the one that was drawn; a digest of what they all show.
+
+    ``LeakError``: a file was exchanged, changed or saved again. Nobody knows then what it shows, or who has seen that.
+    """
+    found: dict[str, str] = {}
+    for row in samples.table.itertuples():
+        path = Path(samples.resolve(str(row.location)))
+        try:
+            said = read_provenance(path)
+        except DataError as error:
+            raise LeakError(f"{row.image} is not the image that was drawn: {error.message}", DRAW_AGAIN) from None
+        expected = {"origin": row.origin, "class": row.label, "seed": row.seed, "split_digest": row.split_digest}
+        for key, value in expected.items():
+            if said[key] != value:
+                raise LeakError(f"{path} is listed with the {key} {value}, and says {said[key]} itself.", DRAW_AGAIN)
+        found[str(row.image)] = said["pixels"]
+    return digest(found)
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return digest(pixels.shape, pixels.tobytes())
 
 
 def check_provenance(samples: Catalog, split_digest: str) -> None:
@@ -164,5 +193,5 @@ def write(path: Path, pixels: np.ndarray, facts: Mapping[str, Any]) -> None:
     """Write pixels uint8 [H, W, 3] as one PNG with its provenance: ``facts`` are those of ``read_provenance``."""
     text = {"Software": f"moulage {__version__}", "Description": DESCRIPTION}
     said = {key: json.dumps(value) if isinstance(value, dict) else str(value) for key, value in facts.items()}
-    text |= {f"moulage:{key}": value for key, value in said.items()}
+    text |= {f"moulage:{key}": value for key, value in {**said, "pixels": _digest(pixels)}.items()}
     png.write(path, pixels, text, xmp=_XMP, compress_level=1)

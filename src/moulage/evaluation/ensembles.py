@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from moulage.errors import DataError, RecipeError, nearest
+from moulage.errors import DataError, LeakError, RecipeError, nearest
 from moulage.evaluation.predictions import PARTS, Predictions, first_true, log_softmax
 
+SEPARATE = "Give the predictions as `moulage study` wrote them: an ensemble is fitted on validation alone."
 METHODS = ("mean", "weighted", "greedy", "stacking")
 FITTED_METHODS = ("weighted", "greedy", "stacking")
 Average = Literal["probabilities", "logits"]
@@ -37,6 +38,19 @@ class Member:
     name: str
     validation: Predictions
     test: Predictions
+
+    def __post_init__(self) -> None:
+        """Raise ``LeakError`` where what is fitted on shows images, or lesions, of what is scored."""
+        for part in PARTS:
+            if (said := getattr(self, part).part) != part:
+                raise LeakError(f"{self.name}: the {part} predictions are those of the {said} part.", SEPARATE)
+        for column in ("images", "groups"):
+            both = np.intersect1d(getattr(self.validation, column), getattr(self.test, column))
+            if len(both):
+                what = "image" if column == "images" else "lesion"
+                raise LeakError(
+                    f'{self.name}: the {what} "{both[0]}" is in the validation and in the test part.', SEPARATE
+                )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moulage import openings, runs
 from moulage.errors import DataError, RunError
 from moulage.runs import FORMAT, atomic
 
@@ -96,7 +97,13 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what ``save`` wrote; ``RunError`` for any other file, ``DataError`` where what stands in it is wrong."""
+        """Read what ``save`` wrote; whoever reads what a run predicts for its test part is noted there (``openings``).
+
+        ``RunError`` for any other file, ``DataError`` where what stands in it is wrong, ``LeakError`` where it is not
+        what its stage wrote.
+        """
+        openings.opened(path)
+        runs.prove_file(path)
         try:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[b"moulage"])

@@ -11,6 +11,8 @@ from moulage.evaluation.ensembles import METHODS, Average, Ensemble, Member, bes
 from moulage.evaluation.model_comparison import compare_models
 from moulage.evaluation.predictions import PARTS, Predictions
 from moulage.evaluation.scores import scores
+from moulage.finished.run import proven
+from moulage.stages.data import RECIPE, Prepared
 
 SINGLE = "best_single"
 """Name of the model that the ensembles are compared with: in each group the member that validates best."""
@@ -49,6 +51,7 @@ def ensemble_runs(
         ``num_members``, ``ensembles`` (``method``, ``trial``, ``weights``, ``notes``, ``folder``, ``scores`` by part),
         ``comparison`` (of ``compare_models``), ``out``.
 
+    ``LeakError``: what is called validation shows test images, or a file is not what its fit wrote.
     ``DataError``: there are no fits, they do not belong together, or a group has fewer than two. ``RecipeError``: an
     arm or a method is unknown.
     """
@@ -87,11 +90,19 @@ def _groups(folders: Sequence[Path], arms: Sequence[str], by: str) -> list[list[
 
 
 def _members(folder: Path, prefix: bool) -> list[Member]:
-    """The finished fits in a folder, each called ``arm-trial``, with the folder's name before it where wanted."""
-    own = [folder] if (folder / "test.parquet").exists() else sorted((folder / "classifiers").glob("*"))
+    """The finished fits in a folder, each called ``arm-trial``, with the folder's name before it where wanted.
+
+    Those of a run are proven to be of its split (``proven``).
+    """
+    single = (folder / "test.parquet").exists()
+    own = [folder] if single else sorted((folder / "classifiers").glob("*"))
+    run = folder.resolve().parents[1] if single else folder
+    prepared = Prepared.load(run) if (run / RECIPE).exists() else None  # what is not in a run has no split to ask
     found = []
     for path in own:
-        if all((path / f"{part}.parquet").exists() for part in PARTS):
+        if all((path / f"{part}.parquet").exists() for part in PARTS) and (prepared is None or runs.is_done(path)):
+            if prepared is not None:
+                proven(run, prepared, path.resolve().relative_to(run.resolve()).as_posix())
             parts = {part: Predictions.load(path / f"{part}.parquet") for part in PARTS}
             name = f"{parts['test'].arm}-{parts['test'].trial}"
             found.append(Member(f"{folder.resolve().name}/{name}" if prefix else name, **parts))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from moulage import results, runs
-from moulage.errors import RunError
-from moulage.evaluation.predictions import Predictions
+from moulage import openings, results, runs
+from moulage.errors import LeakError, RunError
 from moulage.recipe import Recipe
 from moulage.results import Results
 from moulage.stages import data
@@ -29,19 +28,12 @@ class Finished:
 
     @classmethod
     def load(cls, run: Path) -> Finished:
-        """Raises ``RunError`` where the study is not finished, or a classifier is gone or of another split."""
+        """Raises ``RunError`` where the study is not finished or a classifier is gone, else as ``proven``."""
         recipe, prepared = data.load(run)
         if not (run / results.FILE).exists():
             raise RunError(f"The study in {run} is not finished: it has no {results.FILE}.", AGAIN)
         found = results.load(run)
-        for fit in found.fits:
-            folder = run / fit.folder
-            if not runs.is_done(folder):
-                raise RunError(f"The classifier in {folder} is not finished.", AGAIN)
-            trained_on = Predictions.load(folder / "test.parquet").split_digest
-            if trained_on != prepared.split(fit.trial).digest:
-                raise RunError(f"The classifier in {folder} was trained on another split, {trained_on}.", AGAIN)
-        stages = tuple(Classifier.load(run / fit.folder) for fit in found.fits)
+        stages = tuple(proven(run, prepared, fit.folder) for fit in found.fits)
         return cls(run, recipe, prepared, found, stages)
 
     @property
@@ -54,3 +46,20 @@ class Finished:
     def size(self) -> int:
         """Pixels a side of the images that its classifiers take."""
         return data.classifier_size(self.recipe)
+
+
+def proven(run: Path, prepared: Prepared, folder: str) -> Classifier:
+    """The classifier in a folder of a run, its predictions and weights proven to be those of its fit and split.
+
+    Whoever asks looks at what it says of the test part, and is noted (``openings``). ``RunError``: it is not finished.
+    ``LeakError``: it was trained on another split, or a file was exchanged; the message names it.
+    """
+    if not runs.is_done(run / folder):
+        raise RunError(f"The classifier in {run / folder} is not finished.", AGAIN)
+    openings.opened(run / folder / openings.TEST)
+    stage = Classifier.load(run / folder)
+    if stage.split != prepared.split(stage.trial).digest:
+        raise LeakError(f"The classifier in {run / folder} was trained on another split, {stage.split}.", AGAIN)
+    stage.prove_predictions(prepared, run)
+    runs.prove_files(run / folder)
+    return stage

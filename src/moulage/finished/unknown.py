@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
+from moulage.data import joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
+from moulage.data.overlap import Shown
+from moulage.data.pixel_writer import OK
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
 from moulage.evaluation.predictions import Predictions
@@ -33,14 +36,14 @@ def score_unknown(
 ) -> dict[str, Any]:
     """Score images of ``data.unknown`` beside the test part, with every classifier of the run.
 
-    Unknown images whose lesion (or duplicate) has an image of a known class in the training or validation part are left
-    out. The scores of each image are kept in ``<run>/unknown/<fit>-<hash>.parquet``, so that an interrupted call goes
-    on, and what comes of them in ``<run>/unknown/summary.json``.
+    Unknown images that are, or whose lesion has, an image of a known class (by lesion id, by bytes, or as a near-
+    duplicate) are left out. The scores of each image are kept in ``<run>/unknown/<fit>-<hash>.parquet``, so that an
+    interrupted call goes on, and what comes of them in ``<run>/unknown/summary.json``.
 
     Returns:
         ``classes`` (the unknown ones, with their number of images), ``num_known``, ``num_unknown``, ``num_lesions``
-        (unknown ones), ``fits`` (``arm``, ``trial``, and a row of ``unknown.Detection`` for each score), ``means``
-        (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
+        (unknown ones), ``left_out`` (why -> images), ``fits`` (``arm``, ``trial``, and a row of ``unknown.Detection``
+        for each score), ``means`` (arm -> score -> mean AUROC and false positive rate over trials), ``folder``.
 
     Raises:
         RecipeError, RunError, DataError: the study left no class unknown, is not finished, or no unknown image is left.
@@ -51,8 +54,10 @@ def score_unknown(
             f"The study in {run} left no class unknown.", 'Set data.unknown = ["VASC"] in its recipe, and run it anew.'
         )
     done = Finished.load(run)
-    strange, pixels = _unknown_images(done, progress)
+    strange, pixels, left_out = _unknown_images(done, progress)
     say(f"{len(strange):,} images of {', '.join(recipe.data.unknown)}, {len(set(strange.groups)):,} lesions")
+    for why, number in left_out.items():
+        say(f"{number:,} images left out: {why}")
     folder = run / "unknown"
     key = runs.digest(runs.FORMAT, pixels.folder.name, done.size, strange.digest)
     fits = []
@@ -71,6 +76,7 @@ def score_unknown(
         "num_known": len(done.prepared.part(0, "test")),
         "num_unknown": len(strange),
         "num_lesions": len(set(strange.groups)),
+        "left_out": left_out,
         "fits": fits,
         "means": _means(fits),
     }
@@ -78,18 +84,29 @@ def score_unknown(
     return {**summary, "folder": str(folder)}
 
 
-def _unknown_images(done: Finished, progress: runs.Progress) -> tuple[Catalog, pixel_cache.Pixels]:
-    """The usable images of unknown classes that share no lesion with what was trained or chosen on."""
+def _unknown_images(done: Finished, progress: runs.Progress) -> tuple[Catalog, pixel_cache.Pixels, dict[str, int]]:
+    """The usable images of unknown classes that nothing of the study shows, nor their lesions; and why others go.
+
+    Left out is what has the same lesion id, the same bytes, or is a near-duplicate (mirrored, turned, saved again).
+    """
     _, found = data.parted(done.recipe)
     known = done.prepared.catalog.table
     used = known.loc[known["image"].isin(done.learned), "group"]
     pixels = data.pixels_of(done.recipe, found, (done.size,), progress=progress)
-    usable = pixels.scan.loc[pixels.scan["status"] == "ok", "image"]
-    kept = found.take((found.table["image"].isin(usable) & ~found.table["group"].isin(used)).to_numpy())
+    usable = pixels.scan.loc[(pixels.scan["status"] == OK) & (pixels.scan["drawn"] == ""), "image"]
+    clean = found.take((found.table["image"].isin(usable) & ~found.table["group"].isin(used)).to_numpy())
+    ours = joined_sets.members(done.prepared.catalog, done.prepared.pixels)
+    shared, _ = joined_sets.find(Shown.of(clean, pixels), ours, progress)
+    copies = clean.table.loc[clean.table["image"].isin(shared["image"]), "group"]
+    kept = clean.take(~clean.table["group"].isin(copies).to_numpy())
+    left_out = {"cannot be read, or generated": len(found) - len(usable)}
+    left_out |= {"lesion of an image that was learned from": len(usable) - len(clean)}
+    left_out |= {"photograph of a known class too, or of its lesion": len(clean) - len(kept)}
+    left_out = {why: number for why, number in left_out.items() if number}
     if not len(kept):
-        names = ", ".join(done.recipe.data.unknown)
-        raise DataError(f"No image of {names} is left that can be read and was never seen.")
-    return kept, pixels
+        names, why = ", ".join(done.recipe.data.unknown), "; ".join(f"{n:,}: {why}" for why, n in left_out.items())
+        raise DataError(f"No image of {names} is left that can be read and was never seen ({why}).")
+    return kept, pixels, left_out
 
 
 def _scored(

@@ -6,6 +6,8 @@ files are named from the run folder. What was computed elsewhere stands here as 
 
 from pathlib import Path
 
+from pydantic import model_validator
+
 from moulage import runs
 from moulage.errors import RunError
 from moulage.evaluation.compare import Comparison
@@ -60,7 +62,10 @@ class Declared(Record):
     num_trials: int
     scheme: str  # of the recipe's ``split``
     reserve: float  # share of the target classes' training lesions that was held back for the positive control
-    settings: str  # digest of all else that decides a result
+    settings: str  # digest of all else in the recipe that decides a result
+    labels: str  # digests of what is known of the images, of their bytes, and of the parts that they are in
+    images: str
+    parts: str
 
 
 class Registered(Record):
@@ -70,13 +75,24 @@ class Registered(Record):
     date: str
     before_test: bool
     declared: Declared
+    software: dict[str, str]  # package -> version; ``code``: a digest of ours
     note: str
 
 
+class Opened(Record):
+    """Somebody read predictions for the test part: when, with which verb, and which file of the run came first."""
+
+    date: str
+    by: str
+    what: str
+
+
 class Registration(Registered):
-    """The declaration that holds; ``history`` has earlier ones, the oldest first."""
+    """The declaration that holds; earlier ones and openings, the oldest first; ``entry``: digest of the history."""
 
     history: list[Registered]
+    opened: list[Opened]
+    entry: str
 
 
 class BestRival(Record):
@@ -274,6 +290,12 @@ class Results(Record):
     selections: list[SelectionRun]
     fidelity: list[FidelityRun]
     cost: list[Cost]
+
+    @model_validator(mode="after")
+    def _comes_after_its_question(self) -> "Results":
+        if self.registration and self.date < self.registration.date:
+            raise ValueError(f"the result is dated {self.date}, and was registered later, {self.registration.date}")
+        return self
 
     def save(self, run: Path) -> None:
         """Write ``run/results.json``."""

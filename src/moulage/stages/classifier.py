@@ -27,7 +27,7 @@ from moulage.stages.predicting import VIEW, adjust_logits, examples_of, predict_
 from moulage.stages.samples import Samples
 from moulage.stages.selection import Selection
 from moulage.stages.stage import Context, Stage
-from moulage.stages.stored import ByName, embedded, pixels_of
+from moulage.stages.stored import ByName, embedded, given_digest, pixels_of
 from moulage.stages.witness import (
     AGAIN,
     HELD_OUT,
@@ -37,6 +37,7 @@ from moulage.stages.witness import (
     fitted,
     names_digest,
     origins_of,
+    prove_predictions,
     read_columns,
     rows_digest,
 )
@@ -233,6 +234,8 @@ class Classifier(Stage):
         for part in HELD_OUT:
             known.same_images(self, known.of(self).scored_on.get(part, ""), part, f"{part} scores are of")
         self._check_extra(known)
+        if self.given and given_digest(Path(self.given), self.split) != self.given_digest:
+            raise LeakError(f"{self.given} holds other samples than the arm {self.name} was given.", AGAIN)
         self._check_predictions(known)
 
     def _check_extra(self, known: Known) -> None:
@@ -270,17 +273,15 @@ class Classifier(Stage):
             raise LeakError(f"{who} images of {strange[0]}, which is not its generator.", AGAIN)
 
     def _check_predictions(self, known: Known) -> None:
-        """What was predicted is the part, and real."""
-        real = set(known.prepared.catalog.images)
+        """What was predicted is the part, and real, with its labels and groups."""
+        self.prove_predictions(known.prepared, known.run)
+
+    def prove_predictions(self, prepared: Prepared, run: Path) -> None:
+        """Raise ``LeakError`` where a file of its predictions is not of the part of the split that it is called by."""
+        about = {"arm": self.name, "trial": self.trial, "split_digest": prepared.split(self.trial).digest}
         for part in HELD_OUT:
-            path = known.run / self.folder / f"{part}.parquet"
-            images = read_columns(path, ["image"])["image"]
-            synthetic = sorted(set(images) - real)
-            if synthetic:
-                raise LeakError(f'{path}: "{synthetic[0]}" is no real image of the data, but it is scored.', AGAIN)
-            if names_digest(images) != known.digest(self, part):
-                strange = sorted(set(images) ^ set(known.part(self, part).images))
-                raise LeakError(f'{path}: its images are not the {part} part: "{strange[0]}" is in one only.', AGAIN)
+            path, real = run / self.folder / f"{part}.parquet", set(prepared.catalog.images)
+            prove_predictions(path, prepared.part(self.trial, part), {**about, "part": part}, real)
 
     @classmethod
     def check_together(cls, known: Known, stages: Sequence[Stage]) -> None:

@@ -98,6 +98,14 @@ class Prepared:
         """Digest of everything in the data that can change a result, whatever the split: metadata and pixels."""
         return runs.digest(self.catalog.digest, self.pixels.folder.name)
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests: ``labels`` (and all that is known of the images), ``images`` (their bytes), ``parts``."""
+        rows = self.pixels.rows(self.catalog.images)
+        contents = dict(zip(self.catalog.images, self.pixels.scan["sha256"].to_numpy(object)[rows], strict=True))
+        parts = [split.digest for split in self.splits]
+        return {"labels": self.catalog.digest, "images": runs.digest(contents), "parts": runs.digest(parts)}
+
 
 WITHOUT_MASKS = "Predict masks with `moulage masks predict` and set data.masks to their folder (docs/masks.md)."
 

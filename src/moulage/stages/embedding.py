@@ -23,7 +23,8 @@ class Embedding(Stage):
     plugin: str  # the classifier. Its head's settings are in the config too, and do not change the features.
     key: str  # names the features: network, weights, size
     samples: Samples | None  # whose images; None for real or given ones
-    given: str  # folder of given samples; empty for none
+    given: str  # folder of given samples, and a digest of what it holds; empty for none
+    given_digest: str
     config: dict[str, Any] = field(metadata=APART)
 
     @property

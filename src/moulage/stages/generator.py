@@ -195,6 +195,7 @@ def draw(
 
     Raises:
         RunError: the folder holds no finished generator.
+        LeakError: its weights, or what is said of them, are not those of its fit.
         DataError: it never learned a class that is asked for.
         RecipeError: a wrong option of drawing.
     """
@@ -260,7 +261,11 @@ def _about(folder: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str, drawing: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
-    """The finished generator of a folder, which names its plug-in, told how to draw."""
+    """The finished generator of a folder, which names its plug-in, told how to draw.
+
+    ``LeakError`` where its files were exchanged.
+    """
+    runs.prove_files(folder)
     plug = contracts.generator(runs.read_json(folder / FILE)["plugin"])
     model = plug.load(folder, device=device)
     plug.draw_by(model, drawing)

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from moulage import contracts, runs
 from moulage.arm import Arm, arms_of
 from moulage.data import data_sets
-from moulage.data.catalog import Catalog
-from moulage.data.samples import check_provenance
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
@@ -28,6 +26,7 @@ from moulage.stages.network import Network
 from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
 from moulage.stages.selection import Rule, Selection
 from moulage.stages.stage import Stage, from_json, to_json
+from moulage.stages.stored import given_digest
 
 KINDS: tuple[type[Stage], ...] = (
     Generator, Fidelity, Samples, Gallery, Features, Selection, Embedding, Classifier,
@@ -95,6 +94,7 @@ class _Planner:
     prepared: Prepared
     found: dict[str, Stage] = field(default_factory=dict[str, Stage])
     networks: dict[str, Network] = field(default_factory=dict[str, Network])
+    given: dict[Path, str] = field(default_factory=dict[Path, str])
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
@@ -259,7 +259,7 @@ class _Planner:
         options = self.recipe.classifier
         return contracts.classifier(options.plugin).configure(options.options, "classifier.options")
 
-    def embeddings(self, samples: Samples | None, given: str) -> tuple[Embedding, ...]:
+    def embeddings(self, samples: Samples | None, given: str, given_digest: str) -> tuple[Embedding, ...]:
         """Embeddings of the real images and of what an arm adds, where the classifier reads any."""
         if not self.embedding_key:
             return ()
@@ -267,9 +267,9 @@ class _Planner:
 
         def embedding(name: str, samples: Samples | None = None, given: str = "") -> Embedding:
             trial = samples.trial if samples else 0
-            return self._once(
-                Embedding(name, trial, self.prepared.digest, plugin, self.embedding_key, samples, given, config)
-            )
+            content = given_digest if given else ""
+            about = (plugin, self.embedding_key, samples, given, content, config)
+            return self._once(Embedding(name, trial, self.prepared.digest, *about))
 
         real = embedding("real images")
         if samples:
@@ -298,7 +298,7 @@ class _Planner:
                 selection=self.selection(arm, trial, add, samples) if samples and options.selection else None,
                 given=given,
                 given_digest=self._given(options.samples),
-                embeddings=self.embeddings(samples, given),
+                embeddings=self.embeddings(samples, given, self._given(options.samples)),
                 weights=self.recipe.data.weights,
                 metadata=chosen.metadata,
                 masks=self.prepared.masks if learns_masks(self.recipe) else "",
@@ -306,9 +306,9 @@ class _Planner:
         )
 
     def _given(self, folder: Path | None) -> str:
-        """Digest of a given samples folder, so that other samples are another stage; refused if of another split."""
+        """``given_digest`` of a folder of samples, so that other samples are another stage; empty for none."""
         if folder is None:
             return ""
-        samples = Catalog.load(folder / "catalog.parquet")
-        check_provenance(samples, self.prepared.split(0).digest)
-        return samples.digest
+        if folder not in self.given:
+            self.given[folder] = given_digest(folder, self.prepared.split(0).digest)
+        return self.given[folder]

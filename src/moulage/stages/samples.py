@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from moulage.data.catalog import REAL, Catalog
-from moulage.data.samples import check_provenance
+from moulage.data.samples import check_provenance, prove_files
 from moulage.errors import LeakError
 from moulage.stages.generator import Generator, draw
 from moulage.stages.stage import Context, Stage
@@ -53,3 +53,4 @@ class Samples(Stage):
             raise LeakError(f"{self.folder}: samples were drawn by {', '.join(strange)}, not by {expected[0]}.", AGAIN)
         if seen.drawn != names_digest(samples.images):
             raise LeakError(f"{self.folder}: its catalog lists other images than were drawn.", AGAIN)
+        prove_files(samples)

@@ -14,10 +14,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from moulage import runs
-from moulage.errors import RunError
+from moulage.errors import LeakError, RunError
 from moulage.recipe import Recipe
 from moulage.stages.data import Prepared
-from moulage.stages.witness import Known, Witness
+from moulage.stages.witness import AGAIN, Known, Witness
 
 STAGE = "stage.json"
 """In a stage's folder: the stage itself, all that it takes to do it again."""
@@ -103,6 +103,11 @@ class Stage:
         Raises:
             LeakError: naming the folder and what differs.
         """
+
+    def prove_settings(self, run: Path) -> None:
+        """Raise ``LeakError`` where its folder holds another stage than this, whatever the folder is called."""
+        if type(self).load(run / self.folder).folder != self.folder:
+            raise LeakError(f"{run / self.folder} holds another {self.kind} than its name says.", AGAIN)
 
     @classmethod
     def check_together(cls, known: Known, stages: Sequence[Stage]) -> None:
@@ -215,7 +220,8 @@ def execute(run: Path, stage: Stage, device: str = "auto") -> None:
             if saw is not None:
                 saw.save(folder)
             facts = cost()
-        runs.finish(folder, kind=stage.kind, name=stage.name, trial=stage.trial, **facts)
+        files = runs.file_digests(folder)
+        runs.finish(folder, kind=stage.kind, name=stage.name, trial=stage.trial, **facts, files=files)
 
 
 @contextlib.contextmanager

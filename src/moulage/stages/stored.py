@@ -9,7 +9,8 @@ import numpy as np
 from moulage import runs
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
-from moulage.errors import DataError
+from moulage.data.samples import DRAW_AGAIN, check_provenance, prove_files
+from moulage.errors import DataError, LeakError
 from moulage.stages.data import Prepared
 
 EMBED_CHUNK = 4096
@@ -56,7 +57,23 @@ def pixels_of(prepared: Prepared, run: Path, samples_folder: str, size: int) -> 
         rows = prepared.pixels.rows(prepared.catalog.images)
         return prepared.catalog, Rows(prepared.pixels.array(size), rows)
     samples = Catalog.load(run / samples_folder / "catalog.parquet")
-    return samples, pixel_cache.build(samples, (size,), "squash", run / "cache").array(size)
+    pixels = pixel_cache.build(samples, (size,), "squash", run / "cache")
+    strange = np.flatnonzero((pixels.scan["drawn"] != samples.table["origin"]).to_numpy())
+    if len(strange):
+        row = samples.table.iloc[strange[0]]
+        raise LeakError(f"{samples.resolve(row['location'])} is not the image that {row['origin']} drew.", DRAW_AGAIN)
+    return samples, pixels.array(size)
+
+
+def given_digest(folder: Path, split_digest: str) -> str:
+    """Digest of what a folder of given samples lists and of what its files show.
+
+    Raises:
+        LeakError: they were drawn by a generator that saw another split, or a file is not the one that was drawn.
+    """
+    samples = Catalog.load(folder / "catalog.parquet")
+    check_provenance(samples, split_digest)
+    return runs.digest(samples.digest, prove_files(samples))
 
 
 def embed_all(

@@ -38,9 +38,11 @@ class Trained:
 
         Raises:
             RunError: the folder holds none, or a damaged one.
+            LeakError: its files are not those that it was finished with.
         """
         from moulage.devices import pick_device
 
+        runs.prove_files(folder)
         stage, chosen = Classifier.load(folder), str(pick_device(device))
         model = contracts.classifier(stage.plugin).load(folder, device=chosen)
         view: dict[str, Any] = runs.read_json(folder / VIEW)

@@ -6,12 +6,15 @@ No setting turns this off. A stage proves its own record (``Stage.check``) with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from moulage import runs
@@ -161,7 +164,8 @@ def check_run(prepared: Prepared, run: Path, stages: Sequence[Stage]) -> None:
     part; images drawn by another split's generator; a selection that kept what it was not given; added rows that are
     neither training images nor drawn by the arm's own generator, or that its selection did not keep; held-back images
     in any arm but the positive control; synthetic or foreign rows among predictions; an epoch, a threshold or an
-    adjustment chosen on the test part; arms of a trial that differ in split, seed or images seen.
+    adjustment chosen on the test part; arms of a trial that differ in split, seed or images seen; a file that is
+    not the one which its stage wrote (weights, predictions, samples), or a folder that holds another stage.
 
     Args:
         prepared: the data of the run, with all splits.
@@ -178,8 +182,42 @@ def check_run(prepared: Prepared, run: Path, stages: Sequence[Stage]) -> None:
     known = Known(prepared, run, seen)
     for stage in stages:
         stage.check(known)
+        runs.prove_files(run / stage.folder)
+        stage.prove_settings(run)
     for kind in dict.fromkeys(type(stage) for stage in stages):
         kind.check_together(known, [stage for stage in stages if type(stage) is kind])
+
+
+def prove_predictions(path: Path, expected: Catalog, facts: Mapping[str, Any], real: Collection[str] = ()) -> None:
+    """Prove that a file of predictions is of these images, with their labels and groups.
+
+    Args:
+        path: the file.
+        expected: a part of the split.
+        facts: what the file must say of itself: ``arm``, ``trial``, ``part``, ``split_digest``.
+        real: all real images of the data; others are named as what they are.
+
+    Raises:
+        LeakError: naming the file and the first thing that differs.
+        RunError: the file cannot be read.
+    """
+    found = read_columns(path, ["image", "group", "label"]).set_index("image")
+    if real and (synthetic := sorted(set(found.index) - set(real))):
+        raise LeakError(f'{path}: "{synthetic[0]}" is no real image of the data, but it is scored.', AGAIN)
+    if strange := sorted(set(found.index) ^ set(expected.images)):
+        where = f'its images are not the {facts["part"]} part: "{strange[0]}" is in one only'
+        raise LeakError(f"{path}: {where}.", AGAIN)
+    truth = expected.table.set_index("image").loc[found.index]
+    for column in ("label", "group"):
+        wrong = np.flatnonzero(found[column].to_numpy() != truth[column].to_numpy())
+        if len(wrong):
+            there, here = found[column].iloc[wrong[0]], truth[column].iloc[wrong[0]]
+            image = found.index[wrong[0]]
+            raise LeakError(f'{path}: the {column} of "{image}" is {there} there, and {here} in the data.', AGAIN)
+    said = json.loads((pq.read_schema(path).metadata or {}).get(b"moulage", b"{}"))
+    for key, value in facts.items():
+        if said.get(key) != value:
+            raise LeakError(f"{path} says that its {key.replace('_', ' ')} is {said.get(key)}, not {value}.", AGAIN)
 
 
 def read_columns(path: Path, columns: list[str]) -> pd.DataFrame:
