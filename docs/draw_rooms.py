@@ -37,6 +37,7 @@ WORDS = {
     "stages": "the work, one file each",
     "arm": "what is compared",
     "registration": "said beforehand",
+    "openings": "who saw the test",
     "results": "what a study found, typed",
     "preprocessing": "filters",
     "sources": "layouts of data",
