@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import ndimage
 
-from moulage.data import duplicates, images, pixels
+from moulage.data import duplicates, images, moved_copies, pixels
 from moulage.data.duplicates import Pair
 from moulage.data.thumbnails import ORIENTATIONS, inside, orient
 from moulage.sources import isic2019
@@ -108,6 +108,41 @@ def test_a_changed_copy_is_the_only_pair_accepted_in_a_crowd(crowd: list[Image.I
     assert accepted[0].overlap > 0.7
 
 
+def cut(share: float) -> Change:
+    edge = round(share * SIDE)
+    return lambda image: image.crop((edge, edge, SIDE - edge, SIDE - edge))
+
+
+def framed(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.pad(np.asarray(image), ((12, 12), (12, 12), (0, 0))))
+
+
+def shifted(image: Image.Image) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, (1, 0, -8, 0, 1, -8))
+
+
+MOVED = {
+    "cut by 5 %": cut(0.05),
+    "cut by 10 %": cut(0.10),
+    "framed in black": framed,
+    "shifted by 8 px": shifted,
+    "turned by 10 degrees": lambda image: image.rotate(10, Image.Resampling.BICUBIC),
+}
+
+
+@pytest.mark.parametrize("change", MOVED)
+def test_a_moved_copy_is_the_only_pair_accepted_in_a_crowd(crowd: list[Image.Image], change: str) -> None:
+    for number in (5, 17, 40):
+        pairs = found(*crowd, compressed(MOVED[change](crowd[number])))
+        assert [(pair.first, pair.second) for pair in pairs if pair.accepted] == [(f"image-{number}", "image-60")]
+        assert pairs.is_complete
+
+
+def test_too_many_that_are_alike_are_told(crowd: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 2)
+    assert not found(*crowd[:3], *(compressed(picture) for picture in crowd[:3])).is_complete
+
+
 @pytest.mark.parametrize("method", [Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270])
 def test_a_quarter_turn_is_found(crowd: list[Image.Image], method: Image.Transpose) -> None:
     assert any(pair.accepted for pair in found(*crowd, crowd[17].transpose(method)))
@@ -144,6 +179,7 @@ def test_little_overlap_needs_more_detail(
     monkeypatch: pytest.MonkeyPatch, detail: float, overlap: float, listed: bool, accepted: bool
 ) -> None:
     monkeypatch.setattr(duplicates, "compare", lambda *_: (np.array([detail]), np.array([overlap])))
+    monkeypatch.setattr(moved_copies, "SIMILAR", 2.0)  # no pair of those
     pairs = found(photograph(0), photograph(0))
     assert [pair.accepted for pair in pairs] == ([accepted] if listed else [])
 

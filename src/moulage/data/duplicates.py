@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moulage.data import moved_copies
 from moulage.data.thumbnails import ORIENTATIONS, centred, compare, descriptors, inside, luminance, orient, oriented
 from moulage.runs import Progress, no_progress
 
@@ -44,20 +45,26 @@ class Pair:
     second: str
     orientation: str  # one of ``ORIENTATIONS``
     similarity: float  # cosine of the descriptors, -1 to 1
-    detail: float  # correlation of fine structure after alignment, -1 to 1
+    detail: float  # correlation of fine structure after alignment, -1 to 1; of local contrast for ``moved_copies``
     overlap: float  # share of the thumbnail that both images show, 0 to 1
     accepted: bool  # whether the pair is taken as one photograph and joined into one group
 
 
-def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> tuple[Pair, ...]:
-    """All pairs whose ``detail`` is at least ``LISTED``, the strongest evidence first.
+class Pairs(tuple[Pair, ...]):
+    """Pairs, the strongest evidence first; ``is_complete`` is False where more were similar than were looked at."""
+
+    is_complete: bool = True
+
+
+def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_progress) -> Pairs:
+    """All pairs whose ``detail`` is at least ``LISTED``, and those that ``moved_copies`` finds; the strongest first.
 
     ``images`` are names, [N] of str; ``thumbnails`` uint8 [N, 32, 32, 3].
     """
     weight = inside(thumbnails).astype(np.float32)
     grey = centred(luminance(thumbnails), weight)
     rows, similarity = _candidates(descriptors(grey, 1.5), progress)
-    pairs = []
+    pairs: list[Pair] = []
     for batch in _batches(rows):
         first, second, turn = rows[batch].T
         turned = [np.ascontiguousarray(orient(x[second], int(turn[0]))) for x in (grey, weight)]
@@ -67,7 +74,23 @@ def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_p
             evidence = (float(similarity[batch[k]]), float(detail[k]), float(overlap[k]))
             names, accepted = (str(images[first[k]]), str(images[second[k]])), bool(detail[k] >= needed[k])
             pairs.append(Pair(*names, ORIENTATIONS[turn[k]], *evidence, accepted))
-    return tuple(sorted(pairs, key=lambda pair: (-pair.detail, pair.first, pair.second)))
+    found = _with_moved(pairs, images, thumbnails)
+    found.is_complete &= len(rows) < MAX_CANDIDATES
+    return found
+
+
+def _with_moved(pairs: list[Pair], images: np.ndarray, thumbnails: np.ndarray) -> Pairs:
+    """The pairs, and those of images that were cut, framed, shifted or turned; each pair once."""
+    moved = moved_copies.search(thumbnails, MAX_CANDIDATES)
+    known = {(pair.first, pair.second): pair for pair in pairs}
+    values = zip(moved.rows, moved.similarity, moved.contrast, moved.overlap, strict=True)
+    for (first, second), *evidence in values:
+        names = str(images[first]), str(images[second])
+        if names not in known or not known[names].accepted:
+            known[names] = Pair(*names, ORIENTATIONS[0], *map(float, evidence), accepted=True)
+    found = Pairs(sorted(known.values(), key=lambda pair: (-pair.detail, pair.first, pair.second)))
+    found.is_complete = moved.is_complete
+    return found
 
 
 def _candidates(described: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

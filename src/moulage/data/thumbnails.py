@@ -79,20 +79,26 @@ def compare(
 
     Weights [n, 32, 32] are 1 inside the vignette and 0 outside.
     """
-    warp = _align(first, second, first_weight * second_weight)
-    weight = first_weight * (_warped(second_weight, warp) > 0.99)
-    fine = [_fine(image, weight) for image in (first, _warped(second, warp))]
+    warp = align(first, second, first_weight * second_weight)
+    weight = first_weight * (warped(second_weight, warp) > 0.99)
+    fine = [_fine(image, weight) for image in (first, warped(second, warp))]
     return (_unit(fine[0], weight) * _unit(fine[1], weight)).sum(axis=(1, 2)), weight.mean(axis=(1, 2))
 
 
-def _align(first: np.ndarray, second: np.ndarray, weight: np.ndarray, num_steps: int = 3) -> np.ndarray:
-    """Affine maps [n, 2, 3] (row, column; pixels from the centre) that lay ``second`` on ``first``: Gauss-Newton."""
-    warp = np.tile(np.eye(2, 3, dtype=np.float32), (len(first), 1, 1))
-    limit = np.array([[0.3, 0.25, 5], [0.25, 0.3, 5]], np.float32)
+def align(
+    first: np.ndarray, second: np.ndarray, weight: np.ndarray, *, start: np.ndarray | None = None, num_steps: int = 3
+) -> np.ndarray:
+    """Affine maps [n, 2, 3] (row, column; pixels from the centre) that lay ``second`` on ``first``: Gauss-Newton.
+
+    From ``start`` [n, 2, 3] on, near which they stay; else from the identity.
+    """
+    origin = np.tile(np.eye(2, 3, dtype=np.float32), (len(first), 1, 1)) if start is None else start
+    near = [[0.3, 0.25, 5], [0.25, 0.3, 5]] if start is None else [[0.15, 0.15, 2.5], [0.15, 0.15, 2.5]]
+    warp, limit = origin, np.array(near, np.float32)
     inner = ndimage.binary_erosion(weight > 0, structure=np.ones((1, 3, 3)))
     target = _unit(first, weight)
     for _ in range(num_steps):
-        moved = _unit(_warped(second, warp), weight)
+        moved = _unit(warped(second, warp), weight)
         down, right = (np.gradient(moved, axis=axis) * inner for axis in (1, 2))
         slopes = np.stack([down * _ROWS, down * _COLUMNS, down, right * _ROWS, right * _COLUMNS, right], axis=1)
         slopes = slopes.reshape(len(first), 6, -1)
@@ -102,11 +108,11 @@ def _align(first: np.ndarray, second: np.ndarray, weight: np.ndarray, num_steps:
         step = np.linalg.solve(normal + damping[:, None, None] * np.eye(6), gap).reshape(-1, 2, 3)
         turn = warp[:, :, :2]
         warp = warp + np.concatenate([turn @ step[:, :, :2], turn @ step[:, :, 2:]], axis=2)
-        warp = np.clip(warp, np.eye(2, 3) - limit, np.eye(2, 3) + limit).astype(np.float32)
+        warp = np.clip(warp, origin - limit, origin + limit).astype(np.float32)
     return warp
 
 
-def _warped(images: np.ndarray, warp: np.ndarray) -> np.ndarray:
+def warped(images: np.ndarray, warp: np.ndarray) -> np.ndarray:
     """Images [n, 32, 32] sampled (bilinear, zero outside) where the maps [n, 2, 3] point."""
     grid = np.stack([_ROWS, _COLUMNS, np.ones_like(_ROWS)]).reshape(3, -1)
     place = (warp @ grid).reshape(-1, 2, SIDE, SIDE) + (SIDE - 1) / 2
