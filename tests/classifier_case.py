@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.5,
         "choose": "balanced_accuracy",
         "views": {},
+        "clip_norm": 0,
     },
 }
 

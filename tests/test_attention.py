@@ -125,6 +125,7 @@ def test_wrong_inputs_are_refused(network):
                 "backbone": {**SCRATCH, "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]},
                 "batch_size": 8,
                 "precision": "fp32",
+                "views": {},
             },
         ),
     ],

@@ -57,7 +57,7 @@ class Config(plugins.Options):
         "of the batches; auto: it keeps them where the weights are pre-trained",
     )
     clip_norm: float = Field(
-        1.0, ge=0, description="a gradient of all weights that is longer than this is shortened to it; 0: never"
+        1.0, ge=0, description="the gradient of a step is shortened to this Euclidean norm where it is longer; 0: never"
     )
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
@@ -270,7 +270,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                 whole.backward()
                 tally.add(loss, logits, targets[part])
             if config.clip_norm:
-                torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.clip_norm)
+                state.network.clip(config.clip_norm)
             state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
