@@ -57,6 +57,10 @@ def read(options: Options, run: Path) -> tuple[dict[str, Examples], tuple[str, .
         if part == "train":
             rows = np.random.default_rng(0).permutation(len(catalog))[: options.images]
             catalog = catalog.take(np.sort(rows))
+        if len(
+            missing := set(catalog.classes) - set(catalog.table["label"])
+        ):  # ImageFolder numbers those that it finds
+            raise SystemExit(f"The {part} part has no image of {', '.join(sorted(missing))}: take more images.")
         found[part] = Examples(prepared.images(catalog, options.size), catalog.labels)
     return found, prepared.catalog.classes
 
