@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from PIL import Image
+from timm.models import create_model
 
 import timm_peer
 from bench_cache import cpu_seconds
@@ -67,9 +68,9 @@ class Timed(finetune.Classifier):
         super().__init__(config, classes)
         self.begun: list[float] = []
 
-    def _train(self, state, job, epoch) -> dict[str, float]:
+    def _train(self, state, job, epoch, stage) -> dict[str, float]:
         self.begun.append(cpu_seconds())
-        return super()._train(state, job, epoch)
+        return super()._train(state, job, epoch, stage)
 
 
 def ours(train: Examples, validation: Examples, out: Path, options: Options, num_epochs: int) -> list[float]:
@@ -91,10 +92,9 @@ def ours(train: Examples, validation: Examples, out: Path, options: Options, num
 def peer(folder: Path, out: Path, options: Options, num_epochs: int, *, channels_last: bool) -> list[float]:
     """CPU seconds of each epoch."""
     run: Iterator[float] = timm_peer.epochs(
+        create_model(NETWORK, num_classes=len(CLASSES)),
         folder,
         out,
-        network=NETWORK,
-        classes=len(CLASSES),
         size=options.size,
         batch_size=options.batch_size,
         number=num_epochs,

@@ -42,6 +42,9 @@ def main() -> None:
     import bench_finetune
 
     tuned = bench_finetune.main(["--rounds", "1"])
+    import bench_finetune_scores
+
+    better = bench_finetune_scores.main(["--seeds", "1"])
     measures = ("mean_average_precision", "balanced_accuracy", "auc", "expected_calibration_error")
     rows = [
         ("inference, 13 arms x 10 fits x 5,000 images, seconds", f"{sum(inference[m] for m in measures):.1f}", "10"),
@@ -63,6 +66,8 @@ def main() -> None:
         ("draw and write 80 images, against the thesis's loop", f"{keras['drawing']:.0f}x", "100x"),
         ("an epoch of finetune, against timm's train.py", f"{tuned['ratio']:.2f}x", "1x"),
         ("  against its faster memory layout", f"{tuned['ratio to the faster']:.2f}x", "1x"),
+        ("finetune's log-loss less that of timm's loop, nats", f"{better['log-loss']:+.2f}", "below 0"),
+        ("  macro average precision, points", f"{100 * better['macro AP']:+.1f}", "above 0"),
     ]
     print(f"\n{'CPU time, one thread':58}{'measured':>12}   wanted")
     for what, measured, wanted in rows:

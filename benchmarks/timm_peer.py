@@ -1,4 +1,4 @@
-"""An epoch as timm's ``train.py`` does it, as a peer; see ``bench_finetune.py``.
+"""An epoch as timm's ``train.py`` does it, as a peer; see ``bench_finetune.py`` and ``bench_finetune_scores.py``.
 
 ``train.py`` is in neither timm's wheel nor its source distribution, so its loop is written anew here from timm's own
 parts: data set, loader with its prefetcher, augmentation, model, optimiser, schedule, meters and checkpoints. Left out
@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.data import create_dataset, create_loader, resolve_data_config
-from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, CheckpointSaver, accuracy
@@ -42,10 +42,9 @@ def loader(folder: Path, part: str, size: int, batch_size: int, data: dict, *, t
 
 
 def epochs(
-    folder: Path, out: Path, *, network: str, classes: int, size: int, batch_size: int, number: int, channels_last: bool
+    model: nn.Module, folder: Path, out: Path, *, size: int, batch_size: int, number: int, channels_last: bool
 ) -> Iterator[float]:
     """Train on ``folder/train``, validate on ``folder/validation``, write a checkpoint; yields each mean loss."""
-    model = create_model(network, num_classes=classes)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.to(memory_format=layout)
     data = resolve_data_config({"input_size": (3, size, size)}, model=model)
@@ -70,6 +69,16 @@ def epochs(
         saver.save_checkpoint(epoch, metric=validate(model, held_out, criterion, layout))
         schedule.step(epoch + 1)
         yield losses.avg
+
+
+@torch.no_grad()
+def predict(model: nn.Module, folder: Path, part: str, *, size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [N, K] of the images of a part as they are, and their labels [N]: ImageFolder's, in its order."""
+    data = resolve_data_config({"input_size": (3, size, size)}, model=model)
+    found = loader(folder, part, size, batch_size, data, train=False)
+    model.eval()
+    logits, labels = zip(*((model(images), labels) for images, labels in found), strict=True)
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
 
 
 @torch.no_grad()

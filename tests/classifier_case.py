@@ -25,6 +25,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "head_learning_rate": 1e-2,
         "precision": "fp32",
         "ema_decay": 0.5,
+        "choose": "balanced_accuracy",
+        "views": {},
+        "clip_norm": 0,
     },
 }
 

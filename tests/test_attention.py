@@ -126,6 +126,7 @@ def test_wrong_inputs_are_refused(network):
                 "batch_size": 8,
                 "epochs": 1,
                 "precision": "fp32",
+                "views": {},
             },
         ),
     ],

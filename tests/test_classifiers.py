@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from classifier_case import CLASSES, DESCENT, OPTIONS, SIZE, TINY, Case, pictures
 from moulage import backbones, epochs, plugins, runs
-from moulage.classifiers import _fitting, _optimum, finetune, probe
+from moulage.classifiers import _fitting, _optimum, _views, finetune, probe
 from moulage.data.training_view import Examples, TrainingView
+from moulage.epochs import State
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
 from moulage.treatment import PLAIN
 
@@ -493,9 +495,68 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path):
     assert torch.equal(weights, initial)
 
 
-@pytest.mark.parametrize("accumulate", [3, 4])
-def test_a_batch_in_parts_gives_the_same_step(accumulate, tmp_path):
-    options = {"backbone": {"name": "test_vit", "weights": "scratch"}, "optimizer": "sgd", "epochs": 1}  # no batch norm
+def averages(classifier: Any) -> torch.Tensor:
+    """Of all batch normalisations of the backbone: means and variances, [n]."""
+    buffers = classifier.network.backbone.network.named_buffers()
+    return torch.cat([value.flatten() for name, value in buffers if "running" in name])
+
+
+def test_batch_normalisation_keeps_the_averages_of_pretrained_weights(tmp_path):
+    kept, taken = (Case("finetune", batch_norm=how, epochs=1, ema_decay=0) for how in ("frozen", "auto"))
+    assert finetune.Config().freezes_batch_norm
+    assert not taken.config.freezes_batch_norm  # of random weights
+    classifier = kept.fitted(tmp_path / "kept")
+    with finetune.randomness.reproducible("finetune", 0):
+        initial = kept.new()
+        initial.network = initial._build(kept.config.backbone)
+    assert torch.equal(averages(classifier), averages(initial))
+    assert not torch.equal(averages(taken.fitted(tmp_path / "taken")), averages(initial))
+    norm = classifier.network.backbone.network.bn2
+    assert (norm.weight != 1).any(), "what it scales by is learned all the same"
+
+
+@pytest.mark.parametrize("most", [0.0, 1e-2])
+def test_long_gradients_are_shortened(most, tmp_path, monkeypatch):
+    lengths, step = [], State.step
+
+    def measured(self, number):
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        lengths.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+        step(self, number)
+
+    monkeypatch.setattr(State, "step", measured)
+    Case("finetune", clip_norm=most, epochs=1).fitted(tmp_path)
+    if most:
+        assert lengths == pytest.approx([most] * len(lengths), rel=1e-3)
+    else:
+        assert min(lengths) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("augment", "symmetries"),
+    [
+        ({}, 4),
+        ({"rotation": "any", "flip": False}, 4),
+        ({"rotation": "none"}, 2),
+        ({"rotation": "none", "flip": False}, 1),
+    ],
+)
+def test_views_are_those_that_the_augmentation_shows(augment, symmetries):
+    config = finetune.Config.model_validate({"augment": augment})
+    assert config.predicted_views == _views.Views(symmetries=symmetries)
+    asked = {"augment": augment, "views": {"crops": 3}}
+    assert finetune.Config.model_validate(asked).predicted_views == _views.Views(crops=3)
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "options"),
+    [
+        (3, {"backbone": {"name": "test_vit", "weights": "scratch"}}),  # no batch norm
+        (4, {"batch_norm": "frozen"}),
+    ],
+)
+def test_a_batch_in_parts_gives_the_same_step(accumulate, options, tmp_path):
+    options = {**options, "optimizer": "sgd", "epochs": 1}
     whole, parts = (Case("finetune", **options, accumulate=number) for number in (1, accumulate))
     logits = [case.fitted(tmp_path / str(n)).predict(case.validation.inputs) for n, case in enumerate((whole, parts))]
     np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)

@@ -101,7 +101,7 @@ class Classifier(Protocol):
         progress: runs.Progress = runs.no_progress,
         treatment: Treatment = ...,
     ) -> None:
-        """Train on ``view.batches`` and nothing else; ``validation`` chooses the epoch that is kept.
+        """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 

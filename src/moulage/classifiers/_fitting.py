@@ -79,7 +79,7 @@ class Base(Generic[Net]):
         progress: runs.Progress = runs.no_progress,
         treatment: Treatment = PLAIN,
     ) -> None:
-        """Train, and keep the epoch that validates best. The same call again gives the same, also after a break.
+        """Train, and keep what the options ask for. The same call again gives the same, also after a break.
 
         Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them,
         and all see equally many images, whatever the treatment. ``DataError`` also where there is no validation image,

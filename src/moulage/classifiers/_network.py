@@ -167,6 +167,18 @@ class Network(nn.Module):
             parts = [(self.backbone, backbone_rate), *parts, *decoder]
         return [group for part, rate in parts for group in optimisers.decay_groups(part, rate, weight_decay)]
 
+    def clip(self, most: float) -> None:
+        """Shorten the gradient of what classifies to a norm of ``most``; a decoder's, a task apart, stays as it is."""
+        nn.utils.clip_grad_norm_([p for part in (self.backbone, *self.top) for p in part.parameters()], most)
+
+    def keep_batch_norm(self) -> None:
+        """The backbone's batch normalisation normalises by the averages that it has, in training as well; its weights
+        and biases go on learning. Until the next ``train()``.
+        """
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     @property
     def top(self) -> tuple[nn.Linear | MetadataNetwork, ...]:
         """What learns at the head's rate."""

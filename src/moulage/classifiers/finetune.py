@@ -51,12 +51,22 @@ class Config(plugins.Options):
         description="pixels a side at which the network sees images in the first, second ... equal share of the "
         "epochs; smaller ones first cost less (Tan and Le 2021, section 4). None: the backbone's input size",
     )
+    batch_norm: Literal["auto", "frozen", "trained"] = Field(
+        "auto",
+        description="whether the backbone's batch normalisation keeps the averages that it starts with, or takes those "
+        "of the batches; auto: it keeps them where the weights are pre-trained",
+    )
+    clip_norm: float = Field(
+        1.0, ge=0, description="the gradient of a step is shortened to this Euclidean norm where it is longer; 0: never"
+    )
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the average of the weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     channels_last: bool = Field(True, description="memory layout of images and filters; faster for most networks")
-    choose: _fitting.Choice = Field("balanced_accuracy", description=_fitting.CHOICE)
-    views: _views.Views = Field(
-        default=_views.AS_IT_IS, description="views of an image at prediction; epochs are chosen by the image as it is"
+    choose: _fitting.Choice = Field("last", description=_fitting.CHOICE)
+    views: _views.Views | None = Field(
+        None,
+        description="views of an image at prediction; none: the quarter turns, or the mirror image, where the "
+        "augmentation shows such. Epochs are chosen by the image as it is",
     )
     calibrate: bool = Field(False, description=_fitting.CALIBRATE)
     metadata_network: MetadataOptions = Field(
@@ -81,6 +91,20 @@ class Config(plugins.Options):
         """Pixels a side at which the network sees images in an epoch (from 1); None: the backbone's own."""
         sizes = self.progressive
         return sizes[(epoch - 1) * len(sizes) // self.epochs] if sizes else None
+
+    @property
+    def predicted_views(self) -> _views.Views:
+        """``views``, or those that the augmentation has taught."""
+        if self.views is not None:
+            return self.views
+        if self.augment.rotation != "none":
+            return _views.Views(symmetries=4)
+        return _views.Views(symmetries=2) if self.augment.flip else _views.AS_IT_IS
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Averages of a random network are of no use: kept, they would leave its layers without a normalisation."""
+        return self.batch_norm == "frozen" or (self.batch_norm == "auto" and self.backbone.weights != "scratch")
 
     @property
     def predict_batch(self) -> int:
@@ -156,7 +180,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             self.network.load_state_dict(state.best)
             self.temperature = 1.0
             if config.calibrate:
-                logits = self._predict(job.validation.inputs, job.validation.metadata, config.views)
+                logits = self._predict(job.validation.inputs, job.validation.metadata, config.predicted_views)
                 self.temperature = _fitting.temperature(logits, job.validation.labels)
 
     def _begin(self, network: Network, num_steps: int, stage: _fitting.Stage) -> State[Network]:
@@ -193,7 +217,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
-        for side in {*self.config.views.sizes, *self.config.progressive}:
+        for side in {*self.config.predicted_views.sizes, *self.config.progressive}:
             features.check_size(side, options.name)
         units = self.config.mask_task.units
         decoder = partial(MaskDecoder, features, options.name, units) if learns_masks(self.config) else None
@@ -213,6 +237,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         state.network.train()
         if stage.head_only:  # a frozen backbone keeps the averages of its batch normalisation as well
             state.network.backbone.eval()
+        elif config.freezes_batch_norm:
+            state.network.keep_batch_norm()
         batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
         for step, batch in enumerate(batches, (epoch - 1) * num_steps):
             inputs = batch.inputs
@@ -243,6 +269,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                     tally.add_sum("train_mask_loss", second * number, number)
                 whole.backward()
                 tally.add(loss, logits, targets[part])
+            if config.clip_norm:
+                state.network.clip(config.clip_norm)
             state.step(step)
             job.progress(step + 1, config.epochs * num_steps, f"epoch {epoch}")
         return tally.means()
@@ -256,7 +284,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def predict(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
         """Averaged over the views and calibrated."""
-        return self._predict(inputs, metadata, self.config.views) / np.float32(self.temperature)
+        return self._predict(inputs, metadata, self.config.predicted_views) / np.float32(self.temperature)
 
     @torch.inference_mode()
     def features(self, inputs: np.ndarray, metadata: np.ndarray | None = None) -> np.ndarray:
@@ -274,7 +302,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         if metadata is not None and network.metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        return _attention.LookedAt(network.backbone, network.head, beside, self.config.views)
+        return _attention.LookedAt(network.backbone, network.head, beside, self.config.predicted_views)
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:

@@ -109,8 +109,8 @@ class Classifier(Stage):
         return num_steps * a_step
 
     def run(self, at: Context) -> Witness:
-        """Nothing but the training part, and what the arm adds to it, is trained on; the epoch that is kept and the
-        strength of the logit adjustment are chosen on the validation part. The test part is predicted at the end.
+        """Nothing but the training part, and what the arm adds to it, is trained on; what is chosen (an epoch, the
+        strength of the logit adjustment) is chosen on the validation part. The test part is predicted at the end.
         """
         folder = at.run / self.folder
         train, extra = at.prepared.part(self.trial, "train"), self.extra(at.prepared, at.run)
