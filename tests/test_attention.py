@@ -36,7 +36,7 @@ def grad_cam(
 ) -> Any:
     labels = options.pop("labels", LABELS[: len(pixels)])
     given = _attention.LookedAt(*network, views=_views.Views(**(views or {})))
-    return _attention.grad_cam(given, pixels, labels, **options)[0]
+    return _attention.grad_cam([given], pixels, labels, **options)[0]
 
 
 def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_map(network):
@@ -46,7 +46,7 @@ def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_
         by_hand = torch.einsum("nk,nkhw->nhw", head.weight[LABELS], maps)[:, None]
         by_hand = functional.interpolate(by_hand, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
     by_hand /= np.abs(by_hand).max((1, 2), keepdims=True)
-    found, cells = _attention.grad_cam(_attention.LookedAt(features, head), images(), LABELS)
+    found, cells = _attention.grad_cam([_attention.LookedAt(features, head)], images(), LABELS)
     assert found.dtype == np.float32
     assert cells == maps.shape[-1] == 2
     np.testing.assert_allclose(found, by_hand, atol=1e-5)

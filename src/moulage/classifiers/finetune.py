@@ -274,7 +274,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         if metadata is not None and network.metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        return _attention.LookedAt(network.backbone, network.head, beside, self.config.views)
+        return [_attention.LookedAt(network.backbone, network.head, beside, self.config.views)]
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:
