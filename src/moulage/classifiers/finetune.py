@@ -269,7 +269,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         known = torch.from_numpy(metadata).to(self.device)
         return network.joined(torch.from_numpy(features).to(self.device), known).cpu().numpy()
 
-    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> list[_attention.LookedAt]:
         network, beside = self._checked(pixels, metadata), None
         if metadata is not None and network.metadata is not None:
             with torch.no_grad():

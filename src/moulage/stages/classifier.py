@@ -181,7 +181,7 @@ class Classifier(Stage):
         if self.embeddings:
             number = len(self.embedding_keys)
             sets = [self.embeddings[first : first + number] for first in range(0, len(self.embeddings), number)]
-            return ByName(embedded([run / each.folder for each in one]) for one in sets)
+            return ByName(embedded(*(run / each.folder for each in one)) for one in sets)
         folders = ["", *filter(None, [self.samples_folder])]
         found = [pixels_of(prepared, run, folder, self._model[1].size) for folder in folders]
         return ByName((catalog.images.tolist(), array) for catalog, array in found)

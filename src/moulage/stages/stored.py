@@ -91,7 +91,7 @@ def embed_all(
     partial.replace(folder / ROWS)
 
 
-def embedded(folders: Sequence[Path]) -> "tuple[list[str], Beside]":
+def embedded(*folders: Path) -> "tuple[list[str], Beside]":
     """What ``embed_all`` wrote of the same images: their names, and a row of numbers for each, of all folders."""
     arrays = [np.load(folder / ROWS, mmap_mode="r") for folder in folders]
     return runs.read_json(folders[0] / IMAGES), Beside(arrays)
