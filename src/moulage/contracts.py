@@ -167,7 +167,9 @@ class GeneratorModule(Module, Protocol):
 
 
 class ClassifierModule(Module, Protocol):
-    """A classifier plug-in. Optional: ``METADATA``, ``learns_masks``; ``embed``, ``embed_key``, ``embed_seconds``."""
+    """A classifier plug-in. Optional: ``METADATA``, ``learns_masks``; ``embed``, ``embed_key``, ``embed_seconds``, and
+    beside these ``embed_parts``.
+    """
 
     @property
     def Classifier(self) -> Callable[[Any, tuple[str, ...]], Classifier]: ...
@@ -276,6 +278,8 @@ class EmbeddingOf:
     embed: Callable[..., np.ndarray]  # ``(config, pixels uint8 [N, S, S, 3], *, device, progress) -> float32 [N, D]``
     key: Callable[[Any], str]  # names the features of a config (network, weights, size); equal keys, equal features
     seconds: Callable[..., float]  # ``(config, num_images, device)``: what it will take
+    # configs whose features, side by side, are those of a config: each is kept under its own key
+    parts: Callable[[Any], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -341,7 +345,8 @@ def classifier(name: str) -> ClassifierPlugin:
     module = plugins.load("classifiers", name)
     embedding = None
     if hasattr(module, "embed"):
-        embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds)
+        parts = getattr(module, "embed_parts", _whole)
+        embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds, parts)
     learns: Callable[[Any], bool] = getattr(module, "learns_masks", _never)
     metadata: Literal["", "optional", "required"] = getattr(module, "METADATA", "")
     return ClassifierPlugin(name, module.Config, module.Classifier, module.Classifier.load, embedding, metadata, learns)
@@ -378,6 +383,10 @@ def preprocessing(name: str) -> PreprocessingPlugin:
 
 def _nothing() -> None:
     pass
+
+
+def _whole(config: Any) -> tuple[Any, ...]:
+    return (config,)
 
 
 def _never(config: BaseModel) -> bool:

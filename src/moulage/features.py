@@ -87,7 +87,7 @@ def features_name(options: FeatureOptions) -> str:
     size = f"{backbone.input_size} px" if backbone.input_size else "images as they are"
     others = backbone.model_dump(exclude_defaults=True, exclude={"name", "weights", "input_size"})
     special = [f"{key} {value}" for key, value in others.items()]
-    origin = _origin(backbone.weights, "scratch", "hub", backbones.PIP_PACKAGE)
+    origin = _origin(backbone.weights, "scratch", "hub", *backbones.PIP_PACKAGES)
     return f"{backbone.name} ({', '.join([origin, size, *special])})"
 
 

@@ -1,6 +1,7 @@
 """Grad-CAM: where the last feature map of a convolutional network speaks for a class, and where against it."""
 
 import copy
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ class LookedAt(NamedTuple):
     # what the head is given behind the features of each image, float32 [N, M]: metadata
     beside: np.ndarray | None = None
     views: _views.Views = _views.AS_IT_IS  # what the classifier averages over
+    # where the head reads features of further networks or layers, too: how many in all, and the column of its first
+    width: int = 0
+    first: int = 0
 
 
 class GradCam:
@@ -44,18 +48,20 @@ class GradCam:
         """See ``contracts.Explains`` and ``grad_cam``; through everything that ``predict`` does."""
         return grad_cam(self._looked_at(pixels, metadata), pixels, labels, shuffled=shuffled, draw=draw)
 
-    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> LookedAt:
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> list[LookedAt]:
         raise NotImplementedError
 
 
 def grad_cam(
-    given: LookedAt, pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
+    given: Sequence[LookedAt], pixels: np.ndarray, labels: np.ndarray, *, shuffled: str = "", draw: int = 0
 ) -> tuple[np.ndarray, int]:
     """Maps of the evidence for a class (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2).
 
     The feature map is what timm's ``forward_features`` gives, after its last normalisation and activation. Each view's
-    map is put back where the view was cut from, and they are averaged. What is positive is the paper's map. The largest
-    absolute value of each is 1; all are 0 where the class's logit does not depend on the feature map.
+    map is put back where the view was cut from, and they are averaged. Maps of several networks under one linear head
+    are summed, each cell by the share of its map that it is, so that none counts for more by being finer. Features of
+    earlier layers are not looked at. What is positive is the paper's map. The largest absolute value of each is 1; all
+    are 0 where the class's logit does not depend on the feature map. The cells are those of the finest map.
 
     Arguments and results are those of ``contracts.Explains``. A map that stays the same with shuffled weight matrices
     and filters says nothing of what was learned (Adebayo et al. 2018, arXiv:1810.03292, who draw the weights anew).
@@ -70,31 +76,47 @@ def grad_cam(
         raise DataError(f"The label {int(np.min(labels))} is none of the network's classes.")
     if shuffled not in SHUFFLED:
         raise RecipeError(f'shuffled is "{shuffled}".', f"Valid: {', '.join(SHUFFLED[1:])}, or nothing.")
-    network, device = _Tail(given.backbone, given.head).eval(), given.backbone.mean.device
+    tails = [_Tail(each).eval() for each in given]
     if shuffled:
-        network = _shuffled(network, draw, whole=shuffled == "network")
+        tails = [_shuffled(tail, draw, whole=shuffled == "network") for tail in tails]
     maps, cells = np.empty((len(pixels), size, size), np.float32), 0
     for start in range(0, len(pixels), BATCH):
         batch = slice(start, start + BATCH)
-        wanted = torch.from_numpy(np.array(labels[batch], np.int64)).to(device)
-        if given.beside is not None:
-            network.beside = torch.from_numpy(np.array(given.beside[batch], np.float32)).to(device)
-        of_views: list[torch.Tensor] = []
-        for view, side in _views.each(backbones.to_float(pixels[batch], device), given.views):
-            found = _of_view(network, view, side, wanted)
-            cells = cells or found.shape[-1]
-            of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
-        whole = _put_back(of_views, given.views)[:, 0].nan_to_num(0, 0, 0)
+        found = [_of_batch(tail, each, pixels, labels, batch) for tail, each in zip(tails, given, strict=True)]
+        whole = torch.stack([of_network for of_network, _ in found]).sum(0)
+        cells = max(finest for _, finest in found)
         maps[batch] = (whole / whole.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)).cpu().numpy()
     return maps, cells
 
 
-class _Tail(nn.Module):
-    """From the last feature map, float [n, C, h, w], to logits; ``map`` is the layer that Grad-CAM looks at."""
+def _of_batch(
+    tail: "_Tail", given: LookedAt, pixels: np.ndarray, labels: np.ndarray, batch: slice
+) -> tuple[torch.Tensor, int]:
+    """The map of one network, float [n, S, S], not scaled, and how many cells a side it has."""
+    device, size, cells = given.backbone.mean.device, pixels.shape[1], 0
+    wanted = torch.from_numpy(np.array(labels[batch], np.int64)).to(device)
+    if given.beside is not None:
+        tail.beside = torch.from_numpy(np.array(given.beside[batch], np.float32)).to(device)
+    of_views: list[torch.Tensor] = []
+    for view, side in _views.each(backbones.to_float(pixels[batch], device), given.views):
+        found = _of_view(tail, view, side, wanted)
+        cells = cells or found.shape[-1]
+        of_views.append(functional.interpolate(found, (size, size), mode="bilinear"))
+    # A weight of Grad-CAM is a mean over the cells: times their number, the map's sum is its part of the logit.
+    return _put_back(of_views, given.views)[:, 0].nan_to_num(0, 0, 0) * cells**2, cells
 
-    def __init__(self, backbone: backbones.Features, head: nn.Module) -> None:
+
+class _Tail(nn.Module):
+    """From the last feature map, float [n, C, h, w], to logits; ``map`` is the layer that Grad-CAM looks at.
+
+    Where the head reads other columns too, those of further networks and layers, they are 0: under a linear head no
+    gradient depends on them.
+    """
+
+    def __init__(self, given: LookedAt) -> None:
         super().__init__()
-        self.backbone, self.map, self.head = backbone, nn.Identity(), head
+        self.backbone, self.map, self.head, self.first = given.backbone, nn.Identity(), given.head, given.first
+        self.width = given.width
         self.last = False  # whether the network keeps the channels in the last dimension
         self.beside: torch.Tensor | None = None
 
@@ -102,6 +124,8 @@ class _Tail(nn.Module):
         network: Any = self.backbone.network
         maps = self.map(maps)
         features = network.forward_head(maps.permute(0, 2, 3, 1) if self.last else maps)
+        if self.width:
+            features = functional.pad(features, (self.first, self.width - self.first - features.shape[1]))
         return self.head(features if self.beside is None else torch.cat([features, self.beside], 1))
 
     def maps(self, images: torch.Tensor, side: int | None) -> torch.Tensor:

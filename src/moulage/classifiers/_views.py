@@ -57,7 +57,7 @@ def each(images: torch.Tensor, options: Views) -> Iterator[tuple[torch.Tensor, i
     All are float [n, 3, S, S], crops enlarged to S; the first view of the default options is ``images`` itself.
     """
     for crop in _crops(images, options):
-        for view in _symmetries(crop, options.symmetries):
+        for view in symmetries(crop, options.symmetries):
             for side in options.sizes or (None,):
                 yield view, side
 
@@ -84,7 +84,8 @@ def _crops(images: torch.Tensor, options: Views) -> Iterator[torch.Tensor]:
         yield functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
 
 
-def _symmetries(images: torch.Tensor, number: int) -> Iterator[torch.Tensor]:
+def symmetries(images: torch.Tensor, number: int) -> Iterator[torch.Tensor]:
+    """A batch [n, 3, S, S] as so many symmetries of the square show it, itself first; see ``Views.symmetries``."""
     yield images
     if number == 2:
         yield images.flip(3)

@@ -297,12 +297,12 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         known = torch.from_numpy(metadata).to(self.device)
         return network.joined(torch.from_numpy(features).to(self.device), known).cpu().numpy()
 
-    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> list[_attention.LookedAt]:
         network, beside = self._checked(pixels, metadata), None
         if metadata is not None and network.metadata is not None:
             with torch.no_grad():
                 beside = network.metadata(torch.from_numpy(metadata).to(self.device)).cpu().numpy()
-        return _attention.LookedAt(network.backbone, network.head, beside, self.config.predicted_views)
+        return [_attention.LookedAt(network.backbone, network.head, beside, self.config.predicted_views)]
 
     @torch.inference_mode()
     def _predict(self, inputs: np.ndarray, metadata: np.ndarray | None, views: _views.Views) -> np.ndarray:

@@ -1,17 +1,19 @@
-"""Softmax head on the features of a frozen backbone: each image passes the network once, whatever is compared.
+"""Softmax head on the features of frozen networks: each image passes the network once, whatever is compared.
 
-The features do not depend on the labels, the arm or the seed: the study computes them once for each set of images with
-``embed``, keeps them under ``embed_key``, and every fit finds the penalised optimum of a softmax regression on them
-(``_optimum``) in seconds.
+The features do not depend on the labels, the arm or the seed: the study computes them once for each set of images and
+each network with ``embed``, keeps them under ``embed_key``, and every fit finds the penalised optimum of a softmax
+regression on them (``_optimum``) in seconds.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from typing import Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from moulage import backbones, devices, randomness, runs
-from moulage.classifiers import _attention, _fitting, _softmax
+from moulage import backbones, devices, runs
+from moulage.classifiers import _attention, _fitting, _frozen, _softmax, _views
 
 METADATA = "optional"
 EMBED_BATCH = 32
@@ -24,13 +26,39 @@ class Config(_softmax.Options):
     """
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")
-    backbone: backbones.Backbone = Field(default=backbones.Backbone(), description="the frozen network and its weights")
+    backbone: _frozen.Options = Field(default=_frozen.Options(), description="the frozen network and its weights")
+    backbones: tuple[_frozen.Options, ...] = Field(
+        default=(),
+        max_length=16,
+        description="several frozen networks, in place of backbone; the features of all stand side by side",
+    )
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if self.backbones and self.backbone != _frozen.Options():
+            raise ValueError("backbone and backbones are both given; put all networks into backbones")
+        if any(each in self.backbones[:number] for number, each in enumerate(self.backbones)):
+            raise ValueError("backbones has a network twice, with the same weights and options")
+        return self
+
+    @property
+    def networks(self) -> tuple[_frozen.Options, ...]:
+        """All frozen networks, in the order of their features."""
+        return self.backbones or (self.backbone,)
+
+
+def embed_parts(config: Config) -> tuple[Config, ...]:
+    """A config for each network alone: the features of all, side by side, are those of ``config``."""
+    return tuple(config.model_copy(update={"backbone": each, "backbones": ()}) for each in config.networks)
 
 
 def embed_key(config: Config) -> str:
     """Names the features: the same key, the same features. It loads the weights, and raises what ``embed`` raises."""
-    features = _features(config)
-    return runs.digest(config.size, config.backbone.model_dump(exclude={"weights"}), backbones.digest(features))
+    keys = [
+        runs.digest(config.size, options.model_dump(exclude={"weights"}), backbones.digest(built))
+        for options, built in zip(config.networks, _built(config), strict=True)
+    ]
+    return keys[0] if len(keys) == 1 else runs.digest(*keys)
 
 
 def embed(
@@ -38,18 +66,30 @@ def embed(
 ) -> np.ndarray:
     """See ``backbones.embed``; ``DataError`` for pixels of another size, ``RecipeError`` where there are no weights."""
     _fitting.check_pixels(pixels, config.size)
-    features, where = _features(config), devices.pick_device(device)
-    return backbones.embed(features, pixels, device=where, batch_size=EMBED_BATCH, progress=progress)
+    where = devices.pick_device(device)
+    number, found = len(config.networks), list[np.ndarray]()
+    for network in _built(config):
+        before = len(found) * len(pixels)
+        told = partial(_tell, progress, before, number)
+        found.append(backbones.embed(network, pixels, device=where, batch_size=EMBED_BATCH, progress=told))
+    return np.concatenate(found, axis=1)
+
+
+def _tell(progress: runs.Progress, before: int, number: int, done: int, total: int, note: str) -> None:
+    """Progress over all of so many networks; ``before``: images that earlier ones have forwarded."""
+    progress(before + done, number * total, note)
 
 
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
     """Seconds that ``embed`` takes for this many images."""
-    return backbones.seconds_to_embed(partial(embed, config, device=device), config.size, EMBED_BATCH, num_images)
+    return sum(
+        backbones.seconds_to_embed(partial(embed, part, device=device), part.size, EMBED_BATCH, num_images)
+        for part in embed_parts(config)
+    )
 
 
-def _features(config: Config) -> backbones.Features:
-    with randomness.reproducible("backbone", 0):  # weights = "scratch" are random, but always the same
-        return backbones.build(config.backbone, config.size)
+def _built(config: Config) -> Iterator[_frozen.Frozen]:
+    return (_frozen.build(options, config.size) for options in config.networks)
 
 
 class Classifier(_attention.GradCam, _softmax.Classifier):
@@ -60,15 +100,19 @@ class Classifier(_attention.GradCam, _softmax.Classifier):
 
     def __init__(self, config: Config, classes: tuple[str, ...]) -> None:
         super().__init__(config, classes)
-        self.backbone: backbones.Features | None = None
+        self.frozen: list[_frozen.Frozen] = []
 
-    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> _attention.LookedAt:
-        head = self._trained()
+    def _looked_at(self, pixels: np.ndarray, metadata: np.ndarray | None) -> list[_attention.LookedAt]:
+        head, first = self._trained(), 0
         _fitting.check_pixels(pixels, self.config.size)
         _fitting.check_metadata(metadata, len(pixels), self.num_metadata)
-        if self.backbone is None:
-            self.backbone = _features(self.config).to(self.device)
-        return _attention.LookedAt(self.backbone, head, metadata)
+        self.frozen = self.frozen or [each.to(self.device) for each in _built(self.config)]
+        seen, width = list[_attention.LookedAt](), sum(each.num_features for each in self.frozen)
+        for each in self.frozen:
+            views = _views.Views(symmetries=each.options.symmetries)
+            seen.append(_attention.LookedAt(each.features, head, metadata, views, width, first))
+            first += each.num_features
+        return seen
 
     def _num_features(self) -> int:
-        return _features(self.config).num_features
+        return sum(each.num_features for each in _built(self.config))

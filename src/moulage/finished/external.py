@@ -198,7 +198,7 @@ class _Scorer:
         pixels = self.pixels.array(self.size)[self.pixels.rows(rows.images)]
         if not trained.stage.embeddings:
             return pixels
-        path = self.folder / f"inputs-{trained.stage.embeddings[0].key}-{number}.npy"
+        path = self.folder / f"inputs-{runs.digest(*trained.stage.embedding_keys)}-{number}.npy"
         if not path.exists():
             with runs.atomic(path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, trained.embed(pixels))

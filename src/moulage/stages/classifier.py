@@ -65,7 +65,8 @@ class Classifier(Stage):
     selection: Selection | None
     given: str  # a folder of samples from elsewhere, and a digest of what it lists; empty for none
     given_digest: str
-    embeddings: tuple[Embedding, ...]  # of all images that it reads, where its plug-in reads embeddings
+    # of all images that it reads, where its plug-in reads embeddings: of the real ones by each network, then of others
+    embeddings: tuple[Embedding, ...]
     weights: dict[str, float]  # how often an image of a further data set is shown, for once an image of the main one
     metadata: tuple[str, ...]  # columns that it reads of the patient
     masks: str  # names the lesion masks that it learns; empty for none
@@ -90,7 +91,12 @@ class Classifier(Stage):
         same generator for more images changes that folder, but not the first images in it. Embeddings follow from it.
         """
         series = self.samples.series if self.samples else ""
-        return {**super().identity(), "samples": series, "embeddings": [each.key for each in self.embeddings[:1]]}
+        return {**super().identity(), "samples": series, "embeddings": self.embedding_keys}
+
+    @property
+    def embedding_keys(self) -> list[str]:
+        """Names of the features that it reads, in their order, a name a network; none where it reads pixels."""
+        return list(dict.fromkeys(each.key for each in self.embeddings))
 
     @property
     def _model(self) -> tuple[contracts.ClassifierPlugin, Any]:
@@ -174,7 +180,9 @@ class Classifier(Stage):
     def inputs(self, prepared: Prepared, run: Path) -> ByName:
         """What it reads of any image of the run: pixels, or kept embeddings."""
         if self.embeddings:
-            return ByName(embedded(run / each.folder) for each in self.embeddings)
+            number = len(self.embedding_keys)
+            sets = [self.embeddings[first : first + number] for first in range(0, len(self.embeddings), number)]
+            return ByName(embedded(*(run / each.folder for each in one)) for one in sets)
         folders = ["", *filter(None, [self.samples_folder])]
         found = [pixels_of(prepared, run, folder, self._model[1].size) for folder in folders]
         return ByName((catalog.images.tolist(), array) for catalog, array in found)

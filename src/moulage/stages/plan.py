@@ -248,10 +248,13 @@ class _Planner:
         )
 
     @cached_property
-    def embedding_key(self) -> str:
-        """Names the features that the classifier reads; empty where it reads pixels. It needs the network's weights."""
+    def embedding_parts(self) -> dict[str, dict[str, Any]]:
+        """Options under names of the features that the classifier reads, those of each network under their own; none
+        where it reads pixels. It needs the networks' weights.
+        """
         of = contracts.classifier(self.recipe.classifier.plugin).embedding
-        return of.key(self.configured) if of else ""
+        parts = of.parts(self.configured) if of else ()
+        return {of.key(part): part.model_dump(mode="json") for part in parts} if of else {}
 
     @cached_property
     def configured(self) -> Any:
@@ -261,20 +264,23 @@ class _Planner:
 
     def embeddings(self, samples: Samples | None, given: str, given_digest: str) -> tuple[Embedding, ...]:
         """Embeddings of the real images and of what an arm adds, where the classifier reads any."""
-        if not self.embedding_key:
-            return ()
-        plugin, config = self.recipe.classifier.plugin, self.configured.model_dump(mode="json")
+        plugin, parts = self.recipe.classifier.plugin, self.embedding_parts
 
-        def embedding(name: str, samples: Samples | None = None, given: str = "") -> Embedding:
+        def embedding(name: str, samples: Samples | None = None, given: str = "") -> tuple[Embedding, ...]:
             trial = samples.trial if samples else 0
+            numbers = [f", network {number}" if len(parts) > 1 else "" for number in range(1, len(parts) + 1)]
             content = given_digest if given else ""
-            about = (plugin, self.embedding_key, samples, given, content, config)
-            return self._once(Embedding(name, trial, self.prepared.digest, *about))
+            return tuple(
+                self._once(
+                    Embedding(name + n, trial, self.prepared.digest, plugin, key, samples, given, content, config)
+                )
+                for n, (key, config) in zip(numbers, parts.items(), strict=True)
+            )
 
         real = embedding("real images")
         if samples:
-            return real, embedding(f"samples of {samples.label}", samples)
-        return (real, embedding("given samples", given=given)) if given else (real,)
+            return real + embedding(f"samples of {samples.label}", samples)
+        return real + embedding("given samples", given=given) if given else real
 
     def classifier(self, arm: str, trial: int) -> Classifier:
         options, number, chosen = self.recipe.arms[arm], self._number(trial), self.recipe.classifier
