@@ -10,8 +10,10 @@ Three steps on 32 px thumbnails, each with the dark vignette masked, because rou
    texture and outline do not, and the square root lets faint texture speak beside the strong outline. Colour is not
    looked at: the archives hold copies with another white balance.
 
-The thresholds were set on ISIC-2019 at 84 px; docs/LOG.md (2026-11-23) has what they find there, miss, and cost.
-Cropped copies are missed above all.
+A pair is accepted where local contrast or colours say the same (``moved_copies.confirmed``). Photographs that were cut,
+framed, shifted or turned by a few degrees do not lie on each other: ``moved_copies`` looks for those.
+
+The thresholds were set on ISIC-2019 at 84 px; docs/LOG.md (2026-11-23, 2026-11-29) has what they find, miss, and cost.
 """
 
 from collections.abc import Iterator
@@ -70,10 +72,15 @@ def search(images: np.ndarray, thumbnails: np.ndarray, progress: Progress = no_p
         turned = [np.ascontiguousarray(orient(x[second], int(turn[0]))) for x in (grey, weight)]
         detail, overlap = compare(grey[first], weight[first], *turned)
         needed = np.where(overlap >= OVERLAP, ACCEPTED, ACCEPTED_ON_LITTLE)
+        sure = np.flatnonzero(detail >= needed)
+        lying = np.moveaxis(thumbnails[second[sure]], 3, 0)
+        lying = np.stack([orient(channel, int(turn[0])) for channel in lying], axis=3)
+        accepted = np.zeros(len(batch), bool)
+        accepted[sure] = moved_copies.confirmed(thumbnails[first[sure]], lying)
         for k in np.flatnonzero((detail >= needed) | ((detail >= LISTED) & (overlap >= OVERLAP))):
             evidence = (float(similarity[batch[k]]), float(detail[k]), float(overlap[k]))
-            names, accepted = (str(images[first[k]]), str(images[second[k]])), bool(detail[k] >= needed[k])
-            pairs.append(Pair(*names, ORIENTATIONS[turn[k]], *evidence, accepted))
+            names = str(images[first[k]]), str(images[second[k]])
+            pairs.append(Pair(*names, ORIENTATIONS[turn[k]], *evidence, bool(accepted[k])))
     found = _with_moved(pairs, images, thumbnails)
     found.is_complete &= len(rows) < MAX_CANDIDATES
     return found

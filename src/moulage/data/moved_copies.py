@@ -1,4 +1,4 @@
-"""Near-duplicates that do not lie on each other: photographs that were cut, framed in black, shifted or turned a little.
+"""Near-duplicates that do not lie on each other: photographs that were cut, framed, shifted or turned a little.
 
 ``duplicates`` looks at images as they lie. Here every thumbnail is moved in the ways of ``MOVES`` first: a zoom undoes
 a crop of the other image (or a frame around it), a shift a shift, a turn a turn; what is left between two ways the
@@ -33,8 +33,10 @@ UNEXPLAINED = 0.17
 """Largest root mean square difference of the colours, as a share of their standard deviation."""
 LYING_ALIKE = 0.06
 """The same where the images were not moved: two frames of a camera, or two like things in one place, lie alike too."""
-OVERLAP = 0.30
-"""Least share of the thumbnail that both show."""
+OVERLAP = 0.50
+"""Least share of the thumbnail that both show: less, in a small round vignette, is a blob and nothing else."""
+UNEXPLAINED_AT_ALL = 0.12
+"""``confirmed``: the same as ``UNEXPLAINED``, each colour made brighter or darker to fit."""
 STILL = np.array([0.03, 0.6], np.float32)
 """What counts as not moved: differences from the identity of the map's linear part, and of its shift in pixels."""
 SHEAR = 0.12
@@ -74,6 +76,9 @@ class Moved:
 
 def search(images: np.ndarray, most: int) -> Moved:
     """All pairs of thumbnails uint8 [N, 32, 32, 3] that count as one photograph; ``most`` are looked at closely."""
+    if len(images) < 2:
+        none = np.zeros(0, np.float32)
+        return Moved(np.zeros((0, 2), np.int64), none, none, none, is_complete=True)
     inside = thumbnails.inside(images).astype(np.float32)
     grey = thumbnails.centred(thumbnails.luminance(images), inside)
     first, second, move, similarity = _candidates(grey, inside)
@@ -91,6 +96,27 @@ def search(images: np.ndarray, most: int) -> Moved:
     rows = np.sort(np.stack([first[kept], second[kept]], axis=1), axis=1)
     _, place = np.unique(rows, axis=0, return_index=True)
     return Moved(rows[place], similarity[kept][place], contrast[good][place], overlap[good][place], is_complete)
+
+
+def confirmed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether pairs of thumbnails uint8 [n, 32, 32, 3] that lie on each other are more than alike in outline; bool [n].
+
+    Dark things before a plain ground have fine structure along their outline alone, and that correlates where the
+    outlines do. One photograph agrees in the contrast everywhere, or in the colours, whatever their balance.
+    """
+    if not len(first):
+        return np.zeros(0, bool)
+    inside = [thumbnails.inside(images).astype(np.float32) for images in (first, second)]
+    pairs = zip((first, second), inside, strict=True)
+    grey = [thumbnails.centred(thumbnails.luminance(images), weight) for images, weight in pairs]
+    warp = thumbnails.align(*grey, inside[0] * inside[1])
+    weight = inside[0] * (thumbnails.warped(inside[1], warp) > 0.99)
+    bands = [_local_contrast(values, weight) for values in (grey[0], thumbnails.warped(grey[1], warp))]
+    colours = [np.moveaxis(images.astype(np.float32), 3, 0) for images in (first, second)]
+    colours[1] = np.stack([thumbnails.warped(channel, warp) for channel in colours[1]])
+    a, b = (np.stack([thumbnails.centred(channel, weight) for channel in of]) for of in colours)
+    gain = (a * b).sum(axis=(2, 3), keepdims=True) / np.maximum((b * b).sum(axis=(2, 3), keepdims=True), 1e-3)
+    return (_correlation(*bands, weight) >= CONTRAST) | (_unexplained(a, b * gain, weight) <= UNEXPLAINED_AT_ALL)
 
 
 def _candidates(grey: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
