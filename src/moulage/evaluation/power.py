@@ -166,8 +166,7 @@ class Plan:
     trials: float  # what the fits add beyond it, for ``num_sets``
     num_sets: int  # predictions of every image: fits of a hold-out, or repeats of the folds
     num_folds: int = 1  # folds of a repeat; 1 for a hold-out
-    # arms over which the variance of the fits is pooled; where one of the two is noisy, how many would give the same
-    # degrees of freedom
+    # arms over which the variance of the fits is pooled; where a pair has its own, how many give its degrees of freedom
     num_arms: float = 2
     freedom: float = math.inf  # degrees of freedom of the lesion part
 
@@ -191,8 +190,7 @@ class Plan:
             )
         lesions, num_folds, freedom = values["variance_lesions"], values["num_folds"], values["freedom_trials"]
         interaction, num_sets = min(values["variance_interaction"], lesions), values["num_trials"] // num_folds
-        # fewer than the arms where one of the two is noisy
-        pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
+        pooled = 1 + freedom / (num_sets * (num_folds - 1) if num_folds > 1 else num_sets - 1)
         components = lesions - interaction, interaction, values["variance_trials"]
         return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"])
 
@@ -248,10 +246,10 @@ class Plan:
         lesions, interaction, trials = self._parts(num_trials, size_factor)
         sets, whole = num_trials / self.num_folds, lesions + interaction
         if self.num_folds > 1:
-            raw, freedom = trials + lesions / sets + interaction, (self.num_arms - 1) * sets * (self.num_folds - 1)
+            raw, own = trials + lesions / sets + interaction, sets * (self.num_folds - 1)
         else:
-            raw, freedom = trials + interaction, self.num_arms * (sets - 1)
-        spread = whole**2 / (size_factor * self.freedom) + raw**2 / max(freedom, 1.0)
+            raw, own = trials + interaction, sets - 1
+        spread = whole**2 / (size_factor * self.freedom) + raw**2 / max((self.num_arms - 1) * own, 1.0)
         return max(1.0, (whole + trials) ** 2 / spread) if spread else math.inf
 
     def detectable(self, num_trials: int, size_factor: float = 1.0) -> float:
