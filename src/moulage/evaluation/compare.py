@@ -23,6 +23,8 @@ MIN_TRIALS = 3
 MIN_LESIONS = 10
 """A class with fewer lesions gets no verdict."""
 CONFIDENCE = 0.95
+FEWEST_RESAMPLES = 50
+"""A variance of fewer draws is known to 14 % at best."""
 NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""
 
@@ -131,6 +133,10 @@ def compare_fits(
                 raise RecipeError(f'There is no arm "{name}" to compare.', nearest(name, fits.logits))
         if names[0] == names[1]:
             raise RecipeError(f'The arm "{names[0]}" cannot be compared with itself.')
+    if num_resamples is not None and num_resamples != 0 and num_resamples < FEWEST_RESAMPLES:
+        raise RecipeError(
+            f"{num_resamples} resamples tell no variance.", f"Give {FEWEST_RESAMPLES} or more, or 0 for the jackknife."
+        )
     wanted = resolve(measure, fits.labels, fits.classes, targets)
     if not pairs:
         return []
