@@ -230,7 +230,7 @@ def _decisions(results: Results, cite: _Citations) -> str:
         return ""
     roles = {role for verdict in results.verdicts for role in verdict.references}
     names = [plain_arm(results) or "none", "copies of as many real images"]
-    rivals = len(results.best_rival.validation) if results.best_rival and "rival" in roles else 0
+    rivals = sum(arm.role == "rival" for arm in results.arms) if "rival" in roles else 0
     hurdle = [*names, f"every one of {rivals} rivals" if rivals > 1 else "the rival"] if rivals else names
     number = len(results.verdicts)
     said = (
