@@ -407,8 +407,8 @@ def test_methods_name_what_was_done_and_cite_what_they_name(results: Results) ->
         "two one-sided tests",
         "after Holm's correction over 2 arms",
         "every one of 3 rivals",
-        "No arm is said to help, or to be practically equal, where a control misbehaves or cannot be judged, or the gain of "
-        "one that must help is not shown.",
+        "No arm is said to help, or to be practically equal, where a control misbehaves or cannot be judged, or the "
+        "gain of one that must help is not shown.",
         "run with moulage 1.2",
     ):
         assert said in body, said
