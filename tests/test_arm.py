@@ -37,6 +37,7 @@ def test_who_is_compared_with_whom():
     assert DESIGN.references("gan") == {"none": "none", "rival": "softmaxed"}  # no arm copies 80 AK
     assert DESIGN.references("both") == {"none": "none", "duplicates": "copies", "rival": "softmaxed"}
     assert DESIGN.references("treated")["duplicates"] == "softmaxed"  # copies with the arm's own treatment
+    assert DESIGN.rival_pairs() == [(arm, "softmaxed") for arm in ("gan", "both", "treated")]
     assert DESIGN.family == ("gan", "both", "treated")
 
 

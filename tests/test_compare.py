@@ -1,5 +1,7 @@
 """Comparisons: worked by hand, judged by scikit-learn and scipy, and by how often intervals cover in simulations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,11 +13,11 @@ from moulage.evaluation import resampling
 from moulage.evaluation.alignment import align
 from moulage.evaluation.compare import compare, compare_all
 from moulage.evaluation.lesion_variance import Lesions
-from moulage.evaluation.measure_names import Wanted, find, measure
+from moulage.evaluation.measure_names import Wanted, find, measure, resolve
 from moulage.evaluation.measures import Measure
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.slices import restrict
-from moulage.evaluation.trial_variance import Trials
+from moulage.evaluation.trial_variance import NOISY, Part, Trials
 
 
 def worked() -> dict[str, list[Predictions]]:
@@ -40,17 +42,19 @@ def test_closed_form_worked_by_hand():
     # 5 u_ls = c - R n:      a1 (1/3, -2/3, -1/3), a2 the opposite, b1 (1/2, 1, 1/2), b2 the opposite
     # means over fits:       a1 -2/9, b1 2/3;  V_L = 2/1 * 2 * (4/81 + 4/9) / 25
     # residuals squared:     a1 (25 + 16 + 1)/81, b1 (1 + 4 + 1)/36;  V_E = 2/1 * 2 * (42/81 + 1/6) / (3 * 2) / 25
-    # accuracies:            arm 4/5, 3/5, 1 (variance 0.04), none 2/5 (variance 0, raised to the mean 0.02)
+    # accuracies:            arm 4/5, 3/5, 1 (variance 0.04 of three), none always 2/5: nothing to share
     found = compare(worked(), "arm", "none", "accuracy")
     of_a, of_b = 4 * (4 / 81) / 25, 4 * (4 / 9) / 25
     interaction = 4 * (42 / 81 + 1 / 6) / 6 / 25
-    trials = (0.04 + 0.02) / 3
-    variance = of_a + of_b + trials - interaction
-    freedom = variance**2 / (of_a**2 + of_b**2 + trials**2 / (2 * 2))
+    trials = 0.04 / 3
+    assert trials < interaction  # which V_L holds already, so that the fits add nothing
+    variance = of_a + of_b
+    freedom = variance**2 / (of_a**2 + of_b**2 + trials**2 / 2)
     assert found.method == "closed form"
     assert found.difference == pytest.approx(0.4)
     assert found.variance_lesions == pytest.approx(of_a + of_b)
-    assert found.variance_trials == pytest.approx(trials - interaction)
+    assert found.variance_trials == 0
+    assert found.variance_interaction == pytest.approx(interaction)
     assert found.standard_error == pytest.approx(variance**0.5)
     assert found.degrees_of_freedom == pytest.approx(freedom)
     interval = stats.t.interval(0.95, freedom, loc=0.4, scale=variance**0.5)
@@ -92,23 +96,22 @@ def test_closed_form_agrees_with_plain_loops(name):
     }.get(name, np.bincount(labels) / len(labels))
     found = compare(arms, "arm1", "none", name, ("AK", "DF"))
     values = {arm: scored(name, fits) for arm, fits in arms.items()}
-    spread = {arm: np.var(row, ddof=1) for arm, row in values.items()}
+    apart = np.array(list(values.values()))
+    apart = apart - apart.mean(axis=0) - apart.mean(axis=1, keepdims=True) + apart.mean()
 
     def value(p: Predictions) -> np.ndarray:
         loss = -np.log(p.probabilities[np.arange(len(labels)), labels])
         return loss if name == "log_loss" else (p.predicted == labels).astype(float)
 
     lesion_part, interaction = brute_closed_form(arms, "arm1", "none", weights, value)
-    trials = 0.0
-    for arm in ("arm1", "none"):
-        others = np.mean([value for name, value in spread.items() if name != arm])
-        noisy = spread[arm] > others * stats.f.ppf(0.9, 3, 3 * (len(arms) - 1))
-        trials += (spread[arm] if noisy else np.mean(list(spread.values()))) / 4
+    assert Trials(align(arms), Lesions.of(align(arms), resolve(name, labels, CLASSES, ("AK", "DF")))).pool == (*arms,)
+    trials = 2 * (apart**2).sum() / (3 * (len(arms) - 1)) / 4  # of four fits, centred over arms and fits
     assert found.method == "closed form"
     assert found.estimate_arm == pytest.approx(np.mean(values["arm1"]))
     assert found.estimate_reference == pytest.approx(np.mean(values["none"]))
     assert found.variance_lesions == pytest.approx(lesion_part)
     assert found.variance_trials == pytest.approx(max(0, trials - interaction))
+    assert found.freedom_trials == 3 * (len(arms) - 1)
     assert found.is_lower_better == (name == "log_loss")
 
 
@@ -311,7 +314,7 @@ def test_photographs_of_one_lesion_are_no_further_evidence():
 
 def test_a_mere_shift_of_the_operating_point_moves_recall_but_not_average_precision():
     shift = np.array([0, 0, 1.5, 0])
-    arms = study(num_trials=3)
+    arms = study(num_arms=6, num_trials=3)
     arms["arm1"] = [fit(p.labels, p.logits + shift, p.groups, arm="arm1", trial=p.trial) for p in arms["none"]]
     assert compare(arms, "arm1", "none", "recall:AK").low > 0
     found = compare(arms, "arm1", "none", "average_precision:AK", num_resamples=200)
@@ -319,34 +322,113 @@ def test_a_mere_shift_of_the_operating_point_moves_recall_but_not_average_precis
     assert found.low < 0 < found.high
 
 
-def test_one_steady_arm_does_not_look_surer_than_the_others_and_a_noisy_one_less_sure():
-    values = {
-        "steady": np.full(4, 0.7),
-        "none": np.array([0.5, 0.7, 0.5, 0.7]),
-        "noisy": np.array([0.2, 0.6, 0.2, 0.6]),
-    }
-    pooled = (0 + 0.04 / 3 + 0.16 / 3) / 3
-    trials = Trials.of_holdout(align(study(num_trials=4)), Lesions("closed form", values, {}, {}))
-    assert (0.16 / 3) / (0.04 / 3 / 2) > stats.f.ppf(0.9, 3, 6) > (0.04 / 3) / (0.16 / 3 / 2)
-    assert trials.noisy == {"noisy"}
-    assert trials.excess["steady"] == trials.excess["none"] == pytest.approx(pooled / 4)
-    assert trials.excess["noisy"] == pytest.approx(0.16 / 3 / 4)
-    assert trials.of("steady", "none") == pytest.approx((2 * pooled / 4, 2 * pooled / 4, 3 * 3))
-    _, raw, freedom = trials.of("noisy", "none")
-    assert freedom == pytest.approx(raw**2 / ((pooled / 4) ** 2 / 9 + (0.16 / 3 / 4) ** 2 / 3))  # Satterthwaite
+def parts(values: dict[str, np.ndarray], still: tuple[str, ...] = ()) -> Trials:
+    """The trial part of a hold-out where the arms' measure has these values; the fits of ``still`` are one fit."""
+    arms = study(num_arms=len(values), num_trials=len(next(iter(values.values()))))
+    arms = {name: [replace(p, arm=name) for p in fits] for name, fits in zip(values, arms.values(), strict=True)}
+    for name in still:
+        arms[name] = [replace(p, logits=arms[name][0].logits) for p in arms[name]]
+    return Trials(align(arms), Lesions("closed form", values, {}, {}))
 
 
-def test_two_fits_that_never_vary_leave_the_lesions():
-    values = {"none": np.full(3, 0.5), "arm1": np.full(3, 0.6)}
-    trials = Trials.of_holdout(align(study(num_trials=3)), Lesions("closed form", values, {}, {}))
-    assert trials.noisy == frozenset()
-    assert trials.of("arm1", "none") == (0.0, 0.0, 2 * 2)
+def test_what_a_trial_does_to_all_arms_alike_is_no_part_of_a_difference():
+    """Worked by hand: fits 0, 3 and 6 points up in all arms; what is left of the arms is (1, 0, -1), (-1, 0, 1), 0."""
+    trial, own = np.array([0.0, 3, 6]), np.array([1.0, 0, -1])
+    trials = parts({"none": trial + own, "a": trial - own, "b": trial + 0 * own})
+    assert trials.pool == ("none", "a", "b")
+    square = (2 + 2 + 0) / ((3 - 1) * (3 - 1))
+    for pair in (("a", "none"), ("a", "b"), ("none", "b")):
+        assert trials.part(*pair, 0.1) == Part(pytest.approx(2 * square / 3), 4.0, 0.1)
+    two = parts({"none": trial + own, "a": trial - own})  # no one to share with: the variance of the differences
+    assert two.part("a", "none", 0.0) == Part(pytest.approx(np.var([2, 0, -2], ddof=1) / 3), 2.0, 0.0)
+
+
+def test_a_noisy_arm_leaves_the_pool_of_the_others():
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=4) for name in ("none", "a", "b", "c")}
+    alone = parts(values)
+    trials = parts(values | {"noisy": 50 * rng.normal(size=4)})
+    assert trials.pool == alone.pool == ("none", "a", "b", "c")
+    assert trials.part("a", "none", 0.0) == alone.part("a", "none", 0.0)
+    noisy = trials.part("noisy", "none", 0.0)
+    change = trials.lesions.values["noisy"] - values["none"]
+    assert noisy == Part(pytest.approx(change.var(ddof=1) / 4), 3.0, 0.0)
+
+
+def test_noisy_is_decided_by_an_f_test():
+    """Of equal arms the first is called noisy as often as the level says, the most deviant of four at most so often."""
+    rng, called = np.random.default_rng(1), np.zeros(4)
+    arms = parts({name: rng.normal(size=3) for name in "abcd"})
+    for _ in range(400):
+        held = replace(arms.lesions, values={name: rng.normal(size=3) for name in "abcd"})
+        called += [name not in Trials(arms.fits, held).pool for name in "abcd"]
+    assert stats.binom.ppf(0.001, 1600, 0.5 * NOISY) < called.sum() < stats.binom.ppf(0.999, 1600, 1.5 * NOISY)
+
+
+def test_an_arm_that_never_varies_neither_lends_nor_borrows():
+    rng = np.random.default_rng(2)
+    moving = {name: rng.normal(size=4) for name in ("a", "b", "c", "d")}
+    alone, still = parts(moving), {"none": np.full(4, 0.5), "e": np.full(4, 0.6)}
+    trials = parts(moving | still, still=("none", "e"))
+    assert trials.pool == alone.pool == ("a", "b", "c", "d")
+    assert trials.part("a", "b", 0.0) == alone.part("a", "b", 0.0)
+    assert trials.part("none", "e", 0.0).raw == 0
+    rows = np.array(list(moving.values()))
+    part = trials.part("a", "none", 0.2)  # not centred: an arm that never varies shares nothing with a trial
+    assert part.raw == pytest.approx(rows.var(axis=1, ddof=1).mean() / 4)
+    assert 3 <= part.freedom <= 12
+    few = parts({"a": moving["a"], "none": still["none"]}, still=("none",))
+    assert few.part("a", "none", 0.0) == Part(pytest.approx(moving["a"].var(ddof=1) / 4), 3.0, 0.0)
+
+
+def test_copies_of_fits_are_no_further_fits():
+    """Three fits, of which the first stands there twice more: as three with the weights 3, 1 and 1."""
+    arms = study(num_trials=5)
+    arms["arm1"] = [
+        replace(p, logits=arms["arm1"][t].logits) for p, t in zip(arms["arm1"], (0, 0, 0, 1, 2), strict=True)
+    ]
+    found = compare(arms, "arm1", "none", "balanced_accuracy")
+    values = {arm: np.array(scored("balanced_accuracy", fits)) for arm, fits in arms.items()}
+    raw = values["arm1"][2:].var(ddof=1) * (9 + 1 + 1) / 25 + values["none"].var(ddof=1) / 5
+    assert found.variance_trials == pytest.approx(max(0, raw - found.variance_interaction))
+    assert any("Some fits of arm1 are copies" in note for note in found.notes)
+    arms["arm1"][4] = replace(arms["arm1"][4], logits=arms["arm1"][3].logits)
+    refused = compare(arms, "arm1", "none", "balanced_accuracy")
+    assert refused.low is None
+    assert any("only 2 different fits" in note for note in refused.notes)
+    assert compare(arms, "arm2", "none", "balanced_accuracy").low is not None
+
+
+def test_a_classifier_whose_rows_decide_the_fit():
+    """Lesions alone count where neither arm varies; an arm that predicts what the reference does is no other arm."""
+    arms = study(num_arms=4, num_trials=3)
+    arms = {name: [replace(p, logits=fits[0].logits) for p in fits] for name, fits in arms.items()}
+    arms["arm3"] = [replace(p, arm="arm3") for p in arms["none"]]
+    found = compare(arms, "arm1", "none", "balanced_accuracy")
+    assert (found.variance_trials, found.variance_interaction) == (0.0, pytest.approx(0, abs=1e-30))
+    assert found.standard_error == pytest.approx(found.variance_lesions**0.5)
+    assert found.degrees_of_freedom == pytest.approx(found.freedom_lesions)
+    assert any("All fits of none, arm1, arm2, arm3 are identical" in note for note in found.notes)
+    same = compare(arms, "arm3", "none", "balanced_accuracy")
+    assert (same.difference, same.low) == (0, None)
+    assert any("arm3 and none predict the same" in note for note in same.notes)
+
+
+def test_copied_repeats_of_folds_are_refused():
+    arms = in_folds(4, 2)
+    again = {a: [*f[:4], *(replace(p, trial=p.trial + 4) for p in f[:4])] for a, f in arms.items()}
+    with pytest.raises(DataError, match="Repeat 2 of the folds predicts in every arm, to the last bit, what repeat 1"):
+        compare(again, "arm1", "none", "accuracy")
+    again["arm2"] = [
+        *arms["arm2"][:4],
+        *(replace(p, logits=p.logits + 0.1 * (p.labels[:, None] == 0)) for p in again["arm2"][4:]),
+    ]
+    assert compare(again, "arm1", "none", "accuracy").low is not None
 
 
 def test_identical_fits_are_said():
     arms = study(num_trials=3)
-    last = arms["arm1"][2]
-    arms["arm1"][2] = fit(last.labels, arms["arm1"][0].logits, last.groups, arm="arm1", trial=last.trial)
+    arms["arm1"] = [replace(p, logits=arms["arm1"][0].logits) for p in arms["arm1"]]
     assert any("fits of arm1 are identical" in note for note in compare(arms, "arm1", "none", "accuracy").notes)
     assert not compare(study(num_trials=3), "arm1", "none", "accuracy").notes
 
@@ -370,7 +452,9 @@ def test_no_variation_gives_no_interval():
         found = compare(same, "arm", "none", name, num_resamples=100)
         assert found.difference == 0
         assert found.low is None
-        assert any("do not vary" in note for note in found.notes)
+        assert any("predict the same" in note for note in found.notes)
+    other = [fit(labels, 2 * np.eye(4)[labels], arm="arm", trial=trial) for trial in range(3)]
+    assert any("do not vary" in note for note in compare(same | {"arm": other}, "arm", "none", "accuracy").notes)
 
 
 def test_few_lesions_are_said():

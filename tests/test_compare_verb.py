@@ -205,7 +205,10 @@ def test_folds_are_understood_by_trial_or_by_fold_column(call):
         fold = frame["lesion"].str[1:].astype(int) % 5
         save(frame.assign(fold=fold), f"{name}.csv")
         save(frame.assign(trial=fold), f"{name}-trials.csv")
-        save(pd.concat([frame.assign(fold=fold + 1, trial=t) for t in (1, 2)]), f"{name}-twice.csv")
+        columns = [column for column in frame if column.startswith("prob_")]
+        other = frame.assign(**{column: 0.9 * frame[column] + 0.1 / len(columns) for column in columns})
+        save(pd.concat([f.assign(fold=fold + 1, trial=t) for t, f in ((1, frame), (2, other))]), f"{name}-twice.csv")
+        save(pd.concat([frame.assign(fold=fold + 1, trial=t) for t in (1, 2)]), f"{name}-copied.csv")
     found = json.loads(call("compare", "a.csv", "b.csv", "--json").out)
     assert (found["scheme"], found["num_trials"], found["num_images"]) == ("folds", 5, 220)
     first = found["comparisons"][0]
@@ -217,6 +220,9 @@ def test_folds_are_understood_by_trial_or_by_fold_column(call):
     assert other["comparisons"] == found["comparisons"]
     twice = json.loads(call("compare", "a=a-twice.csv", "b=b-twice.csv", "--json").out)["comparisons"][0]
     assert (twice["num_folds"], twice["num_repeats"], twice["num_trials"]) == (5, 2, 10)
+    copied = call("compare", "a=a-copied.csv", "b=b-copied.csv")
+    assert copied.code == 1
+    assert "Repeat 2 of the folds predicts" in copied.err
 
 
 def test_own_predictions_can_be_compared_with_foreign_ones(call):

@@ -15,6 +15,7 @@ from moulage.evaluation.verdict import (
     Outcome,
     control,
     decide,
+    hardest,
     holm,
     lacking,
     measure_name,
@@ -180,7 +181,10 @@ def test_a_larger_family_asks_for_more():
         ("positive", UP, WIDE, "behaves"),
         ("positive", WIDE, UP, "not shown"),
         ("positive", DOWN, UP, "misbehaves"),
-        ("positive", (None, None), None, "not shown"),
+        ("null", (None, None), None, "cannot be judged"),
+        ("null", UP, (None, None), "cannot be judged"),
+        ("null", WIDE, (None, None), "behaves"),  # it is not better than none, whatever copies would say
+        ("positive", (None, None), None, "cannot be judged"),
     ],
 )
 def test_controls(role, none, duplicates, state):
@@ -192,13 +196,39 @@ def test_controls(role, none, duplicates, state):
     assert allowed == (state == "behaves")
 
 
-def test_a_broken_control_refuses_help_and_nothing_else():
+@pytest.mark.parametrize("role", ["null", "positive"])
+@pytest.mark.parametrize("interval", [UP, DOWN, WIDE])
+def test_a_control_with_too_few_lesions_cannot_be_judged(role, interval):
+    """A null control that gains 82.8 points on nine lesions neither behaves nor misbehaves."""
+    few = {"num_lesions_by_class": {"NV": 641, "AK": 9}}
+    given = {name: make(*interval, reference=name, **few) for name in ("none", "duplicates")}
+    found = control(role, given)
+    assert found.state == "cannot be judged"
+    assert "too few lesions of AK" in found.text
+    assert verdict([found], none=UP, duplicates=UP, rival=UP) is Outcome.UNDECIDED
+    assert verdict([found], none=INSIDE, duplicates=INSIDE, rival=INSIDE) is Outcome.UNDECIDED
+
+
+def test_the_hardest_rival_is_the_one_that_the_arm_is_least_shown_to_beat():
+    rivals = against(a=UP, b=WIDE, c=DOWN, d=(0.011, 0.05))
+    assert hardest(rivals.values()).reference == "c"
+    assert hardest([rivals["a"], rivals["d"]]).reference == "a"
+    assert hardest([rivals["a"], make(None, None, reference="e")]).reference == "e"
+    loss = [make(*end, reference=name, measure="log_loss", classes=()) for name, end in (("a", UP), ("b", DOWN))]
+    assert hardest(loss).reference == "a"
+
+
+def test_a_broken_control_refuses_help_and_equality_and_nothing_else():
     broken = [Control("noise", "null", "misbehaves", "The null control noise helps.")]
     given = against(none=UP, duplicates=UP, rival=UP)
     found = decide({"synthesize": given}, 0.02, broken)["synthesize"]
-    assert found.refused == "The null control noise helps."
+    assert found.refused == (
+        'The numbers would allow "helps", but the controls forbid it. The null control noise helps.'
+    )
     assert verdict(broken, none=DOWN, duplicates=DOWN, rival=DOWN) is Outcome.HURTS
-    assert verdict(broken, none=INSIDE, duplicates=INSIDE, rival=INSIDE) is Outcome.EQUAL
+    assert verdict(broken, none=INSIDE, duplicates=INSIDE, rival=INSIDE) is Outcome.UNDECIDED
+    same = decide({"synthesize": against(none=INSIDE, duplicates=INSIDE, rival=INSIDE)}, 0.02, broken)["synthesize"]
+    assert same.refused.startswith('The numbers would allow "practically equal", but')
 
 
 def test_sentence_without_a_difference():
@@ -240,7 +270,7 @@ def test_explanation_opens_with_the_outcome_and_puts_duplicates_first():
     assert text[0].startswith(f"{change} changed the mean average precision of AK by +")
     assert "against duplicates (95 % interval" in text[0]
     assert text[1].startswith("Against none +")
-    assert text[2].startswith("Against rival, the best rival on validation, -")
+    assert text[2].startswith("Against rival, the rival that is hardest to beat, -")
     assert not any("images, " in sentence for sentence in text[1:])  # sizes are said once
     assert lacking(found) == ""
 

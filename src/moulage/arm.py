@@ -223,7 +223,7 @@ class Design:
     recipe: Recipe  # the study
     # images of each class in the training part (of the first trial), for arms that add by ratio
     counts: Mapping[str, int]
-    rival: str = ""  # the best rival on validation; empty where the study has none
+    rival: str = ""  # the best rival on validation, for measures that are not the primary one; empty without rivals
     # arm -> class -> fewest and most images that it added over the trials, where a selection left too few
     kept: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict[str, Mapping[str, tuple[int, int]]])
 
@@ -259,6 +259,8 @@ class Design:
     def references(self, arm: str) -> dict[str, str]:
         """Role -> arm that this one is judged against: ``none``, ``duplicates`` of the same counts, the best ``rival``.
 
+        Under the primary measure every rival takes the place of the best (``rival_pairs``).
+
         Of several such duplicates that with the arm's own treatment is taken.
         """
         arms, found = self.recipe.arms, dict[str, str]()
@@ -285,6 +287,10 @@ class Design:
                 against = {role: name for role, name in against.items() if role == "none"}
             found += [(arm, name) for name in against.values()]
         return list(dict.fromkeys(found))
+
+    def rival_pairs(self) -> list[tuple[str, str]]:
+        """Every arm with generated images, with every rival: to help, it has to be better than each."""
+        return [(arm, rival) for arm in self.of_role("synthetic") for rival in self.of_role("rival")]
 
     def change(self, arm: str) -> str:
         """What an arm did, in words."""

@@ -1,6 +1,7 @@
 """What the predictions of a study say: comparisons, controls, verdicts, power, reliability, slices; as plain values.
 
-Nothing here trains or reads pixels. The best rival is chosen on the validation part; all else is of the test part.
+Nothing here trains or reads pixels. The best rival, which further measures are shown against, is chosen on the
+validation part; all else is of the test part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from moulage.evaluation.measures.expected_calibration_error import (
     expected_calibration_error,
 )
 from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.verdict_power import VerdictPlan
 from moulage.recipe import Recipe
 from moulage.results import BestRival, Power, Reliability, Verdict
 
@@ -31,10 +33,6 @@ SIZES_SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)
 ONE_FIT = "All trials share one fit of the generator: the intervals leave out its luck."
 STARTED = "The generator goes on from weights of another fit; what these have seen is not known here."
 GIVEN = "All trials share one set of given images: the intervals leave out the generator's luck."
-PICKED = (
-    "The best rival was chosen by the validation scores of the same fits that are tested, which favours it slightly, "
-    "and so works slightly against generated images."
-)
 
 
 def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) -> BestRival | None:
@@ -69,8 +67,11 @@ def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         table: the catalog's table, with the attributes of the images.
     """
     recipe, fits, pairs = design.recipe, align(test), design.pairs()
-    targets = recipe.study.target_classes
-    compared = [c for name in measures(recipe) for c in compare_fits(fits, pairs, name, targets)]
+    targets, primary_pairs = recipe.study.target_classes, [*pairs, *design.rival_pairs()]
+    each = [
+        (name, pairs if name != recipe.study.primary else dict.fromkeys(primary_pairs)) for name in measures(recipe)
+    ]
+    compared = [c for name, wanted in each for c in compare_fits(fits, wanted, name, targets)]
     primary = {(c.arm, c.reference): c for c in compared if c.measure == recipe.study.primary}
     controls = _controls(design, primary)
     kept = [(arm, name) for arm, name in pairs if design.roles[arm] == "synthetic"]
@@ -84,7 +85,7 @@ def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         "controls_missing": _missing_controls(design),
         "verdicts": _verdicts(design, primary, controls),
         "class_effects": _class_effects(design, fits),
-        "power": [_power(c) for pair, c in primary.items() if pair in kept and c.standard_error is not None],
+        "power": [_power(c) for pair, c in primary.items() if pair in kept and _can_judge(c)],
         "reliability": [_reliability(name, fits) for name in fits.logits],
         "slices": sliced,
         "slice_warnings": slices.warnings(sliced, warning),
@@ -105,8 +106,12 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 
 def _against(design: Design, arm: str, primary: Mapping[tuple[str, str], Comparison]) -> dict[str, Comparison]:
+    """Role -> comparison; of the rivals the one that the arm is least shown to be better than."""
     roles = design.references(arm).items()
-    return {role: primary[arm, name] for role, name in roles if (arm, name) in primary}
+    found = {role: primary[arm, name] for role, name in roles if (arm, name) in primary}
+    if "rival" in found:
+        found["rival"] = verdict.hardest(primary[pair] for pair in design.rival_pairs() if pair[0] == arm)
+    return found
 
 
 def _controls(design: Design, primary: Mapping[tuple[str, str], Comparison]) -> list[verdict.Control]:
@@ -133,7 +138,7 @@ def _verdicts(
     found: list[Verdict] = []
     for arm, of in decided.items():
         against, change = family[arm], design.change(arm)
-        detected = [_detectable(c) for c in against.values() if c.standard_error is not None]
+        plan = _plan(design, arm, against, primary)
         found.append(
             Verdict(
                 arm=arm,
@@ -143,12 +148,12 @@ def _verdicts(
                 comparisons=verdict.sentences(against, study.smallest_effect, change),
                 refused=of.refused,
                 missing=verdict.lacking(of),
-                needed=_needed(against, study.smallest_effect),
+                needed=_needed(plan, against, study.smallest_effect) if plan else "",
                 notes=_notes(design, arm, against),
                 p_adjusted=of.p_adjusted,
                 equivalence_p_adjusted=of.equivalence_p_adjusted,
                 references={role: c.reference for role, c in against.items()},
-                detectable=max(detected, default=None),
+                detectable=plan.detectable(plan.num_trials) if plan else None,
             )
         )
     return found
@@ -163,7 +168,9 @@ def _notes(design: Design, arm: str, against: Mapping[str, Comparison]) -> list[
         notes.append(ONE_FIT)
     if options.generator and _starts_elsewhere(design, options.generator):
         notes.append(STARTED)
-    return [*notes, PICKED] if "rival" in against else notes
+    if "rival" in against and (number := len(design.of_role("rival"))) > 1:
+        notes.append(f"To help is to be better than each of {number} rivals; shown is the one that is hardest to beat.")
+    return notes
 
 
 def _starts_elsewhere(design: Design, generator: str) -> bool:
@@ -217,22 +224,42 @@ def _power(comparison: Comparison) -> Power:
     )
 
 
-def _needed(against: Mapping[str, Comparison], smallest_effect: float) -> str:
-    """What it would take to detect the smallest effect that matters against copies (or against nothing added)."""
-    comparison = against.get("duplicates") or against.get("none")
-    if comparison is None or comparison.standard_error is None:
-        return ""
-    plan = power.Plan.of(comparison)
-    found, amount = _detectable(comparison), parse(comparison.measure).measure.amount
-    detected, wanted = amount(found), amount(smallest_effect)
-    said = (
-        f"A difference of {detected} against {comparison.reference} would have been detected with a probability of 80 %"
-    )
+def _can_judge(comparison: Comparison) -> bool:
+    return comparison.standard_error is not None and not comparison.too_small
+
+
+def _plan(
+    design: Design, arm: str, against: Mapping[str, Comparison], primary: Mapping[tuple[str, str], Comparison]
+) -> VerdictPlan | None:
+    """All that must be shown before the arm is said to help; None where that is not possible, whatever it gains."""
+    tested = [c for role, c in against.items() if role != "rival"]
+    if "rival" in against:
+        tested += [primary[pair] for pair in design.rival_pairs() if pair[0] == arm]
+    controls = [primary[name, design.none] for name in design.of_role("positive") if (name, design.none) in primary]
+    if set(verdict.REQUIRED) - set(against) or not all(map(_can_judge, [*tested, *controls])):
+        return None
+    plans = (tuple(power.Plan.of(c) for c in which) for which in (tested, controls))
+    return VerdictPlan(*plans, num_arms=len(design.family))
+
+
+def _needed(plan: VerdictPlan, against: Mapping[str, Comparison], smallest_effect: float) -> str:
+    """What gain the study could have called a help, and what it would take for the smallest that matters."""
+    copies, about = against["duplicates"], parse(against["duplicates"].measure).measure
+    found, alone, wanted = plan.detectable(plan.num_trials), _detectable(copies), about.amount(smallest_effect)
+    conditions = [f"Holm over {plan.num_arms} arms"] if plan.num_arms > 1 else []
+    conditions += ["the positive control gaining as much"] if plan.controls else []
+    given = f" ({', '.join(conditions)})" if conditions else ""
+    over = f"over each of {len(plan.references)} references{given}"
+    if about.unit == "points" and found > 1:
+        return f'No gain that is possible would have been called "helps" with a probability of 80 % {over}.'
+    said = f'A true gain of {about.amount(found)} {over} would have been called "helps" with a probability of 80 %'
+    if alone < found:
+        said += f"; against {copies.reference} alone, {about.amount(alone)} would have been seen"
     if found <= smallest_effect:
         return f"{said}: the study could see what matters ({wanted})."
     trials, factor = plan.trials_needed(smallest_effect), plan.factor_needed(smallest_effect)
-    ways = [f"about {trials:,} fits an arm instead of {comparison.num_trials}"] if trials else []
+    ways = [f"about {trials:,} fits an arm instead of {plan.num_trials}"] if trials else []
     ways += [f"about {factor:.1f} times as many test lesions"] if factor else []
     if not ways:
-        return f"{said}; to detect {wanted}, it takes both more fits and more test lesions."
-    return f"{said}; to detect {wanted}, it takes {' or '.join(ways)}."
+        return f"{said}; for {wanted}, it takes both more fits and more test lesions."
+    return f"{said}; for {wanted}, it takes {' or '.join(ways)}."

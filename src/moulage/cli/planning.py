@@ -28,6 +28,8 @@ def power(
     test: Annotated[float, typer.Option(help="Share of the images that a hold-out tests.")] = 0.2,
     folds: Annotated[int, typer.Option(min=2, help="Folds, which test every image.")] = 5,
     arms: Annotated[int, typer.Option(min=2, help="Arms of the study; their fits are pooled.")] = 5,
+    family: Annotated[int, typer.Option(min=1, help="Arms with generated images; Holm corrects over them.")] = 1,
+    rivals: Annotated[int, typer.Option(min=0, help="Rivals, each of which such an arm has to beat.")] = 1,
     classifier: Annotated[
         str, typer.Option(help="Without --run: finetune (a trained network) or probe (frozen features).")
     ] = "finetune",
@@ -63,6 +65,8 @@ def power(
             test=test,
             num_folds=folds,
             num_arms=arms,
+            family=family,
+            rivals=rivals,
             smallest_effect=smallest_effect or 0.02,
             classifier=classifier,
         )
@@ -83,7 +87,11 @@ def _after(run: Path, measure: str, smallest_effect: float | None) -> dict[str, 
 
     results = load(run)
     study, comparisons = results.study, [asdict(comparison) for comparison in results.comparisons]
-    return after(comparisons, measure or study.primary, smallest_effect or study.smallest_effect)
+    found = after(comparisons, measure or study.primary, smallest_effect or study.smallest_effect)
+    if found["primary"] == study.primary:
+        said = [f"The verdict on {verdict.arm}: {verdict.needed}" for verdict in results.verdicts if verdict.needed]
+        found["sentences"] = [*said, *found["sentences"]]
+    return found
 
 
 def _counts(source: str, data: Path | None, source_settings: list[str] | None) -> tuple[int, dict[str, int]]:
@@ -124,7 +132,8 @@ def _show_forecast(result: Mapping[str, Any]) -> None:
         shown.append(line)
     show_table("True difference found in 80 % of studies, in points", shown)
     rows = [row for row in result["rows"] if row["measure"] == result["primary"]]
-    columns = {"as it is": "detectable_1x", "2 x images": "detectable_2x", "4 x images": "detectable_4x"}
+    columns = {"one comparison": "detectable_1x", '"helps"': "verdict"}
+    columns |= {"2 x images": "detectable_2x", "4 x images": "detectable_4x"}
     columns |= {"found equal within": "margin"}
     shown = [
         {"design": row["design"], "fits": row["num_trials"], **{k: _unsigned(row[v]) for k, v in columns.items()}}

@@ -41,6 +41,25 @@ class Fits:
             self.memo["outputs", name] = [Outputs(self.labels, logits) for logits in self.logits[name]]
         return self.memo["outputs", name]
 
+    def same(self, name: str) -> list[list[int]]:
+        """Which of an arm's S sets are the same to the last bit: each set once, in order."""
+        if ("same", name) not in self.memo:
+            self.memo["same", name] = _alike(list(self.logits[name]))
+        return self.memo["same", name]
+
+    def original(self, name: str) -> str:
+        """The first arm that predicts in every set what this one does; the arm itself where there is none before."""
+        if "original" not in self.memo:
+            names = list(self.logits)
+            alike = _alike(list(self.logits.values()))
+            self.memo["original"] = {names[row]: names[rows[0]] for rows in alike for row in rows}
+        return self.memo["original"][name]
+
+    @property
+    def originals(self) -> tuple[str, ...]:
+        """The arms less those that predict in every set what an earlier one does."""
+        return tuple(name for name in self.logits if self.original(name) == name)
+
     @property
     def num_sets(self) -> int:
         """S: fits of a hold-out, or repeats of the folds."""
@@ -60,6 +79,14 @@ class Fits:
     def sizes(self) -> np.ndarray:
         """Lesions of each class, [K] int64."""
         return np.bincount(self.strata, minlength=len(self.classes))
+
+
+def _alike(arrays: Sequence[np.ndarray]) -> list[list[int]]:
+    """Groups of arrays that are the same to the last bit."""
+    groups: dict[bytes, list[int]] = {}
+    for row, array in enumerate(arrays):
+        groups.setdefault(array.tobytes(), []).append(row)
+    return list(groups.values())
 
 
 def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
@@ -99,7 +126,10 @@ def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
     _check_folds(folds, codes, names)
     units, lesions = np.unique(codes * num_classes + labels, return_inverse=True)
     strata, in_folds = units % num_classes, folds if len(sets[0]) > 1 else None
-    return Fits(first[0].classes, labels, lesions, strata, len(names), logits, in_folds)
+    fits = Fits(first[0].classes, labels, lesions, strata, len(names), logits, in_folds)
+    if in_folds is not None:
+        _check_repeats(fits)
+    return fits
 
 
 def _check_trials(arms: dict[str, list[Predictions]]) -> None:
@@ -160,6 +190,17 @@ def _check_folds(folds: np.ndarray, codes: np.ndarray, names: Any) -> None:
         np.maximum.at(highest, codes, row)
         if (torn := first_true(lowest != highest)) is not None:
             raise DataError(f'The lesion "{names[torn]}" is in two folds of one repeat.', "Deal folds by lesion.")
+
+
+def _check_repeats(fits: Fits) -> None:
+    """Another repeat must be one: dealt anew, or fitted anew."""
+    for rows in _alike([np.stack([logits[s] for logits in fits.logits.values()]) for s in range(fits.num_sets)]):
+        if len(rows) > 1:
+            raise DataError(
+                f"Repeat {rows[1] + 1} of the folds predicts in every arm, to the last bit, what repeat {rows[0] + 1} "
+                "does.",
+                "Leave it out, or deal the lesions into other folds: a copy is no further repeat.",
+            )
 
 
 def _rows(first: Predictions, other: Predictions) -> np.ndarray:

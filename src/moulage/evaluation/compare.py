@@ -4,7 +4,6 @@ Lesions are drawn from the population of lesions and fits from the population of
 fixed covers too little. Formulas, sources and their limits are in ``docs/statistics.md``.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.lesion_variance import FEW_LESIONS, Lesions
 from moulage.evaluation.measure_names import Wanted, is_lower_better, resolve
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.trial_variance import Trials
+from moulage.evaluation.trial_variance import NOTHING, Part, Trials
 
 MIN_TRIALS = 3
 """Fewer fits give a difference but no interval."""
 MIN_LESIONS = 10
 """A class with fewer lesions gets no verdict."""
 CONFIDENCE = 0.95
+FEWEST_RESAMPLES = 50
+"""A variance of fewer draws is known to 14 % at best."""
 NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""
 
@@ -132,27 +133,29 @@ def compare_fits(
                 raise RecipeError(f'There is no arm "{name}" to compare.', nearest(name, fits.logits))
         if names[0] == names[1]:
             raise RecipeError(f'The arm "{names[0]}" cannot be compared with itself.')
+    if num_resamples is not None and num_resamples != 0 and num_resamples < FEWEST_RESAMPLES:
+        raise RecipeError(
+            f"{num_resamples} resamples tell no variance.", f"Give {FEWEST_RESAMPLES} or more, or 0 for the jackknife."
+        )
     wanted = resolve(measure, fits.labels, fits.classes, targets)
     if not pairs:
         return []
     lesions = Lesions.of(fits, wanted, num_resamples, seed)
-    trials = Trials.of_folds(fits, lesions) if fits.folds is not None else Trials.of_holdout(fits, lesions)
+    trials = Trials(fits, lesions)
     return [_compare(fits, wanted, measure, lesions, trials, *names) for names in pairs]
 
 
 def _compare(
     fits: Fits, wanted: Wanted, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
 ) -> Comparison:
-    refusal, inference = _refusal(fits, wanted), {}
+    refusal, inference = _refusal(fits, wanted, arm, reference), {}
     notes = [*filter(None, [refusal]), *_notes(fits, wanted)]
     ours, theirs = (float(lesions.values[name].mean()) for name in (arm, reference))
     difference = ours - theirs
     if not refusal:
         by_class, interaction = lesions.variances(fits, arm, reference)
-        excess, raw, freedom = trials.of(arm, reference)
-        if trials.inner:
-            excess -= interaction
-        inference = infer(difference, by_class, sizes=fits.sizes, trials=raw, trials_freedom=freedom, excess=excess)
+        part = trials.part(arm, reference, interaction)
+        inference = infer(difference, by_class, sizes=fits.sizes, trials=part)
         if inference:
             inference["variance_interaction"] = interaction
             inference |= _cautious(difference, fits, trials, arm, reference)
@@ -167,7 +170,7 @@ def _compare(
         estimate_reference=theirs,
         difference=difference,
         num_trials=fits.num_trials,
-        num_arms=len(fits.logits),
+        num_arms=len(trials.pool),
         num_images=len(fits.labels),
         num_lesions=fits.num_groups,
         num_lesions_by_class=dict(zip(fits.classes, fits.sizes.tolist(), strict=True)),
@@ -185,26 +188,23 @@ def infer(
     by_class: np.ndarray,
     *,
     sizes: np.ndarray,
-    trials: float = 0.0,
-    trials_freedom: float = 1.0,
-    excess: float = 0.0,
+    trials: Part = NOTHING,
 ) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 
     Args:
         difference: arm minus reference.
         by_class, sizes: V_L and lesions of each class, [K].
-        trials, trials_freedom: the trial part before lesion noise is taken off it, and its degrees of freedom.
-        excess: the trial part; below 0 it counts as 0.
+        trials: the trial part; what is left of it without lesion noise counts as 0 where it is less.
     """
     from scipy.special import stdtr, stdtrit
 
-    variance_lesions, variance_trials = float(by_class.sum()), max(0.0, excess)
+    variance_lesions, variance_trials = float(by_class.sum()), max(0.0, trials.raw - trials.noise)
     variance = variance_lesions + variance_trials
     if variance < NEGLIGIBLE:
         return {}
     spread_lesions = float((by_class**2 / np.maximum(sizes - 1, 1)).sum())
-    freedom = float(max(1.0, variance**2 / (spread_lesions + trials**2 / trials_freedom)))
+    freedom = float(max(1.0, variance**2 / (spread_lesions + trials.raw**2 / trials.freedom)))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     return {
@@ -216,7 +216,7 @@ def infer(
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
         "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else math.inf,
-        "freedom_trials": trials_freedom,
+        "freedom_trials": trials.freedom,
     }
 
 
@@ -229,17 +229,23 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
 
     if fits.folds is None:
         return {}
-    found = trials.scores[arm] - trials.scores[reference]
+    values, deviations = trials.lesions.values, trials.deviations
+    found = np.repeat(values[arm] - values[reference], fits.num_folds) + deviations[arm] - deviations[reference]
     error = math.sqrt((1 / len(found) + 1 / (fits.num_folds - 1)) * found.var(ddof=1))
     half = float(stdtrit(len(found) - 1, (1 + CONFIDENCE) / 2)) * error
     return {"cautious_low": difference - half, "cautious_high": difference + half}
 
 
-def _refusal(fits: Fits, wanted: Wanted) -> str:
+def _refusal(fits: Fits, wanted: Wanted, arm: str, reference: str) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
         count = f"{fits.num_trials} fit{'s' * (fits.num_trials != 1)}"
         return f"{count} an arm: an interval needs at least {MIN_TRIALS}, because a fit varies with its seed."
+    if fits.original(arm) == fits.original(reference):
+        return f"{arm} and {reference} predict the same of every image in every fit: there is no difference to test."
+    for name in (arm, reference):
+        if 1 < (number := len(fits.same(name))) < MIN_TRIALS and fits.folds is None:
+            return f"{name} has only {number} different fits, the others are copies: an interval needs {MIN_TRIALS}."
     for k in wanted.indices:
         if fits.sizes[k] < 2:
             return f"{fits.classes[k]} has a single lesion in this part, so there is no interval."
@@ -262,14 +268,20 @@ def _notes(fits: Fits, wanted: Wanted) -> list[str]:
         notes.append(f"{single}: a single lesion in this part, whose share of the uncertainty is left out.")
     if crossing := len(fits.strata) - fits.num_groups:
         notes.append(f"Some lesions bear several classes: {crossing} counted once more, in their second class.")
-    if "repeated" not in fits.memo:
-        fits.memo["repeated"] = [name for name, logits in fits.logits.items() if _repeats(logits)]
-    if same := ", ".join(fits.memo["repeated"]):
-        notes.append(f"Some fits of {same} are identical: their seeds change nothing, or one of them is given twice.")
+    return [*notes, *_copies(fits)]
+
+
+def _copies(fits: Fits) -> list[str]:
+    """What is said of arms whose fits are the same to the last bit, in a hold-out."""
+    if fits.folds is not None or fits.num_sets < 2:
+        return []
+    number = {name: len(fits.same(name)) for name in fits.logits}
+    notes = []
+    if same := ", ".join(name for name, count in number.items() if count == 1):
+        notes.append(
+            f"All fits of {same} are identical, so that only the lesions make its uncertainty: right for a classifier "
+            "whose rows decide the fit, wrong where one fit was given several times."
+        )
+    if some := ", ".join(name for name, count in number.items() if 1 < count < fits.num_sets):
+        notes.append(f"Some fits of {some} are copies of others, and count once.")
     return notes
-
-
-def _repeats(logits: np.ndarray) -> bool:
-    """Whether two sets of predictions are the same to the last bit."""
-    pairs = itertools.combinations(logits, 2)
-    return any(np.array_equal(a[:1], b[:1]) and np.array_equal(a, b) for a, b in pairs)

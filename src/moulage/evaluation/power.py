@@ -10,6 +10,7 @@ them from constants, ``FITTED``: good for an order of magnitude.
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -91,6 +92,18 @@ def detectable(
     return standard_error * float(brentq(missed, 0, high, xtol=1e-12))  # pyright: ignore[reportArgumentType]
 
 
+def single_power(effect: float, standard_error: float, degrees_of_freedom: float, level: float = LEVEL) -> float:
+    """How often a two-sided t-test finds a true effect > 0 in its direction: the upper tail of a noncentral t."""
+    from scipy.special import nctdtr, ndtr
+
+    if standard_error == 0:
+        return 1.0
+    critical, shift = _quantile(1 - level / 2, degrees_of_freedom), effect / standard_error
+    if degrees_of_freedom > 1e6:
+        return float(ndtr(shift - critical))
+    return 1 - float(nctdtr(degrees_of_freedom, shift, critical))
+
+
 def equivalence_power(
     margin: float,
     standard_error: float,
@@ -156,8 +169,62 @@ def equivalence_needs(
     return margin * float(brentq(missing, low, 2.0, xtol=1e-10))  # pyright: ignore[reportArgumentType]
 
 
+class Search(ABC):
+    """How many fits, or lesions, an effect takes: of whatever has a detectable effect that shrinks with both."""
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """Fits of a repeat: 1 for a hold-out."""
+
+    @property
+    @abstractmethod
+    def num_trials(self) -> int:
+        """Fits an arm that the plan stands for."""
+
+    @abstractmethod
+    def detectable(self, num_trials: int, size_factor: float = 1.0) -> float:
+        """The smallest true difference that is found, with so many fits an arm and so many times the test lesions."""
+
+    @property
+    def smallest_trials(self) -> int:
+        """Fewest fits an arm that give an interval."""
+        return -(-MIN_TRIALS // self.step) * self.step
+
+    def trials_needed(self, effect: float) -> int | None:
+        """Fewest fits an arm, in whole repeats, that find the effect; None where no number up to 1,000 does.
+
+        Doubled until it is enough, then halved in between.
+        """
+        step = self.step
+        low, high = 0, self.smallest_trials // step
+        while self.detectable(high * step) > effect:
+            low, high = high, 2 * high
+            if high * step > MOST_TRIALS:
+                return None
+        while high - low > 1 and low * step >= self.smallest_trials:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.detectable(middle * step) <= effect else (middle, high)
+        return high * step
+
+    def factor_needed(self, effect: float) -> float | None:
+        """How many times the test lesions find the effect with the plan's fits; None where no number does.
+
+        1 where the present ones are enough. None says that the fits alone vary too much: more of them are needed.
+        """
+        if self.num_trials < self.smallest_trials or self.detectable(self.num_trials, MOST_TIMES) > effect:
+            return None
+        if self.detectable(self.num_trials) <= effect:
+            return 1.0
+        low, high = 1.0, MOST_TIMES
+        while high / low > 1.001:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.detectable(self.num_trials, middle) <= effect else (middle, high)
+        return high
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Search):
     """The variance components of a difference, from which its standard error at other sizes follows."""
 
     # lesion part of the squared standard error, less the interaction, at the size that the plan stands for
@@ -166,8 +233,7 @@ class Plan:
     trials: float  # what the fits add beyond it, for ``num_sets``
     num_sets: int  # predictions of every image: fits of a hold-out, or repeats of the folds
     num_folds: int = 1  # folds of a repeat; 1 for a hold-out
-    # arms over which the variance of the fits is pooled; where one of the two is noisy, how many would give the same
-    # degrees of freedom
+    # arms over which the variance of the fits is pooled; where a pair has its own, how many give its degrees of freedom
     num_arms: float = 2
     freedom: float = math.inf  # degrees of freedom of the lesion part
 
@@ -191,8 +257,7 @@ class Plan:
             )
         lesions, num_folds, freedom = values["variance_lesions"], values["num_folds"], values["freedom_trials"]
         interaction, num_sets = min(values["variance_interaction"], lesions), values["num_trials"] // num_folds
-        # fewer than the arms where one of the two is noisy
-        pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
+        pooled = 1 + freedom / (num_sets * (num_folds - 1) if num_folds > 1 else num_sets - 1)
         components = lesions - interaction, interaction, values["variance_trials"]
         return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"])
 
@@ -230,14 +295,14 @@ class Plan:
         return cls(lesions, interaction, trials, 1, num_folds, num_arms, freedom)
 
     @property
+    def step(self) -> int:
+        """Fits of a repeat."""
+        return self.num_folds
+
+    @property
     def num_trials(self) -> int:
         """Fits an arm that the plan stands for."""
         return self.num_sets * self.num_folds
-
-    @property
-    def smallest_trials(self) -> int:
-        """Fewest fits an arm that give an interval."""
-        return -(-MIN_TRIALS // self.num_folds) * self.num_folds
 
     def standard_error(self, num_trials: int, size_factor: float = 1.0) -> float:
         """Of the difference, with so many fits an arm (folds: whole repeats) and so many times the test lesions."""
@@ -248,47 +313,16 @@ class Plan:
         lesions, interaction, trials = self._parts(num_trials, size_factor)
         sets, whole = num_trials / self.num_folds, lesions + interaction
         if self.num_folds > 1:
-            raw, freedom = trials + lesions / sets + interaction, (self.num_arms - 1) * sets * (self.num_folds - 1)
+            raw, own = trials + lesions / sets + interaction, sets * (self.num_folds - 1)
         else:
-            raw, freedom = trials + interaction, self.num_arms * (sets - 1)
-        spread = whole**2 / (size_factor * self.freedom) + raw**2 / max(freedom, 1.0)
+            raw, own = trials + interaction, sets - 1
+        spread = whole**2 / (size_factor * self.freedom) + raw**2 / max((self.num_arms - 1) * own, 1.0)
         return max(1.0, (whole + trials) ** 2 / spread) if spread else math.inf
 
     def detectable(self, num_trials: int, size_factor: float = 1.0) -> float:
         """See ``detectable``, in the unit of the measure."""
         size = num_trials, size_factor
         return detectable(self.standard_error(*size), self.degrees_of_freedom(*size))
-
-    def trials_needed(self, effect: float) -> int | None:
-        """Fewest fits an arm, in whole repeats, that find the effect; None where no number up to 1,000 does.
-
-        Doubled until it is enough, then halved in between.
-        """
-        step = self.num_folds
-        low, high = 0, self.smallest_trials // step
-        while self.detectable(high * step) > effect:
-            low, high = high, 2 * high
-            if high * step > MOST_TRIALS:
-                return None
-        while high - low > 1 and low * step >= self.smallest_trials:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.detectable(middle * step) <= effect else (middle, high)
-        return high * step
-
-    def factor_needed(self, effect: float) -> float | None:
-        """How many times the test lesions find the effect with the plan's fits; None where no number does.
-
-        1 where the present ones are enough. None says that the fits alone vary too much: more of them are needed.
-        """
-        if self.num_trials < self.smallest_trials or self.detectable(self.num_trials, MOST_TIMES) > effect:
-            return None
-        if self.detectable(self.num_trials) <= effect:
-            return 1.0
-        low, high = 1.0, MOST_TIMES
-        while high / low > 1.001:
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if self.detectable(self.num_trials, middle) <= effect else (middle, high)
-        return high
 
     def _parts(self, num_trials: int, size_factor: float) -> tuple[float, float, float]:
         if num_trials < 1 or num_trials % self.num_folds or not size_factor > 0:

@@ -10,6 +10,7 @@ from moulage.evaluation.lesion_variance import FEW_LESIONS
 from moulage.evaluation.measure_names import find, parse
 from moulage.evaluation.measures import Measure
 from moulage.evaluation.power import MOST_TRIALS, Plan, equivalence_needs
+from moulage.evaluation.verdict_power import VerdictPlan
 
 TRIALS = (3, 5, 10, 20)
 """Fits an arm, of a hold-out."""
@@ -41,6 +42,8 @@ def forecast(
     test: float = 0.2,
     num_folds: int = 5,
     num_arms: int = 5,
+    family: int = 1,
+    rivals: int = 1,
     smallest_effect: float = 0.02,
     classifier: str = "finetune",
 ) -> dict[str, Any]:
@@ -52,16 +55,23 @@ def forecast(
         targets: classes of the measures; all of ``num_lesions`` if empty.
         test: share of the images that a hold-out tests; folds test every image once a repeat.
         num_arms: arms of the study, over which the variance of the fits is pooled.
+        family, rivals: arms with generated images, over which p is corrected, and rivals that each has to beat.
         smallest_effect: smallest difference that matters (0.02 = 2 points).
         classifier: ``finetune`` or ``probe``: whose planning constants.
 
     Returns:
         ``classes`` (what each can bear), ``rows`` (one a design, number of fits and measure: ``standard_error``,
-        ``detectable`` with 1, 2 and 4 times the images, ``margin``, the smallest within which equal arms are found
-        equal), ``sentences``. What cannot be planned, for want of lesions, is None.
+        ``detectable`` with 1, 2 and 4 times the images, of one comparison; ``verdict``, the true gain that is called
+        "helps": over ``none``, copies and every rival, the oracle gaining as much; ``margin``, the smallest within
+        which equal arms are found equal), ``sentences``. What cannot be planned is None: for want of lesions no verdict
+        is possible, or the difference would be larger than 100 points.
     """
     targets = list(targets or num_lesions)
     _check(num_images, num_lesions, targets, test, num_folds, num_arms)
+    if family < 1 or rivals < 0:
+        raise DataError(
+            f"A family of {family} arms and {rivals} rivals cannot be planned.", "Give 1 or more, and 0 or more."
+        )
     primary = "balanced_accuracy"
     if targets:
         primary = "mean_average_precision" if len(targets) > 1 else f"average_precision:{targets[0]}"
@@ -73,10 +83,13 @@ def forecast(
             for number in _numbers(folds):
                 design = f"hold-out {100 * test:g} %" if folds == 1 else f"{folds} folds x {number // folds}"
                 row = {"design": design, "num_trials": number, "num_images": tested, "measure": measure}
-                rows.append(row | _facts(plan, number))
+                whole = VerdictPlan((plan,) * (2 + rivals), (plan,), family) if plan else None
+                rows.append(
+                    row | _facts(plan, number) | {"verdict": _possible(whole.detectable(number)) if whole else None}
+                )
                 if measure == primary and number == usual:
-                    found.append(_found(rows[-1]))
-        if plan := plans[primary]:
+                    found.append(_found(rows[-1], family, rivals))
+        if (plan := plans[primary]) and _possible(plan.detectable(usual)):
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
             needs.append(f"{where}: {needed(_at(plan, usual), smallest_effect, find('recall'))}")
     classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
@@ -100,7 +113,9 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
         raise DataError(f'This study has no comparison under "{measure}".', f"There are: {known}.")
     rows, sentences = [], []
     for values in wanted:
-        if values["standard_error"] is None:
+        if values["standard_error"] is None or any(
+            values["num_lesions_by_class"][name] < MIN_LESIONS for name in values["classes"]
+        ):
             continue
         plan = Plan.read(values)
         now = plan.num_trials
@@ -121,8 +136,8 @@ def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effec
         sentences.append(f"{values['arm']} against {values['reference']}: {said}")
     if not rows:
         raise DataError(
-            f'No comparison under "{measure}" has an interval, so there is nothing to plan with.',
-            f"A pilot needs at least {MIN_TRIALS} fits an arm.",
+            f'No comparison under "{measure}" has an interval and enough lesions, so there is nothing to plan with.',
+            f"A pilot needs at least {MIN_TRIALS} fits an arm, and {MIN_LESIONS} lesions of each class that counts.",
         )
     classes = [_bears(name, count, None) for name, count in wanted[0]["num_lesions_by_class"].items()]
     notes = ["The variances are those of this study, and as uncertain as a few fits make them."]
@@ -135,6 +150,8 @@ def needed(plan: Plan, effect: float, measure: Measure) -> str:
     found = plan.detectable(now)
     if found <= effect:
         return f"{now} fits an arm find {number} in at least 80 % of studies."
+    if measure.unit == "points" and found > 1:
+        return f"{now} fits an arm find no difference that is possible in 80 % of studies."
     ways = []
     trials, factor = plan.trials_needed(effect), plan.factor_needed(effect)
     if trials is not None:
@@ -165,7 +182,7 @@ def _plans(
         sizes = [int(share * num_lesions[name]) for name in names]
         for kind in ("average_precision", "recall"):
             label = f"mean_{kind}" if len(names) > 1 else f"{kind}:{names[0]}"
-            enough = min(sizes) >= 2
+            enough = min(sizes) >= MIN_LESIONS
             found[label] = Plan.of_classes(sizes, kind, folds, num_arms, classifier=classifier) if enough else None
     return {**found, "balanced_accuracy": Plan.of_images(max(1, num_images), folds, num_arms, classifier=classifier)}
 
@@ -183,10 +200,15 @@ def _at(plan: Plan, num_trials: int) -> Plan:
 def _facts(plan: Plan | None, number: int) -> dict[str, Any]:
     if plan is None:
         return dict.fromkeys(("standard_error", *(f"detectable_{factor}x" for factor in FACTORS), "margin"))
-    found = {f"detectable_{factor}x": plan.detectable(number, factor) for factor in FACTORS}
+    found = {f"detectable_{factor}x": _possible(plan.detectable(number, factor)) for factor in FACTORS}
     error = plan.standard_error(number)
     margin = error / equivalence_needs(1.0, 0.0, plan.degrees_of_freedom(number))
-    return {"standard_error": error, **found, "margin": margin}
+    return {"standard_error": error, **found, "margin": _possible(margin)}
+
+
+def _possible(difference: float) -> float | None:
+    """A difference of shares; None where it is larger than any can be."""
+    return difference if difference <= 1 else None
 
 
 def _bears(name: str, tested: float, in_all: int | None) -> dict[str, Any]:
@@ -212,13 +234,20 @@ def _allows(count: int) -> str:
     return f"wide interval, fewer than {FEW_LESIONS} lesions" if count < FEW_LESIONS else "possible"
 
 
-def _found(row: Mapping[str, Any]) -> str:
+def _found(row: Mapping[str, Any], family: int, rivals: int) -> str:
     head = f"{row['design'].capitalize()}, {row['num_trials']} fits an arm, {row['num_images']:,} test images"
     if row["detectable_1x"] is None:
-        return f"{head}: a target class has fewer than two test lesions, so nothing can be planned."
+        return (
+            f"{head}: no verdict is possible: too few test lesions, or no difference that is possible would be found."
+        )
+    over = f"over none, copies and {rivals} rival{'s' * (rivals != 1)}" if rivals else "over none and copies"
+    holm = f", Holm over {family} arms" * (family > 1)
+    helps = "no gain that is possible" if row["verdict"] is None else f"a true gain of {100 * row['verdict']:.1f}"
+    equal = "at no margin" if row["margin"] is None else f"within {100 * row['margin']:.1f} points"
     return (
-        f"{head}: a true difference of {100 * row['detectable_1x']:.1f} points is found in 80 % of studies, "
-        f"a smaller one less often; arms that are equal are found equal within {100 * row['margin']:.1f} points."
+        f"{head}: a true difference of {100 * row['detectable_1x']:.1f} points between two arms is found in 80 % of "
+        f'studies; {helps} is called "helps" ({over}{holm}, the oracle gaining as much); arms that are equal are found '
+        f"equal {equal}."
     )
 
 
@@ -229,6 +258,12 @@ def _check(
         raise DataError("Images and lesions are counts, from 1 and from 0 on.")
     if most := [name for name, count in num_lesions.items() if count > num_images]:
         raise DataError(f"{most[0]} has more lesions than there are images ({num_images}).")
+    if none := [name for name in targets if num_lesions.get(name) == 0]:
+        raise DataError(f"{none[0]} has no lesion, so there is nothing to plan.", "Leave the class out.")
+    if num_images * test < MIN_LESIONS or folds > num_images / MIN_LESIONS:
+        raise DataError(
+            f"{num_images} images leave fewer than {MIN_LESIONS} to test (a share of {test}, or {folds} folds)."
+        )
     if unknown := [name for name in targets if name not in num_lesions]:
         raise DataError(f'The lesions of the class "{unknown[0]}" are not known.', "Give them: --lesions CLASS=NUMBER.")
     if not 0 < test < 1 or folds < 2 or num_arms < 2:

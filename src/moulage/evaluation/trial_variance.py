@@ -1,96 +1,148 @@
-"""The trial part of a comparison's variance: what the fits add to what the lesions explain."""
+"""The trial part of a comparison's variance: what the fits add to what the lesions explain.
+
+All arms of a trial share seed, start and order, so that what a trial does to all of them alike is no part of a
+difference: deviations are centred over the arms. Apart from that pool stand arms that never vary (every fit is the
+same to the last bit, as of a classifier whose optimum is unique), whose part is exactly 0, and *noisy* ones, whose
+fits vary more than those of the others.
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
 from moulage.evaluation.alignment import Fits
 from moulage.evaluation.lesion_variance import Lesions, by_stratum
 
-NOISY = 0.1
+NOISY = 0.05
 """Level of the F test by which an arm's fits vary more than those of the other arms."""
+FEWEST_POOLED = 3
+"""With fewer arms than this, none is told from the others, and none lends its variance to another."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The trial part of the squared standard error of a difference."""
+
+    raw: float  # before lesion noise is taken off it
+    freedom: float  # degrees of freedom of ``raw``, whose uncertainty is that of the part
+    noise: float  # what the lesions alone give ``raw``
+
+
+NOTHING = Part(0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What the fits add to the variance of a difference."""
+    """How the fits of all arms vary under one measure; J is S fits of a hold-out, or R F scores of repeated folds."""
 
-    # arm -> its share of the trial part: v / S, or the excess of its fold scores over lesion noise, over J
-    excess: dict[str, float]
-    raw: dict[str, float]  # arm -> the same before lesion noise is taken off; its uncertainty is that of the trial part
-    noisy: frozenset[str]  # arms whose own variance counts, because it is too large for one that all arms share
-    freedom: int  # degrees of freedom of ``raw`` where it is pooled over the arms
-    freedom_noisy: int  # of one arm's own
-    inner: bool  # whether V_E has to be taken off a difference's excess (a hold-out)
-    # arm -> [J] scores of the folds, for Nadeau and Bengio's interval; empty for a hold-out
-    scores: dict[str, np.ndarray]
+    fits: Fits
+    lesions: Lesions
 
-    @classmethod
-    def of_holdout(cls, fits: Fits, lesions: Lesions) -> "Trials":
-        """v, the variance between the fits: the mean over all arms, or a noisy arm's own."""
-        if fits.num_sets < 2:
-            return cls({}, {}, frozenset(), 0, 0, True, {})
-        found = {name: float(row.var(ddof=1)) / fits.num_sets for name, row in lesions.values.items()}
-        own = fits.num_sets - 1
-        return cls._shared(found, found, own, len(found) * own, inner=True, scores={})
+    @cached_property
+    def deviations(self) -> dict[str, np.ndarray]:
+        """Arm -> [J]: values of the fits less their mean; of folds, F times what the fold's lesions add to a repeat's.
 
-    @classmethod
-    def of_folds(cls, fits: Fits, lesions: Lesions) -> "Trials":
-        """Arm x fold variance of fold scores within repeats, less what lesions alone would give it.
-
-        The score of a fold is the repeat's, plus F times what the fold's lesions add to it.
+        The latter sum to 0 in each repeat. Linearised, a fold with three lesions of a class still has a score.
         """
-        names, num_folds, num_sets = list(fits.logits), fits.num_folds, fits.num_sets
-        assert fits.folds is not None
-        first_image = np.unique(fits.lesions, return_index=True)[1]
-        influences = np.stack([lesions.influences[name] for name in names])  # [A, L, S]
-        added = np.empty((len(names), num_sets, num_folds))
-        for a, s in np.ndindex(len(names), num_sets):
-            added[a, s] = num_folds * np.bincount(fits.folds[s, first_image], influences[a, :, s], num_folds)
-        values = np.stack([lesions.values[name] for name in names])
-        scores = dict(zip(names, (values[:, :, None] + added).reshape(len(names), -1), strict=True))
-        if len(names) < 2:
-            return cls({}, {}, frozenset(), 0, 0, False, scores)
-        share = len(names) / (len(names) - 1)  # what centring over the arms takes away
-        centred = added - added.mean(axis=0)
-        own = num_sets * (num_folds - 1)
-        square = share * (centred**2).sum(axis=(1, 2)) / own
-        apart = influences - influences.mean(axis=0)
-        noise = share * np.array([by_stratum(fits, (row**2).mean(axis=1)).sum() for row in apart])
-        raw, excess = (
-            dict(zip(names, (part / (num_sets * num_folds)).tolist(), strict=True))
-            for part in (square, square - num_folds * noise)
-        )
-        return cls._shared(raw, excess, own, (len(names) - 1) * own, inner=False, scores=scores)
+        fits, lesions = self.fits, self.lesions
+        if fits.folds is None:
+            return {name: row - row.mean() for name, row in lesions.values.items()}
+        held = fits.folds[:, np.unique(fits.lesions, return_index=True)[1]]  # [S, L]
+        number = fits.num_folds
+        return {
+            name: np.concatenate([number * np.bincount(f, u, number) for f, u in zip(held, rows.T, strict=True)])
+            for name, rows in lesions.influences.items()
+        }
 
-    @classmethod
-    def _shared(cls, raw: dict[str, float], excess: dict[str, float], own: int, pooled: int, **others: Any) -> "Trials":
-        """Every arm gets the mean over the arms, but a noisy one its own.
+    @property
+    def own(self) -> int:
+        """Degrees of freedom of one arm."""
+        fits = self.fits
+        return fits.num_sets - 1 if fits.folds is None else fits.num_sets * (fits.num_folds - 1)
 
-        Noisy is an arm whose ``raw`` exceeds the mean of the others' by more than an F test at ``NOISY`` allows. Taking
-        max(own, mean) for every arm instead is too cautious: the larger of the two is too large by luck. ``own`` and
-        ``pooled`` are the degrees of freedom of one arm's ``raw``, and of all together.
+    @cached_property
+    def copies(self) -> dict[str, tuple[int, ...]]:
+        """Arm -> how often each of its different fits stands there, for arms of a hold-out in which some are copies."""
+        if self.fits.folds is not None:
+            return {}
+        counts = {name: tuple(len(rows) for rows in self.fits.same(name)) for name in self.fits.logits}
+        return {name: found for name, found in counts.items() if len(found) < self.fits.num_sets}
+
+    @cached_property
+    def pool(self) -> tuple[str, ...]:
+        """Arms that share one variance. The noisiest leaves, one after another, while an F test tells it.
+
+        Of the others the variance is known with (A - 2) ``own`` degrees of freedom, A arms with it; the arm's
+        deviations from the mean of the others have A / (A - 1) times that variance, independently. Two arms that
+        predict the same in every trial count once.
         """
-        from scipy.special import fdtri
+        from scipy.special import fdtrc
 
-        total, noisy = sum(raw.values()), frozenset[str]()
-        if len(raw) > 1:
-            largest = float(fdtri(own, max(pooled - own, own), 1 - NOISY)) / (len(raw) - 1)
-            noisy = frozenset(name for name, value in raw.items() if value > largest * (total - value))
+        inside = [name for name in self.fits.originals if name not in self.copies]
+        while len(inside) >= FEWEST_POOLED and self.own:
+            chance: dict[str, float] = {}
+            for name in inside:
+                others = np.stack([self.deviations[other] for other in inside if other != name])
+                freedom = (len(others) - 1) * self.own
+                theirs = _square(others) / freedom
+                mine = ((self.deviations[name] - others.mean(axis=0)) ** 2).sum() / self.own
+                ratio = mine * len(others) / (len(others) + 1) / theirs if theirs else np.inf * (mine > 0)
+                chance[name] = float(fdtrc(self.own, freedom, ratio)) if mine else 1.0
+            noisiest = min(chance, key=chance.__getitem__)
+            if chance[noisiest] >= NOISY:
+                break
+            inside.remove(noisiest)
+        return tuple(inside)
 
-        def shared(part: dict[str, float]) -> dict[str, float]:
-            mean = sum(part.values()) / len(part)
-            return {name: value if name in noisy else mean for name, value in part.items()}
+    def part(self, arm: str, reference: str, interaction: float) -> Part:
+        """Of a difference; ``interaction``: its V_E, which is the lesion noise of a hold-out's fits.
 
-        return cls(shared(excess), shared(raw), noisy, pooled, own, **others)
-
-    def of(self, arm: str, reference: str) -> tuple[float, float, float]:
-        """Of a difference: excess, raw, and the degrees of freedom of raw (Satterthwaite where they differ)."""
+        Two arms of the pool have its variance, centred over the arms. An arm of it against one that never varies has
+        the variance that is not centred: there they share nothing. Any other pair has that of its own differences.
+        """
         pair = (arm, reference)
-        raw = sum(self.raw[name] for name in pair)
-        shared = sum(self.raw[name] for name in pair if name not in self.noisy)
-        spread = shared**2 / self.freedom
-        spread += sum(self.raw[name] ** 2 for name in pair if name in self.noisy) / self.freedom_noisy
-        freedom = raw**2 / spread if spread else float(self.freedom)
-        return sum(self.excess[name] for name in pair), raw, freedom
+        if self.fits.original(arm) == self.fits.original(reference):
+            return NOTHING
+        moving = [name for name in pair if len(self.copies.get(name, (1, 1))) > 1]
+        if not moving or not self.own:
+            return NOTHING
+        if any(name in self.copies for name in moving):
+            return self._of_copies(moving, interaction)
+        rows, own = np.stack([self.deviations[name] for name in self.pool or pair]), self.own
+        pooled = all(self.fits.original(name) in self.pool for name in moving)
+        if pooled and len(moving) == 2:
+            raw = 2 * _square(rows) / own / (len(rows) - 1)
+            return self._scaled(raw, (len(rows) - 1) * own, interaction, self.pool)
+        if pooled and len(rows) >= FEWEST_POOLED:
+            shared, apart = len(rows) * (rows.mean(axis=0) ** 2).sum() / own, _square(rows) / own
+            spread = shared**2 / own + apart**2 / ((len(rows) - 1) * own)
+            freedom = (shared + apart) ** 2 / spread if spread else own
+            return self._scaled((shared + apart) / len(rows), freedom, interaction, pair)
+        alone = np.stack([self.deviations[name] for name in pair])
+        return self._scaled(2 * _square(alone) / own, own, interaction, pair)
+
+    def _scaled(self, raw: float, freedom: float, interaction: float, arms: tuple[str, ...]) -> Part:
+        """From a variance of one deviation to that of the mean; in folds the noise is that of a pair of these arms."""
+        number, noise = self.fits.num_trials, interaction
+        if self.fits.folds is not None:
+            u = np.stack([self.lesions.influences[name] for name in arms])  # [A, L, S]
+            u -= u.mean(axis=0)
+            within = sum(by_stratum(self.fits, (rows**2).mean(axis=1)).sum() for rows in u)
+            noise = 2 * self.fits.num_folds * float(within) / (len(arms) - 1) / number
+        return Part(float(raw) / number, float(freedom), noise)
+
+    def _of_copies(self, moving: list[str], interaction: float) -> Part:
+        """Fits that are copies of others are no further fits: each arm's variance from its different ones alone."""
+        raw = spread = 0.0
+        for name in moving:
+            counts = np.array(self.copies.get(name, (1,) * self.fits.num_sets))
+            different = [rows[0] for rows in self.fits.same(name)]
+            part = self.lesions.values[name][different].var(ddof=1) * (counts**2).sum() / counts.sum() ** 2
+            raw, spread = raw + part, spread + part**2 / (len(counts) - 1)
+        return Part(float(raw), float(raw**2 / spread) if spread else 1.0, interaction)
+
+
+def _square(rows: np.ndarray) -> float:
+    """Sum of squares of rows [A, J] about their mean over the A arms."""
+    return float(((rows - rows.mean(axis=0)) ** 2).sum())

@@ -3,15 +3,16 @@
 An outcome is said of an arm only where it holds against *every* reference that it needs (intersection-union: no
 correction among references), after Holm's correction over the declared family of arms:
 
-- *helps*: better than ``none``, than ``duplicates`` and than the best ``rival`` (chosen on validation), and the study's
-  controls behaved;
+- *helps*: better than ``none``, than ``duplicates`` and than every declared ``rival``, and the study's controls
+  behaved;
 - *hurts*: worse than ``none`` and than ``duplicates``;
 - *practically equal*: equivalent to ``duplicates`` and not worse than ``none``, within the smallest effect that matters
-  (two one-sided tests). It comes first: a difference that is certainly smaller than what matters is no help;
+  (two one-sided tests), and the controls behaved: to a study without sensitivity everything is equal. It comes first: a
+  difference that is certainly smaller than what matters is no help;
 - *not enough data*: everything else.
 
 ``duplicates`` is the reference that matters: it adds as many images, but real ones, so beating ``none`` alone says only
-that more weight on a class helps. The best rival is a hurdle for "helps" alone: to be worse than it is no harm done.
+that more weight on a class helps. Rivals are a hurdle for "helps" alone: to be worse than one is no harm done.
 """
 
 import math
@@ -47,8 +48,9 @@ class Control:
 
     arm: str  # its name
     role: Literal["null", "positive"]  # ``null`` (must not help) or ``positive`` (must help)
-    # ``behaves``, ``misbehaves``, or ``not shown`` (a positive control whose gain is not certain)
-    state: Literal["behaves", "misbehaves", "not shown"]
+    # ``behaves``, ``misbehaves``, ``not shown`` (a positive control whose gain is not certain), or ``cannot be judged``
+    # (no interval, or too few lesions of a class)
+    state: Literal["behaves", "misbehaves", "not shown", "cannot be judged"]
     text: str  # one sentence with the numbers
 
 
@@ -62,7 +64,7 @@ class Verdict:
     # has no interval
     p_adjusted: float | None
     equivalence_p_adjusted: float | None  # Holm-adjusted p of the equivalence test
-    refused: str  # why "helps" is not said although the numbers would allow it; empty otherwise
+    refused: str  # which word is not said although the numbers would allow it, and why; empty otherwise
     missing: tuple[str, ...]  # roles of references that the arm was not compared with
 
 
@@ -74,7 +76,7 @@ def decide(
     Args:
         family: arm -> role of the reference (``REQUIRED``) -> comparison of the arm with it under the primary measure.
         smallest_effect: smallest difference that matters, in the unit of the measure (0.02 = 2 points), > 0.
-        controls: how the study's controls did; one that does not behave refuses the word "helps" to all arms.
+        controls: how the study's controls did; one that does not behave refuses "helps" and "practically equal".
     """
     _check_effect(smallest_effect)
     for arm, against in family.items():
@@ -90,10 +92,11 @@ def decide(
         outcome, refused = Outcome.UNDECIDED, ""
         if equivalence[arm] < LEVEL:
             outcome = Outcome.EQUAL
-        elif direction[arm] < LEVEL and worse[arm] < better[arm]:
-            outcome = Outcome.HURTS
         elif direction[arm] < LEVEL:
-            outcome, refused = (Outcome.UNDECIDED, broken) if broken else (Outcome.HELPS, "")
+            outcome = Outcome.HURTS if worse[arm] < better[arm] else Outcome.HELPS
+        if broken and outcome in (Outcome.EQUAL, Outcome.HELPS):
+            refused = f'The numbers would allow "{outcome.value}", but the controls forbid it. {broken}'
+            outcome = Outcome.UNDECIDED
         missing = tuple(role for role in REQUIRED if role not in against)
         found[arm] = Verdict(arm, outcome, _finite(direction[arm]), _finite(equivalence[arm]), refused, missing)
     return found
@@ -120,14 +123,19 @@ def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]
     """How a control did under the primary measure, each test at its own level: a fault is not to be missed.
 
     A null control (noise, permuted labels) misbehaves where it is better than ``none`` and than ``duplicates``. A
-    positive one (held-back real images) behaves where it is better than ``none`` and misbehaves where it is worse.
+    positive one (held-back real images) behaves where it is better than ``none`` and misbehaves where it is worse. What
+    no test was possible of is no good behaviour: it cannot be judged.
     ``against``: role of the reference (``none`` is needed, ``duplicates`` where there is one) -> comparison.
     """
     none = against["none"]
     arm = none.arm
     evidence = f"{_difference(none)} of {measure_name(none)} against {none.reference} ({_evidence(none)})"
+    tested = [_p_better(against[r]) for r in HARMED if r in against] if role == "null" else [_p_better(none)]
+    if max(tested) == math.inf and all(p < LEVEL or p == math.inf for p in tested):
+        why = f"too few lesions of {' and '.join(none.too_small)}" if none.too_small else "no interval"
+        return Control(arm, role, "cannot be judged", f"The {role} control {arm} cannot be judged: {evidence}; {why}.")
     if role == "null":
-        if _largest(against, [r for r in HARMED if r in against], _p_better) < LEVEL:
+        if max(tested) < LEVEL:
             return Control(arm, role, "misbehaves", f"The null control {arm} helps: {evidence}. It must not.")
         return Control(arm, role, "behaves", f"The null control {arm} does not help: {evidence}.")
     if _p_better(none) < LEVEL:
@@ -136,6 +144,14 @@ def control(role: Literal["null", "positive"], against: Mapping[str, Comparison]
         return Control(arm, role, "misbehaves", f"The positive control {arm} hurts: {evidence}. It must help.")
     text = f"The positive control {arm} was not shown to help: {evidence}. The study could hardly see a real gain."
     return Control(arm, role, "not shown", text)
+
+
+def hardest(comparisons: Iterable[Comparison]) -> Comparison:
+    """The one of an arm's comparisons, at least one, in which it is least shown to be better.
+
+    To be better than every rival is to pass the test against this one (intersection-union): no rival need be picked.
+    """
+    return max(comparisons, key=lambda c: (_p_better(c), -_gain(c)))
 
 
 def outcome_against(comparison: Comparison, smallest_effect: float) -> Outcome:
@@ -202,7 +218,7 @@ def sentence(
     Args:
         comparison, smallest_effect: as in ``outcome_against``.
         change: what the arm did, such as ``Adding 80 generated AK images``; the arm's name without it.
-        aside: what is said of the reference behind its name, such as ``, the best rival``.
+        aside: what is said of the reference behind its name, such as ``, a rival``.
         brief: for a sentence that follows another one on the same images: neither measure nor sizes.
     """
     reference, difference = f"{comparison.reference}{aside}", _difference(comparison)
@@ -221,8 +237,8 @@ def statement(verdict: Verdict, change: str = "", num_arms: int = 1) -> str:
 
 
 def sentences(against: Mapping[str, Comparison], smallest_effect: float, change: str = "") -> list[str]:
-    """A sentence for each reference: copies, then nothing added, then the best rival; arguments as of ``sentence``."""
-    asides = {"duplicates": "", "none": "", "rival": ", the best rival on validation"}
+    """A sentence for each reference: copies, nothing added, the hardest rival; arguments as of ``sentence``."""
+    asides = {"duplicates": "", "none": "", "rival": ", the rival that is hardest to beat"}
     roles = [role for role in asides if role in against]
     return [sentence(against[r], smallest_effect, change, asides[r], brief=r != roles[0]) for r in roles]
 

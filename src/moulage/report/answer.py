@@ -18,8 +18,8 @@ def show(results: Results) -> dict[str, Any]:
 def _card(results: Results, verdict: Verdict) -> dict[str, Any]:
     """One verdict; ``facts`` are (name, value)."""
     study = results.study
-    against = [f"{name} (best rival)" if role == "rival" else name for role, name in verdict.references.items()]
-    detectable = "effect that 80 % of such studies would find, whichever the reference"
+    against = [f"{name} (hardest rival)" if role == "rival" else name for role, name in verdict.references.items()]
+    detectable = "gain that 80 % of such studies would call “helps”"
     facts = [
         ("smallest effect that matters", amount(study.smallest_effect, study.primary)),
         (detectable, amount(verdict.detectable, study.primary)),

@@ -41,7 +41,7 @@ def tables(results: Results) -> list[Table]:
 def _verdicts(results: Results) -> Table:
     primary, found = results.study.primary, results.verdicts
     detected = f" in {unit(primary)}" if unit(primary) else ""
-    caption = f"Verdict on each arm with generated images; detectable difference{detected}."
+    caption = f"Verdict on each arm with generated images; gain{detected} that 80 % of such studies would call helps."
     columns = ["arm", "outcome", "p_adjusted", "equivalence_p_adjusted", "detectable", "needed", "refused"]
     heads = ["arm", "outcome", "p", "p of equality", "detectable"]
     shown = [

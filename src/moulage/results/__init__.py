@@ -180,21 +180,21 @@ class Verdict(Record):
     outcome: str  # the value of an ``evaluation.verdict.Outcome``
     statement: str  # what was added, the outcome and its p, as a sentence
     comparisons: list[str]  # a sentence for each reference
-    refused: str  # why "helps" is not said although the numbers would allow it; empty otherwise
+    refused: str  # which word is not said although the numbers would allow it, and why; empty otherwise
     missing: str  # references without which nothing can be said to help, as a sentence; empty where there are all
     needed: str  # what the study could see, and what it would take to see more; empty where unknown
     notes: list[str]  # sentences on what limits the verdict
     p_adjusted: Number  # of a difference, corrected for the family
     equivalence_p_adjusted: Number  # of equality, corrected alike
-    references: dict[str, str]  # none, duplicates or rival -> the arm that it was compared with
-    detectable: Number  # the smallest difference that 80 % of such studies would find, whichever the reference
+    references: dict[str, str]  # none, duplicates or rival (the hardest to beat) -> the arm that it was compared with
+    # the smallest true gain that 80 % of such studies would call "helps"; None where no verdict is possible
+    detectable: Number
 
     @property
     def text(self) -> list[str]:
         """All its sentences, in the order in which they are read."""
-        forbidden = f"The numbers would allow the word helps, but a control forbids it. {self.refused}"
-        refused = forbidden if self.refused else ""
-        return list(filter(None, [self.statement, *self.comparisons, refused, self.missing, self.needed, *self.notes]))
+        told = [self.statement, *self.comparisons, self.refused, self.missing, self.needed, *self.notes]
+        return list(filter(None, told))
 
 
 class Power(Record):

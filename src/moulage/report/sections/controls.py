@@ -6,7 +6,7 @@ from moulage.report.roles import EXPECTED
 from moulage.report.run_files import Run
 
 TITLE = "Controls"
-SIGNS = {"misbehaves": "✗", "not shown": "?", "behaves": "✓"}
+SIGNS = {"misbehaves": "✗", "cannot be judged": "–", "not shown": "?", "behaves": "✓"}
 """What stands beside the word of a control's state, so that it is not told by colour alone; the worst state first."""
 KNOWN = {
     "noise": "textures without a lesion, which must not help",

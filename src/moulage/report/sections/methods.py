@@ -230,8 +230,8 @@ def _decisions(results: Results, cite: _Citations) -> str:
         return ""
     roles = {role for verdict in results.verdicts for role in verdict.references}
     names = [plain_arm(results) or "none", "copies of as many real images"]
-    rival = results.best_rival.arm if results.best_rival and "rival" in roles else ""
-    hurdle = [*names, f"{rival}, the rival that was best on the validation part"] if rival else names
+    rivals = sum(arm.role == "rival" for arm in results.arms) if "rival" in roles else 0
+    hurdle = [*names, f"every one of {rivals} rivals" if rivals > 1 else "the rival"] if rivals else names
     number = len(results.verdicts)
     said = (
         f"An arm is said to help if it is better than {_listed(hurdle)}, to hurt if it is worse than {_listed(names)}, "
@@ -240,10 +240,13 @@ def _decisions(results: Results, cite: _Citations) -> str:
         f"tests{cite('schuirmann')}). All else is called not enough data. Tests of a difference are two-sided at 5 %"
     )
     said += f", after Holm's correction over {number} arms{cite('holm')}." if number > 1 else "."
-    if not rival:
+    if not rivals:
         said += " There was no rival to choose from, and without one no arm is said to help."
     if results.controls or results.controls_missing:
-        said += " No arm is said to help where a control misbehaves, or the gain of one that must help is not shown."
+        said += (
+            " No arm is said to help, or to be practically equal, where a control misbehaves or cannot be judged, or "
+            "the gain of one that must help is not shown."
+        )
     if results.controls_missing:
         said += f" The study had no control {_listed(results.controls_missing, 'or')}."
     return said
