@@ -36,6 +36,7 @@ WORDS = {
     "conclusions": "results to an answer",
     "stages": "the work, one file each",
     "arm": "what is compared",
+    "openings": "who opened the test part",
     "registration": "said beforehand",
     "results": "what a study found, typed",
     "preprocessing": "filters",

@@ -83,7 +83,7 @@ def _stripped(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             [who or known.get(image.tobytes(), "") for who, image in zip(same, thumbnails, strict=True)], object
         )
         grey = [_small(images) for images in (thumbnails, drawn)]
-        distance, row = nearest_rows(*grey)
+        distance, row = nearest_rows(grey[0], grey[1])
         distance = distance[:, 0] / np.sqrt(grey[0].shape[1])
         near = distance <= np.minimum(ALIKE, OF_CONTRAST * grey[0].std(axis=1))
         alike[near] = makers[row[near, 0]]

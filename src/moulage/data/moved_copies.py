@@ -109,14 +109,16 @@ def confirmed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     inside = [thumbnails.inside(images).astype(np.float32) for images in (first, second)]
     pairs = zip((first, second), inside, strict=True)
     grey = [thumbnails.centred(thumbnails.luminance(images), weight) for images, weight in pairs]
-    warp = thumbnails.align(*grey, inside[0] * inside[1])
+    warp = thumbnails.align(grey[0], grey[1], inside[0] * inside[1])
     weight = inside[0] * (thumbnails.warped(inside[1], warp) > 0.99)
     bands = [_local_contrast(values, weight) for values in (grey[0], thumbnails.warped(grey[1], warp))]
     colours = [np.moveaxis(images.astype(np.float32), 3, 0) for images in (first, second)]
     colours[1] = np.stack([thumbnails.warped(channel, warp) for channel in colours[1]])
     a, b = (np.stack([thumbnails.centred(channel, weight) for channel in of]) for of in colours)
     gain = (a * b).sum(axis=(2, 3), keepdims=True) / np.maximum((b * b).sum(axis=(2, 3), keepdims=True), 1e-3)
-    return (_correlation(*bands, weight) >= CONTRAST) | (_unexplained(a, b * gain, weight) <= UNEXPLAINED_AT_ALL)
+    return (_correlation(bands[0], bands[1], weight) >= CONTRAST) | (
+        _unexplained(a, b * gain, weight) <= UNEXPLAINED_AT_ALL
+    )
 
 
 def _candidates(grey: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -60,8 +60,8 @@ def pixels_of(prepared: Prepared, run: Path, samples_folder: str, size: int) -> 
     pixels = pixel_cache.build(samples, (size,), "squash", run / "cache")
     strange = np.flatnonzero((pixels.scan["drawn"] != samples.table["origin"]).to_numpy())
     if len(strange):
-        row = samples.table.iloc[strange[0]]
-        raise LeakError(f"{samples.resolve(row['location'])} is not the image that {row['origin']} drew.", DRAW_AGAIN)
+        place, origin = (str(samples.table[name].to_numpy(object)[strange[0]]) for name in ("location", "origin"))
+        raise LeakError(f"{samples.resolve(place)} is not the image that {origin} drew.", DRAW_AGAIN)
     return samples, pixels.array(size)
 
 

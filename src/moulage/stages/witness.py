@@ -6,7 +6,6 @@ No setting turns this off. A stage proves its own record (``Stage.check``) with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from moulage import runs
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.split import RESERVE, Split, prove
 from moulage.errors import LeakError, RunError
+from moulage.evaluation.predictions import facts_of
 
 if TYPE_CHECKING:
     from moulage.stages.data import Prepared
@@ -214,7 +213,7 @@ def prove_predictions(path: Path, expected: Catalog, facts: Mapping[str, Any], r
             there, here = found[column].iloc[wrong[0]], truth[column].iloc[wrong[0]]
             image = found.index[wrong[0]]
             raise LeakError(f'{path}: the {column} of "{image}" is {there} there, and {here} in the data.', AGAIN)
-    said = json.loads((pq.read_schema(path).metadata or {}).get(b"moulage", b"{}"))
+    said = facts_of(path)
     for key, value in facts.items():
         if said.get(key) != value:
             raise LeakError(f"{path} says that its {key.replace('_', ' ')} is {said.get(key)}, not {value}.", AGAIN)
