@@ -123,7 +123,7 @@ class Predictions:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What a file of predictions says of itself (``arm``, ``trial``, ``part`` ...), without reading what is predicted."""
+    """What a file of predictions says of itself: ``arm``, ``trial``, ``part`` ...; what is predicted is not read."""
     metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"moulage", b"{}"))
 
