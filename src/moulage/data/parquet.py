@@ -20,11 +20,6 @@ def write(path: Path, kind: str, table: pd.DataFrame, **facts: Any) -> None:
         pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"moulage": about}), temporary)
 
 
-def facts(path: Path) -> dict[str, Any]:
-    """What a file says of itself, read without its table; empty where it says nothing."""
-    return json.loads((pq.read_schema(path).metadata or {}).get(b"moulage", b"{}"))
-
-
 def read(path: Path, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Table and facts that ``write`` wrote; ``RunError``: the file is missing, broken, of another kind or format."""
     again = "Run the command that makes it again."

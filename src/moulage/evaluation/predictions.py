@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -120,6 +120,12 @@ class Predictions:
             raise RunError(
                 f"{path} holds no predictions that can be read: {error}.", "Run the command that makes it again."
             ) from None
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a file of predictions says of itself: ``arm``, ``trial``, ``part`` ...; what is predicted is not read."""
+    metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"moulage", b"{}"))
 
 
 def first_true(values: np.ndarray | np.bool_) -> int | None:

@@ -1,6 +1,6 @@
 """What a run has stored of images, row by row: decoded pixels, and what a frozen network made of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:
 class ByName:
     """Rows of several arrays, looked up by the names of the images that they are of."""
 
-    def __init__(self, stores: "Iterable[tuple[list[str], np.ndarray | Rows | Beside]]") -> None:
+    def __init__(self, stores: "Iterable[tuple[list[str], np.ndarray | Rows]]") -> None:
         self.stores = [({name: row for row, name in enumerate(names)}, array) for names, array in stores]
 
     def __call__(self, catalog: Catalog) -> np.ndarray:
@@ -60,8 +60,7 @@ def pixels_of(prepared: Prepared, run: Path, samples_folder: str, size: int) -> 
     pixels = pixel_cache.build(samples, (size,), "squash", run / "cache")
     strange = np.flatnonzero((pixels.scan["drawn"] != samples.table["origin"]).to_numpy())
     if len(strange):
-        first = int(strange[0])
-        place, origin = (str(samples.table[column].iloc[first]) for column in ("location", "origin"))
+        place, origin = (str(samples.table[name].to_numpy(object)[strange[0]]) for name in ("location", "origin"))
         raise LeakError(f"{samples.resolve(place)} is not the image that {origin} drew.", DRAW_AGAIN)
     return samples, pixels.array(size)
 
@@ -109,21 +108,9 @@ def embed_all(
     partial.replace(folder / ROWS)
 
 
-def embedded(*folders: Path) -> "tuple[list[str], Beside]":
-    """What ``embed_all`` wrote of the same images: their names, and a row of numbers for each, of all folders."""
-    arrays = [np.load(folder / ROWS, mmap_mode="r") for folder in folders]
-    return runs.read_json(folders[0] / IMAGES), Beside(arrays)
-
-
-class Beside:
-    """Arrays [N, D], memory-mapped, whose columns stand side by side in the rows that are asked for."""
-
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.arrays, self.dtype = arrays, arrays[0].dtype
-        self.shape = (len(arrays[0]), sum(array.shape[1] for array in arrays))
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return np.concatenate([array[index] for array in self.arrays], axis=1)
+def embedded(folder: Path) -> tuple[list[str], np.ndarray]:
+    """What ``embed_all`` wrote: names of the images, and a row of numbers for each, memory-mapped."""
+    return runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
 
 
 class Rows:

@@ -16,10 +16,10 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from moulage import runs
-from moulage.data import parquet
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.split import RESERVE, Split, prove
 from moulage.errors import LeakError, RunError
+from moulage.evaluation.predictions import facts_of
 
 if TYPE_CHECKING:
     from moulage.stages.data import Prepared
@@ -213,7 +213,7 @@ def prove_predictions(path: Path, expected: Catalog, facts: Mapping[str, Any], r
             there, here = found[column].iloc[wrong[0]], truth[column].iloc[wrong[0]]
             image = found.index[wrong[0]]
             raise LeakError(f'{path}: the {column} of "{image}" is {there} there, and {here} in the data.', AGAIN)
-    said = parquet.facts(path)
+    said = facts_of(path)
     for key, value in facts.items():
         if said.get(key) != value:
             raise LeakError(f"{path} says that its {key.replace('_', ' ')} is {said.get(key)}, not {value}.", AGAIN)
