@@ -17,6 +17,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import scores
 from moulage.recipe import Recipe
 from moulage.results import FidelityRun, GeneratorRun, Results, SelectionRun
+from moulage.results.record import checked
 from moulage.stages import fidelity, gallery, selection
 from moulage.stages.classifier import Classifier
 from moulage.stages.data import Prepared
@@ -60,14 +61,13 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
     counts = prepared.part(0, "train").counts
     design = Design(recipe, counts, rival.arm if rival else "", kept_of_arms(selections))
     found = conclude(design, predictions["test"], prepared.catalog.table)
-    declared = run / registration.FILE
     study = results.Results(
         study=_study(recipe, prepared, run),
         command=command,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         answer=headline(found["verdicts"]),
         details=too_few(selections),
-        registration=results.Registration(**runs.read_json(declared)) if declared.exists() else None,
+        registration=_registration(run),
         best_rival=rival,
         trials=_trials(recipe),
         arms=[_arm(run, trained, name, design) for name in recipe.arms],
@@ -84,6 +84,11 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
     with runs.atomic(run / "results.parquet") as temporary:
         long_table(fits).to_parquet(temporary)
     return study
+
+
+def _registration(run: Path) -> results.Registration | None:
+    path = run / registration.FILE
+    return checked(results.Registration, runs.read_json(path), path) if path.exists() else None
 
 
 def load_predictions(run: Path, trained: Sequence[Classifier], part: str) -> dict[str, list[Predictions]]:
@@ -138,7 +143,7 @@ def _trials(recipe: Recipe) -> results.Trials:
 
 def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) -> results.Arm:
     options, own = design.recipe.arms[name], [stage for stage in trained if stage.name == name]
-    views: list[dict[str, Any]] = [runs.read_json(run / stage.folder / VIEW) for stage in own]
+    views = [runs.read_json(run / stage.folder / VIEW, "logit_adjustment") for stage in own]
     strengths = [view["logit_adjustment"] for view in views]
     about = {
         "name": name,
@@ -147,10 +152,10 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
         "treatment": options.treatment,
         "generator": options.generator or None,
         "selection": options.selection or None,
-        "images_seen": sum(record["num_images"] for record in runs.read_log(run / own[0].folder, "epoch")),
+        "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),
         "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
     }
-    return results.Arm(**{**views[0], **about})
+    return checked(results.Arm, {**views[0], **about}, run / own[0].folder / VIEW)
 
 
 def _generator(run: Path, stages: Sequence[Stage], stage: Generator) -> GeneratorRun:
@@ -162,7 +167,7 @@ def _generator(run: Path, stages: Sequence[Stage], stage: Generator) -> Generato
         trial=stage.trial,
         folder=stage.folder,
         classes=list(stage.classes),
-        num_images=runs.read_json(run / stage.folder / "generator.json")["num_images"],
+        num_images=runs.read_json(run / stage.folder / "generator.json", "num_images")["num_images"],
         samples=drawn.folder if drawn else None,
         gallery=f"{shown.folder}/{gallery.FILE}" if shown else None,
     )
@@ -170,20 +175,24 @@ def _generator(run: Path, stages: Sequence[Stage], stage: Generator) -> Generato
 
 def _fidelity(run: Path, stage: Fidelity) -> FidelityRun:
     about = {"name": stage.name, "trial": stage.trial, "folder": stage.folder}
-    closest = f"{stage.folder}/{fidelity.CLOSEST}"
-    return FidelityRun(**about, closest=closest, **runs.read_json(run / stage.folder / fidelity.FILE))
+    about["closest"] = f"{stage.folder}/{fidelity.CLOSEST}"
+    path = run / stage.folder / fidelity.FILE
+    with runs.reading(path):
+        return FidelityRun(**about, **runs.read_json(path))
 
 
 def _selection(run: Path, stages: Sequence[Stage], stage: Selection) -> SelectionRun:
     """What a selection did in one trial, and for which arms."""
-    return SelectionRun(
-        name=stage.name,
-        trial=stage.trial,
-        folder=stage.folder,
-        arms=[each.name for each in of_kind(stages, Classifier) if each.selection == stage],
-        pictures=f"{stage.folder}/{selection.DROPPED}",
-        **runs.read_json(run / stage.folder / selection.FILE),
-    )
+    path = run / stage.folder / selection.FILE
+    with runs.reading(path):
+        return SelectionRun(
+            name=stage.name,
+            trial=stage.trial,
+            folder=stage.folder,
+            arms=[each.name for each in of_kind(stages, Classifier) if each.selection == stage],
+            pictures=f"{stage.folder}/{selection.DROPPED}",
+            **runs.read_json(path),
+        )
 
 
 def kept_of_arms(selections: Sequence[SelectionRun]) -> dict[str, dict[str, tuple[int, int]]]:
@@ -222,8 +231,10 @@ def too_few(selections: Sequence[SelectionRun]) -> list[str]:
 
 def _cost(run: Path, stages: Sequence[Stage]) -> list[results.Cost]:
     kept = ("kind", "wall_seconds", "cpu_seconds", "device")
-    found = [results.Cost(kind="prepare", name="data", device="cpu", **runs.read_json(run / "prepare.json"))]
+    with runs.reading(run / "prepare.json"):
+        found = [results.Cost(kind="prepare", name="data", device="cpu", **runs.read_json(run / "prepare.json"))]
     for stage in stages:
-        done: dict[str, Any] = runs.read_json(run / stage.folder / "done.json")
-        found.append(results.Cost(name=str(stage), **{key: done[key] for key in kept}))
+        path = run / stage.folder / "done.json"
+        done = runs.read_json(path, *kept)
+        found.append(checked(results.Cost, {"name": str(stage), **{key: done[key] for key in kept}}, path))
     return found

@@ -57,7 +57,7 @@ def register(recipe: Recipe, run: Path, roles: Mapping[str, str]) -> dict[str, A
     """
     path, declared = run / FILE, declaration(recipe, roles)
     digest = runs.digest(declared)
-    old = runs.read_json(path) if path.exists() else None
+    old = runs.read_json(path, "digest", "date", "before_test", "declared", "history") if path.exists() else None
     if old is not None and old["digest"] == digest:
         return old
     opened = (run / "results.json").exists()

@@ -101,7 +101,7 @@ def sample(
     from moulage.devices import pick_device
     from moulage.stages.generator import draw
 
-    about = runs.read_json(generator / "generator.json")
+    about = runs.read_json(generator / "generator.json", "classes")
     folder = out or generator / f"samples-{first_seed}-{count}"
     with Screen() as screen:
         names = [label] if label else about["classes"]

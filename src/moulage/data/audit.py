@@ -97,7 +97,7 @@ class Audit:
         try:
             found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
             return cls(found, values["quarantined"], tuple(Pair(**pair) for pair in values["pairs"]), values["groups"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is no audit: {error}.", "Run the command that makes it again.") from None
 
 

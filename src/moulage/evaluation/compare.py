@@ -57,7 +57,8 @@ class Comparison:
     method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval
     notes: tuple[str, ...]  # sentences on what limits this comparison
     variance_interaction: float | None = None  # V_E, the part of ``variance_lesions`` that shrinks with more fits
-    freedom_lesions: float | None = None  # degrees of freedom of the two parts
+    # degrees of freedom of the two parts; None beside a standard error: infinite, nothing varies
+    freedom_lesions: float | None = None
     freedom_trials: float | None = None
     cautious_low: float | None = None  # Nadeau and Bengio's 95 % interval; for repeated folds only
     cautious_high: float | None = None
@@ -188,7 +189,7 @@ def infer(
     trials: float = 0.0,
     trials_freedom: float = 1.0,
     excess: float = 0.0,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 
     Args:
@@ -215,7 +216,7 @@ def infer(
         "p_value": float(2 * stdtr(freedom, -abs(difference) / error)),
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
-        "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else math.inf,
+        "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else None,
         "freedom_trials": trials_freedom,
     }
 

@@ -194,7 +194,7 @@ class Plan:
         # fewer than the arms where one of the two is noisy
         pooled = 1 + freedom / (num_sets * (num_folds - 1)) if num_folds > 1 else freedom / (num_sets - 1)
         components = lesions - interaction, interaction, values["variance_trials"]
-        return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"])
+        return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"] or math.inf)
 
     @classmethod
     def of_images(

@@ -126,10 +126,11 @@ def draw(
         RunError: the folder holds no finished generator.
         DataError: it never learned a class that is asked for.
     """
-    about = runs.read_json(folder / FILE)
+    about = runs.read_json(folder / FILE, "classes", "all_classes", "origin", "split_digest")
     for name in counts:
         if name not in about["classes"]:
             raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")
+    runs.claim(out)
     return draw_into(
         load(folder, device),
         {name: np.arange(first_seed, first_seed + count) for name, count in counts.items()},
@@ -143,7 +144,7 @@ def draw(
 
 def load(folder: Path, device: str) -> Any:
     """The finished generator of a folder, which names its plug-in."""
-    return contracts.generator(runs.read_json(folder / FILE)["plugin"]).load(folder, device=device)
+    return contracts.generator(runs.read_json(folder / FILE, "plugin")["plugin"]).load(folder, device=device)
 
 
 class ValidationJudge:
