@@ -7,6 +7,9 @@ import json
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,10 @@ import pytest
 from moulage import recipe as recipes
 from recipes import phantom_recipe, tiny_gan
 
-NUM_CHANGES = int(os.environ.get("MOULAGE_FUZZ", "60"))
+NUM_CHANGES = int(os.environ.get("MOULAGE_FUZZ", "20"))
 FIRST_SEED = int(os.environ.get("MOULAGE_SEED", "0"))
 WEIRD: list[Any] = [None, True, -1, 0, 10**30, 1e300, "", "x" * 300, "../../x", "\x00", [], [1], {}, {"a": 1}]
+MOST_KILLS = 8
 KINDS = (".json", ".jsonl", ".parquet", ".toml", ".npz", ".npy", ".safetensors")
 
 
@@ -105,8 +109,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from moulage.report import write
     from moulage.study import run_study
 
-    if os.environ.get("MYRUN"):
-        return Path(os.environ["MYRUN"])
     folder = tmp_path_factory.mktemp("fuzz") / "run"
     run_study(recipes.parse(VALUES), folder)
     write(folder)
@@ -153,3 +155,44 @@ def test_a_changed_run_folder_is_one_message(call: Callable[..., Any], finished:
         assert found.code in (0, 1), f"seed {seed}: {arguments} with {path}: {found.err}"
         assert found.code == 0 or "error:" in found.err, f"seed {seed}"
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(36000)
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + max(1, NUM_CHANGES // 20)))
+def test_a_study_that_is_killed_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, seed: int):
+    """Killed at random moments, without a chance to clean up, and called again until it ends."""
+    rng, recipe = random.Random(seed), tmp_path / "recipe.toml"
+    recipe.write_text(recipes.to_toml(recipes.parse(VALUES)), encoding="utf-8")
+    command = [sys.executable, "-m", "moulage.cli", "study", recipe, "--out", tmp_path / "run", "--workers", "1"]
+    kills, code = 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+            try:
+                _, said = process.communicate(timeout=rng.uniform(2, 14) if kills < MOST_KILLS else None)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+                _, said = process.communicate()
+        code = process.returncode
+    assert code == 0, f"seed {seed}, after {kills} kills: {said}"
+    ours, theirs = outputs(tmp_path / "run"), outputs(finished)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == [], f"seed {seed}, after {kills} kills"
+
+
+def outputs(run: Path) -> dict[str, bytes]:
+    """What the run has found, by file: weights, predictions, images, scores; no times, and no name of a machine."""
+    names = (
+        "weights.safetensors",
+        "test.parquet",
+        "validation.parquet",
+        "inputs.npy",
+        "results.parquet",
+        "000.parquet",
+    )
+    kept = [
+        path for path in run.rglob("*") if path.name in names or (path.suffix == ".png" and "samples" in path.parts)
+    ]
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}

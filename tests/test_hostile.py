@@ -212,7 +212,9 @@ def test_a_strange_class_name_does_not_brick_the_run(call, tmp_path, name):
         for n in range(12):
             path = tmp_path / "data" / label / f"{n}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng([n, len(label)]).integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+            Image.fromarray(np.random.default_rng([n, *label.encode()]).integers(0, 256, (32, 32, 3), np.uint8)).save(
+                path
+            )
     command = ["prepare", "--source", "folder", "--data", tmp_path / "data", "--out", "run", "--workers", 1, "--json"]
     command += ["--validation", 0.25, "--test", 0.25, "--set", f"study.target_classes={json.dumps([name])}"]
     first, again = call(*command), call(*command)
@@ -222,7 +224,7 @@ def test_a_strange_class_name_does_not_brick_the_run(call, tmp_path, name):
 
 
 def test_a_damaged_recipe_of_a_run_is_one_message(call, tmp_path):
-    first = call("prepare", "--source", "phantom", "--source-set", "num_images=60", "--out", "run", "--workers", 1)
+    first = call("prepare", "--source", "phantom", "--source-set", "num_images=240", "--out", "run", "--workers", 1)
     assert first.code == 0, first.err
     (tmp_path / "run" / "recipe.toml").write_text('[study]\nname = "a\n')
     found = call("evaluate", "run", "--source", "phantom")

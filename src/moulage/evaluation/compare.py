@@ -189,7 +189,7 @@ def infer(
     trials: float = 0.0,
     trials_freedom: float = 1.0,
     excess: float = 0.0,
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """Standard error, degrees of freedom (Satterthwaite), interval and p-value; nothing where nothing varies.
 
     Args:
@@ -208,7 +208,7 @@ def infer(
     freedom = float(max(1.0, variance**2 / (spread_lesions + trials**2 / trials_freedom)))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return {
+    found = {
         "standard_error": error,
         "degrees_of_freedom": freedom,
         "low": difference - half,
@@ -216,9 +216,9 @@ def infer(
         "p_value": float(2 * stdtr(freedom, -abs(difference) / error)),
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
-        "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else None,
         "freedom_trials": trials_freedom,
     }
+    return found | ({"freedom_lesions": variance_lesions**2 / spread_lesions} if spread_lesions else {})
 
 
 def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference: str) -> dict[str, float]:
