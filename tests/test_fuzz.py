@@ -3,6 +3,7 @@
 Seeds are drawn from ``MOULAGE_SEED`` (0), ``MOULAGE_FUZZ`` says how many changes of each kind are tried (`make fuzz`).
 """
 
+import contextlib
 import json
 import os
 import random
@@ -166,17 +167,14 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bytes(finished: Path, tmp_pa
     rng, recipe = random.Random(seed), tmp_path / "recipe.toml"
     recipe.write_text(recipes.to_toml(recipes.parse(VALUES)), encoding="utf-8")
     command = [sys.executable, "-m", "moulage.cli", "study", recipe, "--out", tmp_path / "run", "--workers", "1"]
-    kills, code = 0, -signal.SIGKILL
-    while code == -signal.SIGKILL:
+    for kills in range(MOST_KILLS + 1):  # the last one is left to end
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-            try:
-                _, said = process.communicate(timeout=rng.uniform(2, 14) if kills < MOST_KILLS else None)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                kills += 1
-                _, said = process.communicate()
-        code = process.returncode
-    assert code == 0, f"seed {seed}, after {kills} kills: {said}"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=rng.uniform(2, 14) if kills < MOST_KILLS else None)
+            process.kill()
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert process.returncode == 0, f"seed {seed}, after {kills} kills"
     ours, theirs = outputs(tmp_path / "run"), outputs(finished)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == [], f"seed {seed}, after {kills} kills"

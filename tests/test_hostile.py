@@ -339,7 +339,7 @@ def test_what_does_not_vary_over_lesions_is_standard_json():
     """Arms that err on the same lesions have a lesion part of 0, of infinitely many degrees of freedom."""
     values = infer(0.0, np.zeros(2), sizes=np.array([30, 30]), trials=0.01, excess=0.01)
     json.dumps(values, allow_nan=False)
-    assert values["freedom_lesions"] is None
+    assert "freedom_lesions" not in values
 
 
 def test_a_report_says_where_files_are_without_saying_whose(monkeypatch, tmp_path):
