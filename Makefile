@@ -2,6 +2,7 @@
 #   make demo    a small study on images drawn by code, ends with a report
 #   make test    the fast tests
 #   make check   all gates: format, lint, types, layers, all tests
+#   make fuzz    hostile input, long: FUZZ changes of each kind from SEED on
 #   make bench   benchmarks against named peers
 
 SHELL := /bin/bash
@@ -12,10 +13,10 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,imagenet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lint types layers bench clean help
+.PHONY: demo test check lint types layers bench fuzz clean help
 
 help:
-	@sed -n '2,5s/^# *//p' Makefile
+	@sed -n '2,6s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (once; PyTorch takes a few minutes and about 6 GB)"
@@ -53,6 +54,10 @@ check: lint types layers
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py
+
+fuzz: $(STAMP)
+	@echo "== fuzz: $${FUZZ:-1000} changes from seed $${SEED:-0} on"
+	@MOULAGE_FUZZ=$${FUZZ:-1000} MOULAGE_SEED=$${SEED:-0} $(BIN)/python -m pytest -q -n 2 tests/test_fuzz.py tests/test_hostile.py
 
 clean:
 	rm -rf $(VENV) .bench .pytest_cache .ruff_cache .hypothesis

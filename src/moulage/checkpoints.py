@@ -16,6 +16,16 @@ import torch
 from moulage import runs
 from moulage.errors import CheckpointError, RunError
 
+_BROKEN = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    pickle.UnpicklingError,
+    OSError,
+)
 NUM_CHECKPOINTS = 2  # how many checkpoints are kept: the newest, and one to fall back on
 
 
@@ -51,7 +61,7 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
     for path in paths:
         try:
             data = _read(path)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except _BROKEN as error:
             runs.log(folder, warning=f"{path.name} is damaged and was passed over: {error}")
             continue
         advice = "Give this run another folder, or delete the folder to start again."
@@ -99,11 +109,16 @@ def _read(path: Path) -> dict[str, Any]:
         damaged = archive.testzip()
         if damaged:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    data = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(data, dict) or not {"format", "settings", "step", "state"} <= set(data):
+        raise ValueError("it lacks what a checkpoint has")
+    return data
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.pt"), key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
+    """Checkpoints by their steps; a file that is called like none of ours is somebody else's."""
+    ours = [path for path in folder.glob("checkpoint-*.pt") if path.stem.partition("-")[2].isdecimal()]
+    return sorted(ours, key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
 
 
 def save_weights(path: Path, model: torch.nn.Module) -> None:
@@ -137,16 +152,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         return safetensors.torch.load(path.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, LookupError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Give a model what ``save_weights`` wrote; ``RunError`` as ``read_weights``, or where it is another network's."""
+    """Give a model what ``save_weights`` wrote; ``RunError``: damaged, of another network, or not finite."""
+    values = read_weights(path)
     try:
-        model.load_state_dict(read_weights(path))
-    except RuntimeError as error:
+        model.load_state_dict(values)
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be loaded: {error}.", "Run the command that makes it again.") from None
+    for name, value in values.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise RunError(f"{path}: {name} holds numbers that are not finite.", "The fit diverged: repeat it.")
 
 
 class Best:

@@ -16,6 +16,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.scores import scores
 from moulage.recipe import Recipe
 from moulage.results import FidelityRun, GeneratorRun, Results, SelectionRun
+from moulage.results.record import checked
 from moulage.stages import fidelity, gallery, selection
 from moulage.stages.classifier import Classifier
 from moulage.stages.data import Prepared
@@ -71,7 +72,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
         date=date,
         answer=headline(found["verdicts"]),
         details=too_few(selections),
-        registration=results.Registration(**declared) if declared else None,
+        registration=checked(results.Registration, declared, run / openings.FILE) if declared else None,
         best_rival=rival,
         trials=_trials(recipe),
         arms=[_arm(run, trained, name, design) for name in recipe.arms],
@@ -142,7 +143,7 @@ def _trials(recipe: Recipe) -> results.Trials:
 
 def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) -> results.Arm:
     options, own = design.recipe.arms[name], [stage for stage in trained if stage.name == name]
-    views: list[dict[str, Any]] = [runs.read_json(run / stage.folder / VIEW) for stage in own]
+    views = [runs.read_json(run / stage.folder / VIEW, "logit_adjustment") for stage in own]
     strengths = [view["logit_adjustment"] for view in views]
     about = {
         "name": name,
@@ -151,10 +152,10 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
         "treatment": options.treatment,
         "generator": options.generator or None,
         "selection": options.selection or None,
-        "images_seen": sum(record["num_images"] for record in runs.read_log(run / own[0].folder, "epoch")),
+        "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),
         "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
     }
-    return results.Arm(**{**views[0], **about})
+    return checked(results.Arm, {**views[0], **about}, run / own[0].folder / VIEW)
 
 
 def _generators(run: Path, stages: Sequence[Stage], stage: Generator) -> list[GeneratorRun]:
@@ -177,7 +178,7 @@ def _generator(run: Path, stage: Generator, drawn: Samples | None, shown: Galler
         trial=stage.trial,
         folder=stage.folder,
         classes=list(stage.classes),
-        num_images=runs.read_json(run / stage.folder / "generator.json")["num_images"],
+        num_images=runs.read_json(run / stage.folder / "generator.json", "num_images")["num_images"],
         samples=drawn.folder if drawn else None,
         gallery=f"{shown.folder}/{gallery.FILE}" if shown else None,
     )
@@ -185,20 +186,24 @@ def _generator(run: Path, stage: Generator, drawn: Samples | None, shown: Galler
 
 def _fidelity(run: Path, stage: Fidelity) -> FidelityRun:
     about = {"name": stage.name, "trial": stage.trial, "folder": stage.folder}
-    closest = f"{stage.folder}/{fidelity.CLOSEST}"
-    return FidelityRun(**about, closest=closest, **runs.read_json(run / stage.folder / fidelity.FILE))
+    about["closest"] = f"{stage.folder}/{fidelity.CLOSEST}"
+    path = run / stage.folder / fidelity.FILE
+    with runs.reading(path):
+        return FidelityRun(**about, **runs.read_json(path))
 
 
 def _selection(run: Path, stages: Sequence[Stage], stage: Selection) -> SelectionRun:
     """What a selection did in one trial, and for which arms."""
-    return SelectionRun(
-        name=stage.name,
-        trial=stage.trial,
-        folder=stage.folder,
-        arms=[each.name for each in of_kind(stages, Classifier) if each.selection == stage],
-        pictures=f"{stage.folder}/{selection.DROPPED}",
-        **runs.read_json(run / stage.folder / selection.FILE),
-    )
+    path = run / stage.folder / selection.FILE
+    with runs.reading(path):
+        return SelectionRun(
+            name=stage.name,
+            trial=stage.trial,
+            folder=stage.folder,
+            arms=[each.name for each in of_kind(stages, Classifier) if each.selection == stage],
+            pictures=f"{stage.folder}/{selection.DROPPED}",
+            **runs.read_json(path),
+        )
 
 
 def kept_of_arms(selections: Sequence[SelectionRun]) -> dict[str, dict[str, tuple[int, int]]]:
@@ -237,8 +242,10 @@ def too_few(selections: Sequence[SelectionRun]) -> list[str]:
 
 def _cost(run: Path, stages: Sequence[Stage]) -> list[results.Cost]:
     kept = ("kind", "wall_seconds", "cpu_seconds", "device")
-    found = [results.Cost(kind="prepare", name="data", device="cpu", **runs.read_json(run / "prepare.json"))]
+    with runs.reading(run / "prepare.json"):
+        found = [results.Cost(kind="prepare", name="data", device="cpu", **runs.read_json(run / "prepare.json"))]
     for stage in stages:
-        done: dict[str, Any] = runs.read_json(run / stage.folder / "done.json")
-        found.append(results.Cost(name=str(stage), **{key: done[key] for key in kept}))
+        path = run / stage.folder / "done.json"
+        done = runs.read_json(path, *kept)
+        found.append(checked(results.Cost, {"name": str(stage), **{key: done[key] for key in kept}}, path))
     return found

@@ -18,6 +18,11 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise RecipeError(f'There is no device "{name}".', 'Use "auto", "cpu", "cuda" or "cuda:1".') from None
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, AssertionError):
+            raise RecipeError(f'PyTorch cannot compute on "{name}" here.', 'Use "auto", "cpu" or "cuda".') from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
             f'"{name}" is not on this machine: PyTorch sees {torch.cuda.device_count()} CUDA devices.',

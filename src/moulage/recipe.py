@@ -5,6 +5,7 @@ type, a plug-in that does not exist, an arm that names no generator are all refu
 name. ``[budget.NAME]`` tables hold changes that make the same study cheaper or dearer; ``--budget NAME`` applies one.
 """
 
+import math
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,7 +149,18 @@ def parse(values: dict[str, Any], budget: str = "", changes: dict[str, Any] | No
         for part in reversed(key.split(".")):
             value = {part: value}
         values = merge(values, value)
+    for place, number in _not_finite(values):
+        raise RecipeError(f"{where}: {place} is {number}, no finite number.", "Give a finite number.")
     return validate(Recipe, values, where)
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers that are NaN or infinite, of which no setting makes sense, with their places."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, each in pairs:
+        yield from _not_finite(each, f"{place}.{key}" if place else str(key))
 
 
 def budgets(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]]:

@@ -10,8 +10,10 @@ import fcntl
 import fnmatch
 import hashlib
 import json
+import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -26,6 +28,7 @@ FORMAT = 2
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
 
 LOCK = ".lock"
+DAMAGED = "Delete it and run the command that makes it again; finished parts are kept."
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, note)``: how far long work is. Called often; must be cheap."""
@@ -96,19 +99,54 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_json(value: Any, indent: int | None = 1, default: Callable[[Any], Any] = str) -> str:
+    """Standard JSON, which has no word for NaN and infinity: such numbers become null."""
+    return json.dumps(_finite(value), indent=indent, default=default, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False, default=str, allow_nan=True) + "\n")
+    """Write standard JSON whole or not at all; see ``to_json``."""
+    write_text(path, to_json(value) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is a ``RunError`` that names it."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read JSON; ``RunError`` names a file that is missing or broken, or is no table of at least these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing.", "Run the command that makes it again; finished parts are kept.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not valid JSON: {error}.", "Delete that file and run the command again.") from None
+    except (RecursionError, ValueError) as error:  # nested without end, or a number of more digits than Python reads
+        raise RunError(f"{path} is not JSON that can be read: {error}.", DAMAGED) from None
+    lacks = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if lacks:
+        raise RunError(f"{path} lacks {', '.join(lacks)}: it is not what moulage writes.", DAMAGED)
+    return values
+
+
+@contextlib.contextmanager
+def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """``RunError`` where what stands in a file of a run turns out, on use, not to be what moulage writes there.
+
+    ``errors`` are those of the file's own format, beside the usual ones of a wrong type, key or value.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError, OSError, *errors) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunError(f"{path} is not what moulage writes ({said}).", DAMAGED) from None
 
 
 def is_done(folder: Path) -> bool:
@@ -116,7 +154,7 @@ def is_done(folder: Path) -> bool:
     marker = folder / "done.json"
     if not marker.exists():
         return False
-    check_format(read_json(marker).get("format"), folder)
+    check_format(read_json(marker, "format")["format"], folder)
     return True
 
 
@@ -174,7 +212,7 @@ def log(folder: Path, **record: Any) -> None:
     """Append one line of JSON to the folder's ``log.jsonl``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record, default=float) + "\n")
+        stream.write(to_json(record, None, float) + "\n")
 
 
 def read_log(folder: Path, key: str = "step") -> list[dict[str, Any]]:
@@ -185,10 +223,10 @@ def read_log(folder: Path, key: str = "step") -> list[dict[str, Any]]:
     path, records = folder / "log.jsonl", {}
     if not path.exists():
         return []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             record = json.loads(line)
-            if key in record:
+            if isinstance(record, dict) and isinstance(record.get(key), int):
                 records[record[key]] = record
     return [records[k] for k in sorted(records)]
 
@@ -272,6 +310,20 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def shown(text: str, base: Path) -> str:
+    """Text, such as an argument or a line of a recipe, for others to read: absolute paths, which say whose machine
+    it is, become relative to ``base``, or to the home folder ``~``.
+    """
+
+    def relative(found: re.Match[str]) -> str:
+        path, home = Path(found[0]), Path.home()
+        if not path.is_relative_to(base) and path.is_relative_to(home) and not base.is_relative_to(home):
+            return str(Path("~") / path.relative_to(home))
+        return os.path.relpath(path, base)
+
+    return re.sub(r"(?<![^\s\"'=,])/[^\s\"'=,]+", relative, text)
 
 
 def cache_folder() -> Path:

@@ -69,7 +69,10 @@ def run_study(
     Raises:
         MoulageError: whatever stops it; what is finished is kept, and the same call goes on from there.
     """
+    from moulage.devices import pick_device
+
     watch = watch or Watch()
+    pick_device(device)  # a wrong one is refused before data are read
     plans.check(recipe)
     runs.claim(run)
     with runs.lock(run), one_thread_each():

@@ -114,9 +114,7 @@ class Base(Generic[Net]):
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
         """Read what ``save`` wrote, and no other weights; ``RunError`` where a file is missing, damaged, or another."""
-        saved = runs.read_json(folder / "config.json")
-        if not {"config", "classes", "num_metadata"} <= set(saved):
-            raise RunError(f"{folder / 'config.json'} is not that of a classifier.", "Name the folder of a classifier.")
+        saved = runs.read_json(folder / "config.json", "config", "classes", "num_metadata")
         classifier = cls(plugins.validate(cls.CONFIG, saved["config"], str(folder)), tuple(saved["classes"]))
         classifier.device, classifier.num_metadata = devices.pick_device(device), saved["num_metadata"]
         with randomness.reproducible("load"):  # the random weights that are overwritten take nothing from the caller

@@ -35,6 +35,8 @@ def write(
 
     if unknown and unknown not in OF_LOGITS:
         raise RecipeError(f'--unknown is "{unknown}".', nearest(unknown, OF_LOGITS))
+    if out.exists() and not form.is_submission(out):
+        raise RecipeError(f"{out} is there already, and is no submission.", "Name another file with --out.")
     found = Predictions.load(predictions)
     usual = Predictions.load(predictions.with_name("validation.parquet")) if unknown else None
     table = form.table_of(found, usual, unknown, doubted)

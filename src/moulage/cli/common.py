@@ -1,6 +1,5 @@
 """What verbs share: how options become settings, and how results are printed."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,8 +92,10 @@ def interval(measure: str, low: float | None, high: float | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    """A result as JSON on stdout."""
-    print(json.dumps(value, indent=1, default=str))
+    """A result as standard JSON on stdout; see ``runs.to_json``."""
+    from moulage import runs
+
+    print(runs.to_json(value))
 
 
 def print_scores(values: dict[str, Any], where: str, as_json: bool) -> None:

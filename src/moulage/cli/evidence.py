@@ -11,6 +11,8 @@ from moulage.cli.options import Device, Json, Measures, OtherSource, SmallestEff
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
 
+FEWEST_RESAMPLES = 100
+
 
 def evaluate(
     predictions: Annotated[
@@ -101,9 +103,15 @@ def compare(
     Columns: image, label, prob_<class> or logit_<class> for every class; group (or lesion), trial, model and fold where
     they apply. docs/compare.md says more.
     """
+    from moulage import runs
     from moulage.evaluation.model_comparison import compare_models
     from moulage.evaluation.prediction_files import read
 
+    if out:
+        runs.claim(out)
+    if resamples and resamples < FEWEST_RESAMPLES:
+        hint = "A variance of so few is noise: 0 takes the lesion jackknife."
+        raise RecipeError(f"--resamples is {resamples}; at least {FEWEST_RESAMPLES} are needed.", hint)
     with Screen() as screen:
         found = read(models)
         for name, fits in found.fits.items():

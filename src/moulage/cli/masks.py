@@ -36,6 +36,7 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Train on the masks of a source; Dice and Jaccard on lesions held out, by class too."""
+    Screen().say(f"masks of {source}")  # libraries load now
     from moulage.masks.learn import learn_masks
 
     folder = out or Path("runs") / "masks"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def power(
     run: Annotated[Path | None, typer.Option(help="A finished study: its own variances.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Images of the whole data set.")] = None,
+    images: Annotated[int | None, typer.Option(min=20, help="Images of the whole data set.")] = None,
     lesions: Annotated[str, typer.Option(help="Its lesions by class, such as AK=53,DF=20.")] = "",
     source: OtherSource = "",
     data: Data = None,
@@ -26,7 +26,7 @@ def power(
     targets: Targets = "",
     measure: Annotated[str, typer.Option(help="With --run: the measure; the study's primary if left out.")] = "",
     test: Annotated[float, typer.Option(help="Share of the images that a hold-out tests.")] = 0.2,
-    folds: Annotated[int, typer.Option(min=2, help="Folds, which test every image.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Folds, which test every image.")] = 5,
     arms: Annotated[int, typer.Option(min=2, help="Arms of the study; their fits are pooled.")] = 5,
     family: Annotated[int, typer.Option(min=1, help="Arms with generated images; Holm corrects over them.")] = 1,
     rivals: Annotated[int, typer.Option(min=0, help="Rivals, each of which such an arm has to beat.")] = 1,
@@ -110,8 +110,8 @@ def _counts(source: str, data: Path | None, source_settings: list[str] | None) -
 def _whole(lesions: str) -> dict[str, int]:
     found = {}
     for name, text in pairs_of("--lesions", lesions).items():
-        if not text.isdecimal():
-            raise RecipeError(f'--lesions {name}={text}: "{text}" is no whole number.', "Write AK=53,DF=20.")
+        if not text.isdecimal() or not int(text):
+            raise RecipeError(f'--lesions {name}={text}: "{text}" is no whole number from 1 on.', "Write AK=53,DF=20.")
         found[name] = int(text)
     return found
 

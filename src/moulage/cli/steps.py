@@ -119,7 +119,7 @@ def sample(
     from moulage.devices import pick_device
     from moulage.stages import generator as stage
 
-    about = runs.read_json(generator / stage.FILE)
+    about = runs.read_json(generator / stage.FILE, "classes", "plugin")
     plug, names = contracts.generator(about["plugin"]), [label] if label else about["classes"]
     how: dict[str, Any] = {"drawing": plug.drawing(options_of(settings), "--set"), "device": str(pick_device(device))}
     kind = f"interpolation-{first_seed}-{count}-{interpolate}" if interpolate else f"samples-{first_seed}-{count}"

@@ -41,6 +41,7 @@ def study(
 ) -> None:
     """Run a whole study by recipe, or go on with it, and write its report."""
     from moulage import recipe as recipes
+    from moulage import runs
 
     changes = options_of(settings)
     if trials:
@@ -50,7 +51,7 @@ def study(
     values = recipes.read(recipe)
     chosen = _budget(budget, device, recipes.budgets(values, recipe.name))
     found = recipes.parse(values, chosen, changes, recipe.name)
-    command = shlex.join(["moulage", *sys.argv[1:]])
+    command = shlex.join(["moulage", *(runs.shown(argument, Path.cwd()) for argument in sys.argv[1:])])
     _study(found, out or Path("runs") / found.study.name, workers, device, as_json, command)
 
 

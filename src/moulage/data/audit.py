@@ -84,7 +84,7 @@ class Audit:
             found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
             pairs, unmasked = tuple(Pair(**pair) for pair in values["pairs"]), tuple(values["without_mask"])
             return cls(found, values["quarantined"], pairs, values["groups"], unmasked)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is no audit: {error}.", "Run the command that makes it again.") from None
 
 

@@ -65,7 +65,7 @@ def summarise(recipe: Recipe, found: Catalog, kept: Catalog, splits: Sequence[Sp
 def load(run: Path) -> list[dict[str, Any]]:
     """What ``summarise`` found, from a run folder; empty for a run of one data set."""
     path = run / FILE
-    return runs.read_json(path)["data_sets"] if path.exists() else []
+    return runs.read_json(path, "data_sets")["data_sets"] if path.exists() else []
 
 
 def save(rows: list[dict[str, Any]], run: Path) -> None:

@@ -7,7 +7,6 @@ whatever the training part never named; what counts as missing in a table is for
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,11 +84,11 @@ class Encoder:
         """Read what ``save`` wrote; None for a classifier that reads no metadata. ``RunError``: the file is damaged."""
         if not (folder / FILE).exists():
             return None
-        saved: dict[str, Any] = runs.read_json(folder / FILE)
+        saved = runs.read_json(folder / FILE, "words", "columns", "mean", "std")
         try:
             words = {name: tuple(values) for name, values in saved["words"].items()}
             return cls(tuple(saved["columns"]), words, float(saved["mean"]), float(saved["std"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{folder / FILE} is damaged: {error!r}.", "Train the classifier again.") from None
 
 

@@ -25,10 +25,11 @@ def read(path: Path, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     again = "Run the command that makes it again."
     try:
         arrow = pq.read_table(path)
-        facts = json.loads((arrow.schema.metadata or {})[b"moulage"])
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+        facts = dict(json.loads((arrow.schema.metadata or {})[b"moulage"]))
+        table = arrow.to_pandas()
+    except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
         raise RunError(f"{path} is no {kind}: {error}.", again) from None
     check_format(facts.get("format", 1), path)  # catalogs of format 1 do not state it
-    if facts["kind"] != kind:
-        raise RunError(f"{path} is no {kind}, but a {facts['kind']}.", again)
-    return arrow.to_pandas(), facts
+    if facts.get("kind") != kind:
+        raise RunError(f"{path} is no {kind}, but a {facts.get('kind')}.", again)
+    return table, facts

@@ -28,7 +28,7 @@ from moulage.data.filters import NO_FILTERS, Filters
 from moulage.data.pixel_writer import OK, THUMBNAILS, Item, Pass, Row, file_name, work
 from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError, RunError, nearest
-from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json
+from moulage.runs import FORMAT, Progress, atomic, digest, finish, is_done, lock, no_progress, read_json, reading
 
 VERSION = 3
 """Raise it when the same image would give other pixels or another scan: old caches are then left alone."""
@@ -63,10 +63,10 @@ class Pixels:
         return found.astype(np.int64)
 
     def _load(self, name: str) -> np.ndarray:
-        try:
+        if not (self.folder / name).exists():
+            raise RunError(f"{self.folder} holds no {name}.", "Build the pixels with this size.")
+        with reading(self.folder / name, EOFError):
             return np.load(self.folder / name, mmap_mode="r")
-        except FileNotFoundError:
-            raise RunError(f"{self.folder} holds no {name}.", "Build the pixels with this size.") from None
 
 
 def build(
@@ -108,8 +108,9 @@ def build(
                     _run(task, items, num_workers, progress)
     except OSError as error:
         raise _cannot_write(folder, error) from None
-    scan = pd.read_parquet(folder / SCAN)
-    scan.insert(0, "image", catalog.images)
+    with reading(folder / SCAN, NotImplementedError):
+        scan = pd.read_parquet(folder / SCAN)
+        scan.insert(0, "image", catalog.images)
     return Pixels(folder, scan)
 
 
@@ -168,14 +169,17 @@ def _next_pass(whole: Pass) -> Pass | None:
 
 
 def _finished_sizes(folder: Path) -> list[int]:
-    return [size for size in read_json(folder / "done.json")["sizes"] if (folder / file_name(size)).exists()]
+    sizes = read_json(folder / "done.json", "sizes")["sizes"]
+    with reading(folder / "done.json"):
+        return [size for size in sizes if (folder / file_name(size)).exists()]
 
 
 def _run(task: Pass, items: Sequence[Item], num_workers: int, progress: Progress) -> None:
     """Do what is left of a pass, then write the scan and, last, ``done.json``."""
     wanted: Sequence[Item | None] = items
     if not task.first:  # what the scan found bad stays zero
-        good = pd.read_parquet(task.folder / SCAN)["status"] == OK
+        with reading(task.folder / SCAN, NotImplementedError):
+            good = pd.read_parquet(task.folder / SCAN)["status"] == OK
         wanted = [item if ok else None for item, ok in zip(items, good, strict=True)]
     starts = range(0, len(wanted), CHUNK)
     _create_arrays(task, len(wanted))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from moulage import runs
 from moulage.errors import DataError, nearest
+from moulage.evaluation.prediction_files import check_columns
 from moulage.evaluation.predictions import Predictions, first_true
 from moulage.evaluation.unknown import of_logits, unknown_share
 
@@ -51,6 +52,12 @@ def write(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6f")
 
 
+def is_submission(path: Path) -> bool:
+    """Whether a file has the columns that ``write`` gives, so that it may be written anew."""
+    with path.open("rb") as stream:
+        return stream.readline(200).decode(errors="replace").strip() == ",".join(("image", *COLUMNS))
+
+
 def read(path: Path, truth: bool = False) -> pd.DataFrame:
     """A checked submission, or the ground truth, with all columns; one row an image.
 
@@ -58,6 +65,7 @@ def read(path: Path, truth: bool = False) -> pd.DataFrame:
     that is not of exactly one class.
     """
     try:
+        check_columns(path, ",")
         table = pd.read_csv(path, dtype={"image": str}, encoding="utf-8-sig")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read: {str(error).strip().rstrip('.')}.") from None

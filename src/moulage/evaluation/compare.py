@@ -58,7 +58,8 @@ class Comparison:
     method: str  # ``closed form``, ``lesion jackknife`` or ``lesion bootstrap``; empty where there is no interval
     notes: tuple[str, ...]  # sentences on what limits this comparison
     variance_interaction: float | None = None  # V_E, the part of ``variance_lesions`` that shrinks with more fits
-    freedom_lesions: float | None = None  # degrees of freedom of the two parts
+    # degrees of freedom of the two parts; None beside a standard error: infinite, nothing varies
+    freedom_lesions: float | None = None
     freedom_trials: float | None = None
     cautious_low: float | None = None  # Nadeau and Bengio's 95 % interval; for repeated folds only
     cautious_high: float | None = None
@@ -207,7 +208,7 @@ def infer(
     freedom = float(max(1.0, variance**2 / (spread_lesions + trials.raw**2 / trials.freedom)))
     error = math.sqrt(variance)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return {
+    found = {
         "standard_error": error,
         "degrees_of_freedom": freedom,
         "low": difference - half,
@@ -215,9 +216,9 @@ def infer(
         "p_value": float(2 * stdtr(freedom, -abs(difference) / error)),
         "variance_lesions": variance_lesions,
         "variance_trials": variance_trials,
-        "freedom_lesions": variance_lesions**2 / spread_lesions if spread_lesions else math.inf,
         "freedom_trials": trials.freedom,
     }
+    return found | ({"freedom_lesions": variance_lesions**2 / spread_lesions} if spread_lesions else {})
 
 
 def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference: str) -> dict[str, float]:

@@ -259,7 +259,7 @@ class Plan(Search):
         interaction, num_sets = min(values["variance_interaction"], lesions), values["num_trials"] // num_folds
         pooled = 1 + freedom / (num_sets * (num_folds - 1) if num_folds > 1 else num_sets - 1)
         components = lesions - interaction, interaction, values["variance_trials"]
-        return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"])
+        return cls(*components, num_sets, num_folds, pooled, values["freedom_lesions"] or math.inf)
 
     @classmethod
     def of_images(

@@ -206,10 +206,18 @@ def _columns(path: Path) -> pd.DataFrame:
     try:
         if not separator:
             return pd.read_parquet(path)
+        check_columns(path, separator)
         # Text is text: a class may be called NA or 007.
         return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(TEXT, str), na_filter=False, encoding="utf-8-sig")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read: {str(error).strip().rstrip('.')}.") from None
+
+
+def check_columns(path: Path, separator: str) -> None:
+    """``DataError`` where a text table names a column twice, which pandas would rename without a word."""
+    names = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, na_filter=False, encoding="utf-8-sig")
+    for name in names.iloc[0][names.iloc[0].duplicated()]:
+        raise DataError(f'{path} has the column "{name}" twice.', "Keep the one that is meant.")
 
 
 def _text(path: Path, column: Any) -> Any:

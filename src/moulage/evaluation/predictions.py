@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from moulage import openings, runs
 from moulage.errors import DataError, RunError
-from moulage.runs import FORMAT, atomic
+from moulage.runs import FORMAT, atomic, check_format
 
 PARTS = ("validation", "test")
 
@@ -107,7 +107,13 @@ class Predictions:
         try:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[b"moulage"])
+            check_format(meta["format"], path)
             classes = tuple(meta["classes"])
+            names = (*classes, meta["arm"], meta["split_digest"])
+            if not all(isinstance(name, str) for name in names) or len(set(classes)) < len(classes):
+                raise ValueError(f"classes, arm and split_digest are not different names: {names}")
+            if type(meta["trial"]) is not int:
+                raise TypeError(f"trial is {meta['trial']!r}, no number")
             return cls(
                 images=table["image"].to_numpy(),
                 groups=table["group"].to_numpy(),
@@ -116,7 +122,7 @@ class Predictions:
                 classes=classes,
                 **{name: meta[name] for name in ("arm", "trial", "part", "split_digest")},
             )
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+        except (OSError, pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{path} holds no predictions that can be read: {error}.", "Run the command that makes it again."
             ) from None

@@ -56,6 +56,7 @@ def ensemble_runs(
     arm or a method is unknown.
     """
     groups = _groups(folders, arms, by)
+    runs.claim(out)
     found: list[dict[str, Any]] = []
     models: dict[str, list[Predictions]] = {SINGLE: [], **{method: [] for method in methods}}
     for number, group in enumerate(groups):

@@ -297,6 +297,6 @@ def _checks(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]
 def _add_to_summary(path: Path, record: dict[str, Any]) -> None:
     """Put a record in place of an older one of the same arm, reference and trial, or behind the others."""
     same = ("arm", "against", "trial")
-    known = runs.read_json(path)["explanations"] if path.exists() else []
+    known = runs.read_json(path, "explanations")["explanations"] if path.exists() else []
     others = [each for each in known if any(each[key] != record[key] for key in same)]
     runs.write_json(path, {"format": runs.FORMAT, "explanations": [*others, record]})

@@ -202,7 +202,8 @@ class _Scorer:
         if not path.exists():
             with runs.atomic(path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, trained.embed(pixels))
-        return np.load(path)
+        with runs.reading(path, EOFError):
+            return np.load(path)
 
 
 def _fit(fit: Predictions, path: Path) -> dict[str, Any]:

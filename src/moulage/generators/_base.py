@@ -61,7 +61,7 @@ class Base(ABC, Generic[C]):
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
         """Read what ``save`` wrote."""
-        facts = runs.read_json(folder / "config.json")
+        facts = runs.read_json(folder / "config.json", "config", "classes", "size")
         config = plugins.validate(cls.CONFIG, facts["config"], str(folder / "config.json"))
         generator = cls(config, tuple(facts["classes"]), facts["size"])
         generator.device = devices.pick_device(device)

@@ -117,7 +117,7 @@ class Generator(Base[Config]):
     def load(cls, folder: Path, device: str = "cpu") -> Self:
         devices.pick_device(device)
         generator = super().load(folder)
-        generator.seed = runs.read_json(folder / "config.json")["seed"]
+        generator.seed = runs.read_json(folder / "config.json", "seed")["seed"]
         return generator
 
     def steps_and_seconds(self, num_images: int, device: str = "cpu") -> tuple[int, float]:

@@ -71,9 +71,11 @@ class Prepared:
         )
         for split in splits:
             prove(split, catalog)
-        known: dict[str, Any] = runs.read_json(run / PIXELS)
-        pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
-        filters = Filters.of([(name, options) for name, options in known["filters"]])
+        known = runs.read_json(run / PIXELS, "folder", "framing", "masks", "filters")
+        with runs.reading(run / "scan.parquet"):
+            pixels = Pixels(Path(known["folder"]), pd.read_parquet(run / "scan.parquet"))
+        with runs.reading(run / PIXELS):
+            filters = Filters.of([(name, options) for name, options in known["filters"]])
         return cls(catalog, splits, pixels, known["framing"], filters, known["masks"], trial if several else None)
 
     def split(self, trial: int) -> Split:
@@ -169,7 +171,8 @@ def prepare(
     """
     started = (time.perf_counter(), time.process_time())
     if (run / "pixels.json").exists():
-        runs.check_format(runs.read_json(run / "pixels.json").get("format", 1), run)
+        with runs.reading(run / PIXELS):
+            runs.check_format(runs.read_json(run / PIXELS).get("format", 1), run)
     data_sets.check(recipe)
     filters_of(recipe)
     found = read(recipe)

@@ -200,6 +200,7 @@ def draw(
         RecipeError: a wrong option of drawing.
     """
     about = _about(folder, counts)
+    runs.claim(out)
     plug = contracts.generator(about["plugin"])
     drawing, model = plug.drawing(drawing), load(folder, device, drawing)
     model.batch_size = batch_size
@@ -235,6 +236,7 @@ def interpolate(
     ``RecipeError`` where the generator draws nothing between two images.
     """
     about = _about(folder, names)
+    runs.claim(out)
     model, drawing = load(folder, device, drawing), contracts.generator(about["plugin"]).drawing(drawing)
     between = contracts.interpolates(model)
     if between is None:
@@ -253,7 +255,7 @@ def interpolate(
 
 def _about(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """What ``FILE`` says of a finished generator, which draws these classes."""
-    about: dict[str, Any] = runs.read_json(folder / FILE)
+    about: dict[str, Any] = runs.read_json(folder / FILE, "classes", "all_classes", "origin", "split_digest", "plugin")
     for name in names:
         if name not in about["classes"]:
             raise DataError(f'{folder} draws {", ".join(about["classes"])}, not "{name}".', "Ask for one of those.")

@@ -73,14 +73,16 @@ def find(run: Path, name: str) -> Stage:
     Raises:
         RunError: the run has no plan, no such stage, or several.
     """
-    known = runs.read_json(run / FILE)
+    with runs.reading(run / FILE):
+        known: dict[str, Any] = dict(runs.read_json(run / FILE))
     found = [folder for folder in known if folder == name.rstrip("/")] or [f for f in known if f.endswith(name)]
     if len(found) != 1:
         what = f"{len(found)} stages are called" if found else "There is no stage"
         raise RunError(f'{run}: {what} "{name}".', nearest(name, known))
-    values = dict(known[found[0]])
-    called = values.pop("kind")
-    return from_json(next(kind for kind in KINDS if kind.kind == called), values, str(run / FILE))
+    with runs.reading(run / FILE):
+        values = dict(known[found[0]])
+        kind = {kind.kind: kind for kind in KINDS}[values.pop("kind")]
+    return from_json(kind, values, str(run / FILE))
 
 
 def of_kind(stages: Sequence[Stage], kind: type[Kind]) -> list[Kind]:

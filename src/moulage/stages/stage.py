@@ -149,7 +149,7 @@ class Stage:
         Raises:
             RunError: the folder holds none, or one of another kind.
         """
-        saved: dict[str, Any] = runs.read_json(folder / STAGE)
+        saved = runs.read_json(folder / STAGE, "kind")
         if saved.pop("kind", None) != cls.kind:
             raise RunError(f"{folder} holds no {cls.kind}.", "Run the study again; finished parts are kept.")
         return from_json(cls, saved, str(folder / STAGE))
@@ -230,14 +230,18 @@ def _meter(folder: Path, device: str) -> Generator[tuple[runs.Progress, Callable
     where it can be told from this attempt, the seconds that are left.
     """
     path = folder / "progress.json"
-    before: dict[str, Any] = runs.read_json(path) if path.exists() else {}
+    before = dict.fromkeys(("wall_seconds", "cpu_seconds"), 0.0)
+    if path.exists():
+        with runs.reading(path):
+            found = runs.read_json(path, *before)
+            before = {key: float(found[key]) for key in before}
     wall, cpu = time.perf_counter(), time.process_time()
     last, pace = -np.inf, runs.Pace()
 
     def cost() -> dict[str, Any]:
         return {
-            "wall_seconds": before.get("wall_seconds", 0.0) + time.perf_counter() - wall,
-            "cpu_seconds": before.get("cpu_seconds", 0.0) + time.process_time() - cpu,
+            "wall_seconds": before["wall_seconds"] + time.perf_counter() - wall,
+            "cpu_seconds": before["cpu_seconds"] + time.process_time() - cpu,
             "device": device,
         }
 

@@ -93,8 +93,9 @@ def embed_all(
         progress: told after each chunk.
     """
     partial, marker = folder / "partial.npy", folder / "partial.json"
-    start = runs.read_json(marker)["num_rows"] if marker.exists() and partial.exists() else 0
-    kept = np.lib.format.open_memmap(partial, mode="r+") if start else None
+    start = runs.read_json(marker, "num_rows")["num_rows"] if marker.exists() and partial.exists() else 0
+    with runs.reading(partial):
+        kept = np.lib.format.open_memmap(partial, mode="r+") if start else None
     for first in range(start, len(catalog), EMBED_CHUNK):
         values = network(array[first : first + EMBED_CHUNK])
         done = first + len(values)
@@ -110,7 +111,11 @@ def embed_all(
 
 def embedded(folder: Path) -> tuple[list[str], np.ndarray]:
     """What ``embed_all`` wrote: names of the images, and a row of numbers for each, memory-mapped."""
-    return runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
+    with runs.reading(folder / ROWS, EOFError):
+        names, rows = runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
+        if rows.ndim != 2 or len(rows) != len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{len(names)} images and numbers of shape {rows.shape}")
+    return names, rows
 
 
 class Rows:

@@ -45,9 +45,10 @@ class Trained:
         runs.prove_files(folder)
         stage, chosen = Classifier.load(folder), str(pick_device(device))
         model = contracts.classifier(stage.plugin).load(folder, device=chosen)
-        view: dict[str, Any] = runs.read_json(folder / VIEW)
+        view = runs.read_json(folder / VIEW, "logit_adjustment", "log_prior")
         strength: float | None = view["logit_adjustment"]
-        prior = None if strength is None else np.array(view["log_prior"])
+        with runs.reading(folder / VIEW):
+            prior = None if strength is None else np.array(view["log_prior"], float)
         return cls(stage, model, Encoder.load(folder), strength, prior, chosen)
 
     @property

@@ -221,9 +221,5 @@ def prove_predictions(path: Path, expected: Catalog, facts: Mapping[str, Any], r
 
 def read_columns(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a Parquet file as Python objects; ``RunError`` where it cannot be read."""
-    try:
+    with runs.reading(path, NotImplementedError):
         return pd.read_parquet(path, columns=columns).astype(object)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read: {error}.", "Delete that folder, and run the same command again."
-        ) from None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from moulage import runs
 from moulage.report.run_files import Run
 
 TITLE = "Repeat it"
@@ -9,4 +10,5 @@ TITLE = "Repeat it"
 
 def show(run: Run) -> dict[str, Any] | None:
     path = run.folder / "recipe.toml"
-    return {"versions": run.environment, "recipe": path.read_text(encoding="utf-8") if path.exists() else ""}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return {"versions": run.environment, "recipe": runs.shown(text, run.folder.absolute())}
