@@ -278,7 +278,6 @@ def test_features_of_symmetries_are_means(number):
     ("options", "words"),
     [
         ({"backbone": TINY, "backbones": [SECOND]}, "both given"),
-        ({"backbones": [TINY, TINY]}, "a network twice"),
         ({"backbones": [{"nam": "x"}]}, r'backbones.0.nam: unknown key "nam"'),
         ({"backbones": [{**TINY, "layers": [2, 1]}]}, "in rising order"),
         ({"backbones": [{**TINY, "layers": [-1]}]}, "from 0 on"),
@@ -288,6 +287,16 @@ def test_features_of_symmetries_are_means(number):
 def test_wrong_lists_of_networks_are_explained(options, words):
     with pytest.raises(RecipeError, match=words):
         plugins.configure("classifiers", "probe", options)
+
+
+def test_the_same_network_twice_is_refused(tmp_path):
+    save_file(
+        _frozen.build(_frozen.Options.model_validate(TINY), SIZE).features.network.state_dict(),
+        tmp_path / "w.safetensors",
+    )
+    for again in (TINY, {**TINY, "weights": str(tmp_path / "w.safetensors")}):
+        with pytest.raises(RecipeError, match="a network twice"):
+            probe.embed_key(configured(backbones=[TINY, again]))
 
 
 def test_a_stage_that_a_network_does_not_have_is_explained():

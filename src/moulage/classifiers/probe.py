@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from moulage import backbones, devices, runs
 from moulage.classifiers import _attention, _fitting, _frozen, _softmax, _views
+from moulage.errors import RecipeError
 
 METADATA = "optional"
 EMBED_BATCH = 32
@@ -33,11 +34,9 @@ class Config(_softmax.Options):
     )
 
     @model_validator(mode="after")
-    def _once(self) -> Self:
+    def _either(self) -> Self:
         if self.backbones and self.backbone != _frozen.Options():
             raise ValueError("backbone and backbones are both given; put all networks into backbones")
-        if any(each in self.backbones[:number] for number, each in enumerate(self.backbones)):
-            raise ValueError("backbones has a network twice, with the same weights and options")
         return self
 
     @property
@@ -57,6 +56,11 @@ def embed_key(config: Config) -> str:
         runs.digest(config.size, options.model_dump(exclude={"weights"}), backbones.digest(built))
         for options, built in zip(config.networks, _built(config), strict=True)
     ]
+    if len(set(keys)) < len(keys):
+        raise RecipeError(
+            "backbones has a network twice, with the same weights and options: its features would count double.",
+            "Leave one of them out, or give it another input_size, layers or symmetries.",
+        )
     return keys[0] if len(keys) == 1 else runs.digest(*keys)
 
 

@@ -246,10 +246,10 @@ class _Planner:
 
         def embedding(name: str, samples: Samples | None = None, given: str = "") -> tuple[Embedding, ...]:
             trial = samples.trial if samples else 0
-            numbers = [f", network {number}" if len(parts) > 1 else "" for number in range(1, len(parts) + 1)]
+            # All have one name, which is part of the folder's: a recipe that adds a network keeps what is there.
             return tuple(
-                self._once(Embedding(name + n, trial, self.prepared.digest, plugin, key, samples, given, config))
-                for n, (key, config) in zip(numbers, parts.items(), strict=True)
+                self._once(Embedding(name, trial, self.prepared.digest, plugin, key, samples, given, config))
+                for key, config in parts.items()
             )
 
         real = embedding("real images")
