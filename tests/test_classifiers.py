@@ -322,11 +322,11 @@ def test_the_key_names_what_the_features_depend_on():
         key(backbone=SECOND),
         key(backbone={**TINY, "layers": (1,)}),
         key(backbone={**TINY, "symmetries": 2}),
-        key(backbone={}, backbones=[TINY, SECOND]),
-        key(backbone={}, backbones=[SECOND, TINY]),
+        key(backbone=probe.DEFAULT.model_dump(), backbones=[TINY, SECOND]),
+        key(backbone=probe.DEFAULT.model_dump(), backbones=[SECOND, TINY]),
     }
     assert len(keys) == 9
-    assert key() == key(backbone={}, backbones=[TINY]), "one network, however it is asked for"
+    assert key() == key(backbone=probe.DEFAULT.model_dump(), backbones=[TINY]), "one network, however it is asked for"
 
 
 def test_the_probe_reaches_the_optimum_of_softmax_regression(tmp_path):

@@ -18,6 +18,8 @@ from moulage.errors import RecipeError
 
 METADATA = "optional"
 EMBED_BATCH = 32
+# All stages of Lite0: they pass by anyway, and bring more than larger images do; see docs/classifiers.md.
+DEFAULT = _frozen.Options(layers=(0, 1, 2, 3, 4))
 
 
 class Config(_softmax.Options):
@@ -26,7 +28,10 @@ class Config(_softmax.Options):
     """
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")
-    backbone: _frozen.Options = Field(default=_frozen.Options(), description="the frozen network and its weights")
+    backbone: _frozen.Options = Field(
+        default=DEFAULT,
+        description="the frozen network and what is taken of it; a table of your own begins without layers",
+    )
     backbones: tuple[_frozen.Options, ...] = Field(
         default=(),
         max_length=16,
@@ -35,7 +40,7 @@ class Config(_softmax.Options):
 
     @model_validator(mode="after")
     def _either(self) -> Self:
-        if self.backbones and self.backbone != _frozen.Options():
+        if self.backbones and self.backbone != DEFAULT:
             raise ValueError("backbone and backbones are both given; put all networks into backbones")
         return self
 
