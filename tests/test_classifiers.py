@@ -311,7 +311,6 @@ def test_features_of_symmetries_are_means(number):
     ("options", "words"),
     [
         ({"backbone": TINY, "backbones": [SECOND]}, "both given"),
-        ({"backbones": [TINY, TINY]}, "a network twice"),
         ({"backbones": [{"nam": "x"}]}, r'backbones.0.nam: unknown key "nam"'),
         ({"backbones": [{**TINY, "layers": [2, 1]}]}, "in rising order"),
         ({"backbones": [{**TINY, "layers": [-1]}]}, "from 0 on"),
@@ -321,6 +320,16 @@ def test_features_of_symmetries_are_means(number):
 def test_wrong_lists_of_networks_are_explained(options, words):
     with pytest.raises(RecipeError, match=words):
         plugins.configure("classifiers", "probe", options)
+
+
+def test_the_same_network_twice_is_refused(tmp_path):
+    save_file(
+        _frozen.build(_frozen.Options.model_validate(TINY), SIZE).features.network.state_dict(),
+        tmp_path / "w.safetensors",
+    )
+    for again in (TINY, {**TINY, "weights": str(tmp_path / "w.safetensors")}):
+        with pytest.raises(RecipeError, match="a network twice"):
+            probe.embed_key(configured(backbones=[TINY, again]))
 
 
 def test_a_stage_that_a_network_does_not_have_is_explained():
@@ -346,11 +355,11 @@ def test_the_key_names_what_the_features_depend_on():
         key(backbone=SECOND),
         key(backbone={**TINY, "layers": (1,)}),
         key(backbone={**TINY, "symmetries": 2}),
-        key(backbone={}, backbones=[TINY, SECOND]),
-        key(backbone={}, backbones=[SECOND, TINY]),
+        key(backbone=probe.DEFAULT.model_dump(), backbones=[TINY, SECOND]),
+        key(backbone=probe.DEFAULT.model_dump(), backbones=[SECOND, TINY]),
     }
     assert len(keys) == 9
-    assert key() == key(backbone={}, backbones=[TINY]), "one network, however it is asked for"
+    assert key() == key(backbone=probe.DEFAULT.model_dump(), backbones=[TINY]), "one network, however it is asked for"
 
 
 def overlapping(number: int = 400, seed: int = 0) -> Examples:

@@ -14,9 +14,12 @@ from pydantic import Field, model_validator
 
 from moulage import backbones, devices, runs
 from moulage.classifiers import _attention, _fitting, _frozen, _softmax, _views
+from moulage.errors import RecipeError
 
 METADATA = "optional"
 EMBED_BATCH = 32
+# All stages of Lite0: they pass by anyway, and bring more than larger images do; see docs/classifiers.md.
+DEFAULT = _frozen.Options(layers=(0, 1, 2, 3, 4))
 
 
 class Config(_softmax.Options):
@@ -26,7 +29,10 @@ class Config(_softmax.Options):
     """
 
     size: int = Field(64, ge=16, le=1024, description="pixels a side of the images handed to the backbone")
-    backbone: _frozen.Options = Field(default=_frozen.Options(), description="the frozen network and its weights")
+    backbone: _frozen.Options = Field(
+        default=DEFAULT,
+        description="the frozen network and what is taken of it; a table of your own begins without layers",
+    )
     backbones: tuple[_frozen.Options, ...] = Field(
         default=(),
         max_length=16,
@@ -34,11 +40,9 @@ class Config(_softmax.Options):
     )
 
     @model_validator(mode="after")
-    def _once(self) -> Self:
-        if self.backbones and self.backbone != _frozen.Options():
+    def _either(self) -> Self:
+        if self.backbones and self.backbone != DEFAULT:
             raise ValueError("backbone and backbones are both given; put all networks into backbones")
-        if any(each in self.backbones[:number] for number, each in enumerate(self.backbones)):
-            raise ValueError("backbones has a network twice, with the same weights and options")
         return self
 
     @property
@@ -58,6 +62,11 @@ def embed_key(config: Config) -> str:
         runs.digest(config.size, options.model_dump(exclude={"weights"}), backbones.digest(built))
         for options, built in zip(config.networks, _built(config), strict=True)
     ]
+    if len(set(keys)) < len(keys):
+        raise RecipeError(
+            "backbones has a network twice, with the same weights and options: its features would count double.",
+            "Leave one of them out, or give it another input_size, layers or symmetries.",
+        )
     return keys[0] if len(keys) == 1 else runs.digest(*keys)
 
 

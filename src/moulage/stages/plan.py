@@ -270,13 +270,11 @@ class _Planner:
 
         def embedding(name: str, samples: Samples | None = None, given: str = "") -> tuple[Embedding, ...]:
             trial = samples.trial if samples else 0
-            numbers = [f", network {number}" if len(parts) > 1 else "" for number in range(1, len(parts) + 1)]
             content = given_digest if given else ""
+            # All have one name, which is part of the folder's: a recipe that adds a network keeps what is there.
             return tuple(
-                self._once(
-                    Embedding(name + n, trial, self.prepared.digest, plugin, key, samples, given, content, config)
-                )
-                for n, (key, config) in zip(numbers, parts.items(), strict=True)
+                self._once(Embedding(name, trial, self.prepared.digest, plugin, key, samples, given, content, config))
+                for key, config in parts.items()
             )
 
         real = embedding("real images")
