@@ -80,7 +80,7 @@ class Audit:
     @classmethod
     def load(cls, path: Path) -> "Audit":
         """Read what ``save`` wrote; ``RunError`` where the file is missing or no audit."""
-        values = runs.read_json(path)
+        values = runs.read_json(path, "findings", "quarantined", "pairs", "groups", "without_mask")
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
