@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {
     "study": {"name": "small", "num_trials": 1, "target_classes": ["AK"]},
     "data": {"source": "phantom", "options": {"num_images": 260, "size": 32}},
     "split": {"validation": 0.2, "test": 0.3},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "backbone": SCRATCH, "penalty": 0.1}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "backbone": SCRATCH}},
     "arms": {"none": {"balance": "none"}},
 }
 

@@ -23,6 +23,7 @@ from moulage import checkpoints, features, plugins, recipe, runs
 from moulage.cli.studies import DEMO
 from moulage.errors import CheckpointError, RecipeError, RunError
 from moulage.evaluation.compare import infer
+from moulage.evaluation.trial_variance import Part
 from moulage.features import FeatureOptions
 from moulage.report import exports
 from recipes import phantom_recipe
@@ -337,7 +338,7 @@ def test_json_is_standard(tmp_path):
 
 def test_what_does_not_vary_over_lesions_is_standard_json():
     """Arms that err on the same lesions have a lesion part of 0, of infinitely many degrees of freedom."""
-    values = infer(0.0, np.zeros(2), sizes=np.array([30, 30]), trials=0.01, excess=0.01)
+    values = infer(0.0, np.zeros(2), sizes=np.array([30, 30]), trials=Part(0.01, 2.0, 0.0))
     json.dumps(values, allow_nan=False)
     assert "freedom_lesions" not in values
 

@@ -95,7 +95,7 @@ def test_an_encoder_is_saved_beside_a_classifier(tmp_path):
     encoder.save(tmp_path)
     assert Encoder.load(tmp_path) == encoder
     (tmp_path / metadata.FILE).write_text('{"columns": ["age"], "words": {}}')
-    with pytest.raises(Exception, match=r"metadata\.json is damaged"):
+    with pytest.raises(Exception, match=r"metadata\.json lacks mean, std"):
         Encoder.load(tmp_path)
 
 

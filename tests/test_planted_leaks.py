@@ -29,7 +29,7 @@ RECIPE = {
     "data": {"source": "phantom", "options": {"num_images": 200, "size": 32, "min_lesions": 8}},
     "split": {"validation": 0.2, "test": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 32}},
-    "classifier": {"plugin": "probe", "options": {"size": 32, "epochs": 1, "backbone": SCRATCH}},
+    "classifier": {"plugin": "probe", "options": {"size": 32, "penalty": 0.1, "backbone": SCRATCH}},
     "arms": {"none": {"balance": "none"}, "drawn": {"balance": "synthesize", "generator": "noise", "add": {"AK": 6}}},
 }
 

@@ -26,7 +26,7 @@ SMALL = phantom_recipe(
 TEXT = st.text(max_size=20) | st.text("\x00\x1f\x7f\"'\\\\\n\r\t.#=[] \ufeff", max_size=8)
 """Any text, and what TOML must escape."""
 VALUES = st.recursive(
-    TEXT | st.booleans() | st.integers() | st.floats(allow_nan=False),
+    TEXT | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )

@@ -427,6 +427,7 @@ def test_methods_of_other_designs(results: Results) -> None:
             "comparisons": [replace(c, cautious_low=None) for c in results.comparisons],
             "verdicts": results.verdicts[:1],
             "best_rival": None,
+            "arms": [arm for arm in results.arms if arm.role != "rival"],
             "controls": [],
             "controls_missing": ["oracle", "noise"],
         }

@@ -17,6 +17,7 @@ from fake_run import make_results
 from moulage import contracts, runs
 from moulage import recipe as recipes
 from moulage.data import images
+from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
 from moulage.evaluation.predictions import Predictions
@@ -176,7 +177,7 @@ def test_copies_of_known_images_are_not_unknown(tmp_path: Path, kind: str):
     """A folder whose unknown class holds copies of images of a known one, under other names."""
     source = contracts.source("phantom")
     drawn = source.read(None, source.configure({"num_images": 160, "size": 64, "min_lesions": 8}))
-    with images.Reader() as reader:
+    with Reader() as reader:
         for name, label, place in drawn.table[["image", "label", "location"]].itertuples(index=False):
             (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
             shown = images.decode(reader.bytes(drawn.resolve(place)), 64)

@@ -144,7 +144,7 @@ def parse(values: dict[str, Any], budget: str = "", changes: dict[str, Any] | No
     if budget and budget not in known:
         raise RecipeError(f'{where}: there is no budget "{budget}".', nearest(budget, known))
     if budget:
-        values = merge(values, known[budget]) | {"budget_name": budget}
+        values = merge(_without_foreign(values, known[budget]), known[budget]) | {"budget_name": budget}
     for key, value in (changes or {}).items():
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -170,6 +170,19 @@ def budgets(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]
 
 class _Budgets(Options):
     budget: dict[str, dict[str, Any]]
+
+
+def _without_foreign(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The values without the options of plug-ins that the changes replace: another one has options of its own."""
+    kept = {}
+    for key, value in values.items():
+        change = changes.get(key)
+        if isinstance(value, dict) and isinstance(change, dict):
+            value = _without_foreign(value, change)
+            if change.get("plugin", value.get("plugin")) != value.get("plugin"):
+                value = {name: each for name, each in value.items() if name not in ("options", "drawing")}
+        kept[key] = value
+    return kept
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

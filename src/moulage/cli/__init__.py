@@ -44,7 +44,7 @@ app.command(name="list")(steps.list_plugins)
 def main() -> None:
     """Run the command line; the entry point of the ``moulage`` script."""
     before = signal.signal(signal.SIGTERM, _stop)
-    openings.READER.set("".join(sys.argv[1:2]))
+    reader = openings.READER.set("".join(sys.argv[1:2]))
     try:
         app()
     except SystemExit as end:
@@ -63,6 +63,7 @@ def main() -> None:
             raise
         fail(f"{where}: {error.strerror}.\n  Name another place, or mend that one.")
     finally:
+        openings.READER.reset(reader)
         signal.signal(signal.SIGTERM, before)
 
 

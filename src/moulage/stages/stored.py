@@ -1,6 +1,6 @@
 """What a run has stored of images, row by row: decoded pixels, and what a frozen network made of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def some_of_each(labels: np.ndarray, num_images: int) -> np.ndarray:
 class ByName:
     """Rows of several arrays, looked up by the names of the images that they are of."""
 
-    def __init__(self, stores: "Iterable[tuple[list[str], np.ndarray | Rows]]") -> None:
+    def __init__(self, stores: "Iterable[tuple[list[str], np.ndarray | Rows | Beside]]") -> None:
         self.stores = [({name: row for row, name in enumerate(names)}, array) for names, array in stores]
 
     def __call__(self, catalog: Catalog) -> np.ndarray:
@@ -109,13 +109,27 @@ def embed_all(
     partial.replace(folder / ROWS)
 
 
-def embedded(folder: Path) -> tuple[list[str], np.ndarray]:
-    """What ``embed_all`` wrote: names of the images, and a row of numbers for each, memory-mapped."""
-    with runs.reading(folder / ROWS, EOFError):
-        names, rows = runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
-        if rows.ndim != 2 or len(rows) != len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{len(names)} images and numbers of shape {rows.shape}")
-    return names, rows
+def embedded(*folders: Path) -> "tuple[list[str], Beside]":
+    """What ``embed_all`` wrote of the same images: their names, and a row of numbers for each, of all folders."""
+    arrays, names = list[np.ndarray](), list[str]()
+    for folder in folders:
+        with runs.reading(folder / ROWS, EOFError):
+            names, rows = runs.read_json(folder / IMAGES), np.load(folder / ROWS, mmap_mode="r")
+            if rows.ndim != 2 or len(rows) != len(names) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{len(names)} images and numbers of shape {rows.shape}")
+        arrays.append(rows)
+    return names, Beside(arrays)
+
+
+class Beside:
+    """Arrays [N, D], memory-mapped, whose columns stand side by side in the rows that are asked for."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays, self.dtype = arrays, arrays[0].dtype
+        self.shape = (len(arrays[0]), sum(array.shape[1] for array in arrays))
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.concatenate([array[index] for array in self.arrays], axis=1)
 
 
 class Rows:
