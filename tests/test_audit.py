@@ -320,10 +320,16 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert report.quarantined
 
 
-@pytest.mark.parametrize("content", [[], {}, {"findings": [{"kind": "x"}]}, {"findings": 3}])
+EMPTY: dict[str, Any] = {"findings": [], "quarantined": {}, "pairs": [], "groups": {}, "without_mask": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, {"findings": 3}, EMPTY | {"findings": [{"kind": "x"}]}, EMPTY | {"groups": {"a": 1}}, EMPTY | {"pairs": 3}],
+)
 def test_another_file_is_no_audit(tmp_path: Path, content: Any) -> None:
     runs.write_json(tmp_path / "audit.json", content)
-    with pytest.raises(RunError, match=r"audit\.json is no audit"):
+    with pytest.raises(RunError, match=r"audit\.json (is no audit|lacks .*without_mask)"):
         Audit.load(tmp_path / "audit.json")
 
 

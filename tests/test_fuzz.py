@@ -25,7 +25,7 @@ from recipes import phantom_recipe, tiny_gan
 NUM_CHANGES = int(os.environ.get("MOULAGE_FUZZ", "20"))
 FIRST_SEED = int(os.environ.get("MOULAGE_SEED", "0"))
 WEIRD: list[Any] = [None, True, -1, 0, 10**30, 1e300, "", "x" * 300, "../../x", "\x00", [], [1], {}, {"a": 1}]
-MOST_KILLS = 8
+NUM_KILLS = 6
 KINDS = (".json", ".jsonl", ".parquet", ".toml", ".npz", ".npy", ".safetensors")
 
 
@@ -167,17 +167,22 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bytes(finished: Path, tmp_pa
     rng, recipe = random.Random(seed), tmp_path / "recipe.toml"
     recipe.write_text(recipes.to_toml(recipes.parse(VALUES)), encoding="utf-8")
     command = [sys.executable, "-m", "moulage.cli", "study", recipe, "--out", tmp_path / "run", "--workers", "1"]
-    for kills in range(MOST_KILLS + 1):  # the last one is left to end
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=rng.uniform(2, 14) if kills < MOST_KILLS else None)
-            process.kill()
-        if process.returncode != -signal.SIGKILL:
-            break
-    assert process.returncode == 0, f"seed {seed}, after {kills} kills"
+    times = [rng.uniform(2, 14) for _ in range(NUM_KILLS)]
+    codes = [code_of(command, tmp_path, seconds) for seconds in (*times, None)]
+    assert -signal.SIGKILL in codes, "one at least was killed"
+    assert codes[-1] == 0, f"seed {seed}: {codes}"
     ours, theirs = outputs(tmp_path / "run"), outputs(finished)
     assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == [], f"seed {seed}, after {kills} kills"
+    assert [name for name in ours if ours[name] != theirs[name]] == [], f"seed {seed}: {codes}"
+
+
+def code_of(command: list[Any], folder: Path, seconds: float | None) -> int:
+    """How a process ends that is killed after so many seconds."""
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=folder) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        process.kill()
+        return process.wait()
 
 
 def outputs(run: Path) -> dict[str, bytes]:

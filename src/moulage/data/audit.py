@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from moulage import runs
 from moulage.data import duplicates, generated, joined_sets, mask_remarks, overlap, picture_remarks, shortcuts
@@ -79,13 +80,13 @@ class Audit:
     @classmethod
     def load(cls, path: Path) -> "Audit":
         """Read what ``save`` wrote; ``RunError`` where the file is missing or no audit."""
-        values = runs.read_json(path)
+        values = runs.read_json(path, "findings", "quarantined", "pairs", "groups", "without_mask")
         try:
-            found = tuple(Finding(**{**f, "images": tuple(f["images"])}) for f in values["findings"])
-            pairs, unmasked = tuple(Pair(**pair) for pair in values["pairs"]), tuple(values["without_mask"])
-            return cls(found, values["quarantined"], pairs, values["groups"], unmasked)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"{path} is no audit: {error}.", "Run the command that makes it again.") from None
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            said = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            raise RunError(f"{path} is no audit: {said}.", "Run the command that makes it again.") from None
 
 
 def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) -> Audit:
