@@ -325,7 +325,14 @@ EMPTY: dict[str, Any] = {"findings": [], "quarantined": {}, "pairs": [], "groups
 
 @pytest.mark.parametrize(
     "content",
-    [[], {}, {"findings": 3}, EMPTY | {"findings": [{"kind": "x"}]}, EMPTY | {"groups": {"a": 1}}, EMPTY | {"pairs": 3}],
+    [
+        [],
+        {},
+        {"findings": 3},
+        EMPTY | {"findings": [{"kind": "x"}]},
+        EMPTY | {"groups": {"a": 1}},
+        EMPTY | {"pairs": 3},
+    ],
 )
 def test_another_file_is_no_audit(tmp_path: Path, content: Any) -> None:
     runs.write_json(tmp_path / "audit.json", content)

@@ -278,7 +278,7 @@ def test_files_of_others_are_left_as_they_are(learned: tuple[dict[str, Any], Pat
     table.write_text("mine")
     for path in (mine, table):
         before = path.read_bytes()
-        with pytest.raises(RunError, match="files of something else|in the way"):
+        with pytest.raises(RunError, match=r"files of something else|in the way"):
             predict.predict_masks(learned[1], "folder", data, {}, tmp_path / path.relative_to(tmp_path).parts[0])
         assert path.read_bytes() == before
     (tmp_path / "other").mkdir()
