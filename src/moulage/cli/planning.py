@@ -49,8 +49,7 @@ def power(
             "Give --run FOLDER, or --images NUMBER (and --lesions AK=53,DF=20), or --source NAME --data FOLDER.",
         )
     if smallest_effect is not None and not 0 < smallest_effect < 1:
-        hint = "Give a number between 0 and 1: 0.02, 2 points."
-        raise RecipeError(f"The smallest effect is {smallest_effect}.", hint)
+        raise RecipeError(f"The smallest effect is {smallest_effect}.", "Give a number from 0 to 1: 0.02, 2 points.")
     if run is not None:
         result = _after(run, measure, smallest_effect)
     else:
@@ -74,11 +73,7 @@ def power(
         print_json(result)
         return
     (_show_after if run is not None else _show_forecast)(result)
-    for sentence in result["sentences"]:
-        print(sentence)
-    print()
-    for note in result["notes"]:
-        print(f"- {note}")
+    print(*result["sentences"], "", *(f"- {note}" for note in result["notes"]), sep="\n")
 
 
 def _after(run: Path, measure: str, smallest_effect: float | None) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def compare_models(
     Returns:
         ``reference``, ``models``, ``num_trials``, ``num_images``, ``num_lesions``, ``num_lesions_by_class``,
         ``comparisons`` (fields of ``Comparison``, and Holm over the models, by measure: ``p_adjusted`` of the
-        difference and ``equivalence_p_adjusted`` of the two one-sided tests; ``reading``),
-        ``sentences``, ``fixed_pairs`` (only where every model has one fit) and ``notes``.
+        difference and ``equivalence_p_adjusted`` of the two one-sided tests; ``reading``), ``sentences``,
+        ``fixed_pairs`` (only where every model has one fit), ``notes``.
 
     ``DataError``: fewer than two models, or fits that do not belong together. ``RecipeError``: the reference, a measure
     or a class is unknown.
@@ -57,8 +57,7 @@ def compare_models(
     reference, others = _reference(models, reference)
     fits = align(models)
     measures = list(dict.fromkeys(measures or default_measures(targets)))
-    rows, sentences, notes = [], [], []
-    tested = [(name, reference) for name in others]
+    rows, sentences, notes, tested = [], [], [], [(name, reference) for name in others]
     for measure in measures:
         found = compare_fits(fits, tested, measure, targets, num_resamples=num_resamples, seed=seed)
         adjusted = verdict.holm({c.arm: c.p_value for c in found if c.p_value is not None})

@@ -60,11 +60,9 @@ def forecast(
         classifier: ``finetune`` or ``probe``: whose planning constants.
 
     Returns:
-        ``classes`` (what each can bear), ``rows`` (one a design, number of fits and measure: ``standard_error``,
-        ``detectable`` with 1, 2 and 4 times the images, of one comparison; ``verdict``, the true gain that is called
-        "helps": over ``none``, copies and every rival, the oracle gaining as much; ``margin``, the smallest within
-        which equal arms are found equal), ``sentences``. What cannot be planned is None: for want of lesions no verdict
-        is possible, or the difference would be larger than 100 points.
+        ``classes`` (what each can bear), ``rows`` (one a design, number of fits and measure), ``sentences``. A row has
+        ``standard_error``, ``detectable`` (1, 2 and 4 times the images, one comparison), ``verdict`` (true gain called
+        "helps") and ``margin`` (of equality); None where no verdict is possible, or beyond 100 points.
     """
     targets = list(targets or num_lesions)
     _check(num_images, num_lesions, targets, test, num_folds, num_arms)

@@ -87,7 +87,7 @@ class Trials:
                 freedom = (len(others) - 1) * self.own
                 theirs = _square(others) / freedom
                 mine = ((self.deviations[name] - others.mean(axis=0)) ** 2).sum() / self.own
-                ratio = mine * len(others) / (len(others) + 1) / theirs if theirs else np.inf * (mine > 0)
+                ratio = mine * len(others) / (len(others) + 1) / theirs if theirs else np.where(mine > 0, np.inf, 0.0)
                 chance[name] = float(fdtrc(self.own, freedom, ratio)) if mine else 1.0
             noisiest = min(chance, key=chance.__getitem__)
             if chance[noisiest] >= NOISY:
