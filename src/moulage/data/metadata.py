@@ -84,7 +84,7 @@ class Encoder:
         """Read what ``save`` wrote; None for a classifier that reads no metadata. ``RunError``: the file is damaged."""
         if not (folder / FILE).exists():
             return None
-        saved = runs.read_json(folder / FILE)
+        saved = runs.read_json(folder / FILE, "words", "columns", "mean", "std")
         try:
             words = {name: tuple(values) for name, values in saved["words"].items()}
             return cls(tuple(saved["columns"]), words, float(saved["mean"]), float(saved["std"]))
