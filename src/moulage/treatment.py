@@ -34,8 +34,9 @@ class Treatment:
     ``RecipeError`` where fields contradict each other, are out of bounds, or have no ``key``.
     """
 
-    # ``(logits float32 [n, K], targets float32 [n, K], progress) -> scalar``. Targets are soft (rows sum to 1);
-    # ``progress`` is the share of the training that lies behind, 0..1. None: mean cross-entropy.
+    # ``(logits [n, K], targets [n, K], progress) -> [n]``: the loss of each image, float32 or float64 as the logits.
+    # Targets are soft (rows sum to 1); ``progress`` is the share of the training that lies behind, 0..1, and 1 where
+    # a classifier goes to the optimum. None: cross-entropy.
     loss: Loss | None = None
     # relative chance, for each class, that an epoch draws an image of it; all equal is class-balanced. None: every
     # image once.

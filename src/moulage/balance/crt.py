@@ -1,8 +1,8 @@
 """Plain training, then a fresh head, trained class-balanced on the frozen backbone: cRT (Kang et al. 2020).
 
 The second stage (section 4) takes its epochs from the first, so that as many images are seen as by any other arm; it
-starts from the epoch of the first stage that validated best, and batch normalisation keeps its averages. With the
-probe, whose backbone is frozen anyway, what remains is class-balanced sampling for that share of the epochs.
+starts from the epoch of the first stage that validated best, and batch normalisation keeps its averages. The
+probe, whose backbone is frozen anyway, goes to the optimum of the second stage: class-balanced sampling.
 """
 
 import numpy as np

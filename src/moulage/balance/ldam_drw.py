@@ -7,7 +7,8 @@ LDAM: cross-entropy after the logit of the true class y is lowered by a margin D
 with D_j = C / n_j^(1/4) (section 3.2). DRW: from a share of the training on, classes are weighted by effective number
 (section 3.3; weights that sum to K). The paper normalises features and weights of the last layer and multiplies the
 cosines by 30, with a largest margin of 0.5 of a cosine. Here the margin is in units of logits (docs/rivals.md has the
-papers, and what follows from it), so the default scale is far below 30.
+papers, and what follows from it), so the default scale is far below 30. A classifier at
+the optimum of its loss minimises that of the end, with its weights.
 """
 
 import numpy as np

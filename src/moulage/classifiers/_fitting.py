@@ -229,7 +229,9 @@ def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) ->
     """Raise ``DataError`` for a class without a training image, no validation image, or labels beyond the classes."""
     require_classes(view.labels, classes, "the training images")
     if not len(validation):
-        raise DataError("There is no validation image.", "Give the split a validation part: it chooses the epoch.")
+        raise DataError(
+            "There is no validation image.", "Give the split a validation part: it chooses the epoch or the penalty."
+        )
     if validation.labels.max() >= len(classes):
         raise DataError(
             f"A validation image has the label {validation.labels.max()}, but there are {len(classes)} classes."

@@ -66,10 +66,7 @@ def forecast(
     """
     targets = list(targets or num_lesions)
     _check(num_images, num_lesions, targets, test, num_folds, num_arms)
-    if family < 1 or rivals < 0:
-        raise DataError(
-            f"A family of {family} arms and {rivals} rivals cannot be planned.", "Give 1 or more, and 0 or more."
-        )
+    _check_family(family, rivals)
     primary = "balanced_accuracy"
     if targets:
         primary = "mean_average_precision" if len(targets) > 1 else f"average_precision:{targets[0]}"
@@ -95,6 +92,13 @@ def forecast(
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
     said = [*found, *needs, *mute]
     return {"primary": primary, "classes": classes, "rows": rows, "sentences": said, "notes": notes}
+
+
+def _check_family(family: int, rivals: int) -> None:
+    if family < 1 or rivals < 0:
+        raise DataError(
+            f"A family of {family} arms and {rivals} rivals cannot be planned.", "Give 1 or more, and 0 or more."
+        )
 
 
 def after(comparisons: Sequence[Mapping[str, Any]], measure: str, smallest_effect: float) -> dict[str, Any]:
