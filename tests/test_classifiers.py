@@ -436,6 +436,7 @@ def test_the_penalty_is_the_one_that_validates_best(tmp_path):
     assert max(grid.values()) > min(grid.values()) + 0.1, "the penalty matters here"
     tried = dict(found.facts["tried"])
     assert min(tried) < found.facts["penalty"] < max(tried)
+    assert found.facts["gradient"] <= _optimum.FINE
     found.save(tmp_path)
     assert probe.Classifier.load(tmp_path).facts == found.facts
 

@@ -33,7 +33,7 @@ default). The validation loss of rough fits of 1,280 features was right to 0.001
 half a step.
 """
 MEMORY = 20  # steps that L-BFGS remembers
-MOST_EVALUATIONS = 2000
+MOST_ITERATIONS = 2000
 MIX_BATCH = 64  # images that are mixed by one draw, as in training on batches
 TYPICAL_EVALUATIONS = 200  # of the loss and its gradient in a fit that chooses its penalty
 
@@ -68,7 +68,7 @@ def reach(head: Head, job: _fitting.Job, penalty: float | None, num_classes: int
     if penalty is None:
         validation = _validation_rows(head, job.validation, class_weights)
         penalty, parameters = _chosen_penalty(train, validation, losses, parameters, tried, job.progress)
-    parameters = minimised(train, losses, penalty, parameters, FINE)
+    parameters, gradient = minimised(train, losses, penalty, parameters, FINE)
     _put(head, parameters)
     scored = _fitting.scores(head.predict(job.validation.inputs), job.validation.labels)
     loss = float(_mean_loss(train, losses, parameters))
@@ -80,14 +80,19 @@ def reach(head: Head, job: _fitting.Job, penalty: float | None, num_classes: int
         num_images=len(job.view),
         **scored,
         penalty=penalty,
+        gradient=gradient,
         seconds=time.perf_counter() - start,
     )
     job.progress(1, 1, f"validation {scored['validation_loss']:.3f} nats")
-    return {"penalty": penalty, "tried": [[key, tried[key]] for key in sorted(tried)]}
+    return {"penalty": penalty, "gradient": gradient, "tried": [[key, tried[key]] for key in sorted(tried)]}
 
 
-def minimised(rows: Rows, losses: Losses, penalty: float, start: np.ndarray, tolerance: float) -> np.ndarray:
+def minimised(
+    rows: Rows, losses: Losses, penalty: float, start: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, float]:
     """Weights and, after them, biases that minimise the mean loss and the penalty: float64 [K * D + K].
+
+    And the largest component of the gradient there: above ``tolerance`` where rounding or ``MOST_ITERATIONS`` ended it.
 
     Args:
         rows: what is fitted.
@@ -109,9 +114,9 @@ def minimised(rows: Rows, losses: Losses, penalty: float, start: np.ndarray, tol
         gradient = np.concatenate([of_weights + penalty * weights, slope.sum(0).cpu().numpy()])
         return mean.item() + penalty / 2 * float(weights @ weights), gradient
 
-    options = {"gtol": tolerance, "ftol": 1e-13, "maxcor": MEMORY, "maxiter": MOST_EVALUATIONS}
+    options = {"gtol": tolerance, "ftol": 1e-13, "maxcor": MEMORY, "maxiter": MOST_ITERATIONS}
     found: Any = minimize(value, start, jac=True, method="L-BFGS-B", options=options)
-    return found.x
+    return found.x, float(np.abs(found.jac).max())
 
 
 def _chosen_penalty(
@@ -132,7 +137,7 @@ def _chosen_penalty(
     found: dict[int, float] = {}
 
     def try_step(step: int, begin: np.ndarray) -> None:
-        fits[step] = minimised(train, losses, first * STEP**step, begin, ROUGH)
+        fits[step], _ = minimised(train, losses, first * STEP**step, begin, ROUGH)
         found[step] = tried[first * STEP**step] = float(_mean_loss(validation, losses, fits[step]))
         progress(0, 1, f"penalty {first * STEP**step:.2g}: validation {found[step]:.3f}")
 

@@ -118,7 +118,7 @@ class Classifier(_fitting.Base[Head]):
         return {"num_features": len(self._trained().mean), **self.facts}
 
     def _empty(self, saved: dict[str, Any]) -> Head:
-        self.facts = {key: saved[key] for key in ("penalty", "tried") if key in saved}
+        self.facts = {key: saved[key] for key in ("penalty", "gradient", "tried") if key in saved}
         return Head(saved["num_features"], len(self.classes))
 
 
