@@ -75,7 +75,7 @@ class Audit:
         ]
 
     def in_brief(self) -> list[str]:
-        """What a verb that shows no audit has to say of images: how many cannot be used and why, what may be generated."""
+        """What a verb that shows no audit says of images: how many cannot be used and why, what may be generated."""
         reasons = Counter(why.split(":")[0] for why in self.quarantined.values())
         listed = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
         said = [f"{_count(len(self.quarantined))} cannot be used: {listed}."] if listed else []
