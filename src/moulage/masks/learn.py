@@ -64,13 +64,13 @@ def learn_masks(
     """
     config = plugins.validate(Config, dict(settings or {}), "segmenter")
     check_installed(config)
+    runs.claim(out)
     found = read(source, path, options)
     masked = lesion_masks.with_masks(found)
     if not len(masked):
         lesion_masks.check(found)
     say(f"{found.name}: {len(found):,} images, {len(masked):,} with a mask")
     about = {"name": found.name, "source": source, "note": found.note, "num_images": len(masked)}
-    runs.claim(out)
     with runs.lock(out):
         data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress, say)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)
