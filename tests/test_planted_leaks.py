@@ -256,23 +256,25 @@ def older(finished: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "study {recipe} --out {run}",
-        "report {run}",
-        "explain {run}",
-        "evaluate {run}",
-        "evaluate {fit}/test.parquet",
-        "evaluate {run} --source phantom",
-        "ensemble {run} --out made",
-        "power --run {run}",
-        "compare {fit}/test.parquet {other}/test.parquet",
-        "challenge write {fit}/test.parquet --out made.csv",
-        "sample {generator} --count 3 --out drawn",
-        "run-stage {run} {stage}",
-    ],
-)
+OF_OLDER = [
+    "study {recipe} --out {run}",
+    "report {run}",
+    "evaluate {run}",
+    "compare {fit}/test.parquet {other}/test.parquet",
+]
+MORE_OF_OLDER = [
+    "explain {run}",
+    "evaluate {fit}/test.parquet",
+    "evaluate {run} --source phantom",
+    "ensemble {run} --out made",
+    "power --run {run}",
+    "challenge write {fit}/test.parquet --out made.csv",
+    "sample {generator} --count 3 --out drawn",
+    "run-stage {run} {stage}",
+]
+
+
+@pytest.mark.parametrize("verb", [*OF_OLDER, *(pytest.param(verb, marks=pytest.mark.slow) for verb in MORE_OF_OLDER)])
 def test_a_run_of_an_older_version_is_refused_with_what_to_do(verb: str, finished: Small, older: Path, call):
     stages = {
         name: finished.stage(kind, of).folder

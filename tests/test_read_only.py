@@ -42,7 +42,7 @@ def data(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "data", {name: rng.integers(0, 256, (32, 32, 3), np.uint8) for name in names})
 
 
-@pytest.mark.parametrize("place", ["", "/new/run"])
+@pytest.mark.parametrize("place", ["", pytest.param("/new/run", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "verb",
     [
