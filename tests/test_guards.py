@@ -79,7 +79,7 @@ def test_a_group_in_two_parts(finished):
     assert len(rows) > 1
     table = split.table.copy()
     table.loc[rows[0], "part"] = "test"
-    forged = replace(split, table=table, digest=splits._digest(table))
+    forged = replace(split, table=table, digest=splits.digest_of(table))
     prepared = replace(finished.prepared, splits=(forged, *finished.prepared.splits[1:]))
     finished.refused(str(group), "apart", prepared=prepared)
 
