@@ -139,6 +139,20 @@ def test_larger_doses_contain_smaller_ones_whatever_the_series(tmp_path: Path):
     assert controls == {"c-real-200", "c-noise-200", "c-noise-chance-200"}
 
 
+def test_every_level_sees_as_many_images(tmp_path: Path):
+    found = recipe_with(
+        study={"num_trials": 1}, split={"scarcity": {"AK": [3, 6]}}, curves={"c": {"doses": [0.5], "selections": [""]}}
+    )
+    epochs, real = set[int](), set[int]()
+    for name, level in found.levels().items():
+        prepared = prepare(level, tmp_path / name)
+        for stage in of_kind(plans.plan(level, prepared), Classifier):
+            epochs.add(stage.num_images(prepared))
+            real.add(len(prepared.part(0, "train")))
+    assert len(real) == 2
+    assert len(epochs) == 1
+
+
 def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
     found = recipe_with(split={"scarcity": {"AK": [3, 5]}})
     levels = found.levels()
