@@ -45,6 +45,11 @@ def test_a_curve_is_ordinary_arms():
     assert (drawn.curve, drawn.series, drawn.dose) == ("c", "noise-chance", 2.0)
     few = recipe_with(curves={"c": {"real_doses": [0.125]}})
     assert [name for name in few.arms if "real" in name] == ["c-real-12_5"]
+    values = phantom_recipe(**CURVE)
+    values["curves"]["c"] = {"images": [3, 7], "real_doses": [3]}
+    numbers = recipes.parse(values)
+    assert [name for name in numbers.arms if name != "none"] == ["c-real-3", "c-copies-3", "c-copies-7"]
+    assert numbers.arms["c-copies-7"].add == {"AK": 7}
 
 
 def test_a_curve_survives_being_written():
@@ -76,6 +81,7 @@ def test_each_dose_is_judged_against_as_many_copies_and_the_largest_alone_is_in_
     [
         ({"curves": {"c": {"doses": [1, 0.5]}}}, ["curves.c", "doses rise"]),
         ({"curves": {"c": {"doses": [0, 1]}}}, ["curves.c.doses"]),
+        ({"curves": {"c": {"images": [4, 8]}}}, ["curves.c", "not both"]),
         ({"curves": {"c": {"generators": ["nose"]}}}, ["curves.c", '"noise"']),
         ({"curves": {"c": {"classes": ["NV"]}}}, ["curves.c.classes", '"NV"', "held back"]),
         ({"curves": {"c": {"selections": ["chanse"]}}}, ["chanse", '"chance"']),
