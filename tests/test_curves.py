@@ -45,9 +45,7 @@ def test_a_curve_is_ordinary_arms():
     assert (drawn.curve, drawn.series, drawn.dose) == ("c", "noise-chance", 2.0)
     few = recipe_with(curves={"c": {"real_doses": [0.125]}})
     assert [name for name in few.arms if "real" in name] == ["c-real-12_5"]
-    values = phantom_recipe(**CURVE)
-    values["curves"]["c"] = {"images": [3, 7], "real_doses": [3]}
-    numbers = recipes.parse(values)
+    numbers = recipes.parse(phantom_recipe(**{**CURVE, "curves": {"c": {"images": [3, 7], "real_doses": [3]}}}))
     assert [name for name in numbers.arms if name != "none"] == ["c-real-3", "c-copies-3", "c-copies-7"]
     assert numbers.arms["c-copies-7"].add == {"AK": 7}
 

@@ -59,12 +59,10 @@ def _arms(
                 )
 
     def arm(series: str, balance: str, dose: float, generator: str = "", selection: str = "") -> ArmOptions:
-        counts = (
-            {"add": dict.fromkeys(classes, round(dose))} if curve.images else {"ratio": dict.fromkeys(classes, dose)}
-        )
         return ArmOptions(
             balance=balance,
-            **counts,
+            add=dict.fromkeys(classes, round(dose)) if curve.images else {},
+            ratio={} if curve.images else dict.fromkeys(classes, dose),
             generator=generator,
             selection=selection,
             curve=name,

@@ -348,7 +348,7 @@ class CurveOptions(Options):
 
     @model_validator(mode="after")
     def _rise(self) -> "CurveOptions":
-        if self.images and "doses" in self.model_fields_set:
+        if self.images and self.doses != type(self).model_fields["doses"].default:
             raise ValueError("give doses (for one real image) or images (numbers of them), not both")
         for key in ("doses", "images", "real_doses"):
             values = getattr(self, key)
