@@ -11,8 +11,8 @@ from scipy.optimize import minimize
 
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.ensembles import METHODS, Member, best_single, combine, greedy_weights, mixture_weights
-from moulage.evaluation.predictions import Predictions, log_softmax
-from moulage.evaluation.scores import scores
+from moulage.evaluation.predictions import ARGMAX, Predictions, log_softmax
+from moulage.evaluation.scores import scores_of
 from moulage.evaluation.slices import restrict
 
 CLASSES = ("NV", "BCC", "AK")
@@ -36,7 +36,7 @@ def member(name: str, seed: int, **more: Any) -> Member:
 
 
 def accuracy(found: Predictions) -> float:
-    return float(scores(found.labels, found.logits, found.classes)["balanced_accuracy"])
+    return float(scores_of(found)["balanced_accuracy"])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_greedy_begins_with_the_best_and_never_validates_worse(three: list[Membe
 
 def test_stacking_reads_a_member_that_names_the_classes_wrongly(three: list[Member]):
     def wrong(found: Predictions) -> Predictions:
-        return replace(found, logits=found.logits[:, [1, 2, 0]])
+        return replace(found, logits=found.logits[:, [1, 2, 0]], predicted=ARGMAX)
 
     confused = Member("x", *(wrong(predictions(9, part, skill=3.0, arm="x")) for part in ("validation", "test")))
     members = [confused, three[2]]
@@ -119,6 +119,7 @@ def test_nothing_of_the_test_part_is_learned_from(three: list[Member], method: s
     again = combine(other, method)
     assert again.weights == made.weights
     assert np.array_equal(again.test.logits, made.test.logits)
+    assert np.array_equal(again.test.predicted, made.test.predicted)
     assert made.test.part == "test"
     assert made.test.arm == method
 
