@@ -7,15 +7,8 @@ from sklearn.metrics import balanced_accuracy_score
 from moulage.errors import DataError
 from moulage.evaluation.measure_names import find
 from moulage.evaluation.measures import Outputs
-from moulage.evaluation.operating_point import NOISE, STRENGTHS, choose_strength, decide, log_prior
+from moulage.evaluation.operating_point import STRENGTHS, choose_strength, decide, log_prior
 from moulage.plugins import names
-
-ALONE = np.array([f"l{number}" for number in range(5000)], object)
-"""Lesions of one image each."""
-
-
-def chosen(logits, labels, prior, **more) -> float:
-    return choose_strength(logits, labels, ALONE[: len(labels)], prior, **more)
 
 
 def test_the_formula_by_hand():
@@ -54,7 +47,7 @@ PRIOR = np.log([0.9, 0.08, 0.02])
 def test_the_strength_is_that_of_the_theory_whatever_the_training_took_off(off: float, best: float):
     """Balanced softmax takes the prior off in the training (1), square-root sampling half of it (0.5)."""
     logits, labels = gaussians(0, (1800, 600, 400))
-    found = chosen(logits - off * PRIOR, labels, PRIOR)
+    found = choose_strength(logits - off * PRIOR, labels, PRIOR)
     assert found == pytest.approx(best, abs=0.15)
     fresh, truth = gaussians(1, (900, 300, 200))
     reached = balanced_accuracy_score(truth, decide(fresh - off * PRIOR, PRIOR, found))
@@ -65,62 +58,47 @@ def test_the_strength_is_that_of_the_theory_whatever_the_training_took_off(off: 
 def test_arms_that_differ_by_an_operating_point_say_the_same():
     logits, labels = gaussians(0, (900, 300, 200))
     fresh, _ = gaussians(1, (900, 300, 200))
-    plain, softmax = (chosen(logits - off * PRIOR, labels, PRIOR) for off in (0.0, 1.0))
+    plain, softmax = (choose_strength(logits - off * PRIOR, labels, PRIOR) for off in (0.0, 1.0))
     assert plain == pytest.approx(softmax + 1)
     assert (decide(fresh, PRIOR, plain) == decide(fresh - PRIOR, PRIOR, softmax)).all()
 
 
-def turning(gained: int, lost: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two classes with shares of 9 to 1, 20 images of each; from 0.55 on rare ones are found, and others lost."""
-    turns = np.full((2, 20), [[9.0], [-9.0]])  # the strength from which the rare class is said
-    turns[0, :lost] = turns[1, :gained] = 0.55
-    logits = np.stack([np.zeros(40), -np.log(9) * turns.ravel()], axis=1)
-    return logits, np.repeat([0, 1], 20), log_prior(np.array([9, 1]))
-
-
-UPPER, WHOLE = 1.3, 0.5
-"""The middle of the strengths from 0.6 on, and of all."""
-
-
-def test_the_middle_of_the_best_strengths_is_chosen():
-    logits, labels, prior = turning(gained=20, lost=0)
-    assert np.mean([s for s in STRENGTHS if s > 0.55]) == pytest.approx(UPPER)
-    assert np.mean(STRENGTHS) == pytest.approx(WHOLE)
-    assert chosen(logits, labels, prior) == UPPER
-    assert chosen(logits, labels, prior, strengths=(2, 1, 0.5)) == 1.5
-    assert chosen(*turning(gained=0, lost=20)) == pytest.approx(np.mean([s for s in STRENGTHS if s < 0.55]), abs=1e-3)
-    assert chosen(*turning(gained=0, lost=0)) == WHOLE, "nothing is told"
-    assert isinstance(chosen(logits, labels, prior, strengths=(1,)), float)
+def turning(rare: list[float], frequent: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two classes with shares of 9 to 1, 30 of each; from these strengths on rare ones are found, others lost."""
+    turns = np.full((2, 30), [[9.0], [-9.0]])  # the strength from which the rare class is said
+    turns[0, : len(frequent)], turns[1, : len(rare)] = frequent, rare
+    logits = np.stack([np.zeros(60), -np.log(9) * turns.ravel()], axis=1)
+    return logits, np.repeat([0, 1], 30), log_prior(np.array([9, 1]))
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "found"),
+    ("rare", "frequent", "expected"),
     [
-        (5, 4, WHOLE),  # 1 image is less than half of sqrt(9)
-        (4, 5, WHOLE),
-        (6, 4, UPPER),  # 2 are more than half of sqrt(10)
-        (8, 4, UPPER),
-        (1, 0, UPPER),  # 1 is more than half of sqrt(1)
+        ([0.57] * 20, [], 1.3),  # 0.6 to 2
+        ([], [0.57] * 20, -0.225),  # -1 to 0.55
+        ([-0.22] * 20, [0.62] * 20, 0.2),  # -0.2 to 0.6
+        ([], [], 0.5),  # nothing is told
     ],
 )
-def test_what_half_a_standard_error_decides_does_not_count(gained: int, lost: int, found: float):
-    assert NOISE == 0.5
-    assert chosen(*turning(gained, lost)) == found
+def test_the_middle_of_the_best_strengths_is_choose_strength(rare: list[float], frequent: list[float], expected: float):
+    found = choose_strength(*turning(rare, frequent))
+    assert found == pytest.approx(expected, abs=0.026)
+    assert isinstance(found, float)
 
 
-def test_images_of_a_lesion_count_as_one():
-    """8 images gained and 4 lost are 4, less than half of sqrt(8^2 + 4^2) if those are two lesions."""
-    logits, labels, prior = turning(8, 4)
-    lesions = ALONE[:40].copy()
-    lesions[:4], lesions[20:28] = "one", "two"
-    assert choose_strength(logits, labels, lesions, prior) == WHOLE
-    lesions[20:24] = "three"  # 4, more than half of sqrt(4^2 + 4^2 + 4^2)
-    assert choose_strength(logits, labels, lesions, prior) == UPPER
+def test_a_narrow_step_of_one_image_more_is_not_the_best():
+    """10 rare images are found from 0.2 to 1.4, and 11 at 1.9 alone."""
+    logits, labels, prior = turning([0.17] * 10 + [1.87] * 11, [1.42] * 10 + [1.92] * 12)
+    reached = [balanced_accuracy_score(labels, decide(logits, prior, strength)) for strength in STRENGTHS]
+    assert STRENGTHS[int(np.argmax(reached))] == 1.9
+    assert choose_strength(logits, labels, prior) == pytest.approx(0.8, abs=0.1)
 
 
 def test_classes_that_do_not_occur_do_not_count():
-    logits = np.array([[1.0, 0.0, -9.0], [1.0, 0.5, -9.0]])
-    assert chosen(logits, np.array([0, 1]), log_prior(np.array([7, 3, 1])), strengths=(0, 1)) == 1
+    logits, labels = gaussians(0, (900, 300, 200))
+    fourth = np.concatenate([logits, np.full((len(logits), 1), -99.0)], axis=1)
+    prior = np.append(PRIOR, np.log(0.001))
+    assert choose_strength(fourth, labels, prior) == choose_strength(logits, labels, PRIOR)
 
 
 @pytest.mark.parametrize("name", names("evaluation.measures"))
@@ -150,8 +128,6 @@ def test_what_cannot_be_adjusted_is_refused():
     with pytest.raises(DataError, match="cannot be adjusted"):
         decide(np.zeros((2, 2)), np.array([0, -np.inf]), 1)
     with pytest.raises(DataError, match="validation part"):
-        chosen(np.zeros((0, 2)), np.zeros(0, np.int64), np.zeros(2))
-    with pytest.raises(DataError, match="of 2 lesions"):
-        choose_strength(np.zeros((3, 2)), np.zeros(3, np.int64), ALONE[:2], np.zeros(2))
-    with pytest.raises(DataError, match="0 strengths"):
-        chosen(np.zeros((1, 2)), np.zeros(1, np.int64), np.zeros(2), strengths=())
+        choose_strength(np.zeros((0, 2)), np.zeros(0, np.int64), np.zeros(2))
+    with pytest.raises(DataError, match="3 labels of 2 images"):
+        choose_strength(np.zeros((2, 2)), np.zeros(3, np.int64), np.zeros(2))

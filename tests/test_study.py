@@ -507,7 +507,7 @@ def test_every_arm_is_scored_at_the_operating_point_that_validation_wants(folded
         view = runs.read_json(folder / "view.json")
         parts = {part: Predictions.load(folder / f"{part}.parquet") for part in ("validation", "test")}
         held, prior = parts["validation"], np.array(view["log_prior"])
-        chosen = 1.0 if fit.arm == "theory" else choose_strength(held.logits, held.labels, held.groups, prior)
+        chosen = 1.0 if fit.arm == "theory" else choose_strength(held.logits, held.labels, prior)
         assert view["strength"] == arms[fit.arm].strength[fit.trial] == chosen
         for part, found in parts.items():
             scores = fit.scores[part]

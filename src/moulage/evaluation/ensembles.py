@@ -113,7 +113,7 @@ def combine(
             combined = {part: np.log(np.maximum(values, FLOOR)) for part, values in combined.items()}
     weights = {member.name: float(share) for member, share in zip(members, shares, strict=True)}
     prior = log_prior(np.maximum(np.bincount(labels, minlength=len(members[0].validation.classes)), 1))
-    strength = choose_strength(combined["validation"], labels, members[0].validation.groups, prior)
+    strength = choose_strength(combined["validation"], labels, prior)
     made = {
         part: replace(getattr(members[0], part), logits=values, predicted=decide(values, prior, strength), arm=method)
         for part, values in combined.items()

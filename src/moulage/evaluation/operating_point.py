@@ -6,16 +6,14 @@ on. A strength of 0 says the most probable class; 1 is what balanced accuracy as
 chosen on the validation part, never on the test part, and the logits stay what they are.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from moulage.errors import DataError
 
-STRENGTHS = tuple(round(0.1 * i, 1) for i in range(-10, 21))
+STEP, WIDTH = 0.05, 0.2
+"""Between strengths, and standard deviation of the Gaussian by which balanced accuracy is smoothed over them."""
+STRENGTHS = tuple(round(STEP * i, 2) for i in range(-20, 41))
 """To choose from. Plain training wants about 1, training for balanced classes about 0: each has room to both sides."""
-NOISE = 0.5
-"""Strengths whose balanced accuracy is so many standard errors below the best one's count as equally good."""
 
 
 def log_prior(counts: np.ndarray) -> np.ndarray:
@@ -39,41 +37,29 @@ def decide(logits: np.ndarray, log_prior: np.ndarray, strength: float) -> np.nda
     return (logits - strength * log_prior).argmax(axis=1)
 
 
-def choose_strength(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    log_prior: np.ndarray,
-    strengths: Sequence[float] = STRENGTHS,
-) -> float:
-    """The mean of the strengths whose balanced accuracy cannot be told from the best one's, rounded to 0.001.
+def choose_strength(logits: np.ndarray, labels: np.ndarray, log_prior: np.ndarray) -> float:
+    """The strength with the highest *smoothed* balanced accuracy (mean recall of the classes that occur).
 
-    Balanced accuracy, the mean recall of the classes that occur, is a step function of the strength, and its highest
-    step is a matter of a few images. So all strengths count that are less than ``NOISE`` standard errors below the best
-    (of equals the first): the standard error is that of their difference over lesions, if there were none (a sum of
-    squares, as in McNemar's test). A step that is as wide as the range says nothing, and its middle is taken.
+    Balanced accuracy is a step function of the strength, and its highest step is a matter of a few images. So it is
+    averaged over neighbouring strengths; beyond the range counts as the worst of it, and of equals the mean is taken,
+    so that a step as wide as the range, which tells nothing, gives its middle.
 
     Args:
         logits: of the validation part, [N, K].
         labels: its class indices, int64 [N].
-        groups: its lesions, [N].
         log_prior: see the function, [K].
-        strengths: to choose from.
 
-    ``DataError``: there is no image or no strength to choose with, or shapes differ.
+    ``DataError``: there is no image to choose with, or shapes differ.
     """
-    if not len(labels) or not len(labels) == len(logits) == len(groups) or not len(strengths):
+    if not len(labels) or len(labels) != len(logits):
         raise DataError(
-            f"{len(labels)} labels of {len(logits)} images of {len(groups)} lesions cannot choose one of "
-            f"{len(strengths)} strengths.",
+            f"{len(labels)} labels of {len(logits)} images cannot choose an operating point.",
             "Give the split a validation part: it chooses the strength.",
         )
-    tried = np.sort(np.asarray(strengths, np.float64))
-    right = np.stack([decide(logits, log_prior, strength) == labels for strength in tried]).astype(np.float64)
-    _, lesions = np.unique(groups.astype(str), return_inverse=True)
     number = np.bincount(labels)
     share = 1 / number[labels] / np.count_nonzero(number)
-    best = int(np.round(right @ share, 12).argmax())
-    lost = (right[best] - right) * share
-    noise = np.sqrt([(np.bincount(lesions, row) ** 2).sum() for row in lost])
-    return round(float(tried[lost.sum(axis=1) <= NOISE * noise + 1e-12].mean()), 3)
+    accuracy = np.array([share @ (decide(logits, log_prior, strength) == labels) for strength in STRENGTHS])
+    reach = round(3 * WIDTH / STEP)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * STEP / WIDTH) ** 2)
+    smooth = np.convolve(np.pad(accuracy, reach, constant_values=accuracy.min()), kernel / kernel.sum(), "valid")
+    return round(float(np.mean(np.array(STRENGTHS)[smooth > smooth.max() - 1e-9])), 3)

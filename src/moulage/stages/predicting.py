@@ -75,6 +75,6 @@ def set_operating_point(
     if strength is None:
         absent = [name for k, name in enumerate(chosen_on.classes) if k not in chosen_on.labels]
         notes = [f"The operating point was chosen without {', '.join(absent)}: no validation image."] if absent else []
-        strength = choose_strength(logits["validation"], chosen_on.labels, chosen_on.groups, prior)
+        strength = choose_strength(logits["validation"], chosen_on.labels, prior)
     said = {part: decide(values, prior, strength) for part, values in logits.items()}
     return said, {"strength": strength, "log_prior": prior.tolist(), "notes": notes}
