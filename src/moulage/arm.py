@@ -28,7 +28,7 @@ class Ways:
     balance_config: dict[str, Any]
     treatment: str  # the one beside it that changes the training; empty for none
     treatment_config: dict[str, Any]
-    adjust: bool  # whether the logits are adjusted after training
+    operating_point: str  # how it is set where no plug-in does: on the "validation" part, or "argmax"
 
     @property
     def plugs(self) -> list[tuple[BalancePlugin, Any]]:
@@ -45,6 +45,12 @@ class Ways:
     def treatments(self) -> list[str]:
         """Which of the plug-ins change the training."""
         return [plug.name for plug, _ in self.plugs if plug.treat]
+
+    @property
+    def strength(self) -> float | None:
+        """Of the operating point; None: it is chosen on the validation part."""
+        given = [plug.strength(config) for plug, config in self.plugs if plug.strength]
+        return given[0] if given else 0.0 if self.operating_point == "argmax" else None
 
     @property
     def is_positive(self) -> bool:
@@ -93,22 +99,15 @@ class Arm:
             plug = contracts.balance(options.treatment)
             configured = plug.configure(options.treatment_options, f"{where}.treatment_options")
             treatment = configured.model_dump(mode="json")
-        return Ways(options.balance, balance.model_dump(mode="json"), options.treatment, treatment, self.adjusts)
-
-    @property
-    def adjusts(self) -> bool:
-        """Whether the logits of this arm are adjusted after training."""
-        options = self.options
-        if any(contracts.balance(each).is_posthoc for each in (options.balance, options.treatment) if each):
-            return True
-        return self.recipe.study.logit_adjustment if options.logit_adjustment is None else options.logit_adjustment
+        point = self.recipe.study.operating_point
+        return Ways(options.balance, balance.model_dump(mode="json"), options.treatment, treatment, point)
 
     @property
     def role(self) -> Role:
         """What the arm is for.
 
         It is the ROLE of its balance plug-in, overridden by that of the generator that it draws from. A reference that
-        is trained or adjusted otherwise than the study's other arms is a rival. A plug-in without a ROLE is
+        is treated otherwise than the study's other arms is a rival. A plug-in without a ROLE is
         ``synthetic`` where it is given generated images, else a ``rival``.
         """
         options = self.options
@@ -116,8 +115,7 @@ class Arm:
         role = contracts.balance(options.balance).role or default
         if options.generator and contracts.generator(self.recipe.generators[options.generator].plugin).is_null:
             role = "null"
-        differs = bool(options.treatment) or self.adjusts != self.recipe.study.logit_adjustment
-        return "rival" if role == "reference" and differs else role
+        return "rival" if role == "reference" and options.treatment else role
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -159,7 +157,7 @@ class Arm:
             RecipeError: naming the place.
         """
         options, plugs = self.options, self.ways.plugs
-        if options.treatment and not (plugs[1][0].treat or plugs[1][0].is_posthoc):
+        if options.treatment and not (plugs[1][0].treat or plugs[1][0].strength):
             raise RecipeError(
                 f'arms.{self.name}.treatment: "{options.treatment}" adds images, and is no treatment.',
                 f"Use it as arms.{self.name}.balance.",
@@ -167,13 +165,8 @@ class Arm:
         counts = np.ones(len(NO_CLASSES), np.int64)
         for key, (plug, config) in zip(("balance", "treatment"), plugs, strict=False):
             _check_treatment(self.recipe, treat([(plug, config)], counts), f'arms.{self.name}.{key} = "{plug.name}"')
-            if plug.is_posthoc and options.logit_adjustment is False:
-                raise RecipeError(
-                    f'arms.{self.name}: "{plug.name}" is logit adjustment, and logit_adjustment = false forbids it.',
-                    "Leave logit_adjustment out.",
-                )
         try:
-            treat(plugs, counts)
+            _check_point(plugs, treat(plugs, counts))
         except RecipeError as error:
             raise RecipeError(
                 f'arms.{self.name}: "{options.balance}" and "{options.treatment}": {error.message}',
@@ -205,6 +198,14 @@ class Arm:
                     f'arms.{self.name} adds "{wanted}", of which nothing is held back: it is none of {where}.',
                     nearest(wanted, known),
                 )
+
+
+def _check_point(plugs: Sequence[tuple[BalancePlugin, Any]], together: Treatment) -> None:
+    """An operating point of a plug-in's own is the only answer to the imbalance."""
+    if sum(plug.strength is not None for plug, _ in plugs) > 1:
+        raise RecipeError("Two that both set the operating point do not go together.")
+    if any(plug.strength for plug, _ in plugs) and (together.loss or together.class_weights or together.retrain_head):
+        raise RecipeError("The operating point and the training would both answer the imbalance.")
 
 
 def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:

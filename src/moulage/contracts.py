@@ -295,13 +295,14 @@ class ClassifierPlugin(Plugin):
 
 @dataclass(frozen=True)
 class BalancePlugin(Plugin):
-    """A way to treat imbalance: rows that it adds, how it trains, or logits that it adjusts after training."""
+    """A way to treat imbalance: rows that it adds, how it trains, or an operating point."""
 
     # ``(config, train, samples, add, rng) -> Catalog``: the extra rows of an arm; None: it adds none
     extend: Callable[[Any, Catalog, Catalog | None, dict[str, int], np.random.Generator], Catalog] | None
     # ``(config, counts int64 [K]) -> Treatment``; None: it trains plainly
     treat: Callable[[Any, np.ndarray], Treatment] | None
-    is_posthoc: bool  # it stands for logit adjustment after training
+    # ``config -> float``: the strength of its operating point; None: that is set as the study says
+    strength: Callable[[Any], float] | None
     role: Role | None  # what an arm of it is for; None where the plug-in does not say
 
 
@@ -355,9 +356,8 @@ def classifier(name: str) -> ClassifierPlugin:
 def balance(name: str) -> BalancePlugin:
     """The balance plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("balance", name)
-    optional: dict[str, Any] = {key: getattr(module, key, None) for key in ("extend", "treat", "ROLE")}
-    posthoc = bool(getattr(module, "POSTHOC", False))
-    return BalancePlugin(name, module.Config, optional["extend"], optional["treat"], posthoc, optional["ROLE"])
+    optional: dict[str, Any] = {key: getattr(module, key, None) for key in ("extend", "treat", "strength", "ROLE")}
+    return BalancePlugin(name, module.Config, *optional.values())
 
 
 def rule(name: str) -> SelectionPlugin:

@@ -61,8 +61,10 @@ class StudyOptions(Options):
     family: tuple[str, ...] = Field(
         (), description="Arms over which p values are corrected (Holm); none: every arm that adds generated images."
     )
-    logit_adjustment: bool = Field(
-        False, description="Adjust every arm's logits by the classes' frequency, as strongly as validation wants it."
+    operating_point: Literal["validation", "argmax"] = Field(
+        "validation",
+        description="Which class an arm says: as balanced accuracy on the validation part wants it, by post-hoc logit "
+        "adjustment, or the most probable one; see docs/rivals.md.",
     )
 
 
@@ -299,7 +301,6 @@ class ArmOptions(Options):
         "", description="A balance plug-in that changes the training, beside the one that adds rows."
     )
     treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
-    logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
     curve: str = Field("", description="Set by `[curves.NAME]`: the curve that the arm is a point of.")
     series: str = Field("", description="Set by `[curves.NAME]`: `real`, `copies`, or what draws the images.")
     dose: float = Field(

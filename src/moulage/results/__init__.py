@@ -131,8 +131,8 @@ class Arm(Record):
     extra: dict[str, int]  # added images of each class
     num_distinct: int  # different ones among them
     images_seen: int  # images shown in the whole training, the same in all arms
-    logit_adjustment: list[float | None] | None  # its strength in each trial; None where no trial was adjusted
-    log_prior: list[float] | None  # log of the shares [K] by which the first trial's logits were adjusted
+    strength: list[float]  # of its operating point in each trial; 0: the most probable class
+    log_prior: list[float]  # log of the class shares [K] that the first trial was trained on
     notes: list[str]  # of the first trial's training
 
 

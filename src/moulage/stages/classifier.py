@@ -23,7 +23,7 @@ from moulage.recipe_tables import METADATA
 from moulage.runs import seed_of
 from moulage.stages.data import Prepared
 from moulage.stages.embedding import Embedding
-from moulage.stages.predicting import VIEW, adjust_logits, examples_of, predict_parts
+from moulage.stages.predicting import VIEW, examples_of, predict_parts, set_operating_point
 from moulage.stages.samples import Samples
 from moulage.stages.selection import Selection
 from moulage.stages.stage import Context, Stage
@@ -116,7 +116,7 @@ class Classifier(Stage):
 
     def run(self, at: Context) -> Witness:
         """Nothing but the training part, and what the arm adds to it, is trained on; what is chosen (an epoch, the
-        strength of the logit adjustment) is chosen on the validation part. The test part is predicted at the end.
+        operating point) is chosen on the validation part. The test part is predicted at the end.
         """
         folder = at.run / self.folder
         train, extra = at.prepared.part(self.trial, "train"), self.extra(at.prepared, at.run)
@@ -141,15 +141,14 @@ class Classifier(Stage):
         if encoder is not None:
             encoder.save(folder)
         logits = predict_parts(model, parts, inputs, encoder, at.progress)
-        adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
-        if self.ways.adjust:
-            adjusted = adjust_logits(logits, chosen_on.labels, counts, treatment, self.classes)
+        predicted, point = set_operating_point(logits, parts["validation"], counts, self.ways.strength)
         about: dict[str, Any] = {"arm": self.name, "trial": self.trial, "split_digest": self.split}
         for part in HELD_OUT:
             rows = parts[part]
-            said = Predictions(rows.images, rows.groups, rows.labels, logits[part], self.classes, part=part, **about)
-            said.save(folder / f"{part}.parquet")
-        self._write_view(folder, train, extra, adjusted)
+            said = {"logits": logits[part], "predicted": predicted[part], "part": part}
+            found = Predictions(rows.images, rows.groups, rows.labels, classes=self.classes, **said, **about)
+            found.save(folder / f"{part}.parquet")
+        self._write_view(folder, train, extra, point)
         return self._witness(folder, train, extra, parts)
 
     def _view(
@@ -209,14 +208,14 @@ class Classifier(Stage):
         check_extra(extra, train, self.split, held_back)
         return extra
 
-    def _write_view(self, folder: Path, train: Catalog, extra: Catalog, adjusted: dict[str, Any]) -> None:
+    def _write_view(self, folder: Path, train: Catalog, extra: Catalog, point: dict[str, Any]) -> None:
         about = {
             "num_real": len(train),
             "num_slots": self.num_slots,
             "extra": {name: count for name, count in extra.counts.items() if count},
             "num_distinct": len(set(extra.images)),
             "treatment": " and ".join(self.ways.treatments),
-            **adjusted,
+            **point,
         }
         runs.write_json(folder / VIEW, about)
 

@@ -163,7 +163,7 @@ def check_run(prepared: Prepared, run: Path, stages: Sequence[Stage]) -> None:
     part; images drawn by another split's generator; a selection that kept what it was not given; added rows that are
     neither training images nor drawn by the arm's own generator, or that its selection did not keep; held-back images
     in any arm but the positive control; synthetic or foreign rows among predictions; an epoch, a threshold or an
-    adjustment chosen on the test part; arms of a trial that differ in split, seed or images seen; a file that is
+    operating point chosen on the test part; arms of a trial that differ in split, seed or images seen; a file that is
     not the one which its stage wrote (weights, predictions, samples), or a folder that holds another stage.
 
     Args:
