@@ -69,7 +69,8 @@ def test_what_is_written_of_a_recipe_is_the_same_recipe(text: str, table: dict[s
 def test_what_is_empty_is_not_written_but_every_default_is():
     arms = {"gan": {"options": {"of": None, "table": {}}}}
     found = tomllib.loads(recipes.to_toml(recipes.parse(changed(arms=arms))))
-    assert found["arms"]["none"] == {"balance": "none", "like": "", "generator": "", "selection": "", "treatment": ""}
+    empty = dict.fromkeys(("like", "generator", "selection", "treatment"), "")
+    assert found["arms"]["none"] == {"balance": "none", "use": "add", **empty}
     assert found["arms"]["gan"]["options"] == {"table": {}}
     assert not {"selections", "path", "steps", "also", "metadata"} & {*found, *found["data"], *found["classifier"]}
     assert found["split"]["num_folds"] == 5  # it may be another one in a later version

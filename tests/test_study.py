@@ -16,7 +16,6 @@ import pytest
 
 from moulage import openings, registration, runs
 from moulage import recipe as recipes
-from moulage.arm import Ways
 from moulage.classifiers import probe
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
@@ -30,6 +29,7 @@ from moulage.stages.plan import plan
 from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
 from moulage.treatment import PLAIN, Treatment
+from moulage.ways import Ways
 from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(

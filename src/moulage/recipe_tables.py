@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from moulage.errors import nearest
 from moulage.plugins import Options
+from moulage.use import NUMBERS, Way
 
 METADATA = ("age", "sex", "site")
 """What is known of a patient, and may be read beside the image: columns of the catalog."""
@@ -261,6 +262,21 @@ class ArmOptions(Options):
     samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
     selection: str = Field("", description="Which of the generator's images are kept: a name from [selections].")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
+    use: Way = Field(
+        "add",
+        description="What is done with the added images: they are added, put in place of real ones of their class, "
+        "weighed in the loss, trained on first, or given a share of each batch; see docs/use.md.",
+    )
+    weight: float | None = Field(
+        None, gt=0, le=100, description='`use = "weight"`: of the loss of an added image, for once that of a real one.'
+    )
+    share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description='`use = "batch_share"`: the share of each batch that added images have; `use = "pretrain"`: the '
+        "share of the epochs that have them, the first ones.",
+    )
     treatment: str = Field(
         "", description="A balance plug-in that changes the training, beside the one that adds rows."
     )
@@ -279,6 +295,20 @@ class ArmOptions(Options):
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
+        return self
+
+    @model_validator(mode="after")
+    def _use_has_its_number(self) -> "ArmOptions":
+        wanted, example = NUMBERS.get(self.use, ("", ""))
+        for name in ("weight", "share"):
+            given = getattr(self, name) is not None
+            if given and name != wanted:
+                ways = " or ".join(f'"{way}"' for way, (number, _) in NUMBERS.items() if number == name)
+                raise ValueError(f'{name} is for use = {ways}, and use is "{self.use}"')
+            if not given and name == wanted:
+                raise ValueError(f'use = "{self.use}" needs {name}, such as {name} = {example}')
+        if self.use != "add" and not (self.add or self.ratio or self.like):
+            raise ValueError(f'use = "{self.use}" says what is done with added images: give one of add, ratio, like')
         return self
 
 

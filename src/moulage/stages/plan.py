@@ -111,8 +111,9 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm adds, for each split: all arms see as many images."""
-        return [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        """The most that any arm needs, for each split: all arms see as many images."""
+        counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
+        return [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
 
     def _number(self, trial: int) -> int:
         """Which of the splits this trial uses."""
@@ -298,6 +299,7 @@ class _Planner:
                 seed=seed_of(self.recipe.study.seed, "classifier", trial),
                 split=self.prepared.split(trial).digest,
                 ways=self.arms[arm].ways,
+                use=self.arms[arm].use,
                 add=add,
                 num_slots=self.num_slots[number],
                 samples=samples,
