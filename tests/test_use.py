@@ -1,5 +1,6 @@
 """What is done with the images that an arm adds: where they stand in every epoch, what they count, who refuses what."""
 
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -510,3 +511,26 @@ def test_copies_of_what_left_are_refused_before_work(finished):
     recipe = recipes.parse(STUDY | {"arms": {"none": {"balance": "none"}, "copies": arm}})
     with pytest.raises(RecipeError, match=r'all \d+ real images of "AK"(.|\n)*fewer'):
         plans.plan(recipe, finished.prepared)
+
+
+def test_a_curve_hands_its_use_to_its_generated_images_and_their_copies():
+    given = {
+        "generators": {"gan": tiny_gan("AK")},
+        "split": {"reserve": 0.3},
+        "curves": {"c": {"doses": [0.5, 0.9], "generators": ["gan"], "use": "weight", "weight": 0.5}},
+    }
+    found = recipes.parse(phantom_recipe(**given))
+    plans.check(found)
+    assert {name: arm.used for name, arm in found.arms.items() if arm.curve} == {
+        f"c-{series}-{dose}": Use("weight", 0.5) if series != "real" else Use()
+        for series in ("real", "copies", "gan")
+        for dose in (50, 90)
+    }
+    assert recipes.parse(tomllib.loads(recipes.to_toml(found))) == found
+    for change, words in (
+        ({"use": "weight", "share": 0.5}, "curves.c(.|\n)*share is for use"),
+        ({"use": "replace", "doses": [0.5, 1.0]}, "curves.c(.|\n)*no real image to be copied; give doses below 1"),
+        ({"use": "batch_share"}, "curves.c(.|\n)*needs share"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            recipes.parse(phantom_recipe(**given | {"curves": {"c": {"generators": ["gan"]} | change}}))

@@ -7,8 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from moulage.errors import nearest
 from moulage.plugins import Options
-from moulage.use import NUMBERS, Way
+from moulage.use import UseOptions
 
+Dose = Annotated[float, Field(gt=0, le=1000)]
+Lesions = Annotated[int, Field(ge=1, le=1_000_000)]
 METADATA = ("age", "sex", "site")
 """What is known of a patient, and may be read beside the image: columns of the catalog."""
 NO_METADATA = {
@@ -155,6 +157,11 @@ class SplitOptions(Options):
     reserve: float = Field(
         0.0, ge=0, lt=1, description="Share of the target classes' training lesions held back for the arm `oracle`."
     )
+    scarcity: dict[str, Lesions | tuple[Lesions, ...]] = Field(
+        default_factory=dict,
+        description="Lesions of a target class that stay in the training part, by class; the rest is held back. "
+        "Several numbers, such as `{ BCC = [30, 60] }`, are several levels, each a run of its own.",
+    )
     seed: int = Field(0, ge=0, description="Draws the parts; without folds every trial uses the same parts.")
 
     @model_validator(mode="after")
@@ -163,6 +170,33 @@ class SplitOptions(Options):
             if self.scheme != "folds" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'{name} is for scheme = "folds", and the scheme is "{self.scheme}"')
         return self
+
+    @model_validator(mode="after")
+    def _one_reserve(self) -> "SplitOptions":
+        if self.reserve and self.scarcity:
+            raise ValueError("reserve and scarcity both say what is held back: give one of them")
+        if len({len(numbers) for numbers in self.scarcity.values() if isinstance(numbers, tuple)}) > 1:
+            raise ValueError("scarcity: give each class with several levels as many of them")
+        for name, numbers in self.scarcity.items():
+            if isinstance(numbers, tuple) and list(numbers) != sorted(set(numbers)):
+                raise ValueError(f"scarcity.{name}: levels rise from the fewest lesions to the most")
+            if numbers == ():
+                raise ValueError(f"scarcity.{name}: there is no number")
+        return self
+
+    @property
+    def levels(self) -> tuple[dict[str, int], ...]:
+        """Lesions that stay by class, one entry a level of scarcity; none where nothing is made scarce."""
+        number = max((len(each) for each in self.scarcity.values() if isinstance(each, tuple)), default=1)
+        return tuple(
+            {name: each[level] if isinstance(each, tuple) else each for name, each in self.scarcity.items()}
+            for level in range(number if self.scarcity else 0)
+        )
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether any lesion of the training part is held back."""
+        return bool(self.reserve or self.scarcity)
 
 
 class GeneratorOptions(Options):
@@ -243,7 +277,7 @@ class ClassifierOptions(Options):
         return names
 
 
-class ArmOptions(Options):
+class ArmOptions(UseOptions):
     """One way to treat the training part."""
 
     balance: str = Field(description="A balance plug-in; `moulage list balance` names them.")
@@ -262,26 +296,14 @@ class ArmOptions(Options):
     samples: Path | None = Field(None, description="Instead of a generator: a folder that `moulage sample` wrote.")
     selection: str = Field("", description="Which of the generator's images are kept: a name from [selections].")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the balance plug-in.")
-    use: Way = Field(
-        "add",
-        description="What is done with the added images: they are added, put in place of real ones of their class, "
-        "weighed in the loss, trained on first, or given a share of each batch; see docs/use.md.",
-    )
-    weight: float | None = Field(
-        None, gt=0, le=100, description='`use = "weight"`: of the loss of an added image, for once that of a real one.'
-    )
-    share: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description='`use = "batch_share"`: the share of each batch that added images have; `use = "pretrain"`: the '
-        "share of the epochs that have them, the first ones.",
-    )
     treatment: str = Field(
         "", description="A balance plug-in that changes the training, beside the one that adds rows."
     )
     treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
     logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
+    curve: str = Field("", description="Set by `[curves.NAME]`: the curve that the arm is a point of.")
+    series: str = Field("", description="Set by `[curves.NAME]`: `real`, `copies`, or what draws the images.")
+    dose: float = Field(0.0, description="Set by `[curves.NAME]`: images that are added, for one real image.")
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> "ArmOptions":
@@ -295,20 +317,44 @@ class ArmOptions(Options):
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
-        return self
-
-    @model_validator(mode="after")
-    def _use_has_its_number(self) -> "ArmOptions":
-        wanted, example = NUMBERS.get(self.use, ("", ""))
-        for name in ("weight", "share"):
-            given = getattr(self, name) is not None
-            if given and name != wanted:
-                ways = " or ".join(f'"{way}"' for way, (number, _) in NUMBERS.items() if number == name)
-                raise ValueError(f'{name} is for use = {ways}, and use is "{self.use}"')
-            if not given and name == wanted:
-                raise ValueError(f'use = "{self.use}" needs {name}, such as {name} = {example}')
         if self.use != "add" and not (self.add or self.ratio or self.like):
             raise ValueError(f'use = "{self.use}" says what is done with added images: give one of add, ratio, like')
+        return self
+
+
+class CurveOptions(UseOptions):
+    """Arms over a dose of added images: held-back real ones, copies, and those of each generator."""
+
+    doses: tuple[Dose, ...] = Field(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        min_length=1,
+        max_length=12,
+        description="Images that are added, for one real image.",
+    )
+    real_doses: tuple[Dose, ...] = Field(
+        (), max_length=12, description="The same for held-back real images, where fewer are there; `doses` if left out."
+    )
+    generators: tuple[str, ...] = Field((), description="Whose images are added: names from [generators].")
+    selections: tuple[str, ...] = Field(
+        ("",), min_length=1, description='For each generator: names from [selections]; `""` keeps all images.'
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="Classes that images are added to; the target classes if left out."
+    )
+
+    @model_validator(mode="after")
+    def _rise(self) -> "CurveOptions":
+        for key in ("doses", "real_doses"):
+            values = getattr(self, key)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{key} rise from the smallest to the largest, each once")
+        if self.use == "replace" and self.doses[-1] >= 1:
+            raise ValueError(
+                f'doses: {self.doses[-1]:g} under use = "replace" leaves no real image to be copied; give doses below 1'
+            )
+        for key in ("generators", "selections", "classes"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key}: name each once")
         return self
 
 

@@ -7,7 +7,10 @@ images are seen is the same under all of them. docs/use.md has the formulas, and
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from moulage.errors import RecipeError
+from moulage.plugins import Options
 
 Way = Literal["add", "replace", "weight", "pretrain", "batch_share"]
 NUMBERS: dict[Way, tuple[Literal["weight", "share"], str]] = {
@@ -52,3 +55,40 @@ class Use:
 
 
 ADD = Use()
+
+
+class UseOptions(Options):
+    """The keys of a recipe's table that say it."""
+
+    use: Way = Field(
+        "add",
+        description="What is done with the added images: they are added, put in place of real ones of their class, "
+        "weighed in the loss, trained on first, or given a share of each batch; see docs/use.md.",
+    )
+    weight: float | None = Field(
+        None, gt=0, le=100, description='`use = "weight"`: of the loss of an added image, for once that of a real one.'
+    )
+    share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description='`use = "batch_share"`: the share of each batch that added images have; `use = "pretrain"`: the '
+        "share of the epochs that have them, the first ones.",
+    )
+
+    @model_validator(mode="after")
+    def _use_has_its_number(self) -> "UseOptions":
+        wanted, example = NUMBERS.get(self.use, ("", ""))
+        for name in ("weight", "share"):
+            given = getattr(self, name) is not None
+            if given and name != wanted:
+                ways = " or ".join(f'"{way}"' for way, (number, _) in NUMBERS.items() if number == name)
+                raise ValueError(f'{name} is for use = {ways}, and use is "{self.use}"')
+            if not given and name == wanted:
+                raise ValueError(f'use = "{self.use}" needs {name}, such as {name} = {example}')
+        return self
+
+    @property
+    def used(self) -> Use:
+        """What they say."""
+        return Use(self.use, 1.0 if self.weight is None else self.weight, self.share or 0.0)
