@@ -15,7 +15,7 @@ from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
 from moulage.recipe_tables import ArmOptions
 from moulage.treatment import Treatment
-from moulage.use import Use
+from moulage.use import ADD, Use
 from moulage.ways import Ways, treat
 
 NO_CLASSES = ("one", "two")
@@ -284,16 +284,16 @@ class Design:
 
         Under the primary measure every rival takes the place of the best (``rival_pairs``).
 
-        Of several such duplicates those that are used as the arm's own images are taken, and of these one with its
-        treatment.
+        Of several such duplicates those that are used as the arm's own images are taken, else those that are added, and
+        of these one with its treatment.
         """
-        arms, found = self.recipe.arms, dict[str, str]()
+        arms, found, own = self.recipe.arms, dict[str, str](), self.arms[arm].use
         copies = [
             name
             for name, other in arms.items()
             if other.balance == "duplicates" and name != arm and self.additions(name) == self.additions(arm)
         ]
-        own = self.arms[arm].use
+        copies = [name for name in copies if self.arms[name].use in (own, ADD)]
         copies.sort(key=lambda name: (self.arms[name].use != own, arms[name].treatment != arms[arm].treatment))
         if self.none and self.none != arm:
             found["none"] = self.none
