@@ -28,8 +28,7 @@ from moulage.stages.data import Prepared
 from moulage.stages.plan import plan
 from moulage.stages.predicting import adjust_logits, predict_parts
 from moulage.study import Watch, run_study
-from moulage.treatment import PLAIN, Treatment
-from moulage.ways import Ways
+from moulage.treatment import PLAIN, Treatment, Ways
 from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(

@@ -225,7 +225,7 @@ def catalog(labels: list[str], groups: list[str]) -> Catalog:
 
 
 @given(st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 9)), min_size=1, max_size=30), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_lesions_leave_one_after_the_other_and_doses_are_nested(rows, data):
     train = catalog([label for label, _ in rows], [str(group) for _, group in rows])
     small, large = sorted(data.draw(st.tuples(st.integers(0, 40), st.integers(0, 40))))
@@ -350,6 +350,23 @@ def test_a_weighted_loss_is_a_loss_times_a_weight(name, mix, tmp_path):
     logits = [case.predict(each) for each in (found, expected, case.fitted(tmp_path / "c", view=plain))]
     np.testing.assert_allclose(logits[0], logits[1], atol=2e-3)
     assert np.abs(logits[0] - logits[2]).max() > 0.02, "the weight matters"
+
+
+def test_metadata_and_weights_are_mixed_as_the_targets_are():
+    inputs, targets, known = torch.rand(4, 5), torch.eye(4)[:, :3], torch.rand(4, 2)
+    weights = torch.tensor([1.0, 0.5, 1, 0.5])
+
+    def mix(inputs, targets):
+        return 0.7 * inputs + 0.3 * inputs.flip(0), 0.7 * targets + 0.3 * targets.flip(0)
+
+    given = (inputs, targets, known, weights)
+    expected = [0.7 * each + 0.3 * each.flip(0) for each in given]
+    for left_out in ((), (2,), (3,), (2, 3)):
+        some = [None if i in left_out else each for i, each in enumerate(given)]
+        found = _fitting.mixed(Treatment(mix=mix, key="m"), *some)
+        for i, each in enumerate(found):
+            assert each is None if i in left_out else torch.allclose(each, expected[i])
+    assert _fitting.mixed(PLAIN, *given) == given
 
 
 def test_no_epoch_before_the_last_stage_is_kept(tmp_path, monkeypatch):

@@ -14,9 +14,8 @@ from moulage.contracts import Role
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
 from moulage.recipe_tables import ArmOptions
-from moulage.treatment import Treatment
+from moulage.treatment import Treatment, Ways, treat
 from moulage.use import ADD, Use
-from moulage.ways import Ways, treat
 
 NO_CLASSES = ("one", "two")
 """Stand in for the data's classes, one image each, where a treatment is only looked at."""

@@ -43,8 +43,8 @@ from moulage.stages.witness import (
     read_columns,
     rows_digest,
 )
+from moulage.treatment import Ways
 from moulage.use import Use
-from moulage.ways import Ways
 
 EXTRA = "extra.parquet"
 """The rows that the arm added, with the columns by which they are known."""
