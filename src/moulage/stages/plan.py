@@ -112,9 +112,16 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm needs, for each split: all arms see as many images."""
+        """The most that any arm needs, for each split: all arms see as many images.
+
+        Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
+        every level of it.
+        """
         counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
-        return [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
+        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
+        if not self.recipe.split.scarcity:
+            return most
+        return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
 
     def _number(self, trial: int) -> int:
         """Which of the splits this trial uses."""
