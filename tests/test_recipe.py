@@ -74,6 +74,7 @@ def test_what_is_empty_is_not_written_but_every_default_is():
     found = tomllib.loads(recipes.to_toml(recipes.parse(changed(arms=arms))))
     assert found["arms"]["none"] == {
         "balance": "none",
+        "use": "add",
         "like": "",
         "generator": "",
         "selection": "",

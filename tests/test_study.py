@@ -17,7 +17,6 @@ from sklearn.metrics import log_loss
 
 from moulage import openings, registration, runs
 from moulage import recipe as recipes
-from moulage.arm import Ways
 from moulage.classifiers import probe
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
@@ -31,7 +30,7 @@ from moulage.stages.data import Prepared
 from moulage.stages.plan import plan
 from moulage.stages.predicting import predict_parts, set_operating_point
 from moulage.study import Watch, run_study
-from moulage.treatment import PLAIN
+from moulage.treatment import PLAIN, Ways
 from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(

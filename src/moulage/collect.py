@@ -149,6 +149,7 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
         "role": design.roles[name],
         "balance": options.balance,
         "treatment": options.treatment,
+        "use": design.arms[name].use.words,
         "generator": options.generator or None,
         "selection": options.selection or None,
         "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel
 
 from moulage import plugins, runs
 from moulage.errors import RecipeError
+from moulage.use import IN_ORDER
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moulage.data.training_view import Examples, TrainingView
     from moulage.selection import ImageSet, Judgement
     from moulage.treatment import Treatment
+    from moulage.use import Use
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
@@ -102,6 +103,9 @@ class Classifier(Protocol):
         treatment: Treatment = ...,
     ) -> None:
         """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
+
+        Each loss counts as much as ``Batch.weights`` says, and epochs after ``view.use.num_epochs`` of them are those
+        of ``view.last``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 
@@ -226,6 +230,18 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
         found.check_treatment(treatment)
 
 
+def check_use(classifier: Classifier, use: Use) -> None:
+    """The same of the use of an arm's images; a classifier without the method knows the ways of ``IN_ORDER`` alone."""
+    found: Any = classifier
+    if hasattr(classifier, "check_use"):
+        found.check_use(use)
+    elif use.way not in IN_ORDER:
+        raise RecipeError(
+            f"The classifier does not say that it knows {use.way}.",
+            f"It knows {', '.join(IN_ORDER)}; or give its class a method check_use.",
+        )
+
+
 @dataclass(frozen=True)
 class GeneratorPlugin(Plugin):
     """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks.
@@ -346,9 +362,9 @@ def classifier(name: str) -> ClassifierPlugin:
     module = plugins.load("classifiers", name)
     embedding = None
     if hasattr(module, "embed"):
-        parts = getattr(module, "embed_parts", _whole)
+        parts: Callable[[Any], tuple[Any, ...]] = getattr(module, "embed_parts", lambda config: (config,))
         embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds, parts)
-    learns: Callable[[Any], bool] = getattr(module, "learns_masks", _never)
+    learns: Callable[[Any], bool] = getattr(module, "learns_masks", lambda config: False)
     metadata: Literal["", "optional", "required"] = getattr(module, "METADATA", "")
     return ClassifierPlugin(name, module.Config, module.Classifier, module.Classifier.load, embedding, metadata, learns)
 
@@ -376,18 +392,6 @@ def preprocessing(name: str) -> PreprocessingPlugin:
     """The pre-processing plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("preprocessing", name)
     needs_mask: Callable[[Any], bool] | None = getattr(module, "needs_mask", None)
-    check_installed: Callable[[], None] = getattr(module, "check_installed", _nothing)
+    check_installed: Callable[[], None] = getattr(module, "check_installed", lambda: None)
     version = int(getattr(module, "VERSION", 1))
     return PreprocessingPlugin(name, module.Config, module.apply, needs_mask, check_installed, version)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _whole(config: Any) -> tuple[Any, ...]:
-    return (config,)
-
-
-def _never(config: BaseModel) -> bool:
-    return False

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from moulage.errors import nearest
 from moulage.plugins import Options
+from moulage.use import UseOptions
 
 Dose = Annotated[float, Field(gt=0, le=1000)]
 Lesions = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -278,7 +279,7 @@ class ClassifierOptions(Options):
         return names
 
 
-class ArmOptions(Options):
+class ArmOptions(UseOptions):
     """One way to treat the training part."""
 
     balance: str = Field(description="A balance plug-in; `moulage list balance` names them.")
@@ -319,10 +320,12 @@ class ArmOptions(Options):
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
+        if self.use != "add" and not (self.add or self.ratio or self.like):
+            raise ValueError(f'use = "{self.use}" says what is done with added images: give one of add, ratio, like')
         return self
 
 
-class CurveOptions(Options):
+class CurveOptions(UseOptions):
     """Arms over a dose of added images: held-back real ones, copies, and those of each generator."""
 
     doses: tuple[Dose, ...] = Field(
@@ -355,6 +358,10 @@ class CurveOptions(Options):
             values = getattr(self, key)
             if list(values) != sorted(set(values)):
                 raise ValueError(f"{key} rise from the smallest to the largest, each once")
+        if self.use == "replace" and not self.images and self.doses[-1] >= 1:
+            raise ValueError(
+                f'doses: {self.doses[-1]:g} under use = "replace" leaves no real image to be copied; give doses below 1'
+            )
         for key in ("generators", "selections", "classes"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key}: name each once")

@@ -124,9 +124,10 @@ class Arm(Record):
     role: str  # reference, rival, null, positive or synthetic
     balance: str  # what the recipe says
     treatment: str  # the same; empty for none
+    use: str  # what is done with the images that it adds, in words such as ``in place of real ones``; empty for no more
     generator: str | None  # whose images it adds
     selection: str | None  # which of them
-    num_real: int  # real training images
+    num_real: int  # real training images, without those that left for others
     num_slots: int  # places for added images, the same in all arms
     extra: dict[str, int]  # added images of each class
     num_distinct: int  # different ones among them

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from moulage import contracts, runs
-from moulage.arm import Ways, arms_of
-from moulage.data import masks
+from moulage.arm import arms_of
+from moulage.data import masks, replacing
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder, lend
 from moulage.data.samples import check_provenance
@@ -31,6 +32,7 @@ from moulage.stages.stored import ByName, embedded, given_digest, pixels_of
 from moulage.stages.witness import (
     AGAIN,
     HELD_OUT,
+    IN_PLACE_OF,
     ROW,
     Known,
     Witness,
@@ -41,6 +43,8 @@ from moulage.stages.witness import (
     read_columns,
     rows_digest,
 )
+from moulage.treatment import Ways
+from moulage.use import Use
 
 EXTRA = "extra.parquet"
 """The rows that the arm added, with the columns by which they are known."""
@@ -59,8 +63,9 @@ class Classifier(Stage):
     seed: int  # of everything random in the training; the same for all arms of a trial
     split: str  # digest of the trial's split
     ways: Ways  # how the arm answers imbalance
+    use: Use  # what is done with the images that it adds
     add: dict[str, int]  # images that it adds to each class
-    num_slots: int  # the most that any arm adds; how many more images than the real ones an epoch holds
+    num_slots: int  # the most that any arm needs; how many more images than the real ones an epoch holds
     samples: Samples | None  # generated images that it adds, and which of them were kept
     selection: Selection | None
     given: str  # a folder of samples from elsewhere, and a digest of what it lists; empty for none
@@ -157,8 +162,26 @@ class Classifier(Stage):
         """Metadata are encoded as the training part has them; lesion masks are those of the training part alone."""
         of_train, of_extra = self.lesion_masks(prepared, train, extra) if self.masks else (None, None)
         added = examples_of(inputs, self.with_metadata(extra, train), encoder, of_extra) if len(extra) else None
-        weights = weights_of(self.weights, train, extra)
-        return TrainingView(examples_of(inputs, train, encoder, of_train), added, self.num_slots, weights)
+        weights, real = weights_of(self.weights, train, extra), examples_of(inputs, train, encoder, of_train)
+        return TrainingView(real, added, self.num_slots, weights, self.use, self._in_place_of(extra.table, train))
+
+    def _in_place_of(self, added: pd.DataFrame, train: Catalog) -> np.ndarray | None:
+        """The row of the training part whose place each added row takes (``replacing``); None where none leaves."""
+        if self.use.way != "replace":
+            return None
+        return replacing.in_place_of(added["label"].to_numpy(object), train, self._leaving)
+
+    def _left(self, added: pd.DataFrame, train: Catalog) -> np.ndarray:
+        """The real image that left for each added row, [len(added)] of str; empty where none did."""
+        rows = self._in_place_of(added, train)
+        if rows is None:
+            return np.full(len(added), "", object)
+        return np.where(rows < 0, "", train.images[rows])
+
+    @property
+    def _leaving(self) -> np.random.Generator:
+        """Draws in which order real images leave; the same for all arms of a trial."""
+        return np.random.default_rng(seed_of(self.seed, "replace"))
 
     def lesion_masks(self, prepared: Prepared, train: Catalog, extra: Catalog) -> tuple[np.ndarray, np.ndarray]:
         """Lesion masks uint8 [N, S, S] of the training images and of what the arm adds; unknown for drawn images."""
@@ -204,13 +227,15 @@ class Classifier(Stage):
                 samples = samples.only(image=kept.images)
                 add = {label: min(number, samples.counts[label]) for label, number in add.items()}
         rng = np.random.default_rng(seed_of(self.seed, "balance"))
-        extra = plug.extend(plug.configure(self.ways.balance_config), train, samples, add, rng)
+        # Nothing is copied of what leaves for the copies.
+        seen = replacing.staying(train, add, self._leaving) if self.use.way == "replace" else train
+        extra = plug.extend(plug.configure(self.ways.balance_config), seen, samples, add, rng)
         check_extra(extra, train, self.split, held_back)
         return extra
 
     def _write_view(self, folder: Path, train: Catalog, extra: Catalog, point: dict[str, Any]) -> None:
         about = {
-            "num_real": len(train),
+            "num_real": len(train) - np.count_nonzero(self._left(extra.table, train)),
             "num_slots": self.num_slots,
             "extra": {name: count for name, count in extra.counts.items() if count},
             "num_distinct": len(set(extra.images)),
@@ -220,7 +245,7 @@ class Classifier(Stage):
         runs.write_json(folder / VIEW, about)
 
     def _witness(self, folder: Path, train: Catalog, extra: Catalog, parts: dict[str, Catalog]) -> Witness:
-        added = extra.table[ROW]
+        added = extra.table[ROW].assign(**{IN_PLACE_OF: self._left(extra.table, train)})
         with runs.atomic(folder / EXTRA) as temporary:
             added.to_parquet(temporary)
         return fitted(
@@ -247,7 +272,7 @@ class Classifier(Stage):
 
     def _check_extra(self, known: Known) -> None:
         """What the arm added is allowed there, row by row."""
-        seen, added = known.of(self), read_columns(known.run / self.folder / EXTRA, ROW)
+        seen, added = known.of(self), read_columns(known.run / self.folder / EXTRA, [*ROW, IN_PLACE_OF])
         real = set(added["image"][added["origin"] == REAL])
         if seen.extra != rows_digest(added) or seen.extra_real != names_digest(real):
             raise LeakError(f"{self.folder}: {EXTRA} holds other rows than the arm added.", AGAIN)
@@ -258,6 +283,9 @@ class Classifier(Stage):
         strangers = real - held_back - set(known.part(self, "train").images)
         if strangers:
             raise LeakError(f'{who} "{min(strangers)}" from outside its training part.', AGAIN)
+        left = self._left(added, known.part(self, "train"))
+        if (added[IN_PLACE_OF].to_numpy() != left).any() or real & set(left):
+            raise LeakError(f"{self.folder}: other images left for those that came than were to leave.", AGAIN)
         drawn = added[added["origin"] != REAL]
         other = drawn[drawn["split_digest"] != known.split(self).digest]
         if len(other):

@@ -112,12 +112,13 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm adds, for each split: all arms see as many images.
+        """The most that any arm needs, for each split: all arms see as many images.
 
         Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
         every level of it.
         """
-        most = [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
+        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
         if not self.recipe.split.scarcity:
             return most
         return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
@@ -309,6 +310,7 @@ class _Planner:
                 seed=seed_of(self.recipe.study.seed, "classifier", trial),
                 split=self.prepared.split(trial).digest,
                 ways=self.arms[arm].ways,
+                use=self.arms[arm].use,
                 add=add,
                 num_slots=self.num_slots[number],
                 samples=samples,

@@ -121,6 +121,7 @@ def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
         did = f"{added} given generated images"
     else:
         did = _balance(arm.balance, cite)
+    did = " ".join(filter(None, [did, arm.use]))
     if arm.treatment:
         treatment = _balance(arm.treatment, cite)
         did = treatment if arm.balance == "none" else f"{did}, with {treatment}"
