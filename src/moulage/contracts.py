@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel
 
 from moulage import plugins, runs
 from moulage.errors import RecipeError
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
+Edit = Literal["", "whole", "lesion", "surround"]
+"""Which part of a training image is changed where images are drawn; empty: they are drawn from noise."""
 Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
 """Takes a generator's ``sample``, gives a score of each class; lower is better."""
 
@@ -83,6 +84,17 @@ class Interpolates(Protocol):
         """Images uint8 [n, S, S, 3] on the ways from seeds ``first`` to ``last`` (int64 [n]).
 
         At ``shares`` (float [n]) 0 and 1 they are those of ``sample`` for the two seeds.
+        """
+        ...
+
+
+class Edits(Protocol):
+    """A generator that changes training images, where its options of drawing say so (``GeneratorPlugin.edit``)."""
+
+    def edited(self, label: int, seeds: np.ndarray, parents: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] of one class, made of ``parents`` (such images too), one a seed and by it alone.
+
+        ``masks`` uint8 [n, S, S] are lesion masks where a region is changed; the rest stays to the last bit.
         """
         ...
 
@@ -160,7 +172,7 @@ class Module(Protocol):
 
 
 class GeneratorModule(Module, Protocol):
-    """A generator plug-in. Optional: ``Drawing``, ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+    """A generator plug-in. Optional: ``Drawing`` (``changes`` in it: ``Edits``), ``ROLE = "null"``, ``NEEDS_MASKS``."""
 
     @property
     def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
@@ -260,6 +272,11 @@ class GeneratorPlugin(Plugin):
         plain = self.drawing({})
         return {key: value for key, value in drawing.items() if value != plain[key]}
 
+    def edit(self, drawing: Mapping[str, Any]) -> Edit:
+        """Which part of training images is changed by these options of drawing; it is ``Drawing.changes``."""
+        found: Edit = getattr(plugins.validate(self.Drawing, dict(drawing), f"{self.name}, drawing"), "changes", "")
+        return found
+
     def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
         """Tell a generator of this plug-in how to draw from now on.
 
@@ -345,9 +362,9 @@ def classifier(name: str) -> ClassifierPlugin:
     module = plugins.load("classifiers", name)
     embedding = None
     if hasattr(module, "embed"):
-        parts = getattr(module, "embed_parts", _whole)
+        parts: Callable[[Any], tuple[Any, ...]] = getattr(module, "embed_parts", lambda config: (config,))
         embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds, parts)
-    learns: Callable[[Any], bool] = getattr(module, "learns_masks", _never)
+    learns: Callable[[Any], bool] = getattr(module, "learns_masks", lambda config: False)
     metadata: Literal["", "optional", "required"] = getattr(module, "METADATA", "")
     return ClassifierPlugin(name, module.Config, module.Classifier, module.Classifier.load, embedding, metadata, learns)
 
@@ -376,18 +393,6 @@ def preprocessing(name: str) -> PreprocessingPlugin:
     """The pre-processing plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("preprocessing", name)
     needs_mask: Callable[[Any], bool] | None = getattr(module, "needs_mask", None)
-    check_installed: Callable[[], None] = getattr(module, "check_installed", _nothing)
+    check_installed: Callable[[], None] = getattr(module, "check_installed", lambda: None)
     version = int(getattr(module, "VERSION", 1))
     return PreprocessingPlugin(name, module.Config, module.apply, needs_mask, check_installed, version)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _whole(config: Any) -> tuple[Any, ...]:
-    return (config,)
-
-
-def _never(config: BaseModel) -> bool:
-    return False
