@@ -282,8 +282,8 @@ def _check(generated: Images, train: Images, held_out: Images) -> None:
         raise DataError("Training and held-out images need their lesions.", "Give groups for both.")
     if generated.parents is not None and generated.groups is None:
         raise DataError("Edited images need the lesions of their parents.", "Give groups for them.")
-    seen = train.groups if generated.groups is None else np.concatenate([train.groups, generated.groups])
-    shared = np.intersect1d(seen.astype(str), held_out.groups.astype(str))
-    if len(shared):
-        found = f"{len(shared)} lesions are in the training or generated and in the held-out images, {shared[0]} first."
-        raise LeakError(found, "Split by lesion.")
+    for what, groups in (("training", train.groups), ("generated", generated.groups)):
+        shared = [] if groups is None else np.intersect1d(groups.astype(str), held_out.groups.astype(str))
+        if len(shared):
+            found = f"{len(shared)} lesions are in the {what} and in the held-out images, {shared[0]} first."
+            raise LeakError(found, "Split by lesion.")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moulage import plugins
 from moulage.data.masks import LESION, binary, signed_distance
+from moulage.errors import RecipeError
 from moulage.generators import _learner
 
 SEAM = 1 / 32
@@ -67,6 +68,10 @@ class Editor(_learner.Learner[C]):
         """As ``Learner.draw``; from what is given where anything is. Outside of its region anything may be drawn."""
 
     def draw(self, network: Any, labels: Tensor, seeds: np.ndarray) -> Tensor:
+        if self.drawing.changes:
+            raise RecipeError(
+                f"{self.NAME} is to change training images, and was given none.", "Leave strength and edit out."
+            )
         return self.edit(network, labels, seeds, None)
 
     def edited(self, label: int, seeds: np.ndarray, parents: np.ndarray, masks: np.ndarray | None) -> np.ndarray:

@@ -103,10 +103,6 @@ def distances(run: Run, made: GeneratorRun, gallery: Gallery) -> Plot:
     caption = f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated "
     caption += "images far left of the real one speaks for copies."
     if made.edit:
-        caption = (
-            f"{made.name}: how far edited images are from the photograph that each was made of, and held-out real "
-        )
-        caption += (
-            "images from their nearest training image. A curve far left of the other says that little was changed."
-        )
+        caption = f"{made.name}: how far edited images are from the photograph that each was made of, and held-out "
+        caption += "real images from their nearest training image. Far left of them, little was changed."
     return finish(figure, run.folder, f"distances-{slug(made.name)}", alt, caption)
