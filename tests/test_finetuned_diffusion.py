@@ -143,7 +143,7 @@ def test_from_a_folder_of_half_precision_weights_to_a_study(dtype: str, precisio
     few = {"num_sampling_steps": 2}
     table = {"plugin": "finetuned_diffusion", "classes": ["AK", "NV"], "size": 16, "options": options, "drawing": few}
     added: dict[str, Any] = {"balance": "synthesize", "generator": "lora", "add": {"AK": 3}}
-    ways = {"unguided": {"guidance": 1.0}, "edited": {"strength": 0.5}, "inside": {"edit": "lesion"}}
+    ways = {"unguided": {"guidance": 1.0}, "edited": {"strength": 0.5, "edit": "lesion"}}
     arms = {"lora": added, **{arm: added | {"drawing": way} for arm, way in ways.items()}}
     scored = {"num_images": 20, "judge_images": 0, "features": {"backbone": SCRATCH}}
     data = {"options": {"num_images": 420}}
@@ -151,7 +151,7 @@ def test_from_a_folder_of_half_precision_weights_to_a_study(dtype: str, precisio
     found = finished.collect()
     assert {fit.arm for fit in found.fits} == {"none", "lora", *ways}
     assert [made.drawing for made in found.generators] == [few, *(few | way for way in ways.values())]
-    assert [made.edit for made in found.generators] == ["", "", "whole", "lesion"]
+    assert [made.edit for made in found.generators] == ["", "", "lesion"]
     assert len(finished.of_kind("generator")) == 1
     for stage in finished.of_kind("samples"):
         paths = sorted((tmp_path / stage.folder / "AK").glob("*.png"))
