@@ -260,9 +260,9 @@ class Classifier(Stage):
         if strangers:
             raise LeakError(f'{who} "{min(strangers)}" from outside its training part.', AGAIN)
         drawn = added[added["origin"] != REAL]
-        foreign = set(drawn["parent"]) - {""} - set(known.part(self, "train").images)
+        foreign = sorted(set(drawn["parent"].astype(str)) - {""} - set(known.part(self, "train").images))
         if foreign:
-            raise LeakError(f'{who} an image that was made of "{min(foreign)}", from outside its training part.', AGAIN)
+            raise LeakError(f'{who} an image that was made of "{foreign[0]}", from outside its training part.', AGAIN)
         other = drawn[drawn["split_digest"] != known.split(self).digest]
         if len(other):
             raise LeakError(
