@@ -94,7 +94,7 @@ class Small:
             rows = pd.concat(
                 [
                     pd.read_parquet(path),
-                    pd.DataFrame([{"label": "AK", "split_digest": "", witness.IN_PLACE_OF: "", **row}]),
+                    pd.DataFrame([{"label": "AK", "split_digest": "", witness.IN_PLACE_OF: "", "parent": "", **row}]),
                 ]
             )
             rows.to_parquet(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moulage import contracts
-from moulage.contracts import Role
+from moulage.contracts import BalancePlugin, Role
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
 from moulage.recipe_tables import ArmOptions

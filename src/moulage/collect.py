@@ -170,10 +170,12 @@ def _generators(run: Path, stages: Sequence[Stage], stage: Generator) -> list[Ge
 
 
 def _generator(run: Path, stage: Generator, drawn: Samples | None, shown: Gallery | None) -> GeneratorRun:
+    plug = contracts.generator(stage.plugin)
     return GeneratorRun(
         name=drawn.name if drawn else stage.name,
         generator=stage.name,
-        drawing=contracts.generator(stage.plugin).changed(drawn.drawing) if drawn else {},
+        drawing=plug.changed(drawn.drawing) if drawn else {},
+        edit=plug.edit(drawn.drawing) if drawn else "",
         plugin=stage.plugin,
         trial=stage.trial,
         folder=stage.folder,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
+Edit = Literal["", "whole", "lesion", "surround"]
+"""Which part of a training image is changed where images are drawn; empty: they are drawn from noise."""
 Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
 """Takes a generator's ``sample``, gives a score of each class; lower is better."""
 
@@ -84,6 +86,17 @@ class Interpolates(Protocol):
         """Images uint8 [n, S, S, 3] on the ways from seeds ``first`` to ``last`` (int64 [n]).
 
         At ``shares`` (float [n]) 0 and 1 they are those of ``sample`` for the two seeds.
+        """
+        ...
+
+
+class Edits(Protocol):
+    """A generator that changes training images, where its options of drawing say so (``GeneratorPlugin.edit``)."""
+
+    def edited(self, label: int, seeds: np.ndarray, parents: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] of one class, made of ``parents`` (such images too), one a seed and by it alone.
+
+        ``masks`` uint8 [n, S, S] are lesion masks where a region is changed; the rest stays to the last bit.
         """
         ...
 
@@ -164,7 +177,7 @@ class Module(Protocol):
 
 
 class GeneratorModule(Module, Protocol):
-    """A generator plug-in. Optional: ``Drawing``, ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+    """A generator plug-in. Optional: ``Drawing`` (``changes`` in it: ``Edits``), ``ROLE = "null"``, ``NEEDS_MASKS``."""
 
     @property
     def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
@@ -275,6 +288,11 @@ class GeneratorPlugin(Plugin):
         """Those of ``drawing`` that are not as the plug-in has them by default."""
         plain = self.drawing({})
         return {key: value for key, value in drawing.items() if value != plain[key]}
+
+    def edit(self, drawing: Mapping[str, Any]) -> Edit:
+        """Which part of training images is changed by these options of drawing; it is ``Drawing.changes``."""
+        found: Edit = getattr(plugins.validate(self.Drawing, dict(drawing), f"{self.name}, drawing"), "changes", "")
+        return found
 
     def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
         """Tell a generator of this plug-in how to draw from now on.

@@ -27,7 +27,7 @@ NO_METADATA = {
     "location": "a path may hold the class, and names one image",
     **dict.fromkeys(("official_part", "only_part"), "it is the part of the split"),
     **dict.fromkeys(
-        ("origin", "split_digest", "seed"), "only generated images have it, so it tells them from real ones"
+        ("origin", "split_digest", "seed", "parent"), "only generated images have it, so it tells them from real ones"
     ),
 }
 """Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""

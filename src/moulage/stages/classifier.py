@@ -13,7 +13,7 @@ from moulage.arm import arms_of
 from moulage.data import masks, replacing
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.samples import check_provenance
+from moulage.data.samples import check_parents, check_provenance
 from moulage.data.split import RESERVE
 from moulage.data.training_view import TrainingView
 from moulage.errors import LeakError, RecipeError, RunError
@@ -287,6 +287,9 @@ class Classifier(Stage):
         if (added[IN_PLACE_OF].to_numpy() != left).any() or real & set(left):
             raise LeakError(f"{self.folder}: other images left for those that came than were to leave.", AGAIN)
         drawn = added[added["origin"] != REAL]
+        foreign = sorted(set(drawn["parent"].astype(str)) - {""} - set(known.part(self, "train").images))
+        if foreign:
+            raise LeakError(f'{who} an image that was made of "{foreign[0]}", from outside its training part.', AGAIN)
         other = drawn[drawn["split_digest"] != known.split(self).digest]
         if len(other):
             raise LeakError(
@@ -353,7 +356,7 @@ def weights_of(weights: Mapping[str, float], train: Catalog, extra: Catalog) -> 
 
 
 def check_extra(extra: Catalog, train: Catalog, split_digest: str, reserve: Catalog | None = None) -> None:
-    """What an arm adds is either a real image of the training part or was drawn by a generator that saw only that.
+    """What an arm adds is a real image of the training part, or made of one, or was drawn by who saw only that part.
 
     Args:
         extra: the rows that are added.
@@ -365,6 +368,7 @@ def check_extra(extra: Catalog, train: Catalog, split_digest: str, reserve: Cata
         LeakError: naming an image that is none of these.
     """
     check_provenance(extra.take((extra.table["origin"] != REAL).to_numpy()), split_digest)
+    check_parents(extra, train)
     allowed = set(train.images) if reserve is None else set(train.images) | set(reserve.images)
     strangers = set(extra.only(origin=REAL).images) - allowed
     if strangers:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "witness.json"
 HELD_OUT: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
-ROW = ["image", "label", "origin", "split_digest"]
+ROW = ["image", "label", "origin", "split_digest", "parent"]
 """Columns by which a row that an arm adds is known."""
 IN_PLACE_OF = "in_place_of"
 """And the real image that left for it, empty where none did."""
@@ -50,6 +50,7 @@ class Witness:
     origins: list[str] = field(default_factory=list[str])
     drawn: str | None = None  # digests of the names of generated images
     kept: str | None = None
+    parents: str | None = None  # digest of which training image each edited one was made of; None where none is edited
     extra: str | None = None  # digests of the rows that an arm added, and of the real images among them
     extra_real: str | None = None
     seed: int | None = None  # of a training
@@ -76,6 +77,13 @@ def names_digest(images: Iterable[str]) -> str:
 def rows_digest(table: pd.DataFrame) -> str:
     """Digest of added rows, in their order."""
     return runs.digest(table[[*ROW, IN_PLACE_OF]].to_numpy(object).tolist())
+
+
+def parents_digest(samples: Catalog) -> str | None:
+    """Digest of which training image each edited image was made of, whatever their order; None where none was."""
+    edited = samples.table[samples.table["parent"] != ""]
+    pairs = sorted(zip(edited["image"], edited["parent"], strict=True))
+    return runs.digest([list(pair) for pair in pairs]) if pairs else None
 
 
 def fitted(split_digest: str, images: Catalog, chosen_on: Catalog | None = None, **more: Any) -> Witness:
