@@ -12,16 +12,18 @@ from typing import Any, TypeVar
 from moulage import contracts, runs
 from moulage.arm import Arm, arms_of
 from moulage.data import data_sets
+from moulage.data.split import RESERVE
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
 from moulage.stages.classifier import Classifier
-from moulage.stages.data import Prepared, filters_of, learns_masks
+from moulage.stages.data import Prepared, filters_of
 from moulage.stages.embedding import Embedding
 from moulage.stages.features import Features
 from moulage.stages.fidelity import Fidelity
 from moulage.stages.gallery import Gallery
 from moulage.stages.generator import Generator, JudgedBy, digest_of_start, words
+from moulage.stages.mask_needs import REGIONS, learns_masks
 from moulage.stages.network import Network
 from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
 from moulage.stages.selection import Rule, Selection
@@ -111,8 +113,16 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm adds, for each split: all arms see as many images."""
-        return [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        """The most that any arm needs, for each split: all arms see as many images.
+
+        Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
+        every level of it.
+        """
+        counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
+        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
+        if not self.recipe.split.scarcity:
+            return most
+        return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
 
     def _number(self, trial: int) -> int:
         """Which of the splits this trial uses."""
@@ -178,8 +188,13 @@ class _Planner:
         """Images of a fit are scored as they are drawn, where any are scored."""
         num_drawn = self.recipe.fidelity.num_images
         if num_drawn and not contracts.generator(fitted.plugin).is_null:
-            at, network = (fitted.trial, fitted.data), self.network("fidelity")
-            self._once(Fidelity(name, *at, fitted, drawing, num_drawn=num_drawn, seed=fitted.seed, network=network))
+            at, network, of = (fitted.trial, fitted.data), self.network("fidelity"), self.masks(fitted, drawing)
+            about: dict[str, Any] = {"num_drawn": num_drawn, "seed": fitted.seed, "network": network, "masks": of}
+            self._once(Fidelity(name, *at, fitted, drawing, **about))
+
+    def masks(self, fitted: Generator, drawing: dict[str, Any]) -> str:
+        """Names the lesion masks by which images are edited that are drawn so; empty where none is looked at."""
+        return self.prepared.masks if contracts.generator(fitted.plugin).edit(drawing) in REGIONS else ""
 
     def drawing(self, generator: str, arm: str = "") -> dict[str, Any]:
         """The options by which images of a generator are drawn, for an arm if one is named."""
@@ -216,8 +231,8 @@ class _Planner:
         fitted = self.fit_of(name, trial)
         series, data = self.series(name, drawing), self.prepared.digest
         self.fidelity(series, fitted, drawing)
-        first = trial * SEEDS_PER_TRIAL
-        stage = self._once(Samples(series, trial, data, fitted, drawing, counts=counts, first_seed=first))
+        first, of = trial * SEEDS_PER_TRIAL, self.masks(fitted, drawing)
+        stage = self._once(Samples(series, trial, data, fitted, drawing, counts=counts, first_seed=first, masks=of))
         if self.recipe.split.scheme != "folds" or trial == 0:
             self._once(Gallery(series, trial, data, samples=stage))
         return stage
@@ -226,8 +241,9 @@ class _Planner:
         name = f"features of {samples.label if samples else 'real images'}"
         return self._once(Features(name, samples.trial if samples else 0, self.prepared.digest, network, size, samples))
 
-    def selection(self, arm: str, trial: int, add: dict[str, int], samples: Samples) -> Selection:
-        name, size = self.recipe.arms[arm].selection, samples.generator.size
+    def selection(self, arm: str, trial: int, samples: Samples) -> Selection:
+        name, size, arm = self.recipe.arms[arm].selection, samples.generator.size, self.arms[arm].selects_for
+        add = self.additions[self._number(trial)][arm]
         rules = [
             Rule(rule.plugin, contracts.rule(rule.plugin).configure(rule.options).model_dump(mode="json"))
             for rule in self.recipe.selections[name].rules
@@ -285,6 +301,8 @@ class _Planner:
     def classifier(self, arm: str, trial: int) -> Classifier:
         options, number, chosen = self.recipe.arms[arm], self._number(trial), self.recipe.classifier
         add = self.additions[number][arm]
+        if self.arms[arm].ways.is_positive:
+            self._check_reserve(arm, trial, add)
         samples = self.samples(arm, trial, add) if options.generator else None
         given = str(options.samples.resolve()) if options.samples else ""
         return self._once(
@@ -298,10 +316,11 @@ class _Planner:
                 seed=seed_of(self.recipe.study.seed, "classifier", trial),
                 split=self.prepared.split(trial).digest,
                 ways=self.arms[arm].ways,
+                use=self.arms[arm].use,
                 add=add,
                 num_slots=self.num_slots[number],
                 samples=samples,
-                selection=self.selection(arm, trial, add, samples) if samples and options.selection else None,
+                selection=self.selection(arm, trial, samples) if samples and options.selection else None,
                 given=given,
                 given_digest=self._given(options.samples),
                 embeddings=self.embeddings(samples, given, self._given(options.samples)),
@@ -310,6 +329,19 @@ class _Planner:
                 masks=self.prepared.masks if learns_masks(self.recipe) else "",
             )
         )
+
+    def _check_reserve(self, arm: str, trial: int, add: dict[str, int]) -> None:
+        """As many images were held back as the arm adds: one that came twice would be a copy."""
+        reserve = self.prepared.part(trial, RESERVE)
+        for label, number in add.items():
+            held = reserve.only(label=label)
+            if len(held) < number:
+                lesions = len(set(held.groups))
+                raise RecipeError(
+                    f"arms.{arm} adds {number:,} held-back images of {label}, and the reserve of trial {trial} holds "
+                    f"{len(held):,} (of {lesions:,} lesions).",
+                    "Add fewer of them (in a curve: real_doses), or hold more back: split.scarcity or split.reserve.",
+                )
 
     def _given(self, folder: Path | None) -> str:
         """``given_digest`` of a folder of samples, so that other samples are another stage; empty for none."""
