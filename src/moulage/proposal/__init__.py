@@ -18,6 +18,7 @@ from moulage.proposal import choice as choices
 from moulage.proposal import told
 from moulage.proposal.choice import Choice
 from moulage.proposal.cost import Clock
+from moulage.proposal.holding import held_back
 from moulage.proposal.ladder import BATCH, CPU, GPU, PREVIEWS, Rung, Taken, take
 from moulage.proposal.reach import LARGEST, Reach, reach
 from moulage.proposal.survey import Survey, survey
@@ -95,13 +96,13 @@ def propose(
     there = survey(data, source, options or {})
     findings = told.there(there)
     of_rare, made_scarce = choices.choose(there.classes, targets)
-    found = _that_can_answer(of_rare, made_scarce, smallest_effect, bool(targets))
+    clock = Clock(device, workers, there.catalog, there.seconds_an_image)
+    found = _that_can_answer(of_rare, made_scarce, smallest_effect, clock, there, bool(targets))
     findings += told.choice(there, of_rare, made_scarce, found)
     if found is None:
         return Proposal(there, None, None, None, {}, tuple(findings))
     say("timing generators and classifiers")
-    clock = Clock(device, workers, there.catalog, there.seconds_an_image)
-    draft = _Draft(there, found, data.absolute(), hours, smallest_effect, workers, file)
+    draft = _Draft(there, found, clock, data.absolute(), hours, smallest_effect, file)
     taken = take(GPU if is_gpu else CPU, hours, draft.recipe, clock.cost)
     reached = draft.reach(taken.recipe)
     costs, finds = told.cost(taken, hours), told.reach(reached)
@@ -111,14 +112,15 @@ def propose(
 
 
 def _that_can_answer(
-    of_rare: Choice | None, made_scarce: Choice | None, effect: float, was_asked: bool
+    of_rare: Choice | None, made_scarce: Choice | None, effect: float, clock: Clock, there: Survey, was_asked: bool
 ) -> Choice | None:
     """The study of the rare classes where it may find a gain; else that of classes made scarce; None where neither may.
 
     What was asked for by name is written, whatever it finds.
     """
     for each in filter(None, (of_rare, made_scarce)):
-        if was_asked or reach(each.lesions, effect, **LARGEST).can_answer:
+        can = was_asked or reach(each.lesions, effect, **LARGEST).can_answer
+        if can and (not each.is_scarce or held_back(each, there, clock, CPU[0].num_folds)):
             return each
     return None
 
@@ -129,10 +131,10 @@ class _Draft:
 
     there: Survey
     choice: Choice
+    clock: Clock
     data: Path
     hours: float
     smallest_effect: float
-    workers: int
     file: str
 
     def recipe(self, rung: Rung, images: int) -> Recipe:
@@ -150,7 +152,7 @@ class _Draft:
                 "name": self.name,
                 "question": self.question,
                 "file": self.file,
-                "workers": self.workers,
+                "workers": self.clock.num_workers,
                 "hours": self.hours,
                 "choice": self.choice,
                 "below": round(100 * choices.BELOW_MEAN),
@@ -159,6 +161,8 @@ class _Draft:
                 "path": str(self.data),
                 "options": self.there.options,
                 "left_out_words": ", ".join(f"{name} {number}" for name, number in self.choice.left_out.items()),
+                "doses": self.choice.doses,
+                "real_doses": held_back(self.choice, self.there, self.clock, rung.num_folds),
                 "rung": rung,
                 "images": images,
                 "batch": BATCH,
@@ -212,13 +216,15 @@ class _Draft:
 
     def reach(self, recipe: Recipe) -> Reach:
         """What effect the recipe's study finds."""
-        roles, split = list(arm.roles(recipe).values()), recipe.split
+        roles, split = arm.roles(recipe), recipe.split
+        each = list(roles.values())
         return reach(
             self.choice.lesions,
             self.smallest_effect,
             num_folds=split.num_folds,
             num_repeats=split.num_repeats,
-            num_arms=len(roles),
-            family=max(1, roles.count("synthetic")),
-            rivals=roles.count("rival"),
+            num_arms=len(each),
+            family=len(recipe.family(roles)),
+            rivals=each.count("rival"),
+            has_control="positive" in each,
         )

@@ -16,9 +16,11 @@ TRAINED = 0.7
 """Share of the lesions that is in the training part of five folds with a validation part of a tenth."""
 MOST_LEFT, LEAST_LEFT = 60, 10
 """Lesions of a class that stay in the training part where it is made scarce."""
-DOSES = ((0.25, 0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0))
-"""Images that are added, times those that stay; the first whose largest the reserve holds is taken."""
-SPARE = 1.3
+DOSES = ((0.25, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0))
+"""Images that are added to classes made scarce, times those that stay; of the first that the lesions allow."""
+DOSES_OF_RARE = (0.25, 0.5, 1.0)
+"""The same for classes that are rare by themselves: the largest dose is what is judged."""
+SPARE = 1.5
 """Times the lesions of the largest dose that the reserve holds, because lesions have unequally many images."""
 
 
@@ -30,7 +32,7 @@ class Choice:
     lesions: dict[str, int]  # of each target, in all
     # class -> lesions that stay in the training part, where classes are made scarce; empty: they are rare by themselves
     scarcity: dict[str, int] = field(default_factory=dict[str, int])
-    doses: tuple[float, ...] = ()  # where classes are made scarce
+    doses: tuple[float, ...] = DOSES_OF_RARE  # images that are added, times the real ones
     too_few: dict[str, int] = field(default_factory=dict[str, int])  # rare classes without lesions enough to be targets
     left_out: dict[str, int] = field(default_factory=dict[str, int])  # classes that no split can deal to every part
 
@@ -89,7 +91,8 @@ def _made_scarce(split: Sequence[OfClass], few: dict[str, int], left_out: dict[s
     for doses in DOSES:
         times = 1 + SPARE * doses[-1]
         levels = {each.name: min(MOST_LEFT, int(TRAINED * each.lesions / times)) for each in split}
-        able = sorted((each for each in split if levels[each.name] >= LEAST_LEFT), key=lambda each: -each.lesions)
+        able = [each for each in split if _can_be_scarce(each, levels[each.name])]
+        able.sort(key=lambda each: -each.lesions)
         largest = max(split, key=lambda each: each.images)
         chosen = [each for each in able if each is not largest][:2] or able[:1]
         if chosen:
@@ -97,6 +100,11 @@ def _made_scarce(split: Sequence[OfClass], few: dict[str, int], left_out: dict[s
             lesions, kept = ({name: of[name] for name in names} for of in (_lesions(split), levels))
             return Choice(names, lesions, kept, doses, few, left_out)
     return None
+
+
+def _can_be_scarce(of: OfClass, level: int) -> bool:
+    """Whether so many lesions are enough, and more than those that have to stay because they hold other classes too."""
+    return level >= LEAST_LEFT and level > SPARE * TRAINED * (of.lesions - of.alone)
 
 
 def _lesions(classes: Sequence[OfClass]) -> dict[str, int]:

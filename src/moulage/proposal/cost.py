@@ -1,7 +1,7 @@
 """What a study costs on this machine: its own stages, planned without a pixel, at the pace of a few timed steps."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from moulage.stages.timing import time_steps
 
 TIMED_IMAGES = 1000
 """Stages whose time grows with their images are timed for so many."""
-AUDIT_SECONDS = 2.6e-3
-"""CPU-seconds an image of the search for near-duplicates and of the rest of the audit."""
+AUDIT_SECONDS, PAIR_SECONDS = 2.5e-3, 5e-8
+"""CPU-seconds of the audit, of which most go to near-duplicates: an image, and a pair of images in each order."""
 STAGE_SECONDS = 0.5
 """CPU-seconds that any stage takes to find its data and to write what it made."""
 STARTING_SECONDS = 10.0
@@ -57,6 +57,8 @@ class Clock:
     # what was timed, by all that decides it: words, and seconds an image or a step
     paces: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
     splits: dict[str, tuple[Split, ...]] = field(default_factory=dict[str, tuple[Split, ...]])
+    # held-back images for one that stays, of the class and training part that have the fewest
+    held: dict[str, float] = field(default_factory=dict[str, float])
 
     def cost(self, recipe: Recipe) -> Cost:
         """What a study by this recipe takes.
@@ -71,6 +73,7 @@ class Clock:
         for stage, seconds in zip(stages, each, strict=True):
             spent[stage.kind] = spent.get(stage.kind, 0.0) + seconds
         decoding, auditing = self.decode_seconds * len(self.catalog), AUDIT_SECONDS * len(self.catalog)
+        auditing += PAIR_SECONDS * len(self.catalog) ** 2
         fits = len(recipe.arms) * recipe.num_trials
         finishing = FINISHING_SECONDS + FIT_SECONDS * fits + SCORED_SECONDS * fits * len(self.catalog)
         alone = STARTING_SECONDS + auditing + finishing
@@ -82,14 +85,22 @@ class Clock:
 
     def prepared(self, recipe: Recipe) -> Prepared:
         """The data as a study would have them after an audit that finds nothing, without their pixels."""
-        catalog = self.catalog.only(label=[n for n in self.catalog.classes if n not in recipe.data.unknown])
-        classes = tuple(name for name in catalog.classes if name not in recipe.data.unknown)
-        catalog = Catalog(catalog.table, classes, catalog.name, catalog.root)
+        catalog = self.learned(recipe)
+        pixels = Pixels(Path("not-decoded"), pd.DataFrame())
+        return Prepared(catalog, self.dealt(recipe), pixels, recipe.data.fit, filters_of(recipe))
+
+    def dealt(self, recipe: Recipe) -> tuple[Split, ...]:
+        """The recipe's splits of these data."""
         key = repr((recipe.split, recipe.data.unknown, recipe.study.target_classes))
         if key not in self.splits:
-            self.splits[key] = split_all(recipe, catalog)
-        pixels = Pixels(Path("not-decoded"), pd.DataFrame())
-        return Prepared(catalog, self.splits[key], pixels, recipe.data.fit, filters_of(recipe))
+            self.splits[key] = split_all(recipe, self.learned(recipe))
+        return self.splits[key]
+
+    def learned(self, recipe: Recipe) -> Catalog:
+        """The images of the classes that the study learns."""
+        catalog = self.catalog.only(label=[n for n in self.catalog.classes if n not in recipe.data.unknown])
+        classes = tuple(name for name in catalog.classes if name not in recipe.data.unknown)
+        return replace(catalog, classes=classes)
 
     def seconds(self, stage: Stage, prepared: Prepared) -> float:
         """What a stage takes, by the pace of its kind."""

@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moulage.evaluation.power import Plan
 from moulage.evaluation.verdict_power import VerdictPlan
@@ -13,7 +14,7 @@ UNLIKELY = 0.10
 """A study that finds no smaller gain than this cannot answer."""
 
 
-LARGEST: dict[str, int] = {"num_folds": 5, "num_repeats": 2, "num_arms": 11, "family": 2, "rivals": 3}
+LARGEST: dict[str, Any] = {"num_folds": 5, "num_repeats": 2, "num_arms": 16, "family": 1, "rivals": 3}
 """The largest study that is proposed: what it does not find no other does."""
 
 
@@ -42,16 +43,17 @@ def reach(
     num_arms: int,
     family: int,
     rivals: int,
+    has_control: bool = True,
 ) -> Reach:
     """What five folds, or another number, of these lesions (of each target class) find.
 
     ``num_arms``: all arms, over which the variance of fits is pooled; ``family``: those with generated images, over
-    which p is corrected; ``rivals``: those that each of them has to beat, beside no images and copies. By the planning
-    constants of a head on frozen features.
+    which p is corrected; ``rivals``: those that each of them has to beat, beside no images and copies;
+    ``has_control``: a positive control has to gain as much. By the planning constants of a head on frozen features.
     """
     plan = Plan.of_classes(list(lesions.values()), num_folds=num_folds, num_arms=num_arms, classifier="probe")
     plan = plan.at(num_folds * num_repeats)
-    verdict = VerdictPlan((plan,) * (2 + rivals), (plan,), family)
+    verdict = VerdictPlan((plan,) * (2 + rivals), (plan,) * has_control, family)
     times = verdict.factor_needed(smallest_effect)
     needed = {name: round(times * number) for name, number in lesions.items()} if times else {}
     number = plan.num_trials

@@ -31,6 +31,7 @@ class OfClass:
     name: str
     images: int
     lesions: int  # groups that a split keeps together; each image is one where nothing is known
+    alone: int  # of these, those that hold no image of another class, which alone can be held back
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,22 @@ def survey(path: Path, source: str, options: Mapping[str, Any]) -> Survey:
     plug = contracts.source(source)
     catalog = plug.read(path, plug.configure(options, f"the source {source}"))
     table = catalog.table
-    by_class = table.groupby("label")["group"].agg(["size", "nunique"]).reindex(catalog.classes, fill_value=0)
-    counts = by_class.to_numpy(int).tolist()
-    classes = tuple(OfClass(name, *each) for name, each in zip(catalog.classes, counts, strict=True))
+    classes = _classes(catalog)
     same, contradicting = _copies(catalog)
     side, bad, looked_at, seconds = _look(catalog)
     no_lesion, masks = int((table["lesion"] == "").sum()), int((table["mask"] != "").sum())
     return Survey(
         source, options, catalog, classes, no_lesion, masks, same, contradicting, side, bad, looked_at, seconds
+    )
+
+
+def _classes(catalog: Catalog) -> tuple[OfClass, ...]:
+    pairs = catalog.table[["label", "group"]].drop_duplicates()
+    is_alone = ~pairs["group"].duplicated(keep=False)
+    lesions, alone = pairs["label"].value_counts(), pairs["label"][is_alone].value_counts()
+    return tuple(
+        OfClass(name, number, int(lesions.get(name, 0)), int(alone.get(name, 0)))
+        for name, number in catalog.counts.items()
     )
 
 

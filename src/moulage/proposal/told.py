@@ -101,7 +101,8 @@ def reach(of: Reach) -> list[str]:
     helps, seen, least = (_points(x) for x in (of.helps, of.seen, of.smallest_effect))
     said = [
         f"Generated images whose true gain is {helps} of mean AP are said to help in 80 % of such studies: they have "
-        f"to be better than none, than copies and than every rival. A true difference of {seen} between two arms is seen."
+        "to be better than none, than copies and than every rival. A true difference of "
+        f"{seen} between two arms is seen."
     ]
     if of.helps <= of.smallest_effect:
         said.append(f"That is enough for {least}, the smallest gain that matters.")
