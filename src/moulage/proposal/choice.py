@@ -35,6 +35,7 @@ class Choice:
     doses: tuple[float, ...] = DOSES_OF_RARE  # images that are added, times the real ones
     too_few: dict[str, int] = field(default_factory=dict[str, int])  # rare classes without lesions enough to be targets
     left_out: dict[str, int] = field(default_factory=dict[str, int])  # classes that no split can deal to every part
+    was_asked: bool = False  # whether the targets were named by the user
 
     @property
     def is_scarce(self) -> bool:
@@ -76,7 +77,9 @@ def choose(classes: Sequence[OfClass], wanted: Sequence[str] = ()) -> tuple[Choi
     found = [known[name] for name in wanted] or rare(split)
     few = {each.name: each.lesions for each in found if each.lesions < FEW_LESIONS}
     targets = {each.name: each.lesions for each in found if each.name not in few}
-    of_rare = Choice(tuple(targets), targets, too_few=few, left_out=left_out) if targets else None
+    of_rare = None
+    if targets:
+        of_rare = Choice(tuple(targets), targets, too_few=few, left_out=left_out, was_asked=bool(wanted))
     made = None if wanted else _made_scarce(split, few, left_out)
     return of_rare, made
 

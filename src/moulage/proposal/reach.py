@@ -27,6 +27,7 @@ class Reach:
     helps: float  # a true gain of generated images that 80 % of them call "helps"
     times_needed: float | None  # times the lesions at which the smallest effect is called so; None: at no number
     lesions_needed: dict[str, int]  # of each target class, for that; empty where no number does
+    has_control: bool  # whether held-back real images show that the study can see a gain
 
     @property
     def can_answer(self) -> bool:
@@ -57,7 +58,8 @@ def reach(
     times = verdict.factor_needed(smallest_effect)
     needed = {name: round(times * number) for name, number in lesions.items()} if times else {}
     number = plan.num_trials
-    return Reach(smallest_effect, plan.detectable(number), verdict.detectable(number), times, needed)
+    seen, helps = plan.detectable(number), verdict.detectable(number)
+    return Reach(smallest_effect, seen, helps, times, needed, has_control)
 
 
 def lesions_to_answer() -> int:

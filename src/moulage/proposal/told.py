@@ -115,6 +115,11 @@ def reach(of: Reach) -> list[str]:
             f"Beware: as many real images again brought {_points(EXPECTED)} on ISIC-2019 (docs/evidence.md); here it "
             "may be more or less. Generated images will hardly bring more than real ones."
         )
+    if not of.has_control:
+        said.append(
+            "There is no positive control: too few lesions (groups) of these classes hold no other class, and others "
+            "cannot be held back. Nothing will show whether the study could have seen a gain."
+        )
     if not of.can_answer:
         said.append("So this study can hardly answer. It was written because its classes were asked for.")
     return [*said, "By the planning constants of `moulage power`; a finished run knows better: `moulage power --run`."]
