@@ -38,7 +38,7 @@ PACES = {"generator": 0.3, "features": 0.01, "fidelity": 0.01, "embedding": 0.00
 
 def classes(**lesions: int) -> tuple[OfClass, ...]:
     """Classes of three images a lesion."""
-    return tuple(OfClass(name, 3 * number, number, number) for name, number in lesions.items())
+    return tuple(OfClass(name, 3 * number, number) for name, number in lesions.items())
 
 
 def pictures(folder: Path, counts: dict[str, int], each_lesion: int = 3, side: int = 40) -> Path:
@@ -53,7 +53,7 @@ def pictures(folder: Path, counts: dict[str, int], each_lesion: int = 3, side: i
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("data") / "mine", {"common": 240, "other": 150, "rare": 60})
+    return pictures(tmp_path_factory.mktemp("data") / "mine", {"common": 240, "other": 150, "rare": 60}, 2)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def paces(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 @pytest.mark.parametrize(("counts", "expected"), SETS.items())
 def test_a_class_is_rare_beside_the_mean_and_the_largest(counts: str, expected: str):
     words = counts.split()
-    found = choices.rare([OfClass(name, int(n), 1, 1) for name, n in zip(words[::2], words[1::2], strict=True)])
+    found = choices.rare([OfClass(name, int(n), 1) for name, n in zip(words[::2], words[1::2], strict=True)])
     assert [of.name for of in found] == expected.split()
 
 
@@ -91,11 +91,6 @@ def test_without_a_rare_class_frequent_ones_are_made_scarce():
     assert all(choices.LEAST_LEFT <= number <= choices.MOST_LEFT for number in made.scarcity.values())
     most = 1 + choices.SPARE * made.doses[-1]
     assert all(most * made.scarcity[name] <= choices.TRAINED * made.lesions[name] for name in made.targets)
-
-
-def test_lesions_that_hold_other_classes_are_not_made_scarce():
-    mixed = tuple(OfClass(name, 900, 300, 0) for name in "ab")
-    assert choices.choose(mixed) == (None, None)
 
 
 def test_the_fewest_lesions_that_can_be_made_scarce_are_told():

@@ -94,8 +94,7 @@ def _made_scarce(split: Sequence[OfClass], few: dict[str, int], left_out: dict[s
     for doses in DOSES:
         times = 1 + SPARE * doses[-1]
         levels = {each.name: min(MOST_LEFT, int(TRAINED * each.lesions / times)) for each in split}
-        able = [each for each in split if _can_be_scarce(each, levels[each.name])]
-        able.sort(key=lambda each: -each.lesions)
+        able = sorted((each for each in split if levels[each.name] >= LEAST_LEFT), key=lambda each: -each.lesions)
         largest = max(split, key=lambda each: each.images)
         chosen = [each for each in able if each is not largest][:2] or able[:1]
         if chosen:
@@ -103,11 +102,6 @@ def _made_scarce(split: Sequence[OfClass], few: dict[str, int], left_out: dict[s
             lesions, kept = ({name: of[name] for name in names} for of in (_lesions(split), levels))
             return Choice(names, lesions, kept, doses, few, left_out)
     return None
-
-
-def _can_be_scarce(of: OfClass, level: int) -> bool:
-    """Whether so many lesions are enough, and more than those that have to stay because they hold other classes too."""
-    return level >= LEAST_LEFT and level > SPARE * TRAINED * (of.lesions - of.alone)
 
 
 def _lesions(classes: Sequence[OfClass]) -> dict[str, int]:

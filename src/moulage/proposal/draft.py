@@ -19,11 +19,8 @@ from moulage.proposal.survey import Survey
 from moulage.proposal.writing import written
 from moulage.recipe import Recipe
 
-MOST_PIXELS = 160
-"""Images are kept at their own size, up to so many pixels a side; the network sees them enlarged to that, too."""
-LEAST_PIXELS = 32
-SEEN_PIXELS = 96
-"""At which the network sees larger images once, beside ``MOST_PIXELS``."""
+ENLARGED = 160
+"""Pixels a side at which the network sees the images once more where the hours pay it."""
 NO_UP_OR_DOWN = ("isic2019", "ham10000")
 """Sources of dermoscopy, whose images mean the same turned around."""
 
@@ -74,7 +71,6 @@ class Draft:
                 "size": self.size_drawn(rung),
                 "num_scored": 128 if rung.features == 1 else 256,
                 "num_judged": 64,
-                "pixels": self.pixels,
                 "networks": self.networks(rung),
             }
         )
@@ -93,28 +89,22 @@ class Draft:
             return f"Where {listed} are made scarce: what are images that a small GAN draws of them worth?"
         return f"Do images of {listed}, drawn by a small GAN, help more than copies of real ones and than cheap rivals?"
 
-    @property
-    def pixels(self) -> int:
-        """Side at which images are kept for the classifier."""
-        return min(MOST_PIXELS, max(LEAST_PIXELS, self.there.side // 4 * 4))
-
     def size_drawn(self, rung: Rung) -> int:
-        """Side of drawn images: a power of two that is not above the images' own."""
+        """Side of the images, real and drawn: a power of two that is not above the data's own."""
         most = 128 if rung.generator == "projected_gpu" else 64
         return next(side for side in (most, 64, 32, 16) if side <= max(16, min(most, self.there.side)))
 
     def networks(self, rung: Rung) -> list[dict[str, Any]]:
         """The frozen networks of the classifier."""
-        own = min(self.pixels, SEEN_PIXELS)
         turned = rung.features == 3 and self.there.source in NO_UP_OR_DOWN
         why = "All stages of the network, the images as they are"
         why += ", in four quarter turns: dermoscopy has no up or down." if turned else "."
-        found: list[dict[str, Any]] = [{"why": why, "input_size": own, "symmetries": 4 if turned else 1}]
-        if rung.features > 1 and own != MOST_PIXELS:
+        found = [{"why": why, "input_size": self.size_drawn(rung), "symmetries": 4 if turned else 1}]
+        if rung.features > 1:
             again = (
-                "The same images once more, enlarged: better features at three times the time (docs/classifiers.md)."
+                "The same images once more, enlarged: better features at several times the time (docs/classifiers.md)."
             )
-            found.append({"why": again, "input_size": MOST_PIXELS, "symmetries": 1})
+            found.append({"why": again, "input_size": ENLARGED, "symmetries": 1})
         return found
 
     def reach(self, recipe: Recipe) -> Reach:

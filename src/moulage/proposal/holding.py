@@ -29,7 +29,7 @@ def _least(of: Choice, there: Survey, clock: Clock, num_folds: int) -> float:
     try:
         recipes = [_recipe(of, there, num_folds, seed) for seed in range(NUM_SEEDS)]
         return min(_ratio(split, clock.learned(each), of) for each in recipes for split in clock.dealt(each))
-    except DataError:  # too few lesions, or all hold images of other classes as well
+    except DataError:  # too few lesions
         return 0.0
 
 

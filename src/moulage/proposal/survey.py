@@ -31,7 +31,6 @@ class OfClass:
     name: str
     images: int
     lesions: int  # groups that a split keeps together; each image is one where nothing is known
-    alone: int  # of these, those that hold no image of another class, which alone can be held back
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,8 @@ def survey(path: Path, source: str, options: Mapping[str, Any]) -> Survey:
 
 
 def _classes(catalog: Catalog) -> tuple[OfClass, ...]:
-    pairs = catalog.table[["label", "group"]].drop_duplicates()
-    is_alone = ~pairs["group"].duplicated(keep=False)
-    lesions, alone = pairs["label"].value_counts(), pairs["label"][is_alone].value_counts()
-    return tuple(
-        OfClass(name, number, int(lesions.get(name, 0)), int(alone.get(name, 0)))
-        for name, number in catalog.counts.items()
-    )
+    lesions = catalog.table[["label", "group"]].drop_duplicates()["label"].value_counts()
+    return tuple(OfClass(name, number, int(lesions.get(name, 0))) for name, number in catalog.counts.items())
 
 
 def source_of(path: Path) -> str:

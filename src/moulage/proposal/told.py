@@ -117,8 +117,8 @@ def reach(of: Reach) -> list[str]:
         )
     if not of.has_control:
         said.append(
-            "There is no positive control: too few lesions (groups) of these classes hold no other class, and others "
-            "cannot be held back. Nothing will show whether the study could have seen a gain."
+            "There is no positive control: of some class too few images can be held back in some training part. "
+            "Nothing will show whether the study could have seen a gain."
         )
     if not of.can_answer:
         said.append("So this study can hardly answer. It was written because its classes were asked for.")
