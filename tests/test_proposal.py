@@ -1,6 +1,7 @@
 """``moulage init``: what is there, which question it can bear, what fits into some hours, and what it finds."""
 
 import json
+import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moulage import devices
 from moulage import proposal as proposals
 from moulage import recipe as recipes
 from moulage.errors import DataError, RecipeError
@@ -174,6 +176,12 @@ def test_data_that_no_rung_can_split_say_why():
 
     with pytest.raises(DataError, match="no 3 folds"):
         take(RUNGS, 1, refuse, lambda recipe: cost.Cost({}, 0, 1))
+
+
+def test_seconds_are_of_work_and_not_of_waiting():
+    before = devices.spent("cpu")
+    time.sleep(0.2)
+    assert devices.spent("cpu") - before < 0.1, "others that use the machine do not make a step dearer"
 
 
 def test_the_longest_work_decides_when_workers_wait():
