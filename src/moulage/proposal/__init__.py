@@ -109,6 +109,6 @@ def _that_can_answer(
     """
     for each in filter(None, (of_rare, made_scarce)):
         can = each.was_asked or reach(each.lesions, effect, **LARGEST).can_answer
-        if can and (not each.is_scarce or held_back(each, there, clock, CPU[0].num_folds)):
+        if can and (not each.is_scarce or held_back(each, there, clock, CPU[0].num_folds).doses):
             return each
     return None

@@ -54,8 +54,9 @@ class Clock:
     num_workers: int
     catalog: Catalog  # the data, before the audit
     decode_seconds: float  # CPU-seconds to read and decode an image
-    # what was timed, by all that decides it: words, and seconds an image or a step
+    # what was timed, by all that decides it: words, and seconds an image or a step; and what the last recipe used of it
     paces: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    used: set[str] = field(default_factory=set[str])
     splits: dict[str, tuple[Split, ...]] = field(default_factory=dict[str, tuple[Split, ...]])
     # held-back images for one that stays, of the class and training part that have the fewest
     held: dict[str, float] = field(default_factory=dict[str, float])
@@ -66,6 +67,7 @@ class Clock:
         ``MoulageError`` where the recipe cannot be planned on these data: it is checked and planned as a study is.
         """
         plans.check(recipe)
+        self.used.clear()
         prepared = self.prepared(recipe)
         stages = plans.plan(recipe, prepared)
         each = [self.seconds(stage, prepared) + STAGE_SECONDS for stage in stages]
@@ -119,6 +121,7 @@ class Clock:
         key = f"{words} {about!r}"
         if key not in self.paces:
             self.paces[key] = (words, time_it())
+        self.used.add(key)
         return self.paces[key][1]
 
     def _fit(self, stage: Generator, prepared: Prepared) -> float:

@@ -62,7 +62,7 @@ class Draft:
                 "options": self.there.options,
                 "left_out_words": ", ".join(f"{name} {number}" for name, number in self.choice.left_out.items()),
                 "doses": self.choice.doses,
-                "real_doses": held_back(self.choice, self.there, self.clock, rung.num_folds),
+                "held": held_back(self.choice, self.there, self.clock, rung.num_folds),
                 "rung": rung,
                 "images": images,
                 "batch": BATCH,
