@@ -238,6 +238,26 @@ def test_layouts_are_recognised(tmp_path: Path):
     assert source_of(flat) == "isic2019"
 
 
+@pytest.mark.parametrize("rung", [*ladder.CPU, ladder.GPU[0]], ids=lambda rung: f"{rung.generator}-{rung.features}")
+def test_every_size_of_every_study_is_a_recipe(data: Path, rung: Rung):
+    there = survey(data, "", {})
+    clock = cost.Clock("cpu", 3, there.catalog, 0.001)
+    of_rare, _ = choices.choose(there.classes)
+    scarce = choices.Choice(("common",), {"common": 120}, {"common": 20}, (0.25, 0.5, 1.0))
+    assert of_rare is not None
+    for chosen in (of_rare, scarce, choices.Choice(("rare",), {"rare": 30}, doses=())):
+        draft = Draft(there, chosen, clock, data, 1, 0.02, "x.toml")
+        recipe = draft.recipe(rung, rung.least)
+        gan = recipe.generators["gan"]
+        assert gan.options["images"] == rung.least
+        assert recipe.num_trials == rung.num_folds * rung.num_repeats
+        assert recipe.classifier.options["size"] == gan.size == 32, "sharpness does not tell a drawn image"
+        found = draft.reach(recipe)
+        assert found.has_control == bool(chosen.doses)
+        assert found.helps > found.seen > 0
+    assert recipe.split.holds_back is False
+
+
 def test_the_recipe_is_planned_fits_and_says_what_it_finds(data: Path, paces: dict[str, float], call, tmp_path: Path):
     done = call("init", data, "--hours", 2, "--out", "new/first.toml", "--json")
     assert done.code == 0, done.err
