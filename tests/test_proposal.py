@@ -335,8 +335,8 @@ def test_bad_input_is_told(data: Path, refused: Any, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     refused("empty", "--hours", 1, words="holds no image")
     refused("nowhere", "--hours", 1, words="nowhere does not exist")
-    refused(data, "--hours", 0, words="0 hours are none")
-    refused(data, "--hours", "nan", words="nan hours are none")
+    refused(data, "--hours", 0, words="0 hours are no time")
+    refused(data, "--hours", "nan", words="nan hours are no time")
     refused(data, "--hours", 1, "--targets", "raer", words='Did you mean "rare"?')
     refused(data, "--hours", 1, "--source", "fodler", words='Did you mean "folder"?')
 

@@ -78,7 +78,7 @@ def propose(
     from moulage.devices import pick_device
 
     if not hours > 0:
-        raise RecipeError(f"{hours:g} hours are none.", "Give --hours a number above 0.")
+        raise RecipeError(f"{hours:g} hours are no time.", "Give --hours a number above 0.")
     is_gpu = pick_device(device).type == "cuda"
     backbones.check_installed(backbones.Backbone())
     say("looking at the data")
