@@ -38,6 +38,7 @@ class Trials:
 
     fits: Fits
     lesions: Lesions
+    decided: bool = False  # whether the measure is of the classes that are said; of the logits otherwise
 
     @cached_property
     def deviations(self) -> dict[str, np.ndarray]:
@@ -79,7 +80,7 @@ class Trials:
         """
         from scipy.special import fdtrc
 
-        inside = [name for name in self.fits.originals if name not in self.copies]
+        inside = [name for name in self.fits.originals(self.decided) if name not in self.copies]
         while len(inside) >= FEWEST_POOLED and self.own:
             chance: dict[str, float] = {}
             for name in inside:
@@ -102,7 +103,7 @@ class Trials:
         the variance that is not centred: there they share nothing. Any other pair has that of its own differences.
         """
         pair = (arm, reference)
-        if self.fits.original(arm) == self.fits.original(reference):
+        if self._original(arm) == self._original(reference):
             return NOTHING
         moving = [name for name in pair if len(self.copies.get(name, (1, 1))) > 1]
         if not moving or not self.own:
@@ -110,7 +111,7 @@ class Trials:
         if any(name in self.copies for name in moving):
             return self._of_copies(moving, interaction)
         rows, own = np.stack([self.deviations[name] for name in self.pool or pair]), self.own
-        pooled = all(self.fits.original(name) in self.pool for name in moving)
+        pooled = all(self._original(name) in self.pool for name in moving)
         if pooled and len(moving) == 2:
             raw = 2 * _square(rows) / own / (len(rows) - 1)
             return self._scaled(raw, (len(rows) - 1) * own, interaction, self.pool)
@@ -121,6 +122,9 @@ class Trials:
             return self._scaled((shared + apart) / len(rows), freedom, interaction, pair)
         alone = np.stack([self.deviations[name] for name in pair])
         return self._scaled(2 * _square(alone) / own, own, interaction, pair)
+
+    def _original(self, name: str) -> str:
+        return self.fits.original(name, self.decided)
 
     def _scaled(self, raw: float, freedom: float, interaction: float, arms: tuple[str, ...]) -> Part:
         """From a variance of one deviation to that of the mean; in folds the noise is that of a pair of these arms."""

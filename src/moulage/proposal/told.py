@@ -1,7 +1,7 @@
 """What was found, in sentences: what is there, which classes and why, what the study takes and what it can find."""
 
 from moulage.evaluation.lesion_variance import FEW_LESIONS
-from moulage.proposal.choice import Choice, lesions_to_make_scarce
+from moulage.proposal.choice import Choice, lesions_to_make_scarce, rare
 from moulage.proposal.cost import Clock
 from moulage.proposal.ladder import Taken
 from moulage.proposal.reach import EXPECTED, UNLIKELY, Reach, lesions_to_answer
@@ -41,9 +41,10 @@ def there(of: Survey) -> list[str]:
 def choice(of: Survey, of_rare: Choice | None, made_scarce: Choice | None, found: Choice | None) -> list[str]:
     """On which classes, and why."""
     said, known = list[str](), found or of_rare or made_scarce
-    if known and known.too_few:
+    too_few = known.too_few if known else {each.name: each.lesions for each in rare(of.classes)}
+    if too_few:
         said.append(
-            f"Rare, but with fewer than {FEW_LESIONS} lesions, so no targets: {_counted(known.too_few)}. More "
+            f"Rare, but with fewer than {FEW_LESIONS} lesions, so no targets: {_counted(too_few)}. More "
             "photographs of the same lesions are no help; more lesions are."
         )
     if known and known.left_out:
