@@ -75,7 +75,7 @@ class Generator(Protocol):
         ...
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Steps that a fit of so many images takes, and seconds a step, timed on a few real steps."""
+        """Steps that a fit of so many images takes, and seconds a step (``devices.spent``), timed on a few of them."""
         ...
 
 
@@ -201,7 +201,7 @@ class SelectionModule(Module, Protocol):
 
 
 class SourceModule(Module, Protocol):
-    """A layout of data: labels and file lists are read, no pixels."""
+    """A layout of data: labels and file lists are read, no pixels. Optional: ``recognises(path) -> bool``."""
 
     def read(self, path: Path | None, config: Any, /) -> Catalog: ...
 
@@ -352,6 +352,8 @@ class SourcePlugin(Plugin):
     """A layout of data: labels and file lists are read, no pixels."""
 
     read: Callable[[Path | None, Any], Catalog]
+    # whether what lies at a path that exists is surely of this layout, from names alone; None: it cannot tell
+    recognises: Callable[[Path], bool] | None
 
 
 @dataclass(frozen=True)
@@ -403,7 +405,8 @@ def rule(name: str) -> SelectionPlugin:
 def source(name: str) -> SourcePlugin:
     """The source of this name; ``RecipeError`` where there is none."""
     module = plugins.load("sources", name)
-    return SourcePlugin(name, module.Config, module.read)
+    recognises: Callable[[Path], bool] | None = getattr(module, "recognises", None)
+    return SourcePlugin(name, module.Config, module.read, recognises)
 
 
 def preprocessing(name: str) -> PreprocessingPlugin:
