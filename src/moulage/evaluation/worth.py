@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -52,6 +53,7 @@ class RealCurve:
     """Scores over the number of real photographs of new lesions that are added; rising, between the doses as well."""
 
     trials: Trials
+    measure: str
     wanted: Wanted
     arms: tuple[str, ...]  # the arm that adds nothing, then those that add photographs
     doses: tuple[int, ...]  # photographs that each adds, rising from 0
@@ -76,7 +78,7 @@ class RealCurve:
                 "Give an arm that adds nothing and at least one that adds photographs, each another number.",
             )
         wanted = resolve(measure, fits.labels, fits.classes, targets)
-        return cls(Trials(fits, Lesions.of(fits, wanted)), wanted, arms, rising, num_real)
+        return cls(Trials(fits, Lesions.of(fits, wanted)), measure, wanted, arms, rising, num_real)
 
     @property
     def sign(self) -> int:
@@ -93,7 +95,7 @@ class RealCurve:
         from scipy.optimize import isotonic_regression
 
         ends = isotonic_regression([self.score(arm) for arm in self.arms]).blocks
-        blocks = [self.arms[first:last] for first, last in zip(ends[:-1], ends[1:], strict=True)]
+        blocks = [self.arms[first:last] for first, last in pairwise(ends)]
         return [block for block in blocks for _ in block]
 
     @cached_property
@@ -159,7 +161,7 @@ class RealCurve:
         Nothing added is not told from an arm that is no better, nor more than the last dose from one that is no worse.
         """
         places = self._places
-        steps = [np.linspace(a, b, STEPS, endpoint=False) for a, b in zip(places[:-1], places[1:], strict=True)]
+        steps = [np.linspace(a, b, STEPS, endpoint=False) for a, b in pairwise(places)]
         tested = {0.0, *(np.expm1(np.concatenate(steps)) * self.num_real).tolist(), float(self.doses[-1])}
         if estimate := self.estimate(arm):  # it is never told from the arm, however short the interval
             tested.add(estimate)
@@ -180,3 +182,39 @@ class RealCurve:
             told = abs(self.distance(arm, middle)) > 1
             inside, outside = (inside, middle) if told else (middle, outside)
         return inside
+
+
+def worth(real: RealCurve, arm: str, *, curve: str, series: str, dose: float, num_images: int, subject: str) -> Worth:
+    """What the images of an arm are worth; ``subject`` is what it adds in words, such as ``400 generated images``."""
+    about = {"curve": curve, "series": series, "arm": arm, "dose": dose, "num_images": num_images}
+    about |= {"measure": real.measure, "largest": real.doses[-1]}
+    answer: Answer = "no interval"
+    why = real.refusal(arm)
+    if not why and not real.rises:
+        answer = "real images not shown to help"
+        why = f"{photographs(real.doses[-1])} are not shown to help either."
+    if why:
+        said = f"What {subject} are worth cannot be said: {why}"
+        return Worth(**about, answer=answer, estimate=None, low=None, high=None, statement=said)
+    estimate, (low, high) = real.estimate(arm), real.interval(arm)
+    answer = "more than the study can see" if high is None else "interval" if high else "none"
+    said = f"{subject} are worth {_in_words(estimate, low, high, real.doses[-1])}"
+    return Worth(**about, answer=answer, estimate=estimate, low=low, high=high, statement=said)
+
+
+def photographs(number: float) -> str:
+    """A number of photographs in words."""
+    return "1 photograph of a new lesion" if round(number) == 1 else f"{number:,.0f} photographs of new lesions"
+
+
+def _in_words(estimate: float | None, low: float, high: float | None, largest: int) -> str:
+    if high == 0:
+        return "no photograph of a new lesion: they are shown to be worse than nothing added."
+    beyond = f"more than {largest:,}"
+    if low == largest:
+        return f"more than the study can see: {beyond} photographs of new lesions, its largest dose."
+    between = f"[{low:,.0f}, {beyond if high is None else f'{high:,.0f}'}]"
+    if high is None and low == 0:
+        between += ", from nothing to more than the study can see"
+    number = f"{beyond} photographs of new lesions" if estimate is None else photographs(estimate)
+    return f"{number} {between}."
