@@ -152,6 +152,9 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
         "treatment": options.treatment,
         "generator": options.generator or None,
         "selection": options.selection or None,
+        "curve": options.curve,
+        "series": options.series,
+        "dose": options.dose,
         "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),
         "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
     }

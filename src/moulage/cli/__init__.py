@@ -3,7 +3,7 @@
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
 ``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and words),
-``challenge``, ``masks`` and ``planning``.
+``worth``, ``challenge``, ``masks`` and ``planning``.
 """
 
 import errno
@@ -19,6 +19,7 @@ from moulage.cli.common import fail
 from moulage.cli.fidelity import fidelity
 from moulage.cli.masks import masks
 from moulage.cli.prepare import prepare
+from moulage.cli.worth import worth
 from moulage.errors import MoulageError
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 _STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
-_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
+_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown, worth)
 for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):
     app.command()(_verb)
 app.command(name="run-stage")(studies.run_stage)

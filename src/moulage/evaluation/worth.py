@@ -7,7 +7,7 @@ trials as in any comparison. ``docs/statistics.md`` has formulas, and what simul
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -24,6 +24,8 @@ from moulage.evaluation.trial_variance import Trials
 
 Answer = Literal["interval", "none", "more than the study can see", "real images not shown to help", "no interval"]
 """``none``: the upper end is 0; ``more than the study can see``: it lies above the largest number of photographs."""
+COPIES = "copies"
+"""The series of copies of real images."""
 STEPS = 8
 """Numbers of photographs that are tested from one dose to the next, before the ends are sought between them."""
 HALVINGS = 16
@@ -46,6 +48,26 @@ class Worth:
     high: float | None  # the same; None above ``largest``, too
     largest: int  # photographs of the curve's last dose: beyond them nothing is known
     statement: str  # all of this in a sentence
+
+    @property
+    def number(self) -> str:
+        """The estimate, short: "35", "more than 800"."""
+        return "–" if self.low is None else self._photographs(self.estimate)
+
+    @property
+    def interval(self) -> str:
+        """The interval, short: "0 to 90", "40 to more than 800"."""
+        return "–" if self.low is None else f"{self.low:,.0f} to {self._photographs(self.high)}"
+
+    def _photographs(self, number: float | None) -> str:
+        return f"more than {self.largest:,}" if number is None else f"{number:,.0f}"
+
+
+def of_largest_doses(worths: Iterable[Worth]) -> list[Worth]:
+    """Of each series the one of its largest dose; copies come last."""
+    rising = sorted(worths, key=lambda worth: worth.dose)
+    largest = {(worth.curve, worth.series): worth for worth in rising}
+    return sorted(largest.values(), key=lambda worth: (worth.curve, worth.series == COPIES))
 
 
 @dataclass(frozen=True)
