@@ -19,7 +19,8 @@ from moulage.data.catalog import Catalog
 from moulage.data.identity import Shown
 from moulage.data.pixels import Pixels
 from moulage.data.reader import Reader
-from moulage.data.split import dealable, folds, holdout, prove, reserve
+from moulage.data.reserve import hold_back
+from moulage.data.split import dealable, folds, holdout, prove
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.evaluation.predictions import Predictions
 from moulage.registration import register
@@ -218,7 +219,7 @@ def test_what_may_only_be_trained_on_is_in_every_training_part_and_counts_for_no
     for split in folds(joined, num_folds=3, validation=0.2, seed=0):
         prove(split, joined)
         assert split.part(joined, "train").only(data_set="b").counts == other.counts
-    prove(reserve(both, joined, ["NV"], 0.3, seed=0), joined)
+    prove(hold_back(both, joined, ["NV"], 0.3, seed=0), joined)
     assert len(dealable(joined)) == 160
     free = joined.with_columns(only_part="")
     wrong = holdout(free, validation=0.2, test=0.3, seed=0)

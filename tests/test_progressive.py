@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moulage import plugins, randomness, recipe
+from moulage.arm import arms_of
 from moulage.generators import _upconv, progressive
 from moulage.generators.progressive import FULL, enlarge, grown, shrink, upper
 from tiny_generators import make
@@ -273,4 +274,5 @@ def test_the_recipe_of_the_published_experiment_compares_the_three_gans(budget: 
     }
     assert ratios == pytest.approx({"pgan": 1, "attention": 1, "attention-ttur": 4})
     assert {arm.balance for arm in found.arms.values()} >= {"none", "duplicates", "permuted"}
-    assert all(found.wanted(arm) == found.wanted("attention-ttur") for arm in ("pgan", "attention", "duplicates"))
+    arms = arms_of(found)
+    assert all(arms[arm].wanted == arms["attention-ttur"].wanted for arm in ("pgan", "attention", "duplicates"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moulage import backbones, plugins
 from moulage import recipe as recipes
+from moulage.arm import Arm
 from moulage.errors import RecipeError
 from moulage.stages.generator import Generator
 from recipes import phantom_recipe
@@ -23,6 +24,8 @@ SMALL = phantom_recipe(
         "copies": {"balance": "duplicates", "like": "gan"},
     },
 )
+POINT = {"curve": "", "series": "", "dose": 0.0}
+"""What only the arms of a curve have."""
 TEXT = st.text(max_size=20) | st.text("\x00\x1f\x7f\"'\\\\\n\r\t.#=[] \ufeff", max_size=8)
 """Any text, and what TOML must escape."""
 VALUES = st.recursive(
@@ -69,7 +72,14 @@ def test_what_is_written_of_a_recipe_is_the_same_recipe(text: str, table: dict[s
 def test_what_is_empty_is_not_written_but_every_default_is():
     arms = {"gan": {"options": {"of": None, "table": {}}}}
     found = tomllib.loads(recipes.to_toml(recipes.parse(changed(arms=arms))))
-    assert found["arms"]["none"] == {"balance": "none", "like": "", "generator": "", "selection": "", "treatment": ""}
+    assert found["arms"]["none"] == {
+        "balance": "none",
+        "like": "",
+        "generator": "",
+        "selection": "",
+        "treatment": "",
+        **POINT,
+    }
     assert found["arms"]["gan"]["options"] == {"table": {}}
     assert not {"selections", "path", "steps", "also", "metadata"} & {*found, *found["data"], *found["classifier"]}
     assert found["split"]["num_folds"] == 5  # it may be another one in a later version
@@ -125,7 +135,7 @@ def test_number_of_trials():
 
 def test_classes_that_an_arm_adds():
     found = recipes.parse(changed(arms={"half": {"balance": "duplicates", "ratio": {"DF": 0.5}}}))
-    assert [found.wanted(arm) for arm in ("none", "gan", "copies", "half")] == [(), ("AK",), ("AK",), ("DF",)]
+    assert [Arm(found, arm).wanted for arm in ("none", "gan", "copies", "half")] == [(), ("AK",), ("AK",), ("DF",)]
 
 
 def test_budget_is_merged_table_by_table(tmp_path):
@@ -145,11 +155,11 @@ def test_budget_is_merged_table_by_table(tmp_path):
 def test_counts_of_an_arm():
     found = recipes.parse(changed(arms={"half": {"balance": "duplicates", "ratio": {"AK": 0.5}}}))
     counts = {"AK": 41, "NV": 900}
-    assert found.additions("gan", counts) == found.additions("copies", counts) == {"AK": 8}
-    assert found.additions("half", counts) == {"AK": 20}
-    assert found.additions("none", counts) == {}
+    assert Arm(found, "gan").additions(counts) == Arm(found, "copies").additions(counts) == {"AK": 8}
+    assert Arm(found, "half").additions(counts) == {"AK": 20}
+    assert Arm(found, "none").additions(counts) == {}
     with pytest.raises(RecipeError, match="no class of the data"):
-        found.additions("gan", {"NV": 900})
+        Arm(found, "gan").additions({"NV": 900})
 
 
 def test_a_feature_network_that_is_not_installed_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch):

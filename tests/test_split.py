@@ -221,89 +221,6 @@ def lesions_of(split: splits.Split, part: str, label: str) -> set[str]:
     return set(table.loc[(table["part"] == part) & (table["label"] == label), "group"])
 
 
-@given(catalogs(), st.integers(0, 2**32), st.sampled_from([0.05, 0.3, 0.9]))
-@settings(max_examples=30, deadline=None)
-def test_a_reserve_takes_whole_groups_of_its_classes_from_training(catalog: Catalog, seed: int, share: float) -> None:
-    before = splits.holdout(catalog, seed=seed)
-    targets = catalog.classes[:2]
-    try:
-        split = splits.reserve(before, catalog, targets, share, seed)
-    except DataError as error:
-        assert "could be held back" in error.message  # noqa: PT017
-        return
-    splits.prove(split, catalog)
-    moved = before.table["part"] != split.table["part"]
-    assert set(before.table.loc[moved, "part"]) == {"train"}
-    assert set(split.table.loc[moved, "part"]) == {"reserve"}
-    assert set(split.table.loc[moved, "label"]) <= set(targets)
-    for label in targets:
-        pure = {
-            group
-            for group in lesions_of(before, "train", label)
-            if set(catalog.table.loc[catalog.groups == group, "label"]) <= set(targets)
-        }
-        held = lesions_of(split, "reserve", label)
-        assert held <= pure
-        assert 1 <= len(held) < len(pure)
-    assert sorted(split.part(catalog, "reserve").images) == sorted(split.table.loc[moved, "image"])
-
-
-def test_a_reserve_is_about_the_share_asked_for_and_depends_on_the_seed_alone(isic: Catalog) -> None:
-    before = splits.holdout(isic, seed=3)
-    split = splits.reserve(before, isic, ["AK", "DF", "VASC"], 0.2, seed=1)
-    for label in ("AK", "DF", "VASC"):
-        total, held = len(lesions_of(before, "train", label)), len(lesions_of(split, "reserve", label))
-        assert abs(held - 0.2 * total) < 0.5 + 3  # lesions with images of other classes stay
-        assert split.counts["reserve"][label]["lesions"] == held
-    assert list(split.counts) == ["train", "validation", "test", "reserve"]
-    assert list(before.counts) == ["train", "validation", "test"]
-    assert split.counts["reserve"]["NV"] == {"images": 0, "lesions": 0}
-    for part in ("validation", "test"):
-        assert set(split.part(isic, part).images) == set(before.part(isic, part).images)
-    shuffled = isic.take(np.random.default_rng(0).permutation(len(isic)))
-    again = splits.reserve(splits.holdout(shuffled, seed=3), shuffled, ["AK", "DF", "VASC"], 0.2, seed=1)
-    assert again.digest == split.digest != before.digest
-    assert splits.reserve(before, isic, ["AK", "DF", "VASC"], 0.2, seed=2).digest != split.digest
-    assert split.scheme["reserve"] == {"classes": ["AK", "DF", "VASC"], "share": 0.2, "seed": 1}
-
-
-def test_a_reserve_takes_an_exact_share_of_lesions_that_are_alike() -> None:
-    catalog = with_parts(
-        catalog_of([[0]] * 12 + [[1]] * 3, 2), ["train"] * 10 + ["test", "validation", "train", "validation", "test"]
-    )
-    split = splits.official(catalog, seed=0)
-    assert len(splits.reserve(split, catalog, ["c0"], 0.3, 0).part(catalog, "reserve")) == 3
-    assert len(splits.reserve(split, catalog, ["c0"], 0.99, 0).part(catalog, "reserve")) == 9
-    assert len(splits.reserve(split, catalog, ["c0"], 0.001, 0).part(catalog, "reserve")) == 1
-    assert len(split.part(catalog, "reserve")) == 0
-    with pytest.raises(DataError, match='training part has 1 lesions of "c1"'):
-        splits.reserve(split, catalog, ["c0", "c1"], 0.3, 0)
-
-
-def test_a_lesion_of_other_classes_is_not_held_back() -> None:
-    parts = ["train"] * 7 + ["test"] * 2 + ["validation"] * 2
-    catalog = with_parts(catalog_of([[0], [0], [0, 1], [0, 1], [1], [0], [1], [0], [1]], 2), parts)
-    split = splits.official(catalog, seed=0)
-    drawn = set()
-    for seed in range(20):
-        held = splits.reserve(split, catalog, ["c0"], 0.5, seed).part(catalog, "reserve")
-        assert len(held) == 1
-        drawn |= set(held.groups)
-    assert drawn == {"lesion:l0", "lesion:l1"}
-    both = splits.reserve(split, catalog, ["c0", "c1"], 0.7, 0)
-    assert {"c0", "c1"} <= set(both.part(catalog, "reserve").table["label"])
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
-def test_reserves_that_cannot_be_made(share: float) -> None:
-    catalog = catalog_of([[0]] * 9, 1)
-    split = splits.holdout(catalog, seed=0)
-    with pytest.raises(DataError, match="reserve of"):
-        splits.reserve(split, catalog, ["c0"], share, 0)
-    with pytest.raises(DataError, match='no class "c7"'):
-        splits.reserve(split, catalog, ["c7"], 0.5, 0)
-
-
 def test_synthetic_images_are_never_split() -> None:
     catalog = catalog_of([[0]] * 9, 1)
     split = splits.holdout(catalog, seed=0)
@@ -320,7 +237,7 @@ def test_synthetic_images_are_never_split() -> None:
 
 def forged(split: splits.Split, table: pd.DataFrame) -> splits.Split:
     """A table with a digest that fits: only the catalog can convict it."""
-    return replace(split, table=table, digest=splits._digest(table))
+    return replace(split, table=table, digest=splits.digest_of(table))
 
 
 def test_the_proof_finds_every_planted_leak() -> None:

@@ -139,6 +139,19 @@ class Arm:
             return {name: round(ratio * counts[name]) for name, ratio in counted.ratio.items()}
         return dict(counted.add)
 
+    @property
+    def selects_for(self) -> str:
+        """The arm whose images are selected, of which this one takes as many as it adds: that of its curve with the
+        largest dose, so that doses are nested; else itself.
+        """
+        of = self.options
+        points = [
+            (each.dose, name)
+            for name, each in self.recipe.arms.items()
+            if of.curve and (each.curve, each.series) == (of.curve, of.series)
+        ]
+        return max(points)[1] if points else self.name
+
     def check(self) -> None:
         """Its plug-ins exist, take their options, go together, and suit the classifier.
 
@@ -176,17 +189,21 @@ class Arm:
             raise RecipeError(
                 f"arms.{self.name} adds held-back real images, and is given generated ones.", "Leave them out."
             )
-        if not self.recipe.split.reserve:
+        split = self.recipe.split
+        if not split.holds_back:
             raise RecipeError(
                 f'arms.{self.name}: "{self.options.balance}" adds images that were held back, and split.reserve is 0.',
-                "Set split.reserve, such as 0.2: that share of the target classes' training lesions is held back.",
+                "Set split.reserve, such as 0.2: that share of the target classes' training lesions is held back. Or "
+                "set split.scarcity: so many of a class's lesions stay.",
             )
+        where, known = (
+            ("split.scarcity", tuple(split.scarcity)) if split.scarcity else ("study.target_classes", targets)
+        )
         for wanted in self.wanted:
-            if wanted not in targets:
+            if wanted not in known:
                 raise RecipeError(
-                    f'arms.{self.name} adds "{wanted}", of which nothing is held back: it is none of '
-                    "study.target_classes.",
-                    nearest(wanted, targets),
+                    f'arms.{self.name} adds "{wanted}", of which nothing is held back: it is none of {where}.',
+                    nearest(wanted, known),
                 )
 
 
@@ -246,7 +263,12 @@ class Design:
     @property
     def family(self) -> tuple[str, ...]:
         """The arms over which p-values are corrected."""
-        return self.recipe.study.family or self.of_role("synthetic")
+        return self.recipe.family(self.roles)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The arms that show whether the study can be believed, in the order of the recipe."""
+        return tuple(name for name in self.of_role("null", "positive") if self.recipe.is_decisive(name))
 
     def of_role(self, *wanted: Role) -> tuple[str, ...]:
         """Arms of these roles, in the order of the recipe."""

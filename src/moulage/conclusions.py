@@ -118,7 +118,7 @@ def _against(design: Design, arm: str, primary: Mapping[tuple[str, str], Compari
 
 def _controls(design: Design, primary: Mapping[tuple[str, str], Comparison]) -> list[verdict.Control]:
     found = []
-    for arm in design.of_role("null", "positive"):
+    for arm in design.controls:
         against = _against(design, arm, primary)
         if "none" in against:
             found.append(verdict.control(cast(Literal["null", "positive"], design.roles[arm]), against))
@@ -256,7 +256,8 @@ def _plan(
     tested = [c for role, c in against.items() if role != "rival"]
     if "rival" in against:
         tested += [primary[pair] for pair in design.rival_pairs() if pair[0] == arm]
-    controls = [primary[name, design.none] for name in design.of_role("positive") if (name, design.none) in primary]
+    controls = [primary.get((name, design.none)) for name in design.controls if design.roles[name] == "positive"]
+    controls = [c for c in controls if c]
     if set(verdict.REQUIRED) - set(against) or not all(map(_can_judge, [*tested, *controls])):
         return None
     plans = (tuple(power.Plan.of(c) for c in which) for which in (tested, controls))

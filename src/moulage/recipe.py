@@ -7,7 +7,7 @@ name. ``[budget.NAME]`` tables hold changes that make the same study cheaper or 
 
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from moulage import recipe_tables as tables
+from moulage.curves import arms_of_curves
 from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options, validate
 
@@ -32,7 +33,26 @@ class Recipe(Options):
     selections: dict[str, tables.SelectionOptions] = Field(default_factory=dict)
     classifier: tables.ClassifierOptions = tables.ClassifierOptions()  # pyright: ignore[reportCallIssue]
     arms: dict[str, tables.ArmOptions] = Field(default_factory=dict)
+    curves: dict[str, tables.CurveOptions] = Field(default_factory=dict)
     budget_name: str = Field("", description="The budget that was applied; set by the loader.")
+
+    @model_validator(mode="after")
+    def _curves_are_arms(self) -> "Recipe":
+        found = arms_of_curves(self.curves, self.generators, self.study.target_classes)
+        for name, arm in self.arms.items():
+            if name in found and arm != found[name]:
+                raise ValueError(f'arms.{name}: the curve "{found[name].curve}" has an arm of this name; rename yours')
+            if name not in found and (arm.curve or arm.series or arm.dose):
+                raise ValueError(f"arms.{name}: curve, series and dose are set by [curves.NAME] alone")
+        if found and not self.split.holds_back:
+            raise ValueError(
+                f"curves.{next(iter(self.curves))} compares with held-back real images, and none are held back: set "
+                "split.scarcity, such as { AK = 60 }, or split.reserve"
+            )
+        if found and not any(arm.balance == "none" and not arm.treatment for arm in self.arms.values()):
+            raise ValueError('a curve starts from the arm that adds nothing: give [arms.none] with balance = "none"')
+        self.arms.update(found)
+        return self
 
     @model_validator(mode="after")
     def _names_meet(self) -> "Recipe":
@@ -65,6 +85,10 @@ class Recipe(Options):
     def _folds_meet(self) -> "Recipe":
         if self.split.reserve and not self.study.target_classes:
             raise ValueError("split.reserve holds back images of study.target_classes, and there are none")
+        for name in self.split.scarcity:
+            if name not in self.study.target_classes:
+                hint = nearest(name, self.study.target_classes) if self.study.target_classes else "There are none."
+                raise ValueError(f'split.scarcity: "{name}" is none of study.target_classes. {hint}')
         if self.split.scheme != "folds":
             return self
         if self.study.num_trials not in (self.num_trials, tables.StudyOptions.model_fields["num_trials"].default):
@@ -91,23 +115,50 @@ class Recipe(Options):
         folds = self.split.scheme == "folds"
         return self.split.num_folds * self.split.num_repeats if folds else self.study.num_trials
 
-    def wanted(self, arm: str) -> tuple[str, ...]:
-        """The classes that an arm adds images of, its own or those of the arm that it is ``like``."""
-        options = self.arms[self.arms[arm].like or arm]
-        return (*options.add, *options.ratio)
-
-    def additions(self, arm: str, counts: dict[str, int]) -> dict[str, int]:
-        """How many images this arm adds to each class, where the training part has ``counts``.
-
-        ``RecipeError`` where it names a class that the data lack.
+    def is_decisive(self, arm: str) -> bool:
+        """Whether an arm is judged: every one of no curve, and of the doses of a curve's series the largest, so that
+        the others cost it no power.
         """
-        options = self.arms[self.arms[arm].like or arm]
-        for name in (*options.add, *options.ratio):
-            if name not in counts:
-                raise RecipeError(f'arms.{arm}: "{name}" is no class of the data.', nearest(name, counts))
-        if options.ratio:
-            return {name: round(ratio * counts[name]) for name, ratio in options.ratio.items()}
-        return dict(options.add)
+        of = self.arms[arm]
+        series = [each.dose for each in self.arms.values() if (each.curve, each.series) == (of.curve, of.series)]
+        return not of.curve or of.dose == max(series)
+
+    def family(self, roles: Mapping[str, str]) -> tuple[str, ...]:
+        """The arms over which p-values are corrected: those that it names, else all with generated images that are
+        judged. ``roles``: of each arm.
+        """
+        return self.study.family or tuple(
+            name for name, role in roles.items() if role == "synthetic" and self.is_decisive(name)
+        )
+
+    @property
+    def scarcity(self) -> dict[str, int]:
+        """Lesions that stay in the training part by class, empty where nothing is made scarce.
+
+        ``RecipeError``: the recipe has several levels of it, and each is a study of its own; see ``levels``.
+        """
+        levels = self.split.levels
+        if len(levels) > 1:
+            raise RecipeError(f"split.scarcity has {len(levels)} levels, and one study has one.", "Use `levels`.")
+        return levels[0] if levels else {}
+
+    def levels(self) -> dict[str, "Recipe"]:
+        """One recipe for each level of scarcity by its name, such as ``lesions-60``; itself, nameless, without several.
+
+        They differ in nothing but the lesions that stay, of which a level's are some of the next one's.
+        """
+        found = self.split.levels
+        if len(found) < 2:
+            return {"": self}
+        names = ["lesions-" + "-".join(map(str, dict.fromkeys(level.values()))) for level in found]
+        if len(set(names)) < len(names):
+            names = ["lesions-" + "-".join(map(str, level.values())) for level in found]
+        made: dict[str, Recipe] = {}
+        for name, level in zip(names, found, strict=True):
+            study = self.study.model_copy(update={"name": f"{self.study.name}-{name}"})
+            split = self.split.model_copy(update={"scarcity": level})
+            made[name] = self.model_copy(update={"study": study, "split": split})
+        return made
 
 
 def load(path: Path, budget: str = "", changes: dict[str, Any] | None = None) -> Recipe:
@@ -206,8 +257,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> It
 
 
 def to_toml(recipe: Recipe) -> str:
-    """A recipe with all its settings as TOML that ``parse`` makes the same recipe of; empty values are left out."""
-    return tomli_w.dumps(_written(recipe))
+    """A recipe with all its settings as TOML that ``parse`` makes the same recipe of; empty values are left out.
+
+    So are the arms that its curves make.
+    """
+    own = {name: arm for name, arm in recipe.arms.items() if not arm.curve}
+    return tomli_w.dumps(_written(recipe.model_copy(update={"arms": own})))
 
 
 def _written(value: Any) -> Any:

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from moulage.errors import nearest
 from moulage.plugins import Options
 
+Dose = Annotated[float, Field(gt=0, le=1000)]
+Lesions = Annotated[int, Field(ge=1, le=1_000_000)]
 METADATA = ("age", "sex", "site")
 """What is known of a patient, and may be read beside the image: columns of the catalog."""
 NO_METADATA = {
@@ -154,6 +156,11 @@ class SplitOptions(Options):
     reserve: float = Field(
         0.0, ge=0, lt=1, description="Share of the target classes' training lesions held back for the arm `oracle`."
     )
+    scarcity: dict[str, Lesions | tuple[Lesions, ...]] = Field(
+        default_factory=dict,
+        description="Lesions of a target class that stay in the training part, by class; the rest is held back. "
+        "Several numbers, such as `{ BCC = [30, 60] }`, are several levels, each a run of its own.",
+    )
     seed: int = Field(0, ge=0, description="Draws the parts; without folds every trial uses the same parts.")
 
     @model_validator(mode="after")
@@ -162,6 +169,33 @@ class SplitOptions(Options):
             if self.scheme != "folds" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'{name} is for scheme = "folds", and the scheme is "{self.scheme}"')
         return self
+
+    @model_validator(mode="after")
+    def _one_reserve(self) -> "SplitOptions":
+        if self.reserve and self.scarcity:
+            raise ValueError("reserve and scarcity both say what is held back: give one of them")
+        if len({len(numbers) for numbers in self.scarcity.values() if isinstance(numbers, tuple)}) > 1:
+            raise ValueError("scarcity: give each class with several levels as many of them")
+        for name, numbers in self.scarcity.items():
+            if isinstance(numbers, tuple) and list(numbers) != sorted(set(numbers)):
+                raise ValueError(f"scarcity.{name}: levels rise from the fewest lesions to the most")
+            if numbers == ():
+                raise ValueError(f"scarcity.{name}: there is no number")
+        return self
+
+    @property
+    def levels(self) -> tuple[dict[str, int], ...]:
+        """Lesions that stay by class, one entry a level of scarcity; none where nothing is made scarce."""
+        number = max((len(each) for each in self.scarcity.values() if isinstance(each, tuple)), default=1)
+        return tuple(
+            {name: each[level] if isinstance(each, tuple) else each for name, each in self.scarcity.items()}
+            for level in range(number if self.scarcity else 0)
+        )
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether any lesion of the training part is held back."""
+        return bool(self.reserve or self.scarcity)
 
 
 class GeneratorOptions(Options):
@@ -266,6 +300,9 @@ class ArmOptions(Options):
     )
     treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
     logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
+    curve: str = Field("", description="Set by `[curves.NAME]`: the curve that the arm is a point of.")
+    series: str = Field("", description="Set by `[curves.NAME]`: `real`, `copies`, or what draws the images.")
+    dose: float = Field(0.0, description="Set by `[curves.NAME]`: images that are added, for one real image.")
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> "ArmOptions":
@@ -279,6 +316,38 @@ class ArmOptions(Options):
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
+        return self
+
+
+class CurveOptions(Options):
+    """Arms over a dose of added images: held-back real ones, copies, and those of each generator."""
+
+    doses: tuple[Dose, ...] = Field(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        min_length=1,
+        max_length=12,
+        description="Images that are added, for one real image.",
+    )
+    real_doses: tuple[Dose, ...] = Field(
+        (), max_length=12, description="The same for held-back real images, where fewer are there; `doses` if left out."
+    )
+    generators: tuple[str, ...] = Field((), description="Whose images are added: names from [generators].")
+    selections: tuple[str, ...] = Field(
+        ("",), min_length=1, description='For each generator: names from [selections]; `""` keeps all images.'
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="Classes that images are added to; the target classes if left out."
+    )
+
+    @model_validator(mode="after")
+    def _rise(self) -> "CurveOptions":
+        for key in ("doses", "real_doses"):
+            values = getattr(self, key)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{key} rise from the smallest to the largest, each once")
+        for key in ("generators", "selections", "classes"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key}: name each once")
         return self
 
 

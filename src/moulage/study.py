@@ -3,6 +3,8 @@
 Which stages, in which order, on which engine; nothing here knows what kinds of stages there are.
 """
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ def run_study(
     command: str = "",
     watch: Watch | None = None,
     engine: Engine | None = None,
+    siblings: Sequence[Path] = (),
 ) -> Outcome:
     """Run a study, or go on with it where it stopped.
 
@@ -65,6 +68,7 @@ def run_study(
         command: the command that repeats this, for the report.
         watch: who looks on.
         engine: where stages run; ``workers`` processes on this machine if left out.
+        siblings: run folders whose finished stages are taken where this study has the same.
 
     Raises:
         MoulageError: whatever stops it; what is finished is kept, and the same call goes on from there.
@@ -83,6 +87,7 @@ def run_study(
         plans.save(stages, run)
         if recipe.arms:
             _register(recipe, prepared, run, watch)
+        _take(stages, run, siblings)
         todo = [stage for stage in stages if not stage.is_done(run)]
         if len(todo) < len(stages):
             watch.say(f"{len(stages) - len(todo)} of {len(stages)} tasks are finished already")
@@ -98,6 +103,22 @@ def run_study(
         check_run(prepared, run, stages)
         watch.say("comparing the arms")
         return Outcome(run, prepared, stages, collect(recipe, prepared, run, stages, command))
+
+
+def _take(stages: Sequence[Stage], run: Path, siblings: Sequence[Path]) -> None:
+    """Link finished stages of other runs: the same folder name is the same computation, and files are never changed."""
+    for stage in stages:
+        found = None if stage.is_done(run) else next((each for each in siblings if stage.is_done(each)), None)
+        if found is not None and not (run / stage.folder).exists():
+            with runs.atomic(run / stage.folder) as temporary:
+                shutil.copytree(found / stage.folder, temporary, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _register(recipe: Recipe, prepared: Prepared, run: Path, watch: Watch) -> None:

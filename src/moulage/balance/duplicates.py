@@ -7,7 +7,7 @@ does, and brings no new picture. A gain that duplicates reach as well is owed to
 
 import numpy as np
 
-from moulage.balance._draw import evenly
+from moulage.balance._draw import by_class
 from moulage.data.catalog import Catalog, concatenate
 from moulage.errors import DataError
 from moulage.plugins import Options
@@ -24,9 +24,8 @@ def extend(
 ) -> Catalog:
     """``add[c]`` images of each class ``c``, drawn from the training part as evenly as whole copies allow."""
     chosen: list[Catalog] = []
-    for name, count in add.items():
-        rows = np.flatnonzero((train.table["label"] == name).to_numpy())
+    for name, count, rows in by_class(train.table["label"].to_numpy(object), add, rng):
         if count and not len(rows):
             raise DataError(f'Class "{name}" has no training image to duplicate.', "Leave it out of the arm's counts.")
-        chosen.append(train.take(evenly(rows, count, rng)))
+        chosen.append(train.take(rows))
     return concatenate(train.take([]), *chosen)

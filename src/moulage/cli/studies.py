@@ -15,6 +15,7 @@ from moulage.screen import Screen, show_table
 
 if TYPE_CHECKING:
     from moulage.recipe import Recipe
+    from moulage.results import Results
 
 DEMO = Path(__file__).parents[1] / "demo.toml"
 
@@ -116,24 +117,49 @@ def explain(
 
 
 def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool, command: str) -> None:
-    """Run a study, write its report, print its answer."""
+    """Run a study, write its report, print its answer; of each level of scarcity in a folder of its own."""
     Screen().say(f"{recipe.study.name}: {recipe.study.question or 'a study without a question'}")  # libraries load now
-    from moulage.evaluation.measure_names import parse
+    from moulage import runs
     from moulage.report import write
     from moulage.study import run_study
 
     if not recipe.arms:
         raise RecipeError("The recipe has no arms.", 'Add at least [arms.none] with balance = "none".')
-    with Screen() as screen:
-        outcome = run_study(recipe, run, workers=workers, device=device, command=command, watch=screen.watch())
-        screen.say("writing the report")
-        page = write(run)
-    found = outcome.results
-    assert found is not None
+    levels = recipe.levels()
+    if len(levels) > 1:
+        runs.claim(run)
+    found: dict[Path, tuple[Results, Path]] = {}  # run folder -> results, report
+    for name, level in levels.items():
+        with Screen() as screen:
+            if name:
+                screen.say(f"level {len(found) + 1} of {len(levels)}: {name}")
+            folder, watch = run / name, screen.watch()
+            outcome = run_study(
+                level, folder, workers=workers, device=device, command=command, watch=watch, siblings=list(found)
+            )
+            screen.say("writing the report")
+            page = write(folder)
+        assert outcome.results is not None
+        found[folder] = outcome.results, page
     if as_json:
-        print_json({"answer": found.answer, "report": str(page), "results": str(run / "results.json")})
+        said = [
+            {"answer": of.answer, "report": str(page), "results": str(folder / "results.json")}
+            for folder, (of, page) in found.items()
+        ]
+        print_json(said if len(levels) > 1 else said[0])
         return
-    primary = recipe.study.primary
+    for folder, (of, page) in found.items():
+        if len(levels) > 1:
+            print(f"\n{folder.name}")
+        _show(of)
+        print(f"\n{of.answer}\nReport: {page}")
+
+
+def _show(found: "Results") -> None:
+    """Print the comparisons under the primary measure, the verdicts, and how the controls did."""
+    from moulage.evaluation.measure_names import parse
+
+    primary = found.study.primary
     unit = parse(primary).measure.unit
     rows = [
         {
@@ -151,7 +177,6 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
         print("\n".join(verdict.text), end="\n\n")
     for control in found.controls:
         print(control.text)
-    print(f"\n{found.answer}\nReport: {page}")
 
 
 def run_stage(

@@ -10,7 +10,7 @@ Images that may only be trained on (the column ``only_part``, for further data s
 of every split. The others are split as if those were not there; shares are shares of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,7 @@ from moulage.runs import digest
 PARTS = ("train", "validation", "test")
 """The parts that every split has."""
 RESERVE = "reserve"
-"""A part that ``reserve`` holds back from the training part; most splits have none of it."""
-RESERVE_STREAM = 0x4E5E
-"""Keeps the reserve's random numbers apart from those that other code draws from the same seed."""
+"""A part that ``data/reserve.py`` holds back from the training part; most splits have none of it."""
 COLUMNS = ("image", "label", "group", "part")
 
 
@@ -85,7 +83,7 @@ class Split:
         """Read what ``save`` wrote; ``RunError`` as of ``parquet.read``, and where the rows do not match the digest."""
         table, about = parquet.read(path, "split")
         split = cls(table.astype(object), about["digest"], about["scheme"])
-        if _digest(split.table) != split.digest:
+        if digest_of(split.table) != split.digest:
             raise RunError(
                 f"{path} was changed after it was written: its rows do not have the digest {split.digest}.",
                 "Restore the file, or delete it and run the command again.",
@@ -168,52 +166,6 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
     return split
 
 
-def reserve(split: Split, catalog: Catalog, classes: Sequence[str], share: float, seed: int) -> Split:
-    """The same split with some lesions of these classes held back from its training part.
-
-    Whole groups move, and only those all of whose images are of ``classes``. Of each class that many are drawn as come
-    nearest to ``share`` of its groups (above 0 and below 1), but at least one goes and at least one stays. Validation
-    and test part stay as they are. The same seed and split hold back the same groups. ``DataError``: the share is out
-    of range, there is no such class, or a class has fewer than 2 groups to choose from. ``LeakError``: the catalog is
-    not the one that was split.
-    """
-    if not 0 < share < 1:
-        raise DataError(f"A reserve of {share:g} of the lesions cannot be made.", "Ask for a share between 0 and 1.")
-    for name in classes:
-        if name not in catalog.classes:
-            raise DataError(f'There is no class "{name}" to hold back.', f"Classes: {', '.join(catalog.classes)}.")
-    names = list(dict.fromkeys(classes))
-    groups, has = _groups_of(split.part(catalog, "train"), names)
-    there = has.sum(axis=0)
-    wanted = np.clip(np.round(share * there), 1, np.maximum(1, there - 1))
-    taken, gone = np.zeros(len(groups), bool), np.zeros(len(names), np.int64)
-    rng = np.random.default_rng([RESERVE_STREAM, seed])
-    for k in np.argsort(there, kind="stable"):
-        for group in rng.permutation(np.flatnonzero(has[:, k])):
-            # A group of two classes must not be the last of the other one.
-            spares = (there - gone)[has[group]].min() > 1
-            if gone[k] < wanted[k] and not taken[group] and spares:
-                taken[group], gone = True, gone + has[group]
-    for name, number, went in zip(names, there, gone, strict=True):
-        if not 0 < went < number:
-            raise DataError(
-                f'The training part has {number} lesions of "{name}" that could be held back, and one must stay.',
-                "Hold back at least one of at least two: leave the class out of the target classes, or set no reserve.",
-            )
-    held = split.table["group"].isin(groups[taken])
-    table = split.table.assign(part=split.table["part"].mask(held, RESERVE)).astype(object)
-    scheme = {**split.scheme, "reserve": {"classes": names, "share": share, "seed": seed}}
-    return Split(table, _digest(table), scheme)
-
-
-def _groups_of(catalog: Catalog, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of these classes alone, sorted [G], and which of the classes each has, bool [G, len(classes)]."""
-    found = pd.crosstab(catalog.groups, catalog.table["label"].to_numpy(object)).sort_index() > 0
-    found = found.reindex(columns=list(catalog.classes), fill_value=False)
-    pure = found[~found.drop(columns=classes).any(axis=1)]
-    return pure.index.to_numpy(object), pure[classes].to_numpy(bool)
-
-
 def prove(split: Split, catalog: Catalog) -> None:
     """Prove that nothing crosses: every image in exactly one part, every group in one part, nothing changed since.
 
@@ -248,7 +200,7 @@ def prove(split: Split, catalog: Catalog) -> None:
     if held_out.any():
         image, part = catalog.images[held_out][0], ordered["part"].to_numpy(object)[held_out][0]
         raise LeakError(f'{where}: "{image}" may only be trained on, and is in the part {part}.', again)
-    if _digest(table) != split.digest:
+    if digest_of(table) != split.digest:
         raise LeakError(f"{where} holds other rows than its digest says.", again)
 
 
@@ -318,10 +270,11 @@ def _make(catalog: Catalog, parts: np.ndarray, scheme: dict[str, Any]) -> Split:
     part = catalog.table["only_part"].to_numpy(object, copy=True)
     part[part == ""] = parts
     table = catalog.table[["image", "label", "group"]].assign(part=part).astype(object)
-    return Split(table, _digest(table), {**scheme, "classes": list(catalog.classes)})
+    return Split(table, digest_of(table), {**scheme, "classes": list(catalog.classes)})
 
 
-def _digest(table: pd.DataFrame) -> str:
+def digest_of(table: pd.DataFrame) -> str:
+    """Digest of what the table of a split says, whatever the order of its rows."""
     return digest(table[list(COLUMNS)].sort_values("image").to_numpy().tolist())
 
 

@@ -64,6 +64,7 @@ class Declared(Record):
     num_trials: int
     scheme: str  # of the recipe's ``split``
     reserve: float  # share of the target classes' training lesions that was held back for the positive control
+    scarcity: dict[str, int]  # lesions of a class that stayed in the training part, the others being held back
     settings: str  # digest of all else in the recipe that decides a result
     labels: str  # digests of what is known of the images, of their bytes, and of the parts that they are in
     images: str

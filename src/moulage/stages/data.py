@@ -22,7 +22,8 @@ from moulage.data.audit import Audit, audit
 from moulage.data.catalog import Catalog
 from moulage.data.filters import Filters
 from moulage.data.pixels import Pixels
-from moulage.data.split import Split, folds, holdout, official, prove, reserve
+from moulage.data.reserve import hold_back, make_scarce
+from moulage.data.split import Split, folds, holdout, official, prove
 from moulage.errors import DataError, MoulageError, RecipeError, RunError, nearest
 from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
@@ -268,10 +269,12 @@ def split_all(recipe: Recipe, catalog: Catalog) -> tuple[Split, ...]:
         splits = (official(catalog, validation=chosen.validation, seed=chosen.seed),)
     else:
         splits = (holdout(catalog, validation=chosen.validation, test=chosen.test, seed=chosen.seed),)
+    if chosen.scarcity:
+        return tuple(make_scarce(split, catalog, recipe.scarcity, chosen.seed) for split in splits)
     if not chosen.reserve:
         return splits
     targets = recipe.study.target_classes
-    return tuple(reserve(split, catalog, targets, chosen.reserve, chosen.seed) for split in splits)
+    return tuple(hold_back(split, catalog, targets, chosen.reserve, chosen.seed) for split in splits)
 
 
 def recipe_of(run: Path) -> Recipe:

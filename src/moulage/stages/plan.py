@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from moulage import contracts, runs
 from moulage.arm import Arm, arms_of
 from moulage.data import data_sets
+from moulage.data.split import RESERVE
 from moulage.errors import RecipeError, RunError, nearest
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
@@ -226,8 +227,9 @@ class _Planner:
         name = f"features of {samples.label if samples else 'real images'}"
         return self._once(Features(name, samples.trial if samples else 0, self.prepared.digest, network, size, samples))
 
-    def selection(self, arm: str, trial: int, add: dict[str, int], samples: Samples) -> Selection:
-        name, size = self.recipe.arms[arm].selection, samples.generator.size
+    def selection(self, arm: str, trial: int, samples: Samples) -> Selection:
+        name, size, arm = self.recipe.arms[arm].selection, samples.generator.size, self.arms[arm].selects_for
+        add = self.additions[self._number(trial)][arm]
         rules = [
             Rule(rule.plugin, contracts.rule(rule.plugin).configure(rule.options).model_dump(mode="json"))
             for rule in self.recipe.selections[name].rules
@@ -285,6 +287,8 @@ class _Planner:
     def classifier(self, arm: str, trial: int) -> Classifier:
         options, number, chosen = self.recipe.arms[arm], self._number(trial), self.recipe.classifier
         add = self.additions[number][arm]
+        if self.arms[arm].ways.is_positive:
+            self._check_reserve(arm, trial, add)
         samples = self.samples(arm, trial, add) if options.generator else None
         given = str(options.samples.resolve()) if options.samples else ""
         return self._once(
@@ -301,7 +305,7 @@ class _Planner:
                 add=add,
                 num_slots=self.num_slots[number],
                 samples=samples,
-                selection=self.selection(arm, trial, add, samples) if samples and options.selection else None,
+                selection=self.selection(arm, trial, samples) if samples and options.selection else None,
                 given=given,
                 given_digest=self._given(options.samples),
                 embeddings=self.embeddings(samples, given, self._given(options.samples)),
@@ -310,6 +314,19 @@ class _Planner:
                 masks=self.prepared.masks if learns_masks(self.recipe) else "",
             )
         )
+
+    def _check_reserve(self, arm: str, trial: int, add: dict[str, int]) -> None:
+        """As many images were held back as the arm adds: one that came twice would be a copy."""
+        reserve = self.prepared.part(trial, RESERVE)
+        for label, number in add.items():
+            held = reserve.only(label=label)
+            if len(held) < number:
+                lesions = len(set(held.groups))
+                raise RecipeError(
+                    f"arms.{arm} adds {number:,} held-back images of {label}, and the reserve of trial {trial} holds "
+                    f"{len(held):,} (of {lesions:,} lesions).",
+                    "Add fewer of them (in a curve: real_doses), or hold more back: split.scarcity or split.reserve.",
+                )
 
     def _given(self, folder: Path | None) -> str:
         """``given_digest`` of a folder of samples, so that other samples are another stage; empty for none."""

@@ -114,9 +114,7 @@ def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
     elif arm.balance == "duplicates":
         did = f"{added} copies of real training images" if added else "copies of real training images"
     elif arm.balance == "oracle":
-        reserve = results.registration.declared.reserve if results.registration else None
-        share = f", {100 * reserve:g} % of the lesions of the target classes," if reserve else ""
-        did = f"{added} real images that had been held back{share} from all other arms"
+        did = f"{added} real images that had been held back{_reserve(results)} from all other arms"
     elif arm.balance == "permuted":
         did = f"real images of any class under wrong labels, {added}"
     elif arm.balance == "synthesize":
@@ -127,6 +125,17 @@ def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
         treatment = _balance(arm.treatment, cite)
         did = treatment if arm.balance == "none" else f"{did}, with {treatment}"
     return f"{arm.name} ({did})"
+
+
+def _reserve(results: Results) -> str:
+    """How much was held back, in words; empty where it was not declared."""
+    declared = results.registration.declared if results.registration else None
+    if declared and declared.scarcity:
+        stayed = _listed([f"{number:,} of {name}" for name, number in declared.scarcity.items()])
+        return f", all but {stayed} of the training lesions,"
+    return (
+        f", {100 * declared.reserve:g} % of the lesions of the target classes," if declared and declared.reserve else ""
+    )
 
 
 def _selected(results: Results, arm: Arm) -> str:
