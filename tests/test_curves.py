@@ -115,6 +115,7 @@ def test_a_dose_beyond_the_reserve_says_what_there_is(tmp_path: Path):
     assert "c-real-90000" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_larger_doses_contain_smaller_ones_whatever_the_series(tmp_path: Path):
     found = recipe_with()
     run_study(found, tmp_path, workers=1, device="cpu")
@@ -155,6 +156,7 @@ def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
     assert list(two.levels()) == ["lesions-3-2", "lesions-5"]
 
 
+@pytest.mark.slow
 def test_a_study_takes_what_a_sibling_has_finished(tmp_path: Path):
     found = recipe_with(curves={"c": {"doses": [1], "generators": [], "selections": [""]}})
     first = run_study(found, tmp_path / "a", workers=1, device="cpu")
