@@ -34,7 +34,7 @@ from simulate_studies import PHOTOGRAPHS, deal
 
 CLASSES = ("MEL", "NV", "BCC", "BKL")
 TARGETS = ("BCC", "BKL")
-LESIONS = (200, 500, 70, 55)
+LESIONS = (200, 500, 140, 110)
 """Test lesions of each class in a hold-out; in folds, where each is tested, twice as many."""
 NUM_REAL = 100
 DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)

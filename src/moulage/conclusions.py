@@ -85,7 +85,7 @@ def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         "controls": controls,
         "controls_missing": _missing_controls(design),
         "verdicts": _verdicts(design, primary, controls),
-        "worths": _worths(design, fits),
+        "worths": worths(design, fits),
         "class_effects": _class_effects(design, fits),
         "power": [_power(c) for pair, c in primary.items() if pair in kept and _can_judge(c)],
         "reliability": [_reliability(name, fits) for name in fits.logits],
@@ -182,7 +182,7 @@ def _starts_elsewhere(design: Design, generator: str) -> bool:
     return _starts_elsewhere(design, start) if start in known else bool(start)
 
 
-def _worths(design: Design, fits: Fits) -> list[worth.Worth]:
+def worths(design: Design, fits: Fits) -> list[worth.Worth]:
     """What copies and generated images are worth at each dose of each curve, under the primary measure."""
     recipe, found = design.recipe, list[worth.Worth]()
     for curve in recipe.curves:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from moulage.curves import COPIES
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.alignment import Fits
 from moulage.evaluation.compare import MIN_LESIONS, infer_contrast, refusal
@@ -24,8 +25,6 @@ from moulage.evaluation.trial_variance import Trials
 
 Answer = Literal["interval", "none", "more than the study can see", "real images not shown to help", "no interval"]
 """``none``: the upper end is 0; ``more than the study can see``: it lies above the largest number of photographs."""
-COPIES = "copies"
-"""The series of copies of real images."""
 STEPS = 8
 """Numbers of photographs that are tested from one dose to the next, before the ends are sought between them."""
 HALVINGS = 16
@@ -237,6 +236,6 @@ def _in_words(estimate: float | None, low: float, high: float | None, largest: i
         return f"more than the study can see: {beyond} photographs of new lesions, its largest dose."
     between = f"[{low:,.0f}, {beyond if high is None else f'{high:,.0f}'}]"
     if high is None and low == 0:
-        between += ", from nothing to more than the study can see"
+        between += ": neither nothing nor more than the study can see is excluded"
     number = f"{beyond} photographs of new lesions" if estimate is None else photographs(estimate)
     return f"{number} {between}."
