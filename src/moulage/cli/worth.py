@@ -32,7 +32,7 @@ def worth(
         if not results.worths:
             raise RunError(
                 f"{run}: the study has no curve over dose, so no worth can be said.",
-                "Add [curves.NAME] to its recipe, with generators; docs/worth.md has one to copy.",
+                "Add [curves.NAME] to its recipe, with generators; docs/curves.md has one to copy.",
             )
     if as_json:
         print_json([{"run": run, **asdict(row)} for run, results in found.items() for row in results.worths])
