@@ -4,6 +4,7 @@
 #   make check   all gates: format, lint, types, layers, all tests
 #   make fuzz    hostile input, long: FUZZ changes of each kind from SEED on
 #   make bench   benchmarks against named peers
+#   make evidence DATA=FOLDER   the studies of docs/evidence.md, on isic2019*, ham10000*, chula-rbc*, cric-cervix*, f4k-fish* in FOLDER
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,10 +14,10 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,imagenet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lint types layers bench fuzz clean help
+.PHONY: demo test check lint types layers bench evidence fuzz clean help
 
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,/^$$/s/^# *//p' Makefile
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (once; PyTorch takes a few minutes and about 6 GB)"
@@ -54,6 +55,17 @@ check: lint types layers
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py
+
+evidence: $(STAMP)
+	@test -d "$(DATA)" || { echo "Name the folder that holds the data sets: make evidence DATA=FOLDER"; exit 1; }
+	@for recipe in studies/evidence/*.toml; do \
+	  name=$$(basename $$recipe .toml); found=; \
+	  for each in "$(DATA)"/$${name%-*}*; do \
+	    if test -d "$$each" || [[ "$$each" == *.zip ]]; then found="$$each"; break; fi; done; \
+	  if test -z "$$found"; then echo "== $$name: no folder or ZIP $${name%-*}* in $(DATA), left out"; continue; fi; \
+	  echo "== $$name on $$found"; \
+	  $(BIN)/moulage study $$recipe --data "$$found" || exit 1; \
+	done
 
 fuzz: $(STAMP)
 	@echo "== fuzz: $${FUZZ:-1000} changes from seed $${SEED:-0} on"
