@@ -38,7 +38,7 @@ class Worth:
     curve: str  # the recipe's name for the curve
     series: str  # ``copies``, or what drew the images
     arm: str
-    dose: float  # images that are added, for one real image
+    dose: float  # as the recipe has it: images for one real image, or for each class
     num_images: int  # images that are added
     measure: str
     answer: Answer

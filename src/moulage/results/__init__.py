@@ -128,8 +128,8 @@ class Arm(Record):
     treatment: str  # the same; empty for none
     generator: str | None  # whose images it adds
     selection: str | None  # which of them
-    curve: str  # the curve, its series and the dose (images added for a real one) that the arm is a point of; else
-    series: str  # empty
+    curve: str  # of which curve, series and dose (as the recipe has it) the arm is a point; empty and 0 for others
+    series: str
     dose: float
     num_real: int  # real training images
     num_slots: int  # places for added images, the same in all arms
