@@ -17,6 +17,8 @@ from moulage.report.tables import scale, told, unit, word
 from moulage.results import Comparison, Results
 
 TITLE = "Worth in photographs"
+APART = 1.4
+"""Factor between numbers that do not run into each other below the figure."""
 Look = tuple[str, str]
 """Colour and marker of a series."""
 
@@ -79,7 +81,11 @@ def _panel(
         numbers |= {number for number, _ in points}
     axes.set_xscale("log")
     axes.minorticks_off()
-    axes.set_xticks(sorted(numbers), [f"{number:,}" for number in sorted(numbers)])
+    ticks: list[int] = []
+    for number in sorted(numbers):
+        if not ticks or number >= APART * ticks[-1]:
+            ticks.append(number)
+    axes.set_xticks(ticks, [f"{number:,}" for number in ticks])
 
 
 def _series(results: Results) -> dict[str, dict[str, list[tuple[int, Comparison]]]]:
@@ -88,7 +94,6 @@ def _series(results: Results) -> dict[str, dict[str, list[tuple[int, Comparison]
     rows = {c.arm: c for c in results.comparisons if c.measure == primary and c.reference == plain}
     found: dict[str, dict[str, list[tuple[int, Comparison]]]] = {}
     for arm in sorted(results.arms, key=lambda arm: arm.dose):
-        if arm.curve and arm.name in rows:
-            points = found.setdefault(arm.curve, {}).setdefault(arm.series, [])
-            points.append((sum(arm.extra.values()), rows[arm.name]))
+        if arm.curve and arm.name in rows and (number := sum(arm.extra.values())):
+            found.setdefault(arm.curve, {}).setdefault(arm.series, []).append((number, rows[arm.name]))
     return found
