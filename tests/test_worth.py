@@ -195,7 +195,7 @@ def test_a_twin_of_a_real_arm_is_worth_its_dose() -> None:
         (
             dict.fromkeys(SIGNALS, 0.6),
             "real images not shown to help",
-            "What 400 images are worth cannot be said: 200 photographs of new lesions are not shown to help either.",
+            "What 400 images are worth cannot be said: 200 photographs of new lesions are not shown to help.",
         ),
     ],
 )
@@ -339,7 +339,7 @@ def test_the_report_opens_with_worths_and_their_figure(run: Path) -> None:
     assert "25 gan are worth" not in shown
     assert head.count('class="plot"') == 1
     assert head.index('class="plot"') < head.index('class="verdicts"')
-    alt = re.search(r'aria-label="(Gain over images added: [^"]*)"', head)[1]
+    alt = re.search(r'aria-label="(Difference from nothing added, over images added: [^"]*)"', head)[1]
     assert [part for part in ("real 25 ", "real 100 ", "copies 25 ", "gan 100 +") if part not in alt] == []
     cells = re.findall(r"<tr><th scope=\"row\"[^>]*>c-gan-200</th>(.*?)</tr>", sections, re.DOTALL)
     assert re.sub(r"<[^>]+>|\s+", " ", cells[0]).split() == ["c", "100", "20", "0", "to", "90", "interval"]

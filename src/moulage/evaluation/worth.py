@@ -213,7 +213,7 @@ def worth(real: RealCurve, arm: str, *, curve: str, series: str, dose: float, nu
     why = real.refusal(arm)
     if not why and not real.rises:
         answer = "real images not shown to help"
-        why = f"{photographs(real.doses[-1])} are not shown to help either."
+        why = f"{photographs(real.doses[-1])} are not shown to help."
     if why:
         said = f"What {subject} are worth cannot be said: {why}"
         return Worth(**about, answer=answer, estimate=None, low=None, high=None, statement=said)

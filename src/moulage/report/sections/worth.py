@@ -45,7 +45,7 @@ def figure(results: Results, folder: Path) -> Plot | None:
         axes.set_xlabel("images added")
         if len(series) > 1:
             axes.set_title(short(curve), fontweight="bold")
-    panels[0].set_ylabel(f"gain in {word(primary)}" + (" (points)" if unit(primary) == "points" else ""))
+    panels[0].set_ylabel(f"difference ({unit(primary)})" if unit(primary) else "difference")
     handles = [Line2D([], [], color=looks[name][0], marker=looks[name][1], ms=4) for name in shown]
     words = {REAL: "real photographs of new lesions", COPIES: "copies of real images"}
     legend(drawn, handles, [words.get(name, short(name)) for name in shown])
@@ -62,7 +62,7 @@ def figure(results: Results, folder: Path) -> Plot | None:
     )
     left = len(names) - len(names[: MOST_SHOWN - 2])
     caption += f" {left} more series in the table below." if left else ""
-    return finish(drawn, folder, "worth", f"Gain over images added: {text}.", caption)
+    return finish(drawn, folder, "worth", f"Difference from nothing added, over images added: {text}.", caption)
 
 
 def _panel(
