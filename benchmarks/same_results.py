@@ -106,7 +106,6 @@ treatment = "mixup"
 
 [arms.weights]
 balance = "class_weights"
-logit_adjustment = true
 
 [budget.cpu.classifier.options]
 epochs = 2
@@ -172,8 +171,8 @@ ratio = { AK = 1.0, VASC = 0.5 }
 [arms.oversampling]
 balance = "oversampling"
 """,
-    # samples that were drawn beforehand, and logits adjusted in every arm
-    "given": _study("given", "logit_adjustment = true")
+    # samples that were drawn beforehand, and the most probable class said in every arm
+    "given": _study("given", 'operating_point = "argmax"')
     + DATA
     + PROBE
     + NONE

@@ -61,6 +61,7 @@ WORDS = {
     "contracts": "what plug-ins promise",
     "recipe": "typed, checked",
     "recipe_tables": "its tables",
+    "use": "of added images",
     "runs": "folders, locks, ids",
     "plugins": "found by file name",
     "errors": "what is wrong, where, what to do next",

@@ -220,7 +220,7 @@ def make_arm(arm: str, target: str, num_trials: int) -> found.Arm:
         generator=generator,
         extra={} if role == "rival" or arm == "none" else {target: 80},
         num_distinct=80,
-        logit_adjustment=[0.5 + 0.25 * k for k in range(num_trials)] if arm == "balanced-softmax" else None,
+        strength=[0.5 + 0.25 * k for k in range(num_trials)] if arm == "balanced-softmax" else [1.0] * num_trials,
     )
 
 

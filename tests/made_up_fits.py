@@ -1,8 +1,10 @@
 """Made-up fits of several arms, for whoever tests what compares them."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import ARGMAX, Predictions
 
 CLASSES = ("NV", "MEL", "AK", "DF")
 
@@ -12,6 +14,11 @@ def fit(labels, logits, groups=None, *, arm="none", trial=0, **changes) -> Predi
     values = {"images": names, "groups": names if groups is None else groups, "labels": np.asarray(labels)}
     values |= {"logits": logits, "classes": CLASSES, "part": "test", "split_digest": "d"}
     return Predictions(**(values | {"arm": arm, "trial": trial} | changes))
+
+
+def saying(found: Predictions, logits) -> Predictions:
+    """The same images with other logits, of which the largest is said."""
+    return replace(found, logits=logits, predicted=ARGMAX)
 
 
 def study(lesions=(60, 40, 25, 20), num_arms=3, num_trials=4, seed=0, seed_noise=0.25, rng=None):

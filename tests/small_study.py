@@ -91,7 +91,12 @@ class Small:
             self.kept(stage, witness.FILE) as says,
             self.kept(stage, "done.json") as done,
         ):
-            rows = pd.concat([pd.read_parquet(path), pd.DataFrame([{"label": "AK", "split_digest": "", **row}])])
+            rows = pd.concat(
+                [
+                    pd.read_parquet(path),
+                    pd.DataFrame([{"label": "AK", "split_digest": "", witness.IN_PLACE_OF: "", "parent": "", **row}]),
+                ]
+            )
             rows.to_parquet(path)
             real = rows["image"][rows["origin"] == REAL]
             origins = sorted(set(rows["origin"]) - {REAL})

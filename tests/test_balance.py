@@ -61,7 +61,7 @@ def test_contract_of_every_plug_in(name):
     module = plugins.load("balance", name)
     assert ROLES.get(name, "rival") == module.ROLE
     assert hasattr(module, "extend") != (module.ROLE == "rival"), "rivals add nothing, everything else does"
-    assert hasattr(module, "treat") == (module.ROLE == "rival" and not hasattr(module, "POSTHOC"))
+    assert hasattr(module, "treat") == (module.ROLE == "rival" and not hasattr(module, "strength"))
 
 
 def test_duplicates_are_even_real_and_seeded():

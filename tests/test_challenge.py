@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import challenge
-from moulage.evaluation.predictions import Predictions
+from moulage.evaluation.predictions import ARGMAX, Predictions
 from moulage.evaluation.scores import scores
 
 
@@ -44,6 +44,22 @@ def test_written_read_and_scored_is_what_our_own_scores_say(tmp_path: Path):
     assert judged["mean"]["auc"] == pytest.approx(ours["auc"], abs=1e-3)
 
 
+def test_the_class_that_is_said_leads_by_the_least_that_does(tmp_path: Path):
+    found = predictions()
+    said = np.where(np.arange(len(found)) % 3 == 0, (found.predicted + 1) % 8, found.predicted)
+    challenge.write(challenge.table_of(replace(found, predicted=said)), tmp_path / "s.csv")
+    challenge.write(challenge.table_of(found), tmp_path / "most.csv")
+    table, most = (
+        challenge.read(tmp_path / name)[list(challenge.CLASSES)].to_numpy() for name in ("s.csv", "most.csv")
+    )
+    assert (table.argmax(axis=1) == [challenge.CLASSES.index(found.classes[k]) for k in said]).all()
+    ordered = np.sort(table, axis=1)
+    assert ((ordered[:, -1] - ordered[:, -2])[::3] <= 2e-4).all()
+    assert table.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    kept = np.arange(len(found)) % 3 > 0
+    assert (table[kept] == most[kept]).all()
+
+
 def test_measures_equal_scikit_learns_with_an_unknown_class(tmp_path: Path):
     rng = np.random.default_rng(1)
     values = rng.dirichlet(np.ones(9) * 0.3, 200)
@@ -73,7 +89,7 @@ def test_unknown_takes_the_strangest_images_alone():
     found, usual = predictions(), predictions("validation", 400)
     strange = found.logits.copy()
     strange[:10] = 0.001 * np.arange(8)
-    table = challenge.table_of(replace(found, logits=strange), usual, "entropy", 0.05)
+    table = challenge.table_of(replace(found, logits=strange, predicted=ARGMAX), usual, "entropy", 0.05)
     assert (table["UNK"][:10] == 1).all()
     assert (table["UNK"][10:] > 0).mean() < 0.15
     assert table[list(challenge.COLUMNS)].sum(axis=1).to_numpy() == pytest.approx(1)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from made_up_fits import CLASSES, fit, in_folds, study
+from made_up_fits import CLASSES, fit, in_folds, saying, study
 from moulage.errors import DataError, MoulageError, RecipeError
 from moulage.evaluation import resampling
 from moulage.evaluation.alignment import align
@@ -327,7 +327,7 @@ def parts(values: dict[str, np.ndarray], still: tuple[str, ...] = ()) -> Trials:
     arms = study(num_arms=len(values), num_trials=len(next(iter(values.values()))))
     arms = {name: [replace(p, arm=name) for p in fits] for name, fits in zip(values, arms.values(), strict=True)}
     for name in still:
-        arms[name] = [replace(p, logits=arms[name][0].logits) for p in arms[name]]
+        arms[name] = [saying(p, arms[name][0].logits) for p in arms[name]]
     return Trials(align(arms), Lesions("closed form", values, {}, {}))
 
 
@@ -384,15 +384,13 @@ def test_an_arm_that_never_varies_neither_lends_nor_borrows():
 def test_copies_of_fits_are_no_further_fits():
     """Three fits, of which the first stands there twice more: as three with the weights 3, 1 and 1."""
     arms = study(num_trials=5)
-    arms["arm1"] = [
-        replace(p, logits=arms["arm1"][t].logits) for p, t in zip(arms["arm1"], (0, 0, 0, 1, 2), strict=True)
-    ]
+    arms["arm1"] = [saying(p, arms["arm1"][t].logits) for p, t in zip(arms["arm1"], (0, 0, 0, 1, 2), strict=True)]
     found = compare(arms, "arm1", "none", "balanced_accuracy")
     values = {arm: np.array(scored("balanced_accuracy", fits)) for arm, fits in arms.items()}
     raw = values["arm1"][2:].var(ddof=1) * (9 + 1 + 1) / 25 + values["none"].var(ddof=1) / 5
     assert found.variance_trials == pytest.approx(max(0, raw - found.variance_interaction))
     assert any("Some fits of arm1 are copies" in note for note in found.notes)
-    arms["arm1"][4] = replace(arms["arm1"][4], logits=arms["arm1"][3].logits)
+    arms["arm1"][4] = saying(arms["arm1"][4], arms["arm1"][3].logits)
     refused = compare(arms, "arm1", "none", "balanced_accuracy")
     assert refused.low is None
     assert any("only 2 different fits" in note for note in refused.notes)
@@ -402,7 +400,7 @@ def test_copies_of_fits_are_no_further_fits():
 def test_a_classifier_whose_rows_decide_the_fit():
     """Lesions alone count where neither arm varies; an arm that predicts what the reference does is no other arm."""
     arms = study(num_arms=4, num_trials=3)
-    arms = {name: [replace(p, logits=fits[0].logits) for p in fits] for name, fits in arms.items()}
+    arms = {name: [saying(p, fits[0].logits) for p in fits] for name, fits in arms.items()}
     arms["arm3"] = [replace(p, arm="arm3") for p in arms["none"]]
     found = compare(arms, "arm1", "none", "balanced_accuracy")
     assert (found.variance_trials, found.variance_interaction) == (0.0, pytest.approx(0, abs=1e-30))
@@ -411,7 +409,28 @@ def test_a_classifier_whose_rows_decide_the_fit():
     assert any("All fits of none, arm1, arm2, arm3 are identical" in note for note in found.notes)
     same = compare(arms, "arm3", "none", "balanced_accuracy")
     assert (same.difference, same.low) == (0, None)
-    assert any("arm3 and none predict the same" in note for note in same.notes)
+    assert any("arm3 and none say the same class" in note for note in same.notes)
+
+
+def test_arms_that_differ_by_their_operating_point_alone():
+    """To a measure of the logits they are one arm, and count once in the pool; to one of what is said they are two."""
+    arms = study(num_arms=4, num_trials=3)
+    lifted = np.array([0.0, 0, 0, 0.5])
+    moved = {"moved": [replace(p, arm="moved", predicted=(p.logits + lifted).argmax(1)) for p in arms["arm1"]]}
+    both = arms | moved
+    for name in ("average_precision:DF", "log_loss"):
+        found = compare(both, "moved", "none", name)
+        assert found == replace(compare(arms, "arm1", "none", name), arm="moved")
+        same = compare(both, "moved", "arm1", name)
+        assert (same.difference, same.low) == (0, None)
+        assert any("moved and arm1 predict the same" in note for note in same.notes)
+    recall = compare(both, "moved", "arm1", "recall:DF")
+    assert recall.difference > 0.02
+    assert recall.low is not None
+    alike = arms | {"moved": [replace(p, arm="moved", logits=2 * p.logits) for p in arms["arm1"]]}
+    same = compare(alike, "moved", "arm1", "recall:DF")
+    assert (same.difference, same.low) == (0, None)
+    assert compare(alike, "moved", "arm1", "log_loss").low is not None
 
 
 def test_copied_repeats_of_folds_are_refused():
@@ -421,14 +440,14 @@ def test_copied_repeats_of_folds_are_refused():
         compare(again, "arm1", "none", "accuracy")
     again["arm2"] = [
         *arms["arm2"][:4],
-        *(replace(p, logits=p.logits + 0.1 * (p.labels[:, None] == 0)) for p in again["arm2"][4:]),
+        *(saying(p, p.logits + 0.1 * (p.labels[:, None] == 0)) for p in again["arm2"][4:]),
     ]
     assert compare(again, "arm1", "none", "accuracy").low is not None
 
 
 def test_identical_fits_are_said():
     arms = study(num_trials=3)
-    arms["arm1"] = [replace(p, logits=arms["arm1"][0].logits) for p in arms["arm1"]]
+    arms["arm1"] = [saying(p, arms["arm1"][0].logits) for p in arms["arm1"]]
     assert any("fits of arm1 are identical" in note for note in compare(arms, "arm1", "none", "accuracy").notes)
     assert not compare(study(num_trials=3), "arm1", "none", "accuracy").notes
 

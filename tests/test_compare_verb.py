@@ -119,6 +119,30 @@ def test_logits_and_shuffled_rows_and_classes_give_the_same(call):
         assert ours["p_value"] == pytest.approx(theirs["p_value"], abs=1e-5)
 
 
+def test_a_column_predicted_is_what_is_said_and_the_ranking_stays(call):
+    """Of a model that calls every AK so; its classes stand in another order."""
+    plain, moved = table(seed=1), table(seed=2)
+    most = [frame[[f"prob_{name}" for name in CLASSES]].to_numpy().argmax(axis=1) for frame in (plain, moved)]
+    said = np.array(CLASSES)[np.where(moved["label"] == "AK", 2, most[1])]
+    save(plain, "plain.csv")
+    save(plain.assign(predicted=np.array(CLASSES)[most[0]]), "most.csv")
+    save(moved, "moved.csv")
+    save(moved.assign(predicted=said)[[*moved.columns[::-1], "predicted"]], "said.csv")
+    verb = ("compare", "--json", *(f"--measure={name}" for name in ("recall:AK", "auc:AK", "log_loss")))
+    pairs = ("plain.csv", "m=moved.csv"), ("plain=most.csv", "m=moved.csv"), ("plain.csv", "m=said.csv")
+    without, same, found = (json.loads(call(*verb, *files).out) for files in pairs)
+    assert found["comparisons"][0]["estimate_arm"] == 1
+    recall = (most[1] == 2)[moved["label"] == "AK"].mean()
+    assert recall < 1
+    assert without["comparisons"][0]["estimate_arm"] == pytest.approx(recall)
+    for ours, theirs in zip(found["comparisons"][1:], without["comparisons"][1:], strict=True):
+        assert (ours["difference"], ours["low"]) == pytest.approx((theirs["difference"], theirs["low"]), abs=1e-6)
+    assert same == without
+    told = [note for note in found["notes"] if "An operating point was set for m," in note]
+    assert "as plain is" in told[0]
+    assert not any("operating point" in note for note in without["notes"])
+
+
 def test_fits_by_files_by_trial_and_by_model_column_are_the_same(call):
     a, b = table(seed=1, num_fits=3), table(seed=2, num_fits=3)
     save(a, "a.csv")
@@ -298,6 +322,12 @@ WRONG = {
     "both kinds": (GOOD.assign(logit_NV=0.0), "both prob_ and logit_", "Keep one kind"),
     "unknown label": (edit(GOOD, label="BKL"), 'row 3: the label "BKL" is none of the classes NV, BCC, AK', "prob_"),
     "label near": (edit(GOOD, label="BC"), 'row 3: the label "BC"', 'Did you mean "BCC"?'),
+    "unknown predicted": (
+        edit(GOOD.assign(predicted="AK"), predicted="2"),
+        'row 3: the predicted class "2" is none of the classes NV, BCC, AK',
+        "Without a column predicted the most probable class",
+    ),
+    "no predicted": (edit(GOOD.assign(predicted="AK"), predicted=""), 'row 3: "predicted" is empty', ""),
     "no label": (edit(GOOD, label=""), 'row 3: "label" is empty', ""),
     "no number": (edit(GOOD, prob_AK="much"), 'row 3: prob_AK is "much", no finite number', ""),
     "nothing": (edit(GOOD, prob_AK=""), "row 3: prob_AK is", "no finite number"),

@@ -53,4 +53,5 @@ def test_what_is_optional_is_told():
     assert contracts.balance("oracle").role == "positive"
     assert contracts.balance("none").treat is None
     assert contracts.balance("balanced_softmax").extend is None
-    assert contracts.balance("logit_adjustment_posthoc").is_posthoc
+    assert contracts.balance("none").strength is None
+    assert contracts.balance("logit_adjustment_posthoc").strength is not None

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.metrics import balanced_accuracy_score
 
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.ensembles import METHODS, Member, best_single, combine, greedy_weights, mixture_weights
-from moulage.evaluation.predictions import Predictions, log_softmax
-from moulage.evaluation.scores import scores
+from moulage.evaluation.operating_point import choose_strength, decide, log_prior
+from moulage.evaluation.predictions import ARGMAX, PARTS, Predictions, log_softmax
+from moulage.evaluation.scores import scores_of
 from moulage.evaluation.slices import restrict
 
 CLASSES = ("NV", "BCC", "AK")
@@ -36,7 +38,7 @@ def member(name: str, seed: int, **more: Any) -> Member:
 
 
 def accuracy(found: Predictions) -> float:
-    return float(scores(found.labels, found.logits, found.classes)["balanced_accuracy"])
+    return float(scores_of(found)["balanced_accuracy"])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_greedy_begins_with_the_best_and_never_validates_worse(three: list[Membe
 
 def test_stacking_reads_a_member_that_names_the_classes_wrongly(three: list[Member]):
     def wrong(found: Predictions) -> Predictions:
-        return replace(found, logits=found.logits[:, [1, 2, 0]])
+        return replace(found, logits=found.logits[:, [1, 2, 0]], predicted=ARGMAX)
 
     confused = Member("x", *(wrong(predictions(9, part, skill=3.0, arm="x")) for part in ("validation", "test")))
     members = [confused, three[2]]
@@ -119,6 +121,7 @@ def test_nothing_of_the_test_part_is_learned_from(three: list[Member], method: s
     again = combine(other, method)
     assert again.weights == made.weights
     assert np.array_equal(again.test.logits, made.test.logits)
+    assert np.array_equal(again.test.predicted, made.test.predicted)
     assert made.test.part == "test"
     assert made.test.arm == method
 
@@ -236,3 +239,26 @@ def test_wrong_requests_say_what_is_wrong(call, arguments: tuple[str, ...], says
     result = call("ensemble", *arguments, "--out", "made")
     assert result.code == 1
     assert says in result.err
+
+
+def test_an_ensemble_says_what_validation_wants_of_its_own_probabilities(three: list[Member]):
+    """The logits of members whose training classes were more unbalanced than what they saw lack 1.5 times the prior."""
+    shift = 1.5 * np.log(np.array(SIZES, np.float32) / sum(SIZES))
+    members = [
+        replace(m, **{part: replace(getattr(m, part), logits=getattr(m, part).logits + shift) for part in PARTS})
+        for m in three
+    ]
+    made = combine(members, "mean")
+    labels = made.validation.labels
+    prior = log_prior(np.bincount(labels))
+    strength = choose_strength(made.validation.logits, labels, prior)
+    for part in PARTS:
+        found = getattr(made, part)
+        assert np.array_equal(found.predicted, decide(found.logits, prior, strength))
+    assert accuracy(made.test) > balanced_accuracy_score(made.test.labels, made.test.logits.argmax(1)) + 0.1
+
+
+def test_the_best_single_member_is_known_by_what_it_says(three: list[Member]):
+    right = replace(three[2], validation=replace(three[2].validation, predicted=three[2].validation.labels))
+    assert best_single([*three[:2], right]).name == "c"
+    assert best_single(three).name != "c"

@@ -292,9 +292,9 @@ def test_classifiers_of_another_split_are_refused(copy: Path):
         evaluate_on(copy, "phantom", None, OTHER, {})
 
 
-def test_logits_are_adjusted_as_the_study_adjusted_them(copy: Path, other: dict[str, Any]):
+def test_what_is_said_is_at_the_operating_point_of_the_study(copy: Path, other: dict[str, Any]):
     prior = np.log(np.arange(1, 9) / 36)
-    adjusted = {"logit_adjustment": 1.5, "log_prior": prior.tolist()}
+    adjusted = {"strength": 1.5, "log_prior": prior.tolist()}
     view = fit_of(copy / "classifiers", "none-1") / "view.json"
     runs.write_json(view, {**runs.read_json(view), **adjusted})
     with pytest.raises(LeakError, match=r"view\.json is not the file that was written there"):
@@ -302,9 +302,19 @@ def test_logits_are_adjusted_as_the_study_adjusted_them(copy: Path, other: dict[
     done = view.with_name("done.json")
     runs.write_json(done, {**runs.read_json(done), "files": runs.file_digests(view.parent)})
     found = evaluate_on(copy, "phantom", None, OTHER, {})
-    for name, tau in (("none-1", 1.5), ("none-0", 0.0)):
-        one, two = (Predictions.load(fit_of(Path(f["folder"]), name)).logits for f in (found, other))
-        np.testing.assert_allclose(one, two - tau * prior, atol=1e-5)
+    for name in ("none-1", "none-0"):
+        one, two = (Predictions.load(fit_of(Path(f["folder"]), name)) for f in (found, other))
+        assert (one.logits == two.logits).all()
+        own = runs.read_json(fit_of(copy / "classifiers", name) / "view.json")
+        assert (one.predicted == (one.logits - own["strength"] * np.array(own["log_prior"])).argmax(1)).all()
+        assert (one.predicted == two.predicted).all() == (name == "none-0")
+    of_fit = next(fit for fit in found["fits"] if (fit["arm"], fit["trial"]) == ("none", 1))
+    one = Predictions.load(fit_of(Path(found["folder"]), "none-1"))
+    assert (
+        of_fit["scores"]["accuracy"]
+        == (one.predicted == one.labels).mean()
+        != (one.logits.argmax(1) == one.labels).mean()
+    )
 
 
 @pytest.mark.real_data

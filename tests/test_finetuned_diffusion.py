@@ -17,7 +17,8 @@ from safetensors.torch import save_file as save_file_of_torch
 import tiny_generators
 import tiny_latent_diffusion
 from moulage.errors import RecipeError, RunError
-from moulage.generators import finetuned_diffusion
+from moulage.generators import _editing, finetuned_diffusion
+from moulage.generators._learner import latents as latents_of
 from recipes import SCRATCH, phantom_recipe
 from small_study import Small
 from tiny_generators import SIZE, pictures
@@ -142,13 +143,15 @@ def test_from_a_folder_of_half_precision_weights_to_a_study(dtype: str, precisio
     few = {"num_sampling_steps": 2}
     table = {"plugin": "finetuned_diffusion", "classes": ["AK", "NV"], "size": 16, "options": options, "drawing": few}
     added: dict[str, Any] = {"balance": "synthesize", "generator": "lora", "add": {"AK": 3}}
-    arms = {"lora": added, "unguided": added | {"drawing": {"guidance": 1.0}}}
+    ways = {"unguided": {"guidance": 1.0}, "edited": {"strength": 0.5, "edit": "lesion"}}
+    arms = {"lora": added, **{arm: added | {"drawing": way} for arm, way in ways.items()}}
     scored = {"num_images": 20, "judge_images": 0, "features": {"backbone": SCRATCH}}
     data = {"options": {"num_images": 420}}
     finished = Small(phantom_recipe(data=data, generators={"lora": table}, fidelity=scored, arms=arms), tmp_path)
     found = finished.collect()
-    assert {fit.arm for fit in found.fits} == {"none", "lora", "unguided"}
-    assert [made.drawing for made in found.generators] == [few, few | {"guidance": 1.0}]
+    assert {fit.arm for fit in found.fits} == {"none", "lora", *ways}
+    assert [made.drawing for made in found.generators] == [few, *(few | way for way in ways.values())]
+    assert [made.edit for made in found.generators] == ["", "", "lesion"]
     assert len(finished.of_kind("generator")) == 1
     for stage in finished.of_kind("samples"):
         paths = sorted((tmp_path / stage.folder / "AK").glob("*.png"))
@@ -212,6 +215,42 @@ def test_an_ideal_model_draws_the_only_image_it_knows(sampler: str, kind: str, m
         finetuned_diffusion.draw(drawing, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE)
     for latents in decoded:
         torch.testing.assert_close(latents * adapter.base.vae.config.scaling_factor, clean, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_an_ideal_model_edits_becomes_its_only_image_and_the_rest_stays(
+    sampler: str, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The network sees the image as noisy as the strength says, and outside of the region sees it all the way."""
+    generator = make(weights=tiny_latent_diffusion.folder(prediction=kind))
+    adapter, seen, decoded = generator.network_of(), [], []
+    base, clean = adapter.base, torch.linspace(-1, 1, 256).view(1, 4, 8, 8)
+    knows = oracle(adapter, kind, clean, 0.0, [])
+    adapter.forward = lambda latents, times, *rest: (
+        seen.append((latents, int(times[0]))) or knows(latents, times, *rest)
+    )
+    decode = base.vae.decode
+    monkeypatch.setattr(base.vae, "decode", lambda z: decoded.append(z) or decode(z))
+    images, region = normal(2, 3, SIZE, SIZE) / 3, torch.zeros(2, 1, SIZE, SIZE, dtype=torch.bool)
+    region[..., : SIZE // 2] = True
+    drawing = finetuned_diffusion.Drawing(sampler=sampler, guidance=1.0, num_sampling_steps=10, strength=0.4)
+    with torch.no_grad():
+        parent = finetuned_diffusion.encode(base, images)
+        for given in (_editing.Given(images, region), _editing.Given(images, None)):
+            seen.clear(), decoded.clear()
+            finetuned_diffusion.draw(drawing, adapter, torch.zeros(2, dtype=torch.long), np.arange(2), SIZE, given)
+            latents = torch.cat(decoded) * base.vae.config.scaling_factor
+            torch.testing.assert_close(latents[..., :4], clean[..., :4].expand(2, -1, -1, -1), atol=2e-3, rtol=0)
+            right = parent if given.region is not None else clean.expand(2, -1, -1, -1)
+            torch.testing.assert_close(latents[..., 4:], right[..., 4:], atol=2e-3, rtol=0)
+            assert len(seen) == 4
+            assert 300 <= seen[0][1] <= 400
+            noise = latents_of(np.arange(2), 4, 8, 8, name="noise")
+            for state, time in seen if given.region is not None else seen[:1]:
+                signal = base.schedule.alphas_cumprod[time]
+                noisy = signal.sqrt() * parent + (1 - signal).sqrt() * noise
+                torch.testing.assert_close(state[..., 4:], noisy[..., 4:], atol=2e-3, rtol=0)
 
 
 def test_the_model_works_at_its_own_size_and_images_come_out_at_theirs():

@@ -12,8 +12,8 @@ import torch
 
 from moulage import contracts, plugins, randomness
 from moulage.errors import RecipeError
-from moulage.generators import _adversary
-from tiny_generators import DRAWING, SIZE, make, marked, pictures, rates
+from moulage.generators import _adversary, _editing
+from tiny_generators import DRAWING, SIZE, bright, make, marked, pictures, rates
 
 CHANGES: dict[str, list[dict[str, Any]]] = tomllib.loads("""
 of_every_gan = [
@@ -103,9 +103,13 @@ BASES: dict[str, dict[str, Any]] = {
 DRAWN = tomllib.loads("""
 diffusion = [
     { num_sampling_steps = 4 }, { sigma_min = 0.1 }, { sigma_max = 20.0 }, { rho = 3.0, num_sampling_steps = 4 },
-    { clip = false, num_sampling_steps = 4 }, { guidance = 2.0 },
+    { clip = false, num_sampling_steps = 4 }, { guidance = 2.0 }, { strength = 0.4 }, { strength = 0.5 },
+    { edit = "lesion" }, { edit = "surround" },
 ]
-finetuned_diffusion = [{ guidance = 1.0 }, { sampler = "ddim" }, { num_sampling_steps = 5 }]
+finetuned_diffusion = [
+    { guidance = 1.0 }, { sampler = "ddim" }, { num_sampling_steps = 5 }, { strength = 0.4 },
+    { strength = 0.4, num_sampling_steps = 5 }, { edit = "lesion" }, { edit = "surround" },
+]
 stylegan2 = [{ truncation = 0.5 }]
 """)
 """The same for options of drawing, all on one fit."""
@@ -122,8 +126,14 @@ def images_of(name: str, size: int = SIZE, **options: Any) -> bytes:
 
 
 def drawn_by(generator: Any) -> bytes:
+    images, labels, seeds = pictures(8)[0], torch.arange(8) % 2, np.arange(8)
     with torch.no_grad(), randomness.reproducible("draw"):
-        return generator.draw(generator.network, torch.arange(8) % 2, np.arange(8)).numpy().tobytes()
+        if not getattr(generator.drawing, "changes", ""):
+            return generator.draw(generator.network, labels, seeds).numpy().tobytes()
+        masks, edit = bright(images), generator.drawing.edit
+        region = None if edit == "whole" else torch.from_numpy((masks > 0) == (edit == "lesion"))[:, None]
+        given = _editing.Given(generator._inputs(images), region)
+        return generator.edit(generator.network, labels, seeds, given).numpy().tobytes()
 
 
 @cache
@@ -169,6 +179,10 @@ def test_every_generator_that_has_options_of_drawing_is_among_them():
         ("diffusion", {"classes": ("AK",), "class_dropout": 0.2}, {"guidance": 2.0}),
         ("diffusion", {}, {"num_sampling_steps": 1}),
         ("diffusion", {}, {"truncation": 0.5}),
+        ("diffusion", {}, {"strength": 0.0}),
+        ("diffusion", {}, {"strength": 1.01}),
+        ("diffusion", {}, {"edit": "hair"}),
+        ("stylegan2", {}, {"strength": 0.5}),
         ("stylegan2", {}, {"truncation": 1.5}),
         ("dcgan", {}, {"truncation": 0.5}),
         ("noise", {}, {"guidance": 1.0}),

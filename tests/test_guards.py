@@ -21,7 +21,7 @@ from small_study import Small
 
 ADD = {"AK": 2, "VASC": 2}
 RECIPE = {
-    "study": {"name": "guarded", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
+    "study": {"name": "guarded", "target_classes": ["AK", "VASC"]},
     "data": {"source": "phantom", "options": {"num_images": 340, "size": 32, "min_lesions": 16}},
     "split": {"scheme": "folds", "num_folds": 2, "validation": 0.2, "reserve": 0.5},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},

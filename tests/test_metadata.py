@@ -252,7 +252,7 @@ def test_metadata_are_mixed_as_the_labels_are(name):
     targets = torch.eye(3).repeat(4, 1)
     images = targets.argmax(1).float()[:, None, None, None].expand(12, 3, 16, 16)
     torch.manual_seed(3)
-    mixed, soft, known = _fitting.mixed(treatment, images, targets, targets * 5)
+    mixed, soft, known, _ = _fitting.mixed(treatment, images, targets, targets * 5)
     assert known is not None
     assert torch.allclose(known, soft * 5)
     assert ((soft > 0) & (soft < 1)).any(), "something was mixed"

@@ -19,7 +19,7 @@ from moulage.generators import _pix2pixhd, pix2pixhd
 from moulage.generators._upconv import UpConv
 from moulage.recipe import parse
 from moulage.sources import phantom
-from moulage.stages import data
+from moulage.stages import data, mask_needs
 from moulage.stages.plan import plan
 from moulage.stages.stage import execute
 from recipes import phantom_recipe
@@ -244,10 +244,10 @@ def test_a_training_image_without_a_mask_is_refused_before_any_work():
         catalog = catalog.with_columns(mask=catalog.table["mask"].where(catalog.images != lost, ""))
         if refused:
             with pytest.raises(RecipeError, match=f'generators.gan: pix2pixhd .* "{lost}"') as error:
-                data._check_masks(recipe, catalog, (split,))
+                mask_needs.check_masks(recipe, catalog, (split,))
             assert "ham10000" in error.value.hint
         else:
-            data._check_masks(recipe, catalog, (split,))
+            mask_needs.check_masks(recipe, catalog, (split,))
 
 
 @pytest.mark.slow

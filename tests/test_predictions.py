@@ -52,12 +52,18 @@ def test_predicted_is_the_first_of_equal_logits():
     assert make().predicted.tolist() == [0, 1, 0, 2]
 
 
+def test_predicted_is_what_was_said_where_that_is_given():
+    said = make(predicted=np.array([2, 2, 1, 0], np.int8)).predicted
+    assert said.dtype == np.int64
+    assert said.tolist() == [2, 2, 1, 0]
+
+
 def test_round_trip_changes_nothing(tmp_path):
-    made = make(images=np.array(["ISIC_1", "<b>", "ü", "x,y"], object))
+    made = make(images=np.array(["ISIC_1", "<b>", "ü", "x,y"], object), predicted=np.array([2, 2, 1, 0]))
     path = tmp_path / "new" / "test.parquet"
     made.save(path)
     back = Predictions.load(path)
-    for name in ("images", "groups", "labels", "logits"):
+    for name in ("images", "groups", "labels", "logits", "predicted"):
         assert getattr(back, name).dtype == getattr(made, name).dtype
         assert (getattr(back, name) == getattr(made, name)).all()
     for name in ("classes", "arm", "trial", "part", "split_digest"):
@@ -68,8 +74,15 @@ def test_round_trip_changes_nothing(tmp_path):
 def test_the_file_can_be_read_without_moulage(tmp_path):
     make().save(tmp_path / "test.parquet")
     table = pd.read_parquet(tmp_path / "test.parquet")
-    assert list(table.columns) == ["image", "group", "label", "logit_AK", "logit_DF, rare", "logit_VÄSC"]
+    assert list(table.columns) == [
+        "image",
+        "group",
+        "label",
+        "predicted",
+        *(f"logit_{name}" for name in CLASSES),
+    ]
     assert table["label"].tolist() == ["AK", "AK", "DF, rare", "VÄSC"]
+    assert table["predicted"].tolist() == ["AK", "DF, rare", "AK", "VÄSC"]
     meta = json.loads(pq.read_schema(tmp_path / "test.parquet").metadata[b"moulage"])
     assert meta["arm"] == "none"
     assert meta["split_digest"] == "abc"
@@ -88,7 +101,11 @@ def test_the_file_can_be_read_without_moulage(tmp_path):
         ({"labels": np.array([0.0, 0, 1, 2])}, "not integer"),
         ({"labels": np.array([0, 0, 1, 3])}, "label 3 of row 3"),
         ({"labels": np.array([0, -1, 1, 2])}, "label -1 of row 1"),
+        ({"predicted": np.array([0, 0, 1, 3])}, "predicted class 3 of row 3"),
+        ({"predicted": np.array([0, 0, 1])}, "predicted have the shape"),
+        ({"predicted": np.array([0.0, 0, 1, 2])}, "predicted are float64"),
         ({"logits": np.zeros((4, 2))}, "logits have the shape"),
+        ({"logits": np.zeros(4)}, "logits have the shape"),
         ({"logits": np.full((4, 3), np.nan)}, "not finite"),
         ({"logits": np.full((4, 3), 1e300)}, "not finite"),
         ({"classes": ("AK", "AK", "DF")}, "different names"),

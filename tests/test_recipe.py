@@ -61,7 +61,7 @@ def test_what_is_written_of_a_recipe_is_the_same_recipe(text: str, table: dict[s
     also = {"more": {"source": "folder", "classes": texts, "path": Path("a b") / text.replace("\0", "")}}
     arms = {
         "gan": {"options": table, "treatment": "focal", "treatment_options": {"deep": table}},
-        "plain": {"balance": "none", "logit_adjustment": False},
+        "plain": {"balance": "none", "like": "gan"},
     }
     folds = {"scheme": "folds", "num_folds": 4}
     study = {"question": text, "family": ["gan"], "num_trials": 4}
@@ -74,6 +74,7 @@ def test_what_is_empty_is_not_written_but_every_default_is():
     found = tomllib.loads(recipes.to_toml(recipes.parse(changed(arms=arms))))
     assert found["arms"]["none"] == {
         "balance": "none",
+        "use": "add",
         "like": "",
         "generator": "",
         "selection": "",

@@ -56,11 +56,9 @@ def open_test_part(run):
 def test_roles_come_from_balance_and_generator():
     treated = {"balance": "none", "treatment": "balanced_softmax"}
     both = {"balance": "synthesize", "generator": "ak", "add": {"AK": 1}, "treatment": "focal"}
-    adjusted = {"balance": "none", "logit_adjustment": True}
+    adjusted = {"balance": "none", "treatment": "logit_adjustment_posthoc"}
     more = recipe_with(arms={"treated": treated, "both": both, "adjusted": adjusted, "focal": {"balance": "focal"}})
     assert roles(more) == {**KNOWN, "treated": "rival", "both": "synthetic", "adjusted": "rival", "focal": "rival"}
-    everywhere = recipe_with(study={"logit_adjustment": True}, arms={"adjusted": adjusted})
-    assert roles(everywhere)["adjusted"] == roles(everywhere)["none"] == "reference"
 
 
 def test_what_is_declared(tmp_path):

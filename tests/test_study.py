@@ -13,23 +13,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import log_loss
 
 from moulage import openings, registration, runs
 from moulage import recipe as recipes
-from moulage.arm import Ways
 from moulage.classifiers import probe
 from moulage.data.catalog import Catalog
 from moulage.data.neighbours import nearest_images
 from moulage.errors import DataError, LeakError, RecipeError, RunError
+from moulage.evaluation.operating_point import choose_strength
 from moulage.evaluation.predictions import Predictions
 from moulage.stages import data, predicting, stored
 from moulage.stages import plan as plans
 from moulage.stages.classifier import check_extra
 from moulage.stages.data import Prepared
 from moulage.stages.plan import plan
-from moulage.stages.predicting import adjust_logits, predict_parts
+from moulage.stages.predicting import predict_parts, set_operating_point
 from moulage.study import Watch, run_study
-from moulage.treatment import PLAIN, Treatment
+from moulage.treatment import PLAIN, Ways
 from recipes import SCRATCH, SLOW, phantom_recipe, tiny_gan
 
 RECIPE = phantom_recipe(
@@ -249,7 +250,7 @@ def test_samples_carry_origin_seed_and_split(finished):
 
 
 FOLDS = {
-    "study": {"name": "folds", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
+    "study": {"name": "folds", "target_classes": ["AK", "VASC"]},
     "data": {"source": "phantom", "options": {"num_images": 300, "size": 32, "min_lesions": 12}},
     "split": {"scheme": "folds", "num_folds": 3, "validation": 0.2, "reserve": 0.3},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
@@ -264,7 +265,8 @@ FOLDS = {
             "treatment": "balanced_softmax",
         },
         "oracle": {"balance": "oracle", "like": "drawn"},
-        "softmax": {"balance": "balanced_softmax", "logit_adjustment": False},
+        "softmax": {"balance": "balanced_softmax"},
+        "theory": {"balance": "logit_adjustment_posthoc"},
     },
 }
 
@@ -275,7 +277,7 @@ def folds_with(**tables):
 
 @pytest.fixture(scope="module", params=SLOW)
 def folded(tmp_path_factory):
-    """A study of three folds with a reserve, treatments and adjusted logits; what it said, and when."""
+    """A study of three folds with a reserve, treatments and operating points; what it said, and when."""
     said = []
     return run_study(folds_with(), tmp_path_factory.mktemp("folds"), watch=Watch(say=said.append)), said
 
@@ -348,10 +350,8 @@ def test_views_of_arms_say_how_they_were_trained(folded):
         "drawn": "balanced_softmax",
         "oracle": "",
         "softmax": "balanced_softmax",
+        "theory": "",
     }
-    assert views["softmax"]["logit_adjustment"] is None
-    for name in ("none", "copies", "drawn", "oracle"):
-        assert 0 <= views[name]["logit_adjustment"] <= 2
     assert views["drawn"]["extra"] == views["copies"]["extra"] == views["oracle"]["extra"]
     assert views["none"]["num_distinct"] == views["softmax"]["num_distinct"] == 0
     assert views["drawn"]["num_distinct"] == sum(views["drawn"]["extra"].values())
@@ -438,7 +438,10 @@ def test_a_task_loads_the_split_of_its_own_trial(folded):
         ({"balance": "linear_probe"}, 'arms.x.balance = "linear_probe"'),
         ({"balance": "oracle", "add": {"DF": 2}}, '"DF", of which nothing is held back'),
         ({"balance": "oracle", "add": {"AK": 2}, "generator": "noise"}, "given generated ones"),
-        ({"balance": "logit_adjustment_posthoc", "logit_adjustment": False}, "logit_adjustment = false"),
+        ({"balance": "logit_adjustment_posthoc", "treatment": "focal"}, "would both answer the imbalance"),
+        ({"balance": "oversampling", "treatment": "logit_adjustment_posthoc"}, "would both answer the imbalance"),
+        ({"balance": "crt", "treatment": "logit_adjustment_posthoc"}, "would both answer the imbalance"),
+        ({"balance": "none", "operating_point": "argmax"}, "arms.x.operating_point"),
     ],
 )
 def test_arms_that_cannot_be_are_refused_before_work(arm, words):
@@ -450,7 +453,7 @@ def test_arms_that_cannot_be_are_refused_before_work(arm, words):
 
 def test_the_treatment_of_an_arm():
     counts = np.array([90, 9, 1])
-    plain = Ways("duplicates", {}, "", {}, adjust=False)
+    plain = Ways("duplicates", {}, "", {}, "validation")
     assert plain.treat(counts) is PLAIN
     own = replace(plain, balance="oversampling", balance_config={"power": 1.0}).treat(counts)
     assert own.class_weights is not None
@@ -458,23 +461,76 @@ def test_the_treatment_of_an_arm():
     assert replace(plain, treatment="focal").treat(counts).loss is not None
 
 
-def test_logits_are_adjusted_as_strongly_as_validation_wants():
+def test_the_strength_of_an_arm():
+    plain = Ways("duplicates", {}, "mixup", {}, "validation")
+    assert plain.strength is None
+    assert replace(plain, operating_point="argmax").strength == 0
+    fixed = replace(plain, treatment="logit_adjustment_posthoc")
+    assert fixed.strength == replace(fixed, operating_point="argmax").strength == 1
+    assert replace(fixed, treatment_config={"tau": 0.5}).strength == 0.5
+
+
+def test_an_operating_point_is_set_on_the_validation_part_and_leaves_the_logits():
     """Two classes, nine to one; the rare one's logit is short by exactly the log of the prior's ratio."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], [400, 400])
     signal = (2 * truth - 1) * 1.5 + rng.normal(0, 1, 800)
     logits = np.stack([np.full(800, np.log(9.0)), signal], axis=1).astype(np.float32)
-    given = {"validation": logits.copy(), "test": logits[:10].copy()}
-    found = adjust_logits(given, truth, np.array([900, 100]), PLAIN, ("a", "b"))
-    assert found["logit_adjustment"] == pytest.approx(1.0, abs=0.2)
+    given = {"validation": logits, "test": logits[:10].copy()}
+    names = [f"i{row}" for row in range(800)]
+    table = pd.DataFrame({"image": names, "label": np.array(["a", "b"])[truth], "location": names})
+    part, counts = Catalog.build(table, ("a", "b"), "r"), np.array([900, 100])
+    said, found = set_operating_point(given, part, counts, None)
+    assert found["strength"] == pytest.approx(1.0, abs=0.1)
     assert found["log_prior"] == pytest.approx([np.log(0.9), np.log(0.1)])
     assert found["notes"] == []
-    expected = logits[:10] - found["logit_adjustment"] * np.log([0.9, 0.1])
-    np.testing.assert_allclose(given["test"], expected, rtol=1e-6)
-    recalls = [(given["validation"].argmax(1) == truth)[truth == k].mean() for k in (0, 1)]
+    assert (given["validation"] == logits).all()
+    expected = (logits[:10] - found["strength"] * np.log([0.9, 0.1])).argmax(1)
+    assert (said["test"] == expected).all()
+    recalls = [(said["validation"] == truth)[truth == k].mean() for k in (0, 1)]
     assert min(recalls) > 0.85 > (logits.argmax(1) == truth)[truth == 1].mean()
-    weighted = Treatment(class_weights=(1.0, 1.0), key="x")
-    even = np.array([400, 400])
-    assert adjust_logits({"validation": logits}, truth, even, weighted, ("a", "b"))["log_prior"] == [np.log(0.5)] * 2
-    alone = adjust_logits({"validation": logits[:400]}, truth[:400], even, PLAIN, ("a", "b"))
-    assert alone["notes"] == ["The strength of the logit adjustment was chosen without b: no validation image."]
+    fixed, about = set_operating_point(given, part, counts, 0.0)
+    assert (about["strength"], about["notes"]) == (0.0, [])
+    assert (fixed["validation"] == logits.argmax(1)).all()
+    _, alone = set_operating_point({"validation": logits[:400]}, part.take(np.arange(400)), counts, None)
+    assert alone["notes"] == ["The operating point was chosen without b: no validation image."]
+
+
+def test_every_arm_is_scored_at_the_operating_point_that_validation_wants(folded):
+    """The strengths are computed anew from the validation files; scores count what is said at them."""
+    outcome, _ = folded
+    arms = {arm.name: arm for arm in outcome.results.arms}
+    assert arms["theory"].role == "rival"
+    for fit in outcome.results.fits:
+        folder = outcome.run / fit.folder
+        view = runs.read_json(folder / "view.json")
+        parts = {part: Predictions.load(folder / f"{part}.parquet") for part in ("validation", "test")}
+        held, prior = parts["validation"], np.array(view["log_prior"])
+        chosen = 1.0 if fit.arm == "theory" else choose_strength(held.logits, held.labels, prior)
+        assert view["strength"] == arms[fit.arm].strength[fit.trial] == chosen
+        for part, found in parts.items():
+            scores = fit.scores[part]
+            assert (found.predicted == (found.logits - chosen * prior).argmax(1)).all()
+            assert scores.accuracy == (found.predicted == found.labels).mean()
+            assert np.sum(scores.confusion, axis=0).tolist() == np.bincount(found.predicted, minlength=8).tolist()
+            assert scores.log_loss == pytest.approx(log_loss(found.labels, found.probabilities, labels=range(8)))
+
+
+def test_the_prior_of_an_arm_is_what_it_trained_on_real_and_added(folded):
+    outcome, _ = folded
+    for stage in outcome.stages:
+        if stage.kind == "classifier" and stage.name in ("none", "drawn"):
+            view = runs.read_json(outcome.run / stage.folder / "view.json")
+            counts = outcome.prepared.part(stage.trial, "train").counts
+            rows = np.array([number + view["extra"].get(name, 0) for name, number in counts.items()])
+            assert view["log_prior"] == pytest.approx(np.log(rows / rows.sum()))
+            assert bool(view["extra"]) == (stage.name == "drawn")
+
+
+def test_an_operating_point_changes_no_measure_of_the_logits(folded):
+    outcome, _ = folded
+    of = {(fit.arm, fit.trial): fit.scores["test"] for fit in outcome.results.fits}
+    for trial in range(3):
+        plain, theory = of["none", trial], of["theory", trial]
+        for name in ("auc", "average_precision", "log_loss", "expected_calibration_error"):
+            assert getattr(plain, name) == getattr(theory, name)

@@ -10,7 +10,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from moulage import arm, contracts, plugins
+from moulage import contracts, plugins
+from moulage import treatment as treatments
 from moulage.balance import _weights
 from moulage.classifiers import _fitting, probe
 from moulage.data.training_view import Examples, TrainingView
@@ -221,7 +222,7 @@ def test_a_treatment_that_contradicts_itself_is_refused():
 def both(*named: str, **settings) -> Treatment:
     """Two plug-ins at once, as an arm's ``balance`` and ``treatment``."""
     plugs = [(plug := contracts.balance(name), plug.configure(settings.get(name, {}))) for name in named]
-    return arm.treat(plugs, np.array((1, 2, 4)))
+    return treatments.treat(plugs, np.array((1, 2, 4)))
 
 
 def test_a_loss_and_a_mixing_go_together_in_either_order():

@@ -100,7 +100,6 @@ def test_nothing_to_tell_apart_is_refused():
 
 
 RECIPE = phantom_recipe(
-    study={"logit_adjustment": True},
     data={"options": {"num_images": 240}, "unknown": ["VASC"]},
     arms={"duplicates": {"balance": "duplicates", "add": {"AK": 3}}},
 )

@@ -14,7 +14,7 @@ from scipy import stats
 import moulage
 from call_cli import Result, caller
 from fake_run import comparison, filled, make_results, make_run
-from made_up_fits import CLASSES, fit
+from made_up_fits import CLASSES, fit, saying
 from moulage import conclusions
 from moulage import recipe as recipes
 from moulage.arm import Design
@@ -137,7 +137,7 @@ def test_a_contrast_of_three_arms_has_the_variance_of_its_influences_and_of_the_
 
 def test_an_arm_that_never_varies_is_told_from_a_mean_of_two_that_do() -> None:
     arms = study(SIGNALS)
-    arms["none"] = [replace(p, logits=arms["none"][0].logits) for p in arms["none"]]
+    arms["none"] = [saying(p, arms["none"][0].logits) for p in arms["none"]]
     trials = curve_of(arms).trials
     values = np.array([trials.lesions.values[name] for name in trials.pool])
     assert "none" not in trials.pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,61 +14,11 @@ from moulage.contracts import BalancePlugin, Role
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
 from moulage.recipe_tables import ArmOptions
-from moulage.treatment import PLAIN, Treatment, combined, drawn
+from moulage.treatment import Treatment, Ways, treat
+from moulage.use import ADD, Use
 
 NO_CLASSES = ("one", "two")
 """Stand in for the data's classes, one image each, where a treatment is only looked at."""
-
-
-@dataclass(frozen=True)
-class Ways:
-    """How an arm answers imbalance, as plain values: all that a stage on another machine needs of it."""
-
-    balance: str  # the plug-in that may add rows, with its options
-    balance_config: dict[str, Any]
-    treatment: str  # the one beside it that changes the training; empty for none
-    treatment_config: dict[str, Any]
-    adjust: bool  # whether the logits are adjusted after training
-
-    @property
-    def plugs(self) -> list[tuple[BalancePlugin, Any]]:
-        """The plug-ins, each with its options."""
-        named = [(self.balance, self.balance_config), (self.treatment, self.treatment_config)]
-        found = [(contracts.balance(name), given) for name, given in named if name]
-        return [(plug, plug.configure(given)) for plug, given in found]
-
-    def treat(self, counts: np.ndarray) -> Treatment:
-        """How the arm trains; ``counts``: images of each class that it trains on, real and added, int64 [K]."""
-        return treat(self.plugs, counts)
-
-    @property
-    def treatments(self) -> list[str]:
-        """Which of the plug-ins change the training."""
-        return [plug.name for plug, _ in self.plugs if plug.treat]
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether held-back real images are added, which no other arm may."""
-        return contracts.balance(self.balance).role == "positive"
-
-
-def treat(plugs: Sequence[tuple[BalancePlugin, Any]], counts: np.ndarray) -> Treatment:
-    """How balance plug-ins treat the training together; plainly where none says anything of it.
-
-    A loss beside a sampling is told the counts as they are drawn: it answers the imbalance that is left.
-
-    Raises:
-        RecipeError: they do not go together.
-    """
-    treats = [(plug.treat, config) for plug, config in plugs if plug.treat]
-    alone = [of(config, counts) for of, config in treats]
-    sampling = reduce(combined, (each for each in alone if each.class_weights), PLAIN)
-    seen = drawn(counts, sampling)
-    found = [
-        of(config, seen) if each.loss and not each.class_weights else each
-        for (of, config), each in zip(treats, alone, strict=True)
-    ]
-    return reduce(combined, found, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -93,22 +43,20 @@ class Arm:
             plug = contracts.balance(options.treatment)
             configured = plug.configure(options.treatment_options, f"{where}.treatment_options")
             treatment = configured.model_dump(mode="json")
-        return Ways(options.balance, balance.model_dump(mode="json"), options.treatment, treatment, self.adjusts)
+        point = self.recipe.study.operating_point
+        return Ways(options.balance, balance.model_dump(mode="json"), options.treatment, treatment, point)
 
     @property
-    def adjusts(self) -> bool:
-        """Whether the logits of this arm are adjusted after training."""
-        options = self.options
-        if any(contracts.balance(each).is_posthoc for each in (options.balance, options.treatment) if each):
-            return True
-        return self.recipe.study.logit_adjustment if options.logit_adjustment is None else options.logit_adjustment
+    def use(self) -> Use:
+        """What is done with the images that it adds."""
+        return self.options.used
 
     @property
     def role(self) -> Role:
         """What the arm is for.
 
         It is the ROLE of its balance plug-in, overridden by that of the generator that it draws from. A reference that
-        is trained or adjusted otherwise than the study's other arms is a rival. A plug-in without a ROLE is
+        is treated otherwise than the study's other arms is a rival. A plug-in without a ROLE is
         ``synthetic`` where it is given generated images, else a ``rival``.
         """
         options = self.options
@@ -116,8 +64,7 @@ class Arm:
         role = contracts.balance(options.balance).role or default
         if options.generator and contracts.generator(self.recipe.generators[options.generator].plugin).is_null:
             role = "null"
-        differs = bool(options.treatment) or self.adjusts != self.recipe.study.logit_adjustment
-        return "rival" if role == "reference" and differs else role
+        return "rival" if role == "reference" and options.treatment else role
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -139,6 +86,30 @@ class Arm:
             return {name: round(ratio * counts[name]) for name, ratio in counted.ratio.items()}
         return dict(counted.add)
 
+    def leaving(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Real images of each class that leave the training for those that it adds; ``counts`` as of ``additions``.
+
+        Raises:
+            RecipeError: copies are to replace all that they could be copies of; a class is none of the data's.
+        """
+        if self.use.way != "replace":
+            return {}
+        found = {name: min(number, counts[name]) for name, number in self.additions(counts).items()}
+        bare = [name for name, number in found.items() if number == counts[name]]
+        if bare and self.options.balance == "duplicates":
+            raise RecipeError(
+                f'arms.{self.name}: copies are to take the place of all {counts[bare[0]]} real images of "{bare[0]}", '
+                "and none is left to be copied.",
+                "Add fewer than there are (in a curve: smaller doses), or use another way than replace.",
+            )
+        return found
+
+    def num_slots(self, counts: Mapping[str, int]) -> int:
+        """Images that an epoch of it holds beyond as many as there are real ones; ``counts`` as of ``additions``."""
+        if self.use.way == "batch_share":
+            return 0
+        return sum(self.additions(counts).values()) - sum(self.leaving(counts).values())
+
     @property
     def selects_for(self) -> str:
         """The arm whose images are selected, of which this one takes as many as it adds: that of its curve with the
@@ -159,7 +130,7 @@ class Arm:
             RecipeError: naming the place.
         """
         options, plugs = self.options, self.ways.plugs
-        if options.treatment and not (plugs[1][0].treat or plugs[1][0].is_posthoc):
+        if options.treatment and not (plugs[1][0].treat or plugs[1][0].strength):
             raise RecipeError(
                 f'arms.{self.name}.treatment: "{options.treatment}" adds images, and is no treatment.',
                 f"Use it as arms.{self.name}.balance.",
@@ -167,13 +138,8 @@ class Arm:
         counts = np.ones(len(NO_CLASSES), np.int64)
         for key, (plug, config) in zip(("balance", "treatment"), plugs, strict=False):
             _check_treatment(self.recipe, treat([(plug, config)], counts), f'arms.{self.name}.{key} = "{plug.name}"')
-            if plug.is_posthoc and options.logit_adjustment is False:
-                raise RecipeError(
-                    f'arms.{self.name}: "{plug.name}" is logit adjustment, and logit_adjustment = false forbids it.',
-                    "Leave logit_adjustment out.",
-                )
         try:
-            treat(plugs, counts)
+            _check_point(plugs, treat(plugs, counts))
         except RecipeError as error:
             raise RecipeError(
                 f'arms.{self.name}: "{options.balance}" and "{options.treatment}": {error.message}',
@@ -181,6 +147,22 @@ class Arm:
             ) from None
         if self.ways.is_positive:
             self._check_positive()
+        self._check_use(treat(plugs, counts))
+
+    def _check_use(self, treatment: Treatment) -> None:
+        """It adds images, its treatment leaves them where its use puts them, and the classifier knows this use."""
+        where = f'arms.{self.name}.use = "{self.use.way}"'
+        if self.use.way != "add" and (self.ways.plugs[0][0].extend is None or self.options.balance == "none"):
+            raise RecipeError(f'{where}: balance = "{self.options.balance}" adds no image.', "Leave use out.")
+        if self.use.way == "batch_share" and (treatment.class_weights or treatment.retrain_head):
+            raise RecipeError(
+                f"{where} fixes what a batch holds, and {' and '.join(self.ways.treatments)} draws classes by weights.",
+                "Leave one of them out.",
+            )
+        try:
+            contracts.check_use(_classifier(self.recipe), self.use)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error.message}", error.hint) from None
 
     def _check_positive(self) -> None:
         """An arm that gets the reserve has one to draw from, and draws from nothing else."""
@@ -207,6 +189,14 @@ class Arm:
                 )
 
 
+def _check_point(plugs: Sequence[tuple[BalancePlugin, Any]], together: Treatment) -> None:
+    """An operating point of a plug-in's own is the only answer to the imbalance."""
+    if sum(plug.strength is not None for plug, _ in plugs) > 1:
+        raise RecipeError("Two that both set the operating point do not go together.")
+    if any(plug.strength for plug, _ in plugs) and (together.loss or together.class_weights or together.retrain_head):
+        raise RecipeError("The operating point and the training would both answer the imbalance.")
+
+
 def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:
     """The recipe's classifier can do what the treatment asks for."""
     chosen = recipe.classifier
@@ -216,11 +206,16 @@ def _check_treatment(recipe: Recipe, treatment: Treatment, where: str) -> None:
             f'{where}: it changes pixels, and the classifier "{chosen.plugin}" reads embeddings.',
             "Leave the arm out, or use a classifier that reads pixels, such as finetune.",
         )
-    classifier = plug.Classifier(plug.configure(chosen.options, "classifier.options"), NO_CLASSES)
     try:
-        contracts.check_treatment(classifier, treatment)
+        contracts.check_treatment(_classifier(recipe), treatment)
     except RecipeError as error:
         raise RecipeError(f"{where}: {error.message}", error.hint) from None
+
+
+def _classifier(recipe: Recipe) -> contracts.Classifier:
+    """The recipe's classifier, for a question; nothing is loaded."""
+    plug = contracts.classifier(recipe.classifier.plugin)
+    return plug.Classifier(plug.configure(recipe.classifier.options, "classifier.options"), NO_CLASSES)
 
 
 def arms_of(recipe: Recipe) -> dict[str, Arm]:
@@ -283,15 +278,17 @@ class Design:
 
         Under the primary measure every rival takes the place of the best (``rival_pairs``).
 
-        Of several such duplicates that with the arm's own treatment is taken.
+        Of several such duplicates those that are used as the arm's own images are taken, else those that are added, and
+        of these one with its treatment.
         """
-        arms, found = self.recipe.arms, dict[str, str]()
+        arms, found, own = self.recipe.arms, dict[str, str](), self.arms[arm].use
         copies = [
             name
             for name, other in arms.items()
             if other.balance == "duplicates" and name != arm and self.additions(name) == self.additions(arm)
         ]
-        copies.sort(key=lambda name: arms[name].treatment != arms[arm].treatment)
+        copies = [name for name in copies if self.arms[name].use in (own, ADD)]
+        copies.sort(key=lambda name: (self.arms[name].use != own, arms[name].treatment != arms[arm].treatment))
         if self.none and self.none != arm:
             found["none"] = self.none
         if copies and arms[arm].balance != "duplicates":
@@ -323,7 +320,16 @@ class Design:
         drawn_by = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
         drawn_by = " ".join(filter(None, [drawn_by, how and f"with {how}"]))
         treated = f"with {options.treatment}" if options.treatment else ""
-        return f"Adding {added} ({'; '.join(filter(None, [arm, *each, drawn_by, treated]))})"
+        about = "; ".join(filter(None, [arm, *each, drawn_by, treated]))
+        if self.arms[arm].use.way == "replace":
+            return f"Putting {added} in place of {self._replaced(numbers)} real ones ({about})"
+        return f"{' '.join(filter(None, ['Adding', added, self.arms[arm].use.words]))} ({about})"
+
+    def _replaced(self, numbers: Mapping[str, tuple[int, int]]) -> str:
+        """How many real images left for fewest and most images of each class that came."""
+        leave = [sum(min(ends[side], self.counts[label]) for label, ends in numbers.items()) for side in (0, 1)]
+        come = [sum(ends[side] for ends in numbers.values()) for side in (0, 1)]
+        return "as many" if come == leave else _from_to(*leave)
 
     def point(self, arm: str) -> str:
         """The images that a point of a curve adds, in words, such as ``400 generated AK images (dcgan)``."""

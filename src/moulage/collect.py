@@ -13,7 +13,7 @@ from moulage.data import data_sets
 from moulage.data.split import Split
 from moulage.errors import RunError
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import scores
+from moulage.evaluation.scores import scores_of
 from moulage.recipe import Recipe
 from moulage.results import FidelityRun, GeneratorRun, Results, SelectionRun
 from moulage.results.record import checked
@@ -114,7 +114,7 @@ def long_table(fits: Sequence[results.Fit]) -> pd.DataFrame:
 
 
 def _fit(stage: Classifier, predicted: dict[str, Predictions]) -> results.Fit:
-    found = {part: results.Scores(**scores(p.labels, p.logits, p.classes)) for part, p in predicted.items()}
+    found = {part: results.Scores(**scores_of(p)) for part, p in predicted.items()}
     return results.Fit(arm=stage.name, trial=stage.trial, folder=stage.folder, scores=found)
 
 
@@ -143,20 +143,20 @@ def _trials(recipe: Recipe) -> results.Trials:
 
 def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) -> results.Arm:
     options, own = design.recipe.arms[name], [stage for stage in trained if stage.name == name]
-    views = [runs.read_json(run / stage.folder / VIEW, "logit_adjustment") for stage in own]
-    strengths = [view["logit_adjustment"] for view in views]
+    views = [runs.read_json(run / stage.folder / VIEW, "strength") for stage in own]
     about = {
         "name": name,
         "role": design.roles[name],
         "balance": options.balance,
         "treatment": options.treatment,
+        "use": design.arms[name].use.words,
         "generator": options.generator or None,
         "selection": options.selection or None,
         "curve": options.curve,
         "series": options.series,
         "dose": options.dose,
         "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),
-        "logit_adjustment": strengths if any(tau is not None for tau in strengths) else None,
+        "strength": [view["strength"] for view in views],
     }
     return checked(results.Arm, {**views[0], **about}, run / own[0].folder / VIEW)
 
@@ -173,10 +173,12 @@ def _generators(run: Path, stages: Sequence[Stage], stage: Generator) -> list[Ge
 
 
 def _generator(run: Path, stage: Generator, drawn: Samples | None, shown: Gallery | None) -> GeneratorRun:
+    plug = contracts.generator(stage.plugin)
     return GeneratorRun(
         name=drawn.name if drawn else stage.name,
         generator=stage.name,
-        drawing=contracts.generator(stage.plugin).changed(drawn.drawing) if drawn else {},
+        drawing=plug.changed(drawn.drawing) if drawn else {},
+        edit=plug.edit(drawn.drawing) if drawn else "",
         plugin=stage.plugin,
         trial=stage.trial,
         folder=stage.folder,

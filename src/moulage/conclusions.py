@@ -42,12 +42,13 @@ def best_rival(recipe: Recipe, roles: Mapping[str, str], validation: Predicted) 
     if not names:
         return None
     primary, targets = recipe.study.primary, recipe.study.target_classes
-    found = {
-        name: float(np.mean([measure(primary, p.labels, p.logits, p.classes, targets) for p in validation[name]]))
-        for name in names
-    }
+    found = {name: float(np.mean([_of(primary, p, targets) for p in validation[name]])) for name in names}
     pick = min if is_lower_better(primary) else max
     return BestRival(arm=pick(names, key=found.__getitem__), measure=primary, validation=found)
+
+
+def _of(name: str, said: Predictions, targets: Sequence[str]) -> float:
+    return measure(name, said.labels, said.logits, said.classes, targets, said.predicted)
 
 
 def measures(recipe: Recipe) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel
 
 from moulage import plugins, runs
 from moulage.errors import RecipeError
+from moulage.use import IN_ORDER
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from moulage.data.training_view import Examples, TrainingView
     from moulage.selection import ImageSet, Judgement
     from moulage.treatment import Treatment
+    from moulage.use import Use
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
+Edit = Literal["", "whole", "lesion", "surround"]
+"""Which part of a training image is changed where images are drawn; empty: they are drawn from noise."""
 Judge = Callable[[Callable[[int, np.ndarray], np.ndarray]], Mapping[str, float]]
 """Takes a generator's ``sample``, gives a score of each class; lower is better."""
 
@@ -87,6 +90,17 @@ class Interpolates(Protocol):
         ...
 
 
+class Edits(Protocol):
+    """A generator that changes training images, where its options of drawing say so (``GeneratorPlugin.edit``)."""
+
+    def edited(self, label: int, seeds: np.ndarray, parents: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Images uint8 [n, S, S, 3] of one class, made of ``parents`` (such images too), one a seed and by it alone.
+
+        ``masks`` uint8 [n, S, S] are lesion masks where a region is changed; the rest stays to the last bit.
+        """
+        ...
+
+
 class Classifier(Protocol):
     """Learns to tell classes apart. ``Classifier(config, classes)``."""
 
@@ -102,6 +116,9 @@ class Classifier(Protocol):
         treatment: Treatment = ...,
     ) -> None:
         """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
+
+        Each loss counts as much as ``Batch.weights`` says, and epochs after ``view.use.num_epochs`` of them are those
+        of ``view.last``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 
@@ -160,7 +177,7 @@ class Module(Protocol):
 
 
 class GeneratorModule(Module, Protocol):
-    """A generator plug-in. Optional: ``Drawing``, ``ROLE = "null"``, ``NEEDS_MASKS = True``."""
+    """A generator plug-in. Optional: ``Drawing`` (``changes`` in it: ``Edits``), ``ROLE = "null"``, ``NEEDS_MASKS``."""
 
     @property
     def Generator(self) -> Callable[[Any, tuple[str, ...], int], Generator]: ...
@@ -226,6 +243,18 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
         found.check_treatment(treatment)
 
 
+def check_use(classifier: Classifier, use: Use) -> None:
+    """The same of the use of an arm's images; a classifier without the method knows the ways of ``IN_ORDER`` alone."""
+    found: Any = classifier
+    if hasattr(classifier, "check_use"):
+        found.check_use(use)
+    elif use.way not in IN_ORDER:
+        raise RecipeError(
+            f"The classifier does not say that it knows {use.way}.",
+            f"It knows {', '.join(IN_ORDER)}; or give its class a method check_use.",
+        )
+
+
 @dataclass(frozen=True)
 class GeneratorPlugin(Plugin):
     """A generator. ``is_null``: its images must not help. ``needs_masks``: it draws from lesion masks.
@@ -259,6 +288,11 @@ class GeneratorPlugin(Plugin):
         """Those of ``drawing`` that are not as the plug-in has them by default."""
         plain = self.drawing({})
         return {key: value for key, value in drawing.items() if value != plain[key]}
+
+    def edit(self, drawing: Mapping[str, Any]) -> Edit:
+        """Which part of training images is changed by these options of drawing; it is ``Drawing.changes``."""
+        found: Edit = getattr(plugins.validate(self.Drawing, dict(drawing), f"{self.name}, drawing"), "changes", "")
+        return found
 
     def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
         """Tell a generator of this plug-in how to draw from now on.
@@ -295,13 +329,14 @@ class ClassifierPlugin(Plugin):
 
 @dataclass(frozen=True)
 class BalancePlugin(Plugin):
-    """A way to treat imbalance: rows that it adds, how it trains, or logits that it adjusts after training."""
+    """A way to treat imbalance: rows that it adds, how it trains, or an operating point."""
 
     # ``(config, train, samples, add, rng) -> Catalog``: the extra rows of an arm; None: it adds none
     extend: Callable[[Any, Catalog, Catalog | None, dict[str, int], np.random.Generator], Catalog] | None
     # ``(config, counts int64 [K]) -> Treatment``; None: it trains plainly
     treat: Callable[[Any, np.ndarray], Treatment] | None
-    is_posthoc: bool  # it stands for logit adjustment after training
+    # ``config -> float``: the strength of its operating point; None: that is set as the study says
+    strength: Callable[[Any], float] | None
     role: Role | None  # what an arm of it is for; None where the plug-in does not say
 
 
@@ -345,9 +380,9 @@ def classifier(name: str) -> ClassifierPlugin:
     module = plugins.load("classifiers", name)
     embedding = None
     if hasattr(module, "embed"):
-        parts = getattr(module, "embed_parts", _whole)
+        parts: Callable[[Any], tuple[Any, ...]] = getattr(module, "embed_parts", lambda config: (config,))
         embedding = EmbeddingOf(module.embed, module.embed_key, module.embed_seconds, parts)
-    learns: Callable[[Any], bool] = getattr(module, "learns_masks", _never)
+    learns: Callable[[Any], bool] = getattr(module, "learns_masks", lambda config: False)
     metadata: Literal["", "optional", "required"] = getattr(module, "METADATA", "")
     return ClassifierPlugin(name, module.Config, module.Classifier, module.Classifier.load, embedding, metadata, learns)
 
@@ -355,9 +390,8 @@ def classifier(name: str) -> ClassifierPlugin:
 def balance(name: str) -> BalancePlugin:
     """The balance plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("balance", name)
-    optional: dict[str, Any] = {key: getattr(module, key, None) for key in ("extend", "treat", "ROLE")}
-    posthoc = bool(getattr(module, "POSTHOC", False))
-    return BalancePlugin(name, module.Config, optional["extend"], optional["treat"], posthoc, optional["ROLE"])
+    optional: dict[str, Any] = {key: getattr(module, key, None) for key in ("extend", "treat", "strength", "ROLE")}
+    return BalancePlugin(name, module.Config, *optional.values())
 
 
 def rule(name: str) -> SelectionPlugin:
@@ -376,18 +410,6 @@ def preprocessing(name: str) -> PreprocessingPlugin:
     """The pre-processing plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("preprocessing", name)
     needs_mask: Callable[[Any], bool] | None = getattr(module, "needs_mask", None)
-    check_installed: Callable[[], None] = getattr(module, "check_installed", _nothing)
+    check_installed: Callable[[], None] = getattr(module, "check_installed", lambda: None)
     version = int(getattr(module, "VERSION", 1))
     return PreprocessingPlugin(name, module.Config, module.apply, needs_mask, check_installed, version)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _whole(config: Any) -> tuple[Any, ...]:
-    return (config,)
-
-
-def _never(config: BaseModel) -> bool:
-    return False

@@ -58,6 +58,8 @@ def _arms(
                     f'{where}: the generator "{generator}" does not learn "{label}", it learns {", ".join(learns)}'
                 )
 
+    used = {"use": curve.use, "weight": curve.weight, "share": curve.share}
+
     def arm(series: str, balance: str, dose: float, generator: str = "", selection: str = "") -> ArmOptions:
         return ArmOptions(
             balance=balance,
@@ -68,6 +70,7 @@ def _arms(
             curve=name,
             series=series,
             dose=dose,
+            **({} if balance == "oracle" else used),
         )  # pyright: ignore[reportCallIssue]
 
     doses = curve.images or curve.doses

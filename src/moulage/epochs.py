@@ -50,6 +50,10 @@ class State(Generic[Model]):
             self.best_epoch, self.best_merit = epoch, merit
             self.best = copy.deepcopy(self.evaluated.state_dict())
 
+    def forget_best(self) -> None:
+        """What was kept so far is not kept any longer; the next epoch is, until a better one comes."""
+        self.best_epoch, self.best_merit = 0, -math.inf
+
     def dump(self) -> dict[str, Any]:
         ema = self.ema.state_dict() if self.ema else {}
         parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": ema}

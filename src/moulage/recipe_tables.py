@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from moulage.errors import nearest
 from moulage.plugins import Options
+from moulage.use import UseOptions
 
 Dose = Annotated[float, Field(gt=0, le=1000)]
 Lesions = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -26,7 +27,7 @@ NO_METADATA = {
     "location": "a path may hold the class, and names one image",
     **dict.fromkeys(("official_part", "only_part"), "it is the part of the split"),
     **dict.fromkeys(
-        ("origin", "split_digest", "seed"), "only generated images have it, so it tells them from real ones"
+        ("origin", "split_digest", "seed", "parent"), "only generated images have it, so it tells them from real ones"
     ),
 }
 """Columns that are refused as metadata, and why: they give away the label, an identity, or where an image is from."""
@@ -61,8 +62,10 @@ class StudyOptions(Options):
     family: tuple[str, ...] = Field(
         (), description="Arms over which p values are corrected (Holm); none: every arm that adds generated images."
     )
-    logit_adjustment: bool = Field(
-        False, description="Adjust every arm's logits by the classes' frequency, as strongly as validation wants it."
+    operating_point: Literal["validation", "argmax"] = Field(
+        "validation",
+        description="Which class an arm says: as balanced accuracy on the validation part wants it, by post-hoc logit "
+        "adjustment, or the most probable one; see docs/rivals.md.",
     )
 
 
@@ -276,7 +279,7 @@ class ClassifierOptions(Options):
         return names
 
 
-class ArmOptions(Options):
+class ArmOptions(UseOptions):
     """One way to treat the training part."""
 
     balance: str = Field(description="A balance plug-in; `moulage list balance` names them.")
@@ -299,7 +302,6 @@ class ArmOptions(Options):
         "", description="A balance plug-in that changes the training, beside the one that adds rows."
     )
     treatment_options: dict[str, Any] = Field(default_factory=dict, description="Options of the treatment.")
-    logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
     curve: str = Field("", description="Set by `[curves.NAME]`: the curve that the arm is a point of.")
     series: str = Field("", description="Set by `[curves.NAME]`: `real`, `copies`, or what draws the images.")
     dose: float = Field(
@@ -318,10 +320,12 @@ class ArmOptions(Options):
             raise ValueError("drawing says how a generator's images are drawn, and there is no generator")
         if self.treatment_options and not self.treatment:
             raise ValueError("treatment_options are given, but no treatment")
+        if self.use != "add" and not (self.add or self.ratio or self.like):
+            raise ValueError(f'use = "{self.use}" says what is done with added images: give one of add, ratio, like')
         return self
 
 
-class CurveOptions(Options):
+class CurveOptions(UseOptions):
     """Arms over a dose of added images: held-back real ones, copies, and those of each generator."""
 
     doses: tuple[Dose, ...] = Field(
@@ -354,6 +358,10 @@ class CurveOptions(Options):
             values = getattr(self, key)
             if list(values) != sorted(set(values)):
                 raise ValueError(f"{key} rise from the smallest to the largest, each once")
+        if self.use == "replace" and not self.images and self.doses[-1] >= 1:
+            raise ValueError(
+                f'doses: {self.doses[-1]:g} under use = "replace" leaves no real image to be copied; give doses below 1'
+            )
         for key in ("generators", "selections", "classes"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key}: name each once")

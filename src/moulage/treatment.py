@@ -4,14 +4,16 @@ A way to treat imbalance makes one; every classifier honours every field, or ref
 ``RecipeError`` before it starts. How many images are seen is the same under all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
 
-from moulage import runs
+from moulage import contracts, runs
+from moulage.contracts import BalancePlugin
 from moulage.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -114,3 +116,60 @@ def check_counts(counts: np.ndarray) -> np.ndarray:
             "Leave the class out of the recipe, or split so that the training part holds some of its groups.",
         )
     return counts
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How an arm answers imbalance, as plain values: all that a stage on another machine needs of it."""
+
+    balance: str  # the plug-in that may add rows, with its options
+    balance_config: dict[str, Any]
+    treatment: str  # the one beside it that changes the training; empty for none
+    treatment_config: dict[str, Any]
+    operating_point: str  # how it is set where no plug-in does: on the "validation" part, or "argmax"
+
+    @property
+    def plugs(self) -> list[tuple[BalancePlugin, Any]]:
+        """The plug-ins, each with its options."""
+        named = [(self.balance, self.balance_config), (self.treatment, self.treatment_config)]
+        found = [(contracts.balance(name), given) for name, given in named if name]
+        return [(plug, plug.configure(given)) for plug, given in found]
+
+    def treat(self, counts: np.ndarray) -> Treatment:
+        """How the arm trains; ``counts``: images of each class that it trains on, real and added, int64 [K]."""
+        return treat(self.plugs, counts)
+
+    @property
+    def treatments(self) -> list[str]:
+        """Which of the plug-ins change the training."""
+        return [plug.name for plug, _ in self.plugs if plug.treat]
+
+    @property
+    def strength(self) -> float | None:
+        """Of the operating point; None: it is chosen on the validation part."""
+        given = [plug.strength(config) for plug, config in self.plugs if plug.strength]
+        return given[0] if given else 0.0 if self.operating_point == "argmax" else None
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether held-back real images are added, which no other arm may."""
+        return contracts.balance(self.balance).role == "positive"
+
+
+def treat(plugs: Sequence[tuple[BalancePlugin, Any]], counts: np.ndarray) -> Treatment:
+    """How balance plug-ins treat the training together; plainly where none says anything of it.
+
+    A loss beside a sampling is told the counts as they are drawn: it answers the imbalance that is left.
+
+    Raises:
+        RecipeError: they do not go together.
+    """
+    treats = [(plug.treat, config) for plug, config in plugs if plug.treat]
+    alone = [of(config, counts) for of, config in treats]
+    sampling = reduce(combined, (each for each in alone if each.class_weights), PLAIN)
+    seen = drawn(counts, sampling)
+    found = [
+        of(config, seen) if each.loss and not each.class_weights else each
+        for (of, config), each in zip(treats, alone, strict=True)
+    ]
+    return reduce(combined, found, PLAIN)

@@ -7,5 +7,6 @@ images to add by class; ``rng`` the only source of randomness. ``DataError`` say
 ``treat(config, counts) -> Treatment``: how an arm trains. ``counts``, int64 [K], are the images of each class that an
 epoch of it draws; where they matter, a class without an image is a ``DataError``.
 
-``POSTHOC = True``: plain training, whose logits are adjusted afterwards.
+``strength(config) -> float``: plain training, and the strength of the operating point in place of one that is chosen on
+the validation part (``evaluation/operating_point.py``).
 """

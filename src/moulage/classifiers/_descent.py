@@ -47,6 +47,8 @@ def descend(config: Descent, head: Head, job: _fitting.Job, num_classes: int) ->
         monitoring.check_finite(epoch, train_loss=trained["train_loss"], **scored)
         runs.log(job.folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
         state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
+        if job.forgets_after(epoch, config.epochs):
+            state.forget_best()
         job.progress(epoch, config.epochs, f"validation {scored['validation_balanced_accuracy']:.3f}")
     head.load_state_dict(state.best)
 
@@ -76,17 +78,17 @@ def _train(
     config: Descent, state: State[Head], job: _fitting.Job, epoch: int, stage: _fitting.Stage, num_classes: int
 ) -> dict[str, float]:
     """One epoch; the mean loss and accuracy of its batches, each before its own step."""
-    view, treatment, device = job.view, job.treatment, state.network.mean.device
+    view, treatment, device = job.drawn_in(epoch, config.epochs), job.treatment, state.network.mean.device
     num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
     tally = _fitting.Tally(device)
     batches = view.batches(job.seed, epoch, config.batch_size, config.steps_per_epoch, stage.class_weights)
     for step, batch in enumerate(batches, (epoch - 1) * num_steps):
         embeddings = torch.from_numpy(batch.inputs).to(device)
         targets = _fitting.soft_targets(batch.labels, num_classes, device)
-        if treatment.mix is not None:
-            embeddings, targets = treatment.mix(embeddings, targets)
+        weights = _fitting.on_device(batch.weights, device)
+        embeddings, targets, _, weights = _fitting.mixed(treatment, embeddings, targets, weights=weights)
         logits = state.network(embeddings)
-        loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps))
+        loss = _fitting.loss_of(logits, targets, treatment, step / (config.epochs * num_steps), weights)
         state.optimizer.zero_grad()
         loss.backward()
         state.step(step)

@@ -14,6 +14,7 @@ from moulage import checkpoints, devices, plugins, randomness, runs
 from moulage.data.training_view import Examples, TrainingView, require_classes
 from moulage.errors import DataError, RecipeError, RunError
 from moulage.treatment import PLAIN, Treatment
+from moulage.use import Use
 
 Net = TypeVar("Net", bound=nn.Module)
 Choice = Literal["balanced_accuracy", "loss", "last"]
@@ -39,6 +40,14 @@ class Job:
     def timing(cls, view: TrainingView, progress: runs.Progress = runs.no_progress) -> Self:
         """A plain one whose epochs are only timed: nothing is written."""
         return cls(view, view.real, 0, Path(), progress, PLAIN)
+
+    def drawn_in(self, epoch: int, epochs: int) -> TrainingView:
+        """What an epoch (from 1) of so many is drawn from: the view, or what is left of it in the last epochs."""
+        return self.view if epoch <= self.view.use.num_epochs(epochs) else self.view.last
+
+    def forgets_after(self, epoch: int, epochs: int) -> bool:
+        """Whether no epoch up to this one may be kept: the last ones are on other images, and they are what counts."""
+        return epoch == self.view.use.num_epochs(epochs) < epochs
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,11 @@ class Base(Generic[Net]):
         """Train, and keep what the options ask for. The same call again gives the same, also after a break.
 
         Initial weights, order, augmentation and dropout come from ``seed`` and the epoch alone: all arms share them,
-        and all see equally many images, whatever the treatment. ``DataError`` also where there is no validation image,
-        a class has no training image, or one side alone has metadata.
+        and all see equally many images, whatever the treatment and the use. ``DataError`` also where there is no
+        validation image, a class has no training image, or one side alone has metadata.
         """
         self.check_treatment(treatment)
+        self.check_use(view.use)
         check(view, validation, self.classes)
         self._check_inputs(view, validation)
         self.num_metadata = view.num_metadata
@@ -96,6 +106,10 @@ class Base(Generic[Net]):
     def check_treatment(self, treatment: Treatment) -> None:
         """Raise ``RecipeError`` where this classifier cannot do what the treatment asks for; nothing is loaded."""
         stages(self.config.epochs, treatment, len(self.classes))
+
+    def check_use(self, use: Use) -> None:
+        """Raise ``RecipeError`` where this classifier cannot use an arm's images so; nothing is loaded."""
+        use.num_epochs(self.config.epochs)
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
         """See ``contracts``; embeddings and validation (about a third of training's time an image) are not in it."""
@@ -185,22 +199,41 @@ def losses_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment,
     return functional.cross_entropy(logits, targets, reduction="none")
 
 
-def loss_of(logits: torch.Tensor, targets: torch.Tensor, treatment: Treatment, progress: float) -> torch.Tensor:
-    """The mean of ``losses_of`` over a batch; logits [n, K] as float32."""
-    return losses_of(logits.float(), targets, treatment, progress).mean()
+def loss_of(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    treatment: Treatment,
+    progress: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean of ``losses_of`` over a batch, each times its weight [n] where there are some; logits [n, K] as float32.
+
+    It is not divided by the sum of the weights: an image counts the same whatever its neighbours.
+    """
+    losses = losses_of(logits.float(), targets, treatment, progress)
+    return (losses if weights is None else losses * weights).mean()
 
 
 def mixed(
-    treatment: Treatment, inputs: torch.Tensor, targets: torch.Tensor, metadata: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """A batch as the treatment mixes it: metadata [n, M] as further columns of the targets [n, K]."""
+    treatment: Treatment,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    metadata: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """A batch as the treatment mixes it: metadata [n, M] and weights [n] as further columns of the targets [n, K]."""
     if treatment.mix is None:
-        return inputs, targets, metadata
-    if metadata is None:
-        return *treatment.mix(inputs, targets), None
-    inputs, both = treatment.mix(inputs, torch.cat([targets, metadata], 1))
-    num_classes = targets.shape[1]
-    return inputs, both[:, :num_classes], both[:, num_classes:]
+        return inputs, targets, metadata, weights
+    beside = [targets, metadata, None if weights is None else weights[:, None]]
+    columns = [0 if each is None else each.shape[1] for each in beside]
+    inputs, mixed = treatment.mix(inputs, torch.cat([each for each in beside if each is not None], 1))
+    targets, known, weight = mixed.split(columns, 1)
+    return inputs, targets, None if metadata is None else known, None if weights is None else weight[:, 0]
+
+
+def on_device(weights: np.ndarray | None, device: torch.device) -> torch.Tensor | None:
+    """Weights of a batch's losses, if there are some."""
+    return None if weights is None else torch.from_numpy(weights).to(device)
 
 
 class Tally:
@@ -227,7 +260,7 @@ class Tally:
 
 def check(view: TrainingView, validation: Examples, classes: tuple[str, ...]) -> None:
     """Raise ``DataError`` for a class without a training image, no validation image, or labels beyond the classes."""
-    require_classes(view.labels, classes, "the training images")
+    require_classes(view.last.labels, classes, "the training images")
     if not len(validation):
         raise DataError(
             "There is no validation image.", "Give the split a validation part: it chooses the epoch or the penalty."

@@ -164,16 +164,22 @@ def _rows(head: Head, job: _fitting.Job, class_weights: tuple[float, ...] | None
 
 
 def _mixed_rows(head: Head, job: _fitting.Job, class_weights: tuple[float, ...] | None) -> Rows:
-    """One epoch of mixed images: which are paired, and how, is drawn once from the seed."""
+    """One epoch of mixed images: which are paired, and how, is drawn once from the seed.
+
+    A mixed image weighs what its two do, in the shares in which they are mixed.
+    """
     torch.manual_seed(randomness.seed_from("pairs", job.seed))
-    num_classes, mix = len(head.bias), job.treatment.mix
-    assert mix is not None
-    mixed = [
-        mix(head.standardised(batch.inputs), _fitting.soft_targets(batch.labels, num_classes, head.mean.device))
-        for batch in job.view.batches(job.seed, 1, MIX_BATCH, None, class_weights)
-    ]
-    inputs, targets = torch.cat([each[0] for each in mixed]), torch.cat([each[1] for each in mixed])
-    return Rows(inputs, targets.double(), targets.new_full((len(targets),), 1 / len(targets), dtype=torch.float64))
+    num_classes, device = len(head.bias), head.mean.device
+    inputs, targets, weights = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
+    for batch in job.view.batches(job.seed, 1, MIX_BATCH, None, class_weights):
+        given = head.standardised(batch.inputs), _fitting.soft_targets(batch.labels, num_classes, device)
+        weight = _fitting.on_device(batch.weights, device)
+        *found, _, weight = _fitting.mixed(job.treatment, *given, weights=weight)
+        inputs.append(found[0])
+        targets.append(found[1])
+        weights.append(torch.ones(len(found[1]), device=device) if weight is None else weight)
+    shares = torch.cat(weights).double()
+    return Rows(torch.cat(inputs), torch.cat(targets).double(), shares / shares.sum())
 
 
 def _validation_rows(head: Head, validation: Examples, class_weights: tuple[float, ...] | None) -> Rows:

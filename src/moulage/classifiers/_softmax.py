@@ -12,6 +12,7 @@ from moulage.classifiers._head import Head
 from moulage.data.training_view import Examples, TrainingView
 from moulage.errors import DataError, RecipeError
 from moulage.treatment import Treatment
+from moulage.use import Use
 
 NUM_TIMED_STEPS = 8
 
@@ -64,6 +65,17 @@ class Classifier(_fitting.Base[Head]):
             raise RecipeError(
                 "The probe is a linear probe already: freezing its backbone is the same as the arm none.",
                 "Leave the arm out, or use the classifier finetune.",
+            )
+
+    def check_use(self, use: Use) -> None:
+        """At the optimum it refuses ``pretrain``: the loss has one, wherever the search begins."""
+        if self.config.descent is not None:
+            use.num_epochs(self.config.descent.epochs)
+        elif use.way == "pretrain":
+            raise RecipeError(
+                "The head goes to the optimum of its loss on the last images, and an optimum does not depend on where "
+                "the search began: pretrain would be the same as to add nothing.",
+                "Give the classifier the option descent, which trains in epochs, or use the classifier finetune.",
             )
 
     def _check_inputs(self, view: TrainingView, validation: Examples) -> None:

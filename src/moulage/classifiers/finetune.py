@@ -16,6 +16,7 @@ from moulage.data.training_view import Examples, TrainingView
 from moulage.epochs import State, rise_then_fall
 from moulage.errors import DataError, RecipeError
 from moulage.treatment import Treatment
+from moulage.use import Use
 
 METADATA = "optional"
 PREDICT_BATCH = 128
@@ -146,6 +147,14 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                 "Leave the arm out, or mask_task.weight = 0.",
             )
 
+    def check_use(self, use: Use) -> None:
+        super().check_use(use)
+        if learns_masks(self.config) and use.way == "weight":
+            raise RecipeError(
+                "It weighs the loss of an image, and mask_task has a loss of its own that is of whole batches.",
+                "Leave the arm out, or mask_task.weight = 0.",
+            )
+
     def _fit(self, job: _fitting.Job) -> None:
         config, folder = self.config, job.folder
         num_steps = job.view.num_steps(config.batch_size, config.steps_per_epoch)
@@ -173,6 +182,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                     scored = _fitting.scores(plain, job.validation.labels)
                     monitoring.check_finite(epoch * num_steps, train_loss=trained["train_loss"], **scored)
                     state.keep_best(epoch, _fitting.merit(config.choose, epoch, scored))
+                    if job.forgets_after(epoch, config.epochs):
+                        state.forget_best()
                     runs.log(folder, epoch=epoch, **trained, **scored, seconds=time.perf_counter() - start)
                     board.scalars(epoch, **trained, **scored)
                     checkpoints.save(folder, epoch, state.dump(), settings)
@@ -211,9 +222,10 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         view, validation = job.view, job.validation
         options = (self.config.model_dump(), backbones.digest(initial.backbone), self.classes, job.seed)
         labels = (view.labels.tobytes(), validation.labels.tobytes())
-        optional = (view.weights, view.metadata_at(np.arange(len(view.labels))), validation.metadata)
+        metadata = (view.metadata_at(np.arange(len(view.labels))), validation.metadata)
+        optional = (view.weights, view.in_place_of, *metadata)
         given = (values.tobytes() for values in optional if values is not None)
-        return runs.digest(*options, *labels, view.num_real, view.num_slots, job.treatment.key, *given)
+        return runs.digest(*options, *labels, view.num_real, view.num_slots, repr(view.use), job.treatment.key, *given)
 
     def _build(self, options: backbones.Backbone) -> Network:
         features = backbones.build(options, self.config.size)
@@ -228,7 +240,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
 
     def _train(self, state: State[Network], job: _fitting.Job, epoch: int, stage: _fitting.Stage) -> dict[str, float]:
         """One epoch; the mean loss and accuracy of its (augmented) batches, each before its own step."""
-        config, view, treatment = self.config, job.view, job.treatment
+        config, view, treatment = self.config, job.drawn_in(epoch, self.config.epochs), job.treatment
         num_steps = view.num_steps(config.batch_size, config.steps_per_epoch)
         side = config.side_in(epoch)
         rng = randomness.generator_for("augment", job.seed, epoch)
@@ -248,7 +260,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
             images = _augment.augment(images, draws[batch.place].to(self.device), config.augment)
             targets = _fitting.soft_targets(batch.labels, len(self.classes), self.device, config.label_smoothing)
             known = None if batch.metadata is None else torch.from_numpy(batch.metadata).to(self.device)
-            images, targets, known = _fitting.mixed(treatment, images, targets, known)
+            weights = _fitting.on_device(batch.weights, self.device)
+            images, targets, known, weights = _fitting.mixed(treatment, images, targets, known, weights)
             state.optimizer.zero_grad()
             num_parts = min(config.accumulate, len(images) // 2) or 1
             for rows in torch.arange(len(images)).tensor_split(num_parts):
@@ -259,7 +272,8 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
                         logits, of_masks = state.network(*given), None
                     else:
                         logits, of_masks = state.network.with_masks(*given)
-                loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps))
+                of_part = None if weights is None else weights[part]
+                loss = _fitting.loss_of(logits, targets[part], treatment, step / (config.epochs * num_steps), of_part)
                 whole = loss * (len(rows) / len(images))
                 if of_masks is not None and has_mask is not None:
                     # A mean over the masks that are known, however the batch is cut.

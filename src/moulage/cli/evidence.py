@@ -34,11 +34,11 @@ def evaluate(
         return
     from moulage import runs
     from moulage.evaluation.predictions import Predictions
-    from moulage.evaluation.scores import scores
+    from moulage.evaluation.scores import scores_of
 
     if predictions.is_file():
         found = Predictions.load(predictions)
-        print_scores(scores(found.labels, found.logits, found.classes), str(predictions), as_json)
+        print_scores(scores_of(found), str(predictions), as_json)
         return
     if part not in ("test", "validation"):
         raise RecipeError(f'There is no part "{part}" to score.', "Use test or validation.")
@@ -49,7 +49,7 @@ def evaluate(
     if part == "test" and not (predictions / "results.json").exists():
         said = "The test part of an unfinished study is open now: changes of its question or its data come after that."
         typer.echo(said, err=True)
-    rows = [{"arm": f.arm, "trial": f.trial, **plain(scores(f.labels, f.logits, f.classes))} for f in fits]
+    rows = [{"arm": f.arm, "trial": f.trial, **plain(scores_of(f))} for f in fits]
     if as_json:
         print_json(rows)
     else:

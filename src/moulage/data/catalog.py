@@ -17,7 +17,8 @@ COLUMNS = {
     "image": "name of the image, as the data set spells it",
     "label": "class name",
     "lesion": "lesion (or patient) id; empty where unknown",
-    "group": "what must stay together in a split: the lesion, else the image; joined with duplicates after the audit",
+    "group": "what must stay together in a split: the lesion, else the image; joined with duplicates after the audit; "
+    "that of its parent for an edited image",
     "source": "where it was acquired, such as HAM or BCN; empty where unknown",
     "sex": "empty where unknown",
     "site": "place on the body; empty where unknown",
@@ -29,6 +30,7 @@ COLUMNS = {
     "data_set": "which further data set of the study it comes from; empty for the main one",
     "only_part": "'train' for an image that may be trained on and nothing else; empty for one that is split",
     "age": "years, NaN where unknown",
+    "parent": "the training image that an edited image was made of; empty for any other",
     "seed": "the seed that drew a synthetic image, -1 for real ones",
 }
 TEXT = tuple(name for name in COLUMNS if name not in ("age", "seed"))

@@ -5,7 +5,7 @@ again, that is gone; but thumbnails of all that was drawn on this machine are ke
 are compared with them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
+from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.neighbours import nearest_rows
 from moulage.data.pixel_writer import OK, THUMBNAILS
@@ -26,6 +27,8 @@ ALIKE = 3.0
 again as JPEG makes 1 to 2."""
 OF_CONTRAST = 0.15
 """The same as a share of the image's own standard deviation: dull images are all near each other."""
+PARENTS = "parents.json"
+"""Beside the thumbnails of edited images: digests (SHA-256) of the files of the photographs that they were made of."""
 _ADVICE = "Take them out of the data; an arm adds generated images by its `samples` or `generator`."
 
 
@@ -52,7 +55,8 @@ def check(
     makers = ", ".join(sorted({who for who in says if who})[:3])
     said = f"{_count(marked)} say themselves that they were generated ({makers}); none is used."
     add("generated image", "error", list(marked), said, _ADVICE)
-    rows = rows[says == ""]
+    # A photograph that was edited may look like what was made of it, and is none the less real.
+    rows = rows[(says == "") & ~np.isin(pixels.scan["sha256"].to_numpy(object)[rows], _edited())]
     same, alike = _stripped(pixels.thumbnails[rows])
     stripped = {
         str(image): f"generated image: the pixels that {who} drew" for image, who in _pairs(catalog, rows, same) if who
@@ -88,6 +92,19 @@ def _stripped(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         near = distance <= np.minimum(ALIKE, OF_CONTRAST * grey[0].std(axis=1))
         alike[near] = makers[row[near, 0]]
     return same, alike
+
+
+def keep(drawn: Catalog, parents: Sequence[str]) -> None:
+    """Keep the thumbnails of drawn images; ``parents``: digests of the files that edited ones were made of."""
+    folder = pixel_cache.build(drawn, (), "squash", runs.cache_folder() / DRAWN).folder
+    if any(parents):
+        runs.write_json(folder / PARENTS, sorted(set(parents)))
+
+
+def _edited() -> list[str]:
+    """Digests of the files of all photographs that were edited on this machine."""
+    found = (runs.cache_folder() / DRAWN).glob(f"pixels-*/{PARENTS}")
+    return sorted({name for path in found for name in runs.read_json(path)})
 
 
 def _small(thumbnails: np.ndarray) -> np.ndarray:

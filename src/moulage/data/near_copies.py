@@ -65,6 +65,7 @@ def near_copies(
     held_out: np.ndarray | None = None,
     *,
     groups: np.ndarray | None = None,
+    kin: np.ndarray | None = None,
     false_alarms: float = 0.01,
     progress: Progress = no_progress,
 ) -> NearCopies:
@@ -73,6 +74,8 @@ def near_copies(
     The threshold comes from real images that are compared with the training images, ``train``, of which there is at
     least one: ``held_out`` ones of other lesions that are no near-duplicates of them, or, where ``groups`` (the lesion
     of each training image) are given in their place, each training image against those of the other lesions.
+    ``kin`` [N] are the lesions of the generated images, where these are edited photographs: one that is near its own
+    lesion is no news, and is compared with the images of the others alone, as those that set the threshold are.
     ``false_alarms`` is the largest share of new images that may be called copies; it takes 1 / false_alarms - 1
     calibration images to promise it.
 
@@ -84,8 +87,10 @@ def near_copies(
     if not len(calibrating) or (groups is not None and len(np.unique(groups)) < 2):
         raise DataError("Near-copies need real images of other lesions to calibrate.", "Give held-out images.")
     originals = _cropped(train)
-    calibration, _ = _nearest(_thumbnails(calibrating), originals, groups, progress)
-    distance, nearest = _nearest(_thumbnails(generated), originals, None, progress)
+    own = None if groups is None else (groups, groups)
+    calibration, _ = _nearest(_thumbnails(calibrating), originals, own, progress)
+    related = None if groups is None or kin is None else (kin, groups)
+    distance, nearest = _nearest(_thumbnails(generated), originals, related, progress)
     threshold = min(LARGEST, conformal_threshold(calibration, false_alarms))
     expected = (1 + int((calibration < threshold).sum())) / (1 + len(calibration))
     return NearCopies(threshold, distance, nearest, distance < threshold, expected, calibration)
@@ -107,6 +112,16 @@ def distances(images: np.ndarray, train: np.ndarray, progress: Progress = no_pro
     ``images`` and ``train`` are uint8 [N, S, S, 3] and [M, S, S, 3], M >= 1.
     """
     return _nearest(_thumbnails(images), _cropped(train), None, progress)
+
+
+def distances_to_own(images: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """Structural distance of each edited image to the photograph that it was made of, as they lie: float64 [N] in 0..2.
+
+    Both are uint8 [N, S, S, 3], in one order.
+    """
+    first, second = _thumbnails(images), _thumbnails(parents)
+    detail, overlap = thumbnails.compare(first.luminance, first.inside, second.luminance, second.inside)
+    return 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
 
 
 @dataclass(frozen=True)
@@ -149,12 +164,12 @@ def _cropped(images: np.ndarray) -> _Thumbnails:
 
 
 def _nearest(
-    queries: _Thumbnails, originals: _Thumbnails, groups: np.ndarray | None, progress: Progress
+    queries: _Thumbnails, originals: _Thumbnails, groups: tuple[np.ndarray, np.ndarray] | None, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Smallest distance of each query over its candidates, and the training image's row.
 
-    ``originals`` are ``_cropped``. With ``groups`` the queries are the training images; those of one group are left
-    out.
+    ``originals`` are ``_cropped``. With ``groups``, of the queries and of the training images, those of one group are
+    not compared.
     """
     num = len(queries.luminance)
     described = np.split(thumbnails.descriptors(originals.luminance, POWER), len(CROPS))
@@ -165,12 +180,12 @@ def _nearest(
         luminance, inside = queries.luminance[part], queries.inside[part]
         similar = _similarities(thumbnails.descriptors(luminance, POWER), described)
         if groups is not None:
-            similar[np.asarray(groups)[part, None] == np.asarray(groups)] = -np.inf
+            similar[groups[0][part, None] == groups[1]] = -np.inf
         for crop, row, turn in _candidates(similar):
             turned = originals.turned(crop * num_originals + row, turn)
             detail, overlap = thumbnails.compare(luminance, inside, *turned)
             found = 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
-            allowed = groups is None or np.asarray(groups)[part] != np.asarray(groups)[row]
+            allowed = groups is None or groups[0][part] != groups[1][row]
             better = (found < distance[part]) & allowed
             distance[part][better], nearest[part][better] = found[better], row[better]
         progress(part.stop, num, "near-copies")

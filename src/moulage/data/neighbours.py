@@ -17,12 +17,19 @@ BLOCK_BYTES = 2**25
 
 
 def nearest_rows(
-    queries: np.ndarray, among: np.ndarray, k: int = 1, *, exclude_self: bool = False
+    queries: np.ndarray,
+    among: np.ndarray,
+    k: int = 1,
+    *,
+    exclude_self: bool = False,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` rows of ``among`` [M, D] that are nearest to each of the queries [N, D], the nearest first.
 
     All numbers are finite; ``k`` is 1 to M. With ``exclude_self``, for one array given twice, row i is no neighbour of
-    query i, and ``k`` is at most M - 1. The result is the distances, float64 [N, k], and the rows, int64 [N, k].
+    query i, and ``k`` is at most M - 1. With ``groups``, of the queries [N] and of ``among`` [M], rows of one group are
+    no neighbours; where fewer than ``k`` others are left, distances are infinite. The result is the distances, float64
+    [N, k], and the rows, int64 [N, k].
 
     ``DataError``: shapes do not fit, a number is not finite, or there are fewer than ``k`` neighbours.
     """
@@ -37,10 +44,13 @@ def nearest_rows(
     for part, squared in squared_blocks(queries, among):
         if exclude_self:
             squared[np.arange(len(squared)), np.arange(part.start, part.stop)] = np.inf
+        if groups is not None:
+            squared[groups[0][part, None] == groups[1]] = np.inf
         found = np.argpartition(squared, k - 1, axis=1)[:, :k]
         for column in range(k):
             gap = np.asarray(queries[part], np.float64) - np.asarray(among[found[:, column]], np.float64)
-            distances[part, column] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
+            reached = np.isfinite(squared[np.arange(len(squared)), found[:, column]])
+            distances[part, column] = np.where(reached, np.sqrt(np.einsum("nd,nd->n", gap, gap)), np.inf)
         order = np.lexsort((found, distances[part]), axis=1)
         distances[part] = np.take_along_axis(distances[part], order, axis=1)
         rows[part] = np.take_along_axis(found, order, axis=1)

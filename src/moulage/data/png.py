@@ -14,8 +14,8 @@ XMP = "XML:com.adobe.xmp"
 ORIGIN = "moulage:origin"
 """Keyword of the run that drew an image."""
 OTHER_TOOL = "another tool"
-GENERATED = b"trainedAlgorithmicMedia"
-"""IPTC's term for an image made by a model, in metadata."""
+GENERATED = (b"trainedAlgorithmicMedia", b"compositeWithTrainedAlgorithmicMedia")
+"""IPTC's terms for an image made by a model, and for one of which a part was, in metadata."""
 HEAD = 2**16
 """Bytes at either end of a file where metadata are looked for."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -62,10 +62,11 @@ def texts(data: bytes) -> dict[str, str]:
 def drawn_by(data: bytes) -> str:
     """Who generated an encoded image: the run of moulage, ``OTHER_TOOL``, or empty where it says nothing of that.
 
-    Other tools mark what they generate with IPTC's term, in the metadata of any format.
+    Other tools mark what they generate with IPTC's terms, in the metadata of any format.
     """
     own = texts(data).get(ORIGIN, "")
-    return own or (OTHER_TOOL if GENERATED in data[:HEAD] or GENERATED in data[-HEAD:] else "")
+    ends = (data[:HEAD], data[-HEAD:])
+    return own or (OTHER_TOOL if any(term in end for term in GENERATED for end in ends) else "")
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, str]]:

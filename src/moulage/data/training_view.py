@@ -4,6 +4,9 @@ All arms of a study see the same number of images an epoch: each real image once
 one of the arm's extra images; slots that the arm leaves empty hold real images. So an arm that adds nothing is not
 trained for fewer steps than one that adds much, and a difference between two arms is one of content.
 
+How extra images are used (``use.Use``) changes where they stand, or what they count, and never how many images are
+seen: each order is that of the arm that adds nothing, with extra images in the place of others.
+
 With weights (of data sets) an epoch is as long, but an image of weight 2 is in it twice as often as one of weight 1.
 """
 
@@ -13,7 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moulage.data.epoch_order import at_even_distances, keep_in_place, rounded
 from moulage.errors import DataError
+from moulage.use import ADD, Use
 
 ORDER_STREAM = 0x0DE2
 """Keeps the order's random numbers apart from those that other code draws from the same seed."""
@@ -70,6 +75,8 @@ class Batch(NamedTuple):
     place: slice  # where they stand in the epoch's order
     metadata: np.ndarray | None  # float32 [n, M], or None
     masks: np.ndarray | None  # uint8 [n, S, S], or None
+    # of the loss of each, float32 [n], 1 on the mean of an epoch; None where all count alike
+    weights: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -82,19 +89,24 @@ class TrainingView:
     real: Examples  # the training part of the split
     extra: Examples | None  # what the arm adds; ``None`` or empty for an arm that adds nothing
     # how many more images than the real ones an epoch holds. The same for all arms of a study: the largest number of
-    # extra examples that one of them has
+    # extra examples that one of them has no other place for
     num_slots: int
     # how often an epoch holds each real and then each extra example, relative to one of weight 1, float64 [num_real +
     # num_extra], above 0; None: all alike
     weights: np.ndarray | None = None
+    use: Use = ADD  # what is done with the extra examples
+    # under ``replace`` the real example whose place each extra one takes, int64 [num_extra]; -1 for a slot of its own.
+    # Such a real example is never drawn. None: none leaves
+    in_place_of: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.real):
             raise DataError("There is no training image.", "Check the split: its training part is empty.")
-        if self.num_extra > self.num_slots:
+        self._check_places()
+        if len(self._in_slots) > self.num_slots:
             raise DataError(
-                f"There are {self.num_extra} extra images and {self.num_slots} slots for them.",
-                "num_slots must be the largest number of extra images of any arm.",
+                f"There are {len(self._in_slots)} extra images and {self.num_slots} slots for them.",
+                "num_slots must be the largest number of slots that any arm needs.",
             )
         if self.extra is not None and self.extra.inputs.shape[1:] != self.real.inputs.shape[1:]:
             real, extra = self.real.inputs.shape[1:], self.extra.inputs.shape[1:]
@@ -135,15 +147,27 @@ class TrainingView:
         """Labels of the real examples followed by the extra ones, int64 [num_real + num_extra]."""
         return self.real.labels if self.extra is None else np.concatenate([self.real.labels, self.extra.labels])
 
-    def counts(self, num_classes: int) -> np.ndarray:
-        """Images of each class that are trained on, int64 [K]; with weights, in proportion to how often they are seen.
+    @property
+    def last(self) -> "TrainingView":
+        """What the last epochs are drawn from: under ``pretrain`` the real examples alone, else all."""
+        if self.use.way != "pretrain":
+            return self
+        weights = None if self.weights is None else self.weights[: self.num_real]
+        return TrainingView(self.real, None, self.num_slots, weights)
 
-        Weighted counts have the same sum, but for rounding; a class with an image has at least one.
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Images of each class that are trained on in the end, int64 [K]; slots that are left empty do not count.
+
+        With weights (of data sets or of the loss), and where a batch's shares are fixed, in proportion to how often
+        they are seen, or count; these have the same sum, but for rounding. A class with an image has at least one.
         """
-        counts = np.bincount(self.labels, minlength=num_classes)
-        if self.weights is None:
+        if self.last is not self:
+            return self.last.counts(num_classes)
+        counts = np.bincount(self.labels[self._is_present], minlength=num_classes)
+        if self.weights is None and self.use.way in ("add", "replace"):
             return counts
-        seen = np.bincount(self.labels, self.weights, minlength=num_classes)
+        each = self.shares() if self._extra_share else self._is_present * self._weights * self._loss_weights
+        seen = np.bincount(self.labels, each, minlength=num_classes)
         return np.maximum(np.round(seen / seen.sum() * counts.sum()).astype(np.int64), np.minimum(counts, 1))
 
     def epoch(self, seed: int, epoch: int, class_weights: Sequence[float] | None = None) -> np.ndarray:
@@ -152,6 +176,10 @@ class TrainingView:
         Every real and every extra example appears once; empty slots hold real examples, no one of them again before
         each has been drawn. All random numbers are drawn whatever the arm, so at one step two arms of one ``seed`` hold
         the same image unless it comes from a slot that they fill differently.
+
+        Under ``replace`` an extra example stands wherever the real one would that it takes the place of, in slots too.
+        Under ``batch_share`` extra examples stand at even distances, so that of any n in a row n times the share are
+        extra ones, rounded up or down; real and extra ones are each drawn as evenly as their places allow.
 
         With ``class_weights`` (at least 0, one for each class) there are equally many images, but class k has the share
         w_k / sum(w) of them, rounded up or down at random so that the mean is exact. Within a class no image is drawn
@@ -162,80 +190,134 @@ class TrainingView:
         number; rounded up or down at random so that the mean is exact. With both, classes have the shares of the class
         weights, and within a class images have shares in proportion to their weights.
 
-        ``DataError``: class weights that are negative, not finite or all 0, or favour a class without an image.
+        ``DataError``: class weights that are negative, not finite or all 0, favour a class without an image, or are
+        given where a batch's shares are fixed.
         """
         rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
         slots = np.resize(rng.permutation(self.num_real), self.num_slots)
-        slots[: self.num_extra] = self.num_real + np.arange(self.num_extra)
         content = np.concatenate([np.arange(self.num_real), slots])
         places = rng.permutation(len(content))
         weighted = np.random.default_rng([WEIGHTED_STREAM, seed, epoch])
-        by_class = None if class_weights is None else self._checked(np.asarray(class_weights, np.float64))
-        if self.weights is not None:
-            content = _keep_in_place(content, self._weighted_times(content, by_class, weighted), weighted)
-        elif by_class is not None:
-            content = _keep_in_place(content, self._times(by_class, weighted), weighted)
+        if self._extra_share:
+            self._checked(class_weights)
+            return at_even_distances(
+                content[places], self._extra_share, self._weights, self.labels, self.num_real, weighted
+            )
+        content = self._with_extra(content)
+        if self.weights is not None or class_weights is not None:
+            shares = self._shared_out(np.bincount(content, minlength=len(self.labels)), self._weights, class_weights)
+            content = keep_in_place(content, rounded(shares, self.labels, len(content), weighted), weighted)
         return content[places]
 
     def shares(self, class_weights: Sequence[float] | None = None) -> np.ndarray:
-        """Mean share of an epoch of each real and then each extra example, float64 [n], sum 1; see ``epoch``.
+        """Mean share of each real and then each extra example in what an epoch minimises, float64 [n], sum 1.
 
-        ``DataError`` as there.
+        It is the share of the epoch that the example makes up, times the weight of its loss; see ``epoch``, and
+        ``DataError`` as there. With class weights the classes have the shares of these, whatever weights the losses
+        have.
         """
-        each = np.ones(self.num_real + self.num_extra)
-        if class_weights is None:
-            each[: self.num_real] += (self.num_slots - self.num_extra) / self.num_real
-            each = each if self.weights is None else each * self.weights
+        return self._shared_out(self._mean_times, self._weights * self._loss_weights, class_weights)
+
+    def loss_weights(self, class_weights: Sequence[float] | None = None) -> np.ndarray | None:
+        """Of each real and then each extra example, float64 [n]: 1 on the mean of an epoch, and with class weights on
+        the mean of each class, so that neither the scale of the loss nor the shares of the classes depend on them.
+
+        None where all are 1.
+        """
+        if self.use.way != "weight":
+            return None
+        return self.shares(class_weights) / self._shared_out(self._mean_times, self._weights, class_weights)
+
+    @property
+    def _in_slots(self) -> np.ndarray:
+        """Which extra examples need a slot, int64."""
+        if self.use.way == "batch_share":
+            return np.empty(0, np.int64)
+        return np.arange(self.num_extra) if self.in_place_of is None else np.flatnonzero(self.in_place_of < 0)
+
+    @property
+    def _is_present(self) -> np.ndarray:
+        """Which real and then extra examples are ever drawn, bool [n]."""
+        present = np.ones(len(self.labels), bool)
+        if self.in_place_of is not None:
+            present[self.in_place_of[self.in_place_of >= 0]] = False
+        return present
+
+    @property
+    def _weights(self) -> np.ndarray:
+        return np.ones(len(self.labels)) if self.weights is None else self.weights
+
+    @property
+    def _loss_weights(self) -> np.ndarray:
+        """As the recipe says them: 1 for real examples."""
+        of_extra = self.use.weight if self.use.way == "weight" else 1.0
+        return np.where(np.arange(len(self.labels)) < self.num_real, 1.0, of_extra)
+
+    @property
+    def _extra_share(self) -> float:
+        """The share of each batch that extra examples have; 0 where it is not fixed."""
+        return self.use.share if self.use.way == "batch_share" and self.num_extra else 0.0
+
+    @property
+    def _mean_times(self) -> np.ndarray:
+        """How often an epoch without any weight holds each real and then each extra example on the mean, float64."""
+        num_empty = self.num_slots - len(self._in_slots)
+        times = self._is_present * (1 + num_empty / self.num_real)
+        times[self.num_real + self._in_slots] = 1
+        return times
+
+    def _with_extra(self, content: np.ndarray) -> np.ndarray:
+        """What an epoch holds, of what it holds of an arm that adds nothing: int64 [num_real + num_slots]."""
+        content = content.copy()
+        content[self.num_real : self.num_real + len(self._in_slots)] = self.num_real + self._in_slots
+        if self.in_place_of is None:
+            return content
+        stands = np.arange(len(self.labels))
+        come = np.flatnonzero(self.in_place_of >= 0)
+        stands[self.in_place_of[come]] = self.num_real + come
+        return stands[content]
+
+    def _shared_out(self, times: np.ndarray, weights: np.ndarray, class_weights: Sequence[float] | None) -> np.ndarray:
+        """Shares float64 [n], sum 1, of examples that stand so often in an epoch without weights, by their weights."""
+        by_class = self._checked(class_weights)
+        if self._extra_share:
+            is_extra = np.arange(len(self.labels)) >= self.num_real
+            sums = np.bincount(is_extra, weights)
+            return weights / sums[is_extra.astype(int)] * np.where(is_extra, self._extra_share, 1 - self._extra_share)
+        if by_class is None:
+            each = times * weights
         else:
-            by_class = self._checked(np.asarray(class_weights, np.float64))
             # Within a class all are drawn equally often, whether they fill slots or not.
-            each = np.ones(len(self.labels)) if self.weights is None else self.weights
+            each = (times > 0) * weights
             each = each * (by_class / np.maximum(np.bincount(self.labels, each, len(by_class)), 1e-300))[self.labels]
         return each / each.sum()
 
-    def _checked(self, weights: np.ndarray) -> np.ndarray:
+    def _checked(self, class_weights: Sequence[float] | None) -> np.ndarray | None:
         """Class weights, or a ``DataError`` where an epoch cannot be drawn by them."""
-        counts = np.bincount(self.labels, minlength=len(weights))
+        if class_weights is None:
+            return None
+        if self._extra_share:
+            raise DataError("The shares of a batch are fixed, and class weights ask for others.")
+        weights = np.asarray(class_weights, np.float64)
+        counts = np.bincount(self.labels[self._is_present], minlength=len(weights))
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
             raise DataError(f"Class weights must be at least 0, and one of them above, not {weights.tolist()}.")
         if len(counts) > len(weights) or (weights[counts == 0] > 0).any():
             raise DataError(f"There are class weights {weights.tolist()} for classes with {counts.tolist()} images.")
         return weights
 
-    def _weighted_times(
-        self, content: np.ndarray, class_weights: np.ndarray | None, rng: np.random.Generator
-    ) -> np.ndarray:
-        """How often an epoch draws each example where examples have weights, int64; the sum is ``len(self)``.
-
-        ``content`` [len(self)] are the examples of an epoch without any weight; ``class_weights`` float64 [K].
-        """
-        assert self.weights is not None
-        labels = self.labels
-        if class_weights is None:
-            shares = self.weights * np.bincount(content, minlength=len(labels))
-        else:
-            shares = (class_weights / np.maximum(np.bincount(labels, self.weights, len(class_weights)), 1e-300))[labels]
-            shares = shares * self.weights
-        order = np.lexsort((rng.random(len(labels)), labels))  # class by class, so that classes are rounded once
-        edges = np.cumsum(shares[order])
-        edges = np.floor(edges / edges[-1] * len(self) + rng.random()).astype(np.int64)
-        times = np.empty(len(labels), np.int64)
-        times[order] = np.diff(edges, prepend=0)
-        return times
-
-    def _times(self, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """How often an epoch draws each example, int64 [num_real + num_extra]; the sum is ``len(self)``."""
-        labels = self.labels
-        edges = np.cumsum(weights)
-        # Systematic rounding: one random shift for all classes.
-        edges = np.floor(edges / edges[-1] * len(self) + rng.random()).astype(np.int64)
-        times = np.zeros(len(labels), np.int64)
-        for label, number in enumerate(np.diff(edges, prepend=0)):
-            rows = rng.permutation(np.flatnonzero(labels == label))
-            if len(rows):
-                times[rows] = number // len(rows)
-                times[rows[: number % len(rows)]] += 1
-        return times
+    def _check_places(self) -> None:
+        """Each real example leaves for one extra example of its class at most, and only under ``replace``."""
+        places = self.in_place_of
+        if (places is not None) != (self.use.way == "replace"):
+            raise DataError(f'The extra images take the place of real ones under "replace", not "{self.use.way}".')
+        if places is None:
+            return
+        taken = places[places >= 0]
+        fits = places.shape == (self.num_extra,) and len(set(taken)) == len(taken)
+        fits = fits and bool(((places >= -1) & (places < self.num_real)).all())
+        if not fits or (self.labels[self.num_real :][places >= 0] != self.labels[taken]).any():
+            raise DataError("Each extra image takes the place of one real image of its class, or has a slot.")
 
     def inputs_at(self, indices: np.ndarray) -> np.ndarray:
         """The inputs at these indices into real followed by extra: [len(indices), ...], a copy."""
@@ -270,19 +352,21 @@ class TrainingView:
         steps_per_epoch: int | None = None,
         class_weights: Sequence[float] | None = None,
     ) -> Iterator[Batch]:
-        """Inputs, labels, place in the epoch's order, metadata and masks, batch by batch.
+        """Inputs, labels, place in the epoch's order, metadata, masks and weights of the loss, batch by batch.
 
         With ``steps_per_epoch`` only the first images of the order are used. The images are shared out evenly, so that
         batches differ by one image at most: a last batch of one image would upset batch normalisation. The order is
         that of ``epoch``, with ``class_weights`` where there are some.
         """
         order, labels = self.epoch(seed, epoch, class_weights), self.labels
+        weights = self.loss_weights(class_weights)
         num_steps = self.num_steps(batch_size, steps_per_epoch)
         order, start = order[: num_steps * batch_size], 0
         for indices in np.array_split(order, num_steps):
             place = slice(start, start + len(indices))
             metadata, masks = self.metadata_at(indices), self.masks_at(indices)
-            yield Batch(self.inputs_at(indices), labels[indices], place, metadata, masks)
+            of_loss = None if weights is None else weights[indices].astype(np.float32)
+            yield Batch(self.inputs_at(indices), labels[indices], place, metadata, masks, of_loss)
             start += len(indices)
 
 
@@ -297,19 +381,6 @@ def _check_metadata(metadata: np.ndarray | None, number: int) -> None:
     if not np.isfinite(metadata).all():
         row = int(np.argmin(np.isfinite(metadata).all(axis=1)))
         raise DataError(f"The metadata of example {row} are not finite.", "Encode what is missing as a value.")
-
-
-def _keep_in_place(content: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Content [n] in which example i stands ``times[i]`` times: where it stands already, and else at random places."""
-    by_example = np.argsort(content, kind="stable")
-    grouped = content[by_example]
-    occurrence = np.empty(len(content), np.int64)  # the how-manieth time that an example stands here, from 0
-    occurrence[by_example] = np.arange(len(content)) - np.searchsorted(grouped, grouped)
-    kept = occurrence < times[content]
-    missing = times - np.bincount(content[kept], minlength=len(times))
-    result = content.copy()
-    result[~kept] = rng.permutation(np.repeat(np.arange(len(times)), missing))
-    return result
 
 
 def require_classes(labels: np.ndarray, classes: Sequence[str], what: str) -> None:

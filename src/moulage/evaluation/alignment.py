@@ -13,7 +13,7 @@ import pandas as pd
 
 from moulage.errors import DataError
 from moulage.evaluation.measures import Outputs
-from moulage.evaluation.predictions import Predictions, first_true
+from moulage.evaluation.predictions import ARGMAX, Predictions, first_true
 
 
 @dataclass(frozen=True)
@@ -32,33 +32,40 @@ class Fits:
     logits: dict[str, np.ndarray]  # arm -> [S, N, K] float32, one for each set, in order of the trials
     # fold that predicted each image in each set, [S, N] int64 in 0..num_folds-1; None for a hold-out
     folds: np.ndarray | None = None
-    # what was computed from these fits already; filled by ``outputs`` and ``lesion_variance``
+    # arm -> class that is said, [S, N] int64; of an arm that is not there the largest logit's
+    predicted: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    # what was computed from these fits already; filled by the methods below and ``lesion_variance``
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def outputs(self, name: str) -> list[Outputs]:
         """Each of an arm's S sets, for the measures; what one of these has computed serves the next measure."""
         if ("outputs", name) not in self.memo:
-            self.memo["outputs", name] = [Outputs(self.labels, logits) for logits in self.logits[name]]
+            said = self.predicted.get(name, [ARGMAX] * self.num_sets)
+            self.memo["outputs", name] = [
+                Outputs(self.labels, *of_set) for of_set in zip(self.logits[name], said, strict=True)
+            ]
         return self.memo["outputs", name]
 
     def same(self, name: str) -> list[list[int]]:
         """Which of an arm's S sets are the same to the last bit: each set once, in order."""
         if ("same", name) not in self.memo:
-            self.memo["same", name] = _alike(list(self.logits[name]))
+            self.memo["same", name] = _alike([(own.logits, own.predicted) for own in self.outputs(name)])
         return self.memo["same", name]
 
-    def original(self, name: str) -> str:
-        """The first arm that predicts in every set what this one does; the arm itself where there is none before."""
-        if "original" not in self.memo:
-            names = list(self.logits)
-            alike = _alike(list(self.logits.values()))
-            self.memo["original"] = {names[row]: names[rows[0]] for rows in alike for row in rows}
-        return self.memo["original"][name]
+    def original(self, name: str, decided: bool) -> str:
+        """The first arm that predicts in every set what this one does; the arm itself where there is none before.
 
-    @property
-    def originals(self) -> tuple[str, ...]:
-        """The arms less those that predict in every set what an earlier one does."""
-        return tuple(name for name in self.logits if self.original(name) == name)
+        ``decided``: compared are the classes that are said, otherwise the logits.
+        """
+        if ("original", decided) not in self.memo:
+            names = list(self.logits)
+            alike = _alike([[out.predicted if decided else out.logits for out in self.outputs(of)] for of in names])
+            self.memo["original", decided] = {names[row]: names[rows[0]] for rows in alike for row in rows}
+        return self.memo["original", decided][name]
+
+    def originals(self, decided: bool) -> tuple[str, ...]:
+        """The arms less those that predict in every set what an earlier one does; see ``original``."""
+        return tuple(name for name in self.logits if self.original(name, decided) == name)
 
     @property
     def num_sets(self) -> int:
@@ -81,11 +88,11 @@ class Fits:
         return np.bincount(self.strata, minlength=len(self.classes))
 
 
-def _alike(arrays: Sequence[np.ndarray]) -> list[list[int]]:
-    """Groups of arrays that are the same to the last bit."""
-    groups: dict[bytes, list[int]] = {}
-    for row, array in enumerate(arrays):
-        groups.setdefault(array.tobytes(), []).append(row)
+def _alike(rows: Sequence[Sequence[np.ndarray]]) -> list[list[int]]:
+    """Groups of rows whose arrays are the same to the last bit."""
+    groups: dict[tuple[bytes, ...], list[int]] = {}
+    for number, arrays in enumerate(rows):
+        groups.setdefault(tuple(array.tobytes() for array in arrays), []).append(number)
     return list(groups.values())
 
 
@@ -118,15 +125,18 @@ def align(arms: Mapping[str, Sequence[Predictions]]) -> Fits:
             _check_values(first[0], first[t], labels[rows[t]], groups[rows[t]])
     num_classes = len(first[0].classes)
     logits = {name: np.empty((len(sets), len(images), num_classes), np.float32) for name in ordered}
+    predicted = {name: np.empty((len(sets), len(images)), np.int64) for name in ordered}
     for name, fits in ordered.items():
         for s, trials in enumerate(sets):
             for t in trials:
-                logits[name][s, rows[t]] = fits[t].logits[_rows(first[t], fits[t])]
+                order = _rows(first[t], fits[t])
+                logits[name][s, rows[t]] = fits[t].logits[order]
+                predicted[name][s, rows[t]] = fits[t].predicted[order]
     codes, names = pd.factorize(groups)
     _check_folds(folds, codes, names)
     units, lesions = np.unique(codes * num_classes + labels, return_inverse=True)
     strata, in_folds = units % num_classes, folds if len(sets[0]) > 1 else None
-    fits = Fits(first[0].classes, labels, lesions, strata, len(names), logits, in_folds)
+    fits = Fits(first[0].classes, labels, lesions, strata, len(names), logits, in_folds, predicted)
     if in_folds is not None:
         _check_repeats(fits)
     return fits
@@ -194,7 +204,7 @@ def _check_folds(folds: np.ndarray, codes: np.ndarray, names: Any) -> None:
 
 def _check_repeats(fits: Fits) -> None:
     """Another repeat must be one: dealt anew, or fitted anew."""
-    for rows in _alike([np.stack([logits[s] for logits in fits.logits.values()]) for s in range(fits.num_sets)]):
+    for rows in _alike([[logits[s] for logits in fits.logits.values()] for s in range(fits.num_sets)]):
         if len(rows) > 1:
             raise DataError(
                 f"Repeat {rows[1] + 1} of the folds predicts in every arm, to the last bit, what repeat {rows[0] + 1} "

@@ -142,7 +142,7 @@ def compare_fits(
     if not pairs:
         return []
     lesions = Lesions.of(fits, wanted, num_resamples, seed)
-    trials = Trials(fits, lesions)
+    trials = Trials(fits, lesions, wanted.measure.decided)
     return [_compare(fits, wanted, measure, lesions, trials, *names) for names in pairs]
 
 
@@ -247,8 +247,10 @@ def refusal(fits: Fits, wanted: Wanted, arm: str, reference: str) -> str:
     if fits.num_trials < MIN_TRIALS:
         count = f"{fits.num_trials} fit{'s' * (fits.num_trials != 1)}"
         return f"{count} an arm: an interval needs at least {MIN_TRIALS}, because a fit varies with its seed."
-    if fits.original(arm) == fits.original(reference):
-        return f"{arm} and {reference} predict the same of every image in every fit: there is no difference to test."
+    decided = wanted.measure.decided
+    if fits.original(arm, decided) == fits.original(reference, decided):
+        same = "say the same class" if decided else "predict the same"
+        return f"{arm} and {reference} {same} of every image in every fit: there is no difference to test."
     for name in (arm, reference):
         if 1 < (number := len(fits.same(name))) < MIN_TRIALS and fits.folds is None:
             return f"{name} has only {number} different fits, the others are copies: an interval needs {MIN_TRIALS}."

@@ -2,7 +2,8 @@
 
 ``mean``: the plain mean. ``weighted``: the weights that make the validation part most likely. ``greedy``: forward
 selection with replacement (Caruana et al. 2004, ICML). ``stacking``: a logistic regression on the members' logits
-(Wolpert 1992). The test part is predicted, and nothing else is done with it.
+(Wolpert 1992). The operating point is set as that of a single classifier. The test part is predicted, and nothing else
+is done with it.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from moulage.errors import DataError, LeakError, RecipeError, nearest
+from moulage.evaluation.operating_point import choose_strength, decide, log_prior
 from moulage.evaluation.predictions import PARTS, Predictions, first_true, log_softmax
 
 SEPARATE = "Give the predictions as `moulage study` wrote them: an ensemble is fitted on validation alone."
@@ -60,7 +62,8 @@ class Ensemble:
     method: str  # one of ``METHODS``
     # share of each member, summing to 1; of a stacking the share of the absolute coefficients
     weights: dict[str, float]
-    validation: Predictions  # its predictions; the logits are logarithms of probabilities
+    # its predictions; the logits are logarithms of probabilities, and the operating point is chosen on these
+    validation: Predictions
     test: Predictions
     notes: tuple[str, ...] = ()  # sentences on what was chosen
 
@@ -74,6 +77,9 @@ def combine(
     seed: int = 0,
 ) -> Ensemble:
     """One ensemble, by one of ``METHODS``, of two or more members that were trained on the same split.
+
+    What is said of an image follows from the combined logits and a strength chosen on the validation part, whose class
+    shares stand for those of the training (``operating_point``); what the members say is not asked.
 
     Args:
         average: whether probabilities or logits (centred: log-probabilities) are averaged; stacking ignores it.
@@ -106,7 +112,12 @@ def combine(
         if average == "probabilities":
             combined = {part: np.log(np.maximum(values, FLOOR)) for part, values in combined.items()}
     weights = {member.name: float(share) for member, share in zip(members, shares, strict=True)}
-    made = {part: replace(getattr(members[0], part), logits=values, arm=method) for part, values in combined.items()}
+    prior = log_prior(np.maximum(np.bincount(labels, minlength=len(members[0].validation.classes)), 1))
+    strength = choose_strength(combined["validation"], labels, prior)
+    made = {
+        part: replace(getattr(members[0], part), logits=values, predicted=decide(values, prior, strength), arm=method)
+        for part, values in combined.items()
+    }
     return Ensemble(method, weights, **made, notes=notes)
 
 
@@ -117,7 +128,7 @@ def best_single(members: Sequence[Member], balanced: bool = True) -> Member:
         found = member.validation
         weights = _image_weights(found, balanced)
         likelihood = (weights * log_softmax(found.logits)[np.arange(len(found)), found.labels]).sum()
-        return _accuracy(found.logits, found.labels, weights), float(likelihood)
+        return float(weights @ (found.predicted == found.labels)), float(likelihood)
 
     return max(members, key=merit)
 
@@ -274,4 +285,5 @@ def _like_first(member: Member, first: Member, part: str) -> Predictions:
         raise DataError(f"{name} has {what} in the {part} part.", "Predict the same images with every member.")
     if (ours.labels[order] != theirs.labels).any():
         raise DataError(f"{name} has other labels in the {part} part.", "Use predictions of the same data.")
-    return replace(ours, images=theirs.images, groups=theirs.groups, labels=theirs.labels, logits=ours.logits[order])
+    rows = {column: getattr(ours, column)[order] for column in ("logits", "predicted")}
+    return replace(ours, images=theirs.images, groups=theirs.groups, labels=theirs.labels, **rows)

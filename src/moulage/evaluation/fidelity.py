@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from moulage.data.near_copies import NearCopies, near_copies
+from moulage.data.near_copies import NearCopies, distances_to_own, near_copies
 from moulage.errors import DataError, LeakError
 from moulage.evaluation.manifolds import density_coverage, precision_recall
 from moulage.evaluation.memorisation import MIN_IN_CELL, authenticity, data_copying
@@ -45,13 +45,14 @@ class Images:
     pixels: np.ndarray  # uint8 [N, S, S, 3]
     features: np.ndarray  # float [N, D], of one network for all sets
     labels: np.ndarray  # class indices, int64 [N]
-    # lesion of each image, [N]; None for generated images, each of which counts as its own
+    # lesion of each image, [N]; None for images drawn from noise, each of which counts as its own
     groups: np.ndarray | None = None
+    parents: np.ndarray | None = None  # of edited images the photograph that each was made of, uint8 [N, S, S, 3]
 
     def take(self, rows: np.ndarray) -> "Images":
         """These rows."""
-        groups = None if self.groups is None else self.groups[rows]
-        return Images(self.pixels[rows], self.features[rows], self.labels[rows], groups)
+        kin = [None if values is None else values[rows] for values in (self.groups, self.parents)]
+        return Images(self.pixels[rows], self.features[rows], self.labels[rows], *kin)
 
     @property
     def lesions(self) -> np.ndarray:
@@ -79,10 +80,11 @@ class Scores:
     colour_pixels: float  # distances of colours in CIELAB units
     colour_means: float
     colour_variety: float  # spread of the images' mean colours by that of the held-out ones
-    near_copies: float  # share of near-copies of training images, of all images
+    near_copies: float  # share of near-copies of training images (of edited images: of other lesions), of all images
     data_copying: float | None  # C_T overall and in cells, of all images; None where too few
     data_copying_cells: float | None
     authenticity: float  # share of authentic images, of all images
+    near_parents: float | None = None  # of edited images, the share that would be near-copies of their parents
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,9 @@ def judge(
 ) -> Fidelity:
     """Score generated images, class by class, beside real images and copies; classes without any are left out.
 
+    Images that are edited photographs come with their lesions and ``parents``. That they are like their own lesion is
+    expected and told by ``near_parents``; the scores of copying compare them with the other lesions.
+
     Both real sets need their lesions: ``train`` is what the generator was fitted on, ``held_out`` of other lesions
     (else ``LeakError``). ``features`` is the name of the feature network (``features.features_name``); ``num_draws`` is
     1 or more. ``DataError``: features of different length, numbers that do not fit, or lesions that are missing.
@@ -180,7 +185,10 @@ def _judge_class(
     num = min(counts[:2])
     copies = replace(train.take(rng.integers(0, len(train.labels), num)), groups=None)
     seen = [images.pixels for images in (generated, held_out, copies)]
-    alarms = near_copies(np.concatenate(seen), train.pixels, groups=train.lesions, false_alarms=false_alarms)
+    kin = np.full(sum(map(len, seen)), None, object)  # held-out images have none in training, and copies are to count
+    if generated.parents is not None:
+        kin[: len(generated.labels)] = generated.lesions
+    alarms = near_copies(np.concatenate(seen), train.pixels, groups=train.lesions, kin=kin, false_alarms=false_alarms)
     rows = np.split(np.arange(len(alarms.distance)), np.cumsum([len(pixels) for pixels in seen])[:-1])
     first, second = _halves(held_out, rng)
     tested = ((generated, held_out, generated), (train, first, second), (copies, held_out, copies))
@@ -188,7 +196,10 @@ def _judge_class(
     for (images, reference, suspects), own in zip(tested, rows, strict=True):
         truth = _truth(images, held_out, num, num_draws, rng)
         memory = _memory(suspects, reference, train, rng)
-        scores.append(Scores(num, **truth, **memory, near_copies=float(alarms.is_copy[own].mean())))
+        to_own = None if suspects.parents is None else distances_to_own(suspects.pixels, suspects.parents)
+        near_parents = None if to_own is None else float((to_own < alarms.threshold).mean())
+        near_copy = float(alarms.is_copy[own].mean())
+        scores.append(Scores(num, **truth, **memory, near_copies=near_copy, near_parents=near_parents))
     generated_scores, floor, copied = scores
     listed, expected = alarms.take(rows[0]), alarms.expected_false_alarms
     return OfClass(*counts, other_lesions, "", generated_scores, floor, copied, listed, expected)
@@ -224,12 +235,15 @@ def _of_draw(draw: Images, held_out: Images) -> dict[str, float]:
 
 
 def _memory(suspects: Images, reference: Images, train: Images, rng: np.random.Generator) -> dict[str, Any]:
-    """The scores of copying that need no threshold."""
+    """The scores of copying that need no threshold; edited images are held against other lesions than their own."""
+    kin = suspects.lesions if suspects.parents is not None else None
     found: dict[str, Any] = {"data_copying": None, "data_copying_cells": None}
     if min(len(suspects.labels), len(reference.labels)) >= MIN_IN_CELL:
-        copying = data_copying(train.features, reference.features, suspects.features, rng=rng)
+        groups = None if kin is None else (kin, train.lesions)
+        copying = data_copying(train.features, reference.features, suspects.features, rng=rng, groups=groups)
         found = {"data_copying": copying.overall, "data_copying_cells": copying.in_cells}
-    return {**found, "authenticity": float(authenticity(train.features, suspects.features, train.lesions).mean())}
+    authentic = authenticity(train.features, suspects.features, train.lesions, kin)
+    return {**found, "authenticity": float(authentic.mean())}
 
 
 def _halves(images: Images, rng: np.random.Generator) -> tuple[Images, Images]:
@@ -266,7 +280,10 @@ def _check(generated: Images, train: Images, held_out: Images) -> None:
             raise DataError("A set of images has different numbers of pixels, features, labels and lesions.")
     if train.groups is None or held_out.groups is None:
         raise DataError("Training and held-out images need their lesions.", "Give groups for both.")
-    shared = np.intersect1d(train.groups.astype(str), held_out.groups.astype(str))
-    if len(shared):
-        found = f"{len(shared)} lesions are in the training and in the held-out images, {shared[0]} first."
-        raise LeakError(found, "Split by lesion.")
+    if generated.parents is not None and generated.groups is None:
+        raise DataError("Edited images need the lesions of their parents.", "Give groups for them.")
+    for what, groups in (("training", train.groups), ("generated", generated.groups)):
+        shared = [] if groups is None else np.intersect1d(groups.astype(str), held_out.groups.astype(str))
+        if len(shared):
+            found = f"{len(shared)} lesions are in the {what} and in the held-out images, {shared[0]} first."
+            raise LeakError(found, "Split by lesion.")

@@ -16,6 +16,7 @@ import numpy as np
 from moulage import plugins
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.measures import Form, Measure, Outputs
+from moulage.evaluation.predictions import ARGMAX
 
 MEAN = "mean_"
 
@@ -92,11 +93,16 @@ def resolve(name: str, labels: np.ndarray, classes: Sequence[str], targets: Sequ
 
 
 def measure(
-    name: str, labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], targets: Sequence[str] = ()
+    name: str,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    classes: Sequence[str],
+    targets: Sequence[str] = (),
+    predicted: np.ndarray = ARGMAX,
 ) -> float:
-    """One number by name, of labels [N] int64 and logits [N, K] float; raises what ``resolve`` raises."""
+    """One number by name; raises what ``resolve`` raises. Arrays as of ``scores.scores``."""
     check(labels, logits, classes)
-    wanted, outputs = resolve(name, labels, classes, targets), Outputs(labels, logits)
+    wanted, outputs = resolve(name, labels, classes, targets), Outputs(labels, logits, predicted)
     found = (wanted.measure.value(outputs, k) for k in wanted.classes)
     return float(np.mean([value for value in found if value is not None]))
 

@@ -38,13 +38,16 @@ def data_copying(
     *,
     rng: np.random.Generator,
     num_cells: int = 5,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataCopying:
     """The three-sample data-copying test (Meehan et al. 2020).
 
     Distances to the nearest training image are ranked: the Mann-Whitney statistic U of generated against held-out
     images (of other lesions) as a z-score (ties by mid-ranks), within cells of a k-means of the training images, at
     most one for each. It counts images as independent; several images of one held-out lesion make it overstate.
-    Features are [N, D]; ``DataError``: fewer than ``MIN_IN_CELL`` to compare, or shapes do not fit.
+    ``groups`` are the lesions of the generated images, where these are edited photographs, and of the training images:
+    their own ones are left out, to which they are near by intention. Features are [N, D]; ``DataError``: fewer than
+    ``MIN_IN_CELL`` to compare, or shapes do not fit.
     """
     from sklearn.cluster import KMeans
 
@@ -53,7 +56,7 @@ def data_copying(
             f"The data-copying test needs {MIN_IN_CELL} held-out and generated images and got {len(held_out)} and "
             f"{len(generated)}."
         )
-    away = [nearest_rows(x, train)[0][:, 0] for x in (held_out, generated)]
+    away = [nearest_rows(held_out, train)[0][:, 0], nearest_rows(generated, train, groups=groups)[0][:, 0]]
     options: dict[str, Any] = {"n_init": 4, "random_state": int(rng.integers(2**31))}
     clusters = KMeans(min(num_cells, len(train)), **options)
     clusters.fit(np.asarray(train, np.float64))
@@ -66,15 +69,18 @@ def data_copying(
     return DataCopying(_z(*away), mean, len(scores), skipped, scores)
 
 
-def authenticity(train: np.ndarray, generated: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+def authenticity(
+    train: np.ndarray, generated: np.ndarray, groups: np.ndarray | None = None, kin: np.ndarray | None = None
+) -> np.ndarray:
     """Which generated images are authentic (Alaa et al. 2022): bool [N].
 
     An image is not where it is nearer to its nearest training image than any other training image is to that one. Of
     real images of other lesions more than half are authentic, a third or so are not: read the share beside theirs.
     Features are [M, D] (M >= 2) and [N, D]. With groups, the lesion of each training image [M], the other training
-    image is one of another lesion, because two photographs of one lesion are near each other.
+    image is one of another lesion, because two photographs of one lesion are near each other; and with ``kin``, the
+    lesions of edited images [N], their nearest training image is one of another lesion too.
     """
-    away, row = nearest_rows(generated, train)
+    away, row = nearest_rows(generated, train, groups=None if groups is None or kin is None else (kin, groups))
     own = (
         nearest_rows(train, train, exclude_self=True)[0][:, 0] if groups is None else distance_to_others(train, groups)
     )

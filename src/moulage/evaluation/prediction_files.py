@@ -1,7 +1,7 @@
 """Reads predictions of models from anywhere: CSV, TSV or Parquet, one row an image. ``docs/compare.md`` is for users.
 
     image, label, and prob_<class> or logit_<class> for every class       required
-    group (or lesion), trial, model, fold                                  optional
+    group (or lesion), trial, model, fold, predicted                       optional
 
 Files that ``Predictions.save`` wrote are read too. What is missing or doubtful is an error that names file and row, or
 a note; nothing is mended in silence.
@@ -17,7 +17,7 @@ import pandas as pd
 
 from moulage.data import table_values
 from moulage.errors import DataError, RunError, nearest
-from moulage.evaluation.predictions import Predictions, first_true
+from moulage.evaluation.predictions import ARGMAX, Predictions, first_true
 
 FLOOR = 1e-12
 """Smaller probabilities count as this one, so that they have a logarithm."""
@@ -28,7 +28,7 @@ MOST_SHARES = 0.05
 MIN_ROWS = 10
 """Rows of logits between 0 and 1 all of them, from which that is no chance."""
 GROUPS = ("group", "lesion")
-TEXT = ("image", "label", *GROUPS, "model")
+TEXT = ("image", "label", "predicted", *GROUPS, "model")
 NUMBERS = ("trial", "fold")
 KINDS = ("prob", "logit")
 UNKNOWN_SPLIT = "unknown"
@@ -85,7 +85,20 @@ def read(arguments: Sequence[str]) -> Models:
     if chosen_on:
         more = f" and {len(chosen_on) - 1} more" if len(chosen_on) > 1 else ""
         notes.insert(0, f"Beware: {chosen_on[0]}{more} {'are' if more else 'is'} of a validation part. {CHOSEN}")
-    return Models(found, tuple(dict.fromkeys(notes)))
+    return Models(found, tuple(dict.fromkeys([*notes, *_operating_points(found)])))
+
+
+def _operating_points(found: dict[str, list[Predictions]]) -> list[str]:
+    """A note where some models say another class than the most probable one, and others never do."""
+    moved = {name: any((fit.predicted != fit.logits.argmax(axis=1)).any() for fit in found[name]) for name in found}
+    if len(set(moved.values())) < 2:
+        return []
+    moving, plain = (", ".join(name for name in moved if moved[name] == which) for which in (True, False))
+    return [
+        f"An operating point was set for {moving}, which by the column predicted is not always for the most probable "
+        f"class, as {plain} is: balanced accuracy, recall, F1 and accuracy compare that, too; average precision, AUC, "
+        "log-loss and calibration do not see it."
+    ]
 
 
 def _parse(argument: str) -> tuple[str, list[Path]]:
@@ -140,6 +153,7 @@ def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predi
         trial = trial * len(folds) + np.searchsorted(folds, columns["fold"])
     images, groups = (columns[name].to_numpy(object) for name in ("image", _group_column(path, columns) or "image"))
     labels = pd.Index(classes).get_indexer(pd.Index(columns["label"]))
+    predicted = pd.Index(classes).get_indexer(pd.Index(columns["predicted"])) if "predicted" in columns else None
     fits = []
     found = columns.groupby([model.to_numpy(object), trial.to_numpy()], sort=False).indices
     for (name, number), rows in cast("dict[tuple[str, int], np.ndarray]", found).items():
@@ -150,7 +164,8 @@ def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predi
                 "Tell several fits apart by a column `trial`, several models by a column `model`.",
             )
         about = classes, str(name), int(number), "test", UNKNOWN_SPLIT
-        fits.append(Predictions(own, groups[rows], labels[rows], logits[rows], *about))
+        said = ARGMAX if predicted is None else predicted[rows]
+        fits.append(Predictions(own, groups[rows], labels[rows], logits[rows], *about, predicted=said))
     return fits, notes
 
 
@@ -181,10 +196,12 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
             table[name] = _text(path, table[name])
     for name in (name for name in NUMBERS if name in table):
         table[name] = _whole(path, table[name])
-    if (row := first_true(~table["label"].isin(found).to_numpy(bool))) is not None:
-        label = table["label"].iloc[row]
-        hint = f"{nearest(label, found)} Every class needs its {kind}_ column."
-        raise DataError(f'{path}, row {row + 1}: the label "{label}" is none of the classes {", ".join(found)}.', hint)
+    for name, what in (("label", "the label"), ("predicted", "the predicted class")):
+        if name in table and (row := first_true(~table[name].isin(found).to_numpy(bool))) is not None:
+            label = table[name].iloc[row]
+            hint = f"{nearest(label, found)} Every class needs its {kind}_ column."
+            hint += " Without a column predicted the most probable class is taken." * (name == "predicted")
+            raise DataError(f'{path}, row {row + 1}: {what} "{label}" is none of the classes {", ".join(found)}.', hint)
     values = np.column_stack([_numbers(path, table[f"{kind}_{name}"]) for name in found])
     if not _group_column(path, table):
         notes.append(
@@ -343,4 +360,5 @@ def _reorder(fit: Predictions, classes: tuple[str, ...], path: Path) -> Predicti
         )
     columns = [fit.classes.index(name) for name in classes]
     new = np.array([classes.index(name) for name in fit.classes])
-    return replace(fit, classes=classes, logits=fit.logits[:, columns], labels=new[fit.labels])
+    said = {"labels": new[fit.labels], "predicted": new[fit.predicted]}
+    return replace(fit, classes=classes, logits=fit.logits[:, columns], **said)

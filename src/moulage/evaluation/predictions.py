@@ -15,6 +15,8 @@ from moulage.errors import DataError, RunError
 from moulage.runs import FORMAT, atomic, check_format
 
 PARTS = ("validation", "test")
+ARGMAX: Any = None
+"""In place of the classes that are said: the most probable ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +32,25 @@ class Predictions:
     trial: int  # number of the fit; fits of different arms with the same number are paired
     part: Literal["validation", "test"]  # ``"validation"`` or ``"test"``
     split_digest: str  # digest of the split that the classifier was trained and scored on
+    # index of the class that is said of each image, [N] int64; ``ARGMAX``: that of the largest logit, of equals the
+    # first. Where an operating point was set (``operating_point``) it is another one for some images
+    predicted: np.ndarray = ARGMAX
 
     def __post_init__(self) -> None:
-        labels = np.asarray(self.labels)
-        if labels.dtype.kind not in "iu":
-            raise DataError(f"{self}: labels are {labels.dtype}, not integer class indices.")
+        for name in ("labels", "predicted"):
+            if (given := getattr(self, name)) is not ARGMAX and np.asarray(given).dtype.kind not in "iu":
+                raise DataError(f"{self}: {name} are {np.asarray(given).dtype}, not integer class indices.")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
             logits = np.asarray(self.logits, np.float32)
         object.__setattr__(self, "images", np.asarray(self.images, object))
         object.__setattr__(self, "groups", np.asarray(self.groups, object))
-        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "labels", np.asarray(self.labels).astype(np.int64))
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "classes", tuple(self.classes))
+        if self.predicted is not ARGMAX:
+            object.__setattr__(self, "predicted", np.asarray(self.predicted).astype(np.int64))
+        elif logits.ndim == 2 and logits.size:  # what else it may be is refused below
+            object.__setattr__(self, "predicted", logits.argmax(axis=1))
         self._check()
 
     def _check(self) -> None:
@@ -50,7 +59,8 @@ class Predictions:
             raise DataError(f"{self}: images must be a list of at least one name.")
         if num_classes < 2 or len(set(self.classes)) < num_classes:
             raise DataError(f"{self}: at least two classes with different names are needed, not {self.classes}.")
-        expected = {"groups": (num_images,), "labels": (num_images,), "logits": (num_images, num_classes)}
+        expected = dict.fromkeys(("groups", "labels"), (num_images,))
+        expected |= {"logits": (num_images, num_classes), "predicted": (num_images,)}
         for name, shape in expected.items():
             found = getattr(self, name).shape
             if found != shape:
@@ -61,8 +71,9 @@ class Predictions:
                     raise DataError(f"{self}: row {row} of {name} is {value!r}, no name.")
         if (row := first_true(pd.Index(self.images).duplicated())) is not None:
             raise DataError(f'{self}: image "{self.images[row]}" stands there twice.')
-        if (row := first_true((self.labels < 0) | (self.labels >= num_classes))) is not None:
-            raise DataError(f"{self}: label {self.labels[row]} of row {row} is none of 0..{num_classes - 1}.")
+        for name, values in (("label", self.labels), ("predicted class", self.predicted)):
+            if (row := first_true((values < 0) | (values >= num_classes))) is not None:
+                raise DataError(f"{self}: {name} {values[row]} of row {row} is none of 0..{num_classes - 1}.")
         if (row := first_true(~np.isfinite(self.logits).all(axis=1))) is not None:
             image = self.images[row]
             raise DataError(f'{self}: the logits of image "{image}" are not finite.', "The fit diverged: repeat it.")
@@ -80,14 +91,14 @@ class Predictions:
         """Softmax of the logits, [N, K] float64, rows sum to 1."""
         return np.exp(log_softmax(self.logits))
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """Most probable class, [N] int64; of equal logits the first."""
-        return self.logits.argmax(axis=1)
-
     def save(self, path: Path) -> None:
-        """Write Parquet: columns ``image``, ``group``, ``label`` (name), ``logit_<class>``; the rest is metadata."""
-        columns = {"image": self.images, "group": self.groups, "label": np.array(self.classes, object)[self.labels]}
+        """Write Parquet: columns ``image``, ``group``, ``label`` and ``predicted`` (names), ``logit_<class>``.
+
+        The rest is metadata.
+        """
+        names = np.array(self.classes, object)
+        columns = {"image": self.images, "group": self.groups}
+        columns |= {"label": names[self.labels], "predicted": names[self.predicted]}
         columns |= {f"logit_{name}": self.logits[:, k] for k, name in enumerate(self.classes)}
         about = {"arm": self.arm, "trial": int(self.trial), "part": self.part, "split_digest": self.split_digest}
         meta = {"format": FORMAT, "classes": list(self.classes), **about}
@@ -114,10 +125,14 @@ class Predictions:
                 raise ValueError(f"classes, arm and split_digest are not different names: {names}")
             if type(meta["trial"]) is not int:
                 raise TypeError(f"trial is {meta['trial']!r}, no number")
+            labels, predicted = (
+                pd.Index(classes).get_indexer(pd.Index(table[name].to_numpy())) for name in ("label", "predicted")
+            )
             return cls(
                 images=table["image"].to_numpy(),
                 groups=table["group"].to_numpy(),
-                labels=pd.Index(classes).get_indexer(pd.Index(table["label"].to_numpy())),
+                labels=labels,
+                predicted=predicted,
                 logits=np.column_stack([table[f"logit_{name}"].to_numpy() for name in classes]),
                 classes=classes,
                 **{name: meta[name] for name in ("arm", "trial", "part", "split_digest")},

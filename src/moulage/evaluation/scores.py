@@ -3,7 +3,7 @@
 What is undefined is ``None``:
 
 - recall, AUC and average precision of a class without images; AUC where every image is of one class,
-- precision of a class that is never predicted; F1 of a class that has no image and is never predicted.
+- precision of a class that is never said; F1 of a class that has no image and is never said.
 
 Averages over classes (balanced accuracy, macro AUC and average precision) run over the classes for which
 the score is defined.
@@ -17,16 +17,20 @@ import numpy as np
 
 from moulage.evaluation.measure_names import check, find
 from moulage.evaluation.measures import Outputs
+from moulage.evaluation.predictions import ARGMAX, Predictions
 
 SHOWN = ("accuracy", "balanced_accuracy", "auc", "average_precision", "expected_calibration_error", "log_loss")
 """Measures of all classes together that ``scores`` has."""
 
 
-def scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def scores(
+    labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], predicted: np.ndarray = ARGMAX
+) -> dict[str, Any]:
     """All scores as plain numbers, lists and ``None``, ready for JSON.
 
     Labels are true class indices, [N] int64, N >= 1; the softmax of the logits [N, K] are the probabilities (for
-    probabilities, pass their logarithm).
+    probabilities, pass their logarithm). ``predicted``, [N] int64, are the classes that are said, by which accuracy,
+    recall, precision, F1 and confusion are counted; by default the most probable ones.
 
     Returns:
         ``num_images``, those of ``SHOWN`` (AUC and average precision: macro, one against rest; log-loss in nats),
@@ -36,7 +40,7 @@ def scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> di
     from sklearn.metrics import confusion_matrix
 
     check(labels, logits, classes)
-    outputs = Outputs(labels, logits)
+    outputs = Outputs(labels, logits, predicted)
     confusion = confusion_matrix(labels, outputs.predicted, labels=np.arange(len(classes)))
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
 
@@ -54,6 +58,11 @@ def scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> di
         "classes": of_class,
         "confusion": confusion.tolist(),
     }
+
+
+def scores_of(said: Predictions) -> dict[str, Any]:
+    """``scores`` of saved predictions."""
+    return scores(said.labels, said.logits, said.classes, said.predicted)
 
 
 def _mean(of_class: dict[str, dict[str, Any]], key: str) -> float | None:

@@ -32,7 +32,7 @@ UNKNOWN = "unknown"
 
 def restrict(predictions: Predictions, rows: np.ndarray) -> Predictions:
     """The predictions of the images in ``rows``: bool [N], or positions int64 [n], each once; ``DataError`` if none."""
-    names = ("images", "groups", "labels", "logits")
+    names = ("images", "groups", "labels", "logits", "predicted")
     return replace(predictions, **{name: getattr(predictions, name)[rows] for name in names})
 
 

@@ -40,6 +40,7 @@ class Trials:
 
     fits: Fits
     lesions: Lesions
+    decided: bool = False  # whether the measure is of the classes that are said; of the logits otherwise
 
     @cached_property
     def deviations(self) -> dict[str, np.ndarray]:
@@ -81,7 +82,7 @@ class Trials:
         """
         from scipy.special import fdtrc
 
-        inside = [name for name in self.fits.originals if name not in self.copies]
+        inside = [name for name in self.fits.originals(self.decided) if name not in self.copies]
         while len(inside) >= FEWEST_POOLED and self.own:
             chance: dict[str, float] = {}
             for name in inside:
@@ -125,11 +126,14 @@ class Trials:
         alone = float((weighted_sum(weights, self.deviations) ** 2).sum())
         return self._scaled(alone / own, own, interaction, self._within(weights))
 
+    def _original(self, name: str) -> str:
+        return self.fits.original(name, self.decided)
+
     def _of_originals(self, contrast: Contrast) -> dict[str, float]:
         """The same contrast of arms of which no two predict the same; without those whose weights cancel out."""
         weights: dict[str, float] = {}
         for name, weight in contrast.items():
-            original = self.fits.original(name)
+            original = self._original(name)
             weights[original] = weights.get(original, 0.0) + weight
         return {name: weight for name, weight in weights.items() if abs(weight) > ROUNDING}
 

@@ -99,7 +99,9 @@ class RealCurve:
                 "Give an arm that adds nothing and at least one that adds photographs, each another number.",
             )
         wanted = resolve(measure, fits.labels, fits.classes, targets)
-        return cls(Trials(fits, Lesions.of(fits, wanted)), measure, wanted, arms, rising, num_real)
+        return cls(
+            Trials(fits, Lesions.of(fits, wanted), wanted.measure.decided), measure, wanted, arms, rising, num_real
+        )
 
     @property
     def sign(self) -> int:

@@ -29,9 +29,9 @@ def tabulate(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The test images of a trial by name, with what the arms said of each; and how many changed which way.
 
-    Columns: ``group``, ``label``, and for each arm ``predicted:<arm>``, ``of_predicted:<arm>`` and ``of_true:<arm>``
-    (probabilities); ``change``: the arm's log-probability of the true class minus the reference's, the mean over all
-    trials in which both were tested on the image.
+    Columns: ``group``, ``label``, and for each arm ``predicted:<arm>`` (the class that it says),
+    ``of_predicted:<arm>`` and ``of_true:<arm>`` (probabilities); ``change``: the arm's log-probability of the true
+    class minus the reference's, the mean over all trials in which both were tested on the image.
     """
     said = {name: Predictions.load(run / folders[name, trial] / "test.parquet") for name in names}
     first = said[names[0]]
@@ -40,7 +40,7 @@ def tabulate(
     rows = np.arange(len(first))
     for name, own in said.items():
         table[f"predicted:{name}"] = classes[own.predicted]
-        table[f"of_predicted:{name}"] = own.probabilities.max(axis=1)
+        table[f"of_predicted:{name}"] = own.probabilities[rows, own.predicted]
         table[f"of_true:{name}"] = own.probabilities[rows, own.labels]
     if len(names) == 1:
         return table, {"num_fits": 0, "raised": 0, "lowered": 0}
@@ -64,7 +64,7 @@ def choose(
 ) -> list[Group]:
     """Mistakes of each target class and of all, the most improved and worsened images, and some at random."""
     wrong = table[table[f"predicted:{arm}"] != table["label"]].sort_values(f"of_predicted:{arm}", ascending=False)
-    surest = f"The {arm} classifier gave the highest probability to a wrong class; one image of a lesion."
+    surest = f"The {arm} classifier said a wrong class and gave it the highest probability; one image of a lesion."
     kinds = {**{label: wrong[wrong["label"] == label] for label in targets}, "all classes": wrong}
     found = [Group(f"Most confident mistakes: {of}", surest, _first(rows, number)) for of, rows in kinds.items()]
     if against:

@@ -10,7 +10,7 @@ from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.ensembles import METHODS, Average, Ensemble, Member, best_single, combine
 from moulage.evaluation.model_comparison import compare_models
 from moulage.evaluation.predictions import PARTS, Predictions
-from moulage.evaluation.scores import scores
+from moulage.evaluation.scores import scores_of
 from moulage.finished.run import proven
 from moulage.stages.data import RECIPE, Prepared
 
@@ -122,6 +122,6 @@ def _kept(out: Path, method: str, number: int, made: Ensemble) -> dict[str, Any]
     for part in PARTS:
         predictions = replace(getattr(made, part), arm=method, trial=number)
         predictions.save(folder / f"{part}.parquet")
-        found[part] = scores(predictions.labels, predictions.logits, predictions.classes)
+        found[part] = scores_of(predictions)
     about = {"method": method, "trial": number, "weights": made.weights, "notes": list(made.notes)}
     return {**about, "folder": str(folder), "scores": found}

@@ -26,7 +26,7 @@ from moulage.errors import DataError
 from moulage.evaluation.compare import compare_all
 from moulage.evaluation.measure_names import parse
 from moulage.evaluation.predictions import Predictions
-from moulage.evaluation.scores import scores
+from moulage.evaluation.scores import scores_of
 from moulage.finished.run import Finished
 from moulage.stages import data
 from moulage.stages.classifier import Classifier
@@ -175,8 +175,8 @@ class _Scorer:
             path = self.path(stage)
             if not path.exists():
                 about = (rows.classes, stage.name, stage.trial, "test", self.digest)
-                logits = self._logits(done.run / stage.folder)
-                Predictions(rows.images, rows.groups, rows.labels, logits, *about).save(path)
+                logits, predicted = self._said(done.run / stage.folder)
+                Predictions(rows.images, rows.groups, rows.labels, logits, *about, predicted=predicted).save(path)
             progress(number, len(done.stages), "classifiers")
             yield Predictions.load(path)
 
@@ -184,14 +184,15 @@ class _Scorer:
         """Where the predictions of a classifier go: its folder's name is of this arm, trial and settings alone."""
         return self.folder / f"{Path(stage.folder).name}.parquet"
 
-    def _logits(self, folder: Path) -> np.ndarray:
-        """What one classifier says, adjusted as the study adjusted it, float32 [N, K]."""
+    def _said(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of one classifier, float32 [N, K], and what it says at the study's operating point, int64 [N]."""
         from moulage.randomness import reproducible
 
         with reproducible():
             trained = Trained.load(folder, self.device)
             pieces = enumerate(chunks(self.catalog, CHUNK))
-            return np.concatenate([trained.predict(self._inputs(trained, n, rows), rows) for n, rows in pieces])
+            logits = np.concatenate([trained.predict(self._inputs(trained, n, rows), rows) for n, rows in pieces])
+            return logits, trained.decide(logits)
 
     def _inputs(self, trained: Trained, number: int, rows: Catalog) -> np.ndarray:
         """Pixels or embeddings of one chunk of the images; all classifiers of a study read the same embeddings."""
@@ -207,7 +208,7 @@ class _Scorer:
 
 
 def _fit(fit: Predictions, path: Path) -> dict[str, Any]:
-    found = scores(fit.labels, fit.logits, fit.classes)
+    found = scores_of(fit)
     return {"arm": fit.arm, "trial": fit.trial, "predictions": path.name, "scores": found}
 
 

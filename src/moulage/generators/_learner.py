@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -255,12 +256,19 @@ class Learner(Base[C]):
         return 0, [], 0.0
 
     def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
-        images = np.empty((len(seeds), self.size, self.size, 3), np.uint8)
+        return self.in_batches(label, len(seeds), lambda labels, rows: self.draw(self.network, labels, seeds[rows]))
+
+    def in_batches(self, label: int, num_images: int, draw: Callable[[Tensor, np.ndarray], Tensor]) -> np.ndarray:
+        """Images uint8 [n, S, S, 3]; ``draw`` gives those of some rows (int64 [B]), their labels being on the device.
+
+        What it gives is [B, 3, S, S] in -1..1, each image being the same whatever others are drawn with it.
+        """
+        images = np.empty((num_images, self.size, self.size, 3), np.uint8)
         with randomness.reproducible("sample", device=self.device):
-            at_once, start = self._at_once(label, seeds), 0
-            while start < len(seeds):
-                num = at_once if len(seeds) - start >= at_once else SAMPLE_BATCH
-                drawn = self._drawn(label, seeds[start : start + num], num)
+            at_once, start = self._at_once(label, num_images, draw), 0
+            while start < num_images:
+                num = at_once if num_images - start >= at_once else SAMPLE_BATCH
+                drawn = self._drawn(label, np.arange(start, min(start + num, num_images)), num, draw)
                 pixels = drawn.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
                 images[start : start + len(drawn)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
                 start += num
@@ -273,25 +281,26 @@ class Learner(Base[C]):
         return self.sample(label, places)
 
     @torch.no_grad()
-    def _drawn(self, label: int, seeds: np.ndarray, num: int) -> Tensor:
-        """Images float32 [n, 3, S, S] of at most ``num`` seeds, drawn in one batch of ``num``."""
+    def _drawn(self, label: int, rows: np.ndarray, num: int, draw: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
+        """Images float32 [n, 3, S, S] of at most ``num`` rows, drawn in one batch of ``num``."""
         # Filled up: the size of a batch picks the kernels, and so the last bits of every image.
-        full, labels = np.resize(seeds, num), self._targets(np.full(num, label, np.int64))
+        full, labels = np.resize(rows, num), self._targets(np.full(num, label, np.int64))
         with devices.precision(self.device, self.config.precision):
-            return self.draw(self.network, labels, full)[: len(seeds)].float()
+            return draw(labels, full)[: len(rows)].float()
 
-    def _at_once(self, label: int, seeds: np.ndarray) -> int:
+    def _at_once(self, label: int, num_images: int, draw: Callable[[Tensor, np.ndarray], Tensor]) -> int:
         """``batch_size`` where such a batch has the bits that batches of ``SAMPLE_BATCH`` have, else the latter.
 
         It has where a device takes the same kernels for both; that is tried once, on the first batch.
         """
         num = self.batch_size // SAMPLE_BATCH * SAMPLE_BATCH
-        if num <= SAMPLE_BATCH or len(seeds) < num:
+        if num <= SAMPLE_BATCH or num_images < num:
             return SAMPLE_BATCH
         if num not in self._is_same:
-            parts = [self._drawn(label, seeds[i : i + SAMPLE_BATCH], SAMPLE_BATCH) for i in range(0, num, SAMPLE_BATCH)]
+            rows = np.split(np.arange(num), num // SAMPLE_BATCH)
+            parts = [self._drawn(label, part, SAMPLE_BATCH, draw) for part in rows]
             try:
-                self._is_same[num] = torch.equal(self._drawn(label, seeds[:num], num), torch.cat(parts))
+                self._is_same[num] = torch.equal(self._drawn(label, np.arange(num), num, draw), torch.cat(parts))
             except torch.OutOfMemoryError:
                 self._is_same[num] = False
         return num if self._is_same[num] else SAMPLE_BATCH

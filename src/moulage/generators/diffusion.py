@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from moulage import plugins
 from moulage.errors import RecipeError
 from moulage.generators import _augment, _learner
 from moulage.generators._descent import OneLoss
+from moulage.generators._editing import Editing, Editor, Given
 from moulage.generators._unet import NetworkOptions, UNet
 
 EDM_SIZE = 64  # pixels a side up to which EDM's noise levels hold as they are
@@ -67,10 +67,15 @@ class Config(NetworkOptions):
         return super().at(size).model_copy(update={"noise_mean": -1.2 + math.log(noise_scale(size))})
 
 
-class Drawing(plugins.Options):
+class Drawing(Editing):
     """How images are drawn from a fit."""
 
-    num_sampling_steps: int = Field(18, ge=2, le=1000, description="steps of the sampler, two evaluations each but one")
+    num_sampling_steps: int = Field(
+        18,
+        ge=2,
+        le=1000,
+        description="steps of the sampler, two evaluations each but one; fewer by strength",
+    )
     sigma_min: float = Field(0.002, gt=0, le=1, description="lowest noise level of the sampler")
     sigma_max: float | None = Field(
         None,
@@ -141,19 +146,25 @@ class Denoiser(nn.Module):
 
 
 def noise_levels(drawing: Drawing, size: int) -> list[float]:
-    """The falling noise levels of the sampler, ``num_sampling_steps`` and a last 0 (EDM, eq. 5)."""
+    """The falling noise levels of the sampler, ``num_sampling_steps`` and a last 0 (EDM, eq. 5).
+
+    With a strength they begin at that share of the way between the ends, and are as dense as all of them would be.
+    """
     highest = drawing.sigma_max or 80 * noise_scale(size)
-    first, last = (sigma ** (1 / drawing.rho) for sigma in (highest, drawing.sigma_min))
-    shares = (i / (drawing.num_sampling_steps - 1) for i in range(drawing.num_sampling_steps))
-    return [(first + share * (last - first)) ** drawing.rho for share in shares] + [0.0]
+    highest, last = (sigma ** (1 / drawing.rho) for sigma in (highest, drawing.sigma_min))
+    first, num = last + drawing.way * (highest - last), max(2, math.ceil(drawing.way * drawing.num_sampling_steps))
+    return [(first + i / (num - 1) * (last - first)) ** drawing.rho for i in range(num)] + [0.0]
 
 
-def heun(denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float]) -> Tensor:
+def heun(
+    denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: list[float], clean: Tensor | float = 0.0
+) -> Tensor:
     """Integrate dx/dsigma = (x - D(x; sigma)) / sigma from noise to an image (EDM, algorithm 1).
 
-    From standard normal [B, 3, S, S], along falling noise levels to 0; ``denoise`` takes images and a noise level.
+    From standard normal [B, 3, S, S], added to ``clean`` images where there are any, along falling noise levels to 0;
+    ``denoise`` takes images and a noise level.
     """
-    x = noise * sigmas[0]
+    x = clean + noise * sigmas[0]
     for sigma, lower in itertools.pairwise(sigmas):
         slope = (x - denoise(x, sigma)) / sigma
         euler = x + (lower - sigma) * slope
@@ -231,7 +242,7 @@ class Game(OneLoss):
         return (weight * (denoised - clean).square().mean((1, 2, 3))).mean()
 
 
-class Generator(_learner.Learner[Config]):
+class Generator(Editor[Config]):
     """At a multiple of 8 pixels from 16 to 256."""
 
     NAME, CONFIG, DRAWING, SIZES = "diffusion", Config, Drawing, range(16, 257, 8)
@@ -262,7 +273,14 @@ class Generator(_learner.Learner[Config]):
     def network_of(self) -> nn.Module:
         return Denoiser(self.config, len(self.classes), self.size)
 
-    def draw(self, network: Denoiser, labels: Tensor, seeds: np.ndarray) -> Tensor:
+    def edit(self, network: Denoiser, labels: Tensor, seeds: np.ndarray, given: Given | None) -> Tensor:
         noise = _learner.latents(seeds, 3, self.size, self.size, name="noise").to(self.device)
-        levels, drawing = noise_levels(self.drawing, self.size), self.drawing
-        return heun(lambda x, sigma: network.guided(x, x.new_full((len(x),), sigma), labels, drawing), noise, levels)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            denoised = network.guided(x, x.new_full((len(x),), sigma), labels, self.drawing)
+            if given is None or given.region is None:
+                return denoised
+            # Then x is there, at each noise level, the given image with that much of the first noise.
+            return torch.where(given.region, denoised, given.images)
+
+        return heun(denoise, noise, noise_levels(self.drawing, self.size), given.images if given else 0.0)

@@ -19,11 +19,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moulage import plugins
 from moulage.errors import RecipeError, RunError
 from moulage.generators import _learner
 from moulage.generators._condition import Conditional
 from moulage.generators._descent import OneLoss
+from moulage.generators._editing import Editing, Editor, Given
 
 PACKAGES = ("diffusers", "peft", "transformers")
 HALF = "fp16"  # in the names of files of weights in half precision
@@ -71,7 +71,7 @@ class Config(_learner.Options):
         return self
 
 
-class Drawing(plugins.Options):
+class Drawing(Editing):
     """How images are drawn from a fit."""
 
     guidance: float = Field(
@@ -81,7 +81,7 @@ class Drawing(plugins.Options):
         description="strength of guidance away from the empty prompt; 1 is none and draws twice as fast",
     )
     sampler: Literal["dpm++", "ddim"] = Field("dpm++", description="DPM-Solver++ of second order, or DDIM")
-    num_sampling_steps: int = Field(25, ge=1, le=1000, description="steps of the sampler")
+    num_sampling_steps: int = Field(25, ge=1, le=1000, description="steps of the sampler; fewer by strength")
 
 
 @dataclass(eq=False)
@@ -258,11 +258,9 @@ class Game(OneLoss):
         noise = torch.randn(clean.shape, generator=rng).to(self.device)
         times = torch.randint(0, len(base.schedule.alphas_cumprod), (num,), generator=rng)
         keep = (torch.rand(num, generator=rng) >= self.config.class_dropout).float().to(self.device)
-        signal = base.schedule.alphas_cumprod[times].to(self.device)
-        a, b = signal.sqrt()[:, None, None, None], (1 - signal).sqrt()[:, None, None, None]
-        kind = base.schedule.config.prediction_type
-        target = {"epsilon": noise, "v_prediction": a * noise - b * clean, "sample": clean}[kind]
-        predicted = self.network(a * clean + b * noise, times.to(self.device), labels, keep)
+        noisy, target = noised(base, clean, noise, times)
+        predicted = self.network(noisy, times.to(self.device), labels, keep)
+        signal, kind = base.schedule.alphas_cumprod[times].to(self.device), base.schedule.config.prediction_type
         weight = snr_weight(signal / (1 - signal), kind, self.config.min_snr_gamma)
         return (weight * (predicted - target).square().mean((1, 2, 3))).mean()
 
@@ -280,30 +278,53 @@ def snr_weight(snr: Tensor, kind: str, gamma: float | None) -> Tensor:
 
 
 @torch.no_grad()
-def encode(base: Base, images: Tensor, rng: torch.Generator) -> Tensor:
-    """Images [B, 3, S, S] in -1..1 as latents float32 [B, C, s, s] of about unit variance."""
+def encode(base: Base, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """Images [B, 3, S, S] in -1..1 as latents float32 [B, C, s, s] of about unit variance; the mean if no ``rng``."""
     config, spread = base.vae.config, base.vae.encode(resized(images, base.resolution)).latent_dist
-    latents = spread.mean + spread.std * torch.randn(spread.mean.shape, generator=rng).to(images.device)
+    latents = spread.mean
+    if rng is not None:
+        latents = latents + spread.std * torch.randn(spread.mean.shape, generator=rng).to(images.device)
     return (latents.float() - (config.shift_factor or 0)) * config.scaling_factor
 
 
-def draw(drawing: Drawing, adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int) -> Tensor:
-    """Images [B, 3, size, size] of labels int64 [B] from int64 seeds [B], one each."""
+def noised(base: Base, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with the noise of times int64 [B] of the model's schedule, and what a perfect model predicts of them."""
+    signal = base.schedule.alphas_cumprod[times.cpu()].to(clean)
+    a, b = signal.sqrt()[:, None, None, None], (1 - signal).sqrt()[:, None, None, None]
+    target = {"epsilon": noise, "v_prediction": a * noise - b * clean, "sample": clean}
+    return a * clean + b * noise, target[base.schedule.config.prediction_type]
+
+
+def sampler_of(drawing: Drawing, base: Base) -> tuple[Any, Tensor]:
+    """A scheduler of diffusers, and its falling times int64: of all of them the last, by the drawing's strength."""
     diffusers: Any = importlib.import_module("diffusers")
-    base, device = adapter.base, labels.device
-    shape = (base.unet.config.in_channels, base.side, base.side)
     if drawing.sampler == "ddim":
         sampler = diffusers.DDIMScheduler.from_config(base.schedule.config, clip_sample=False)
     else:
         sampler = diffusers.DPMSolverMultistepScheduler.from_config(base.schedule.config)
     sampler.set_timesteps(drawing.num_sampling_steps)
-    latents = _learner.latents(seeds, *shape, name="noise").to(device) * sampler.init_noise_sigma
-    known = torch.ones(len(labels), device=device)
-    for time in sampler.timesteps:
+    return sampler, sampler.timesteps[-max(1, round(drawing.way * drawing.num_sampling_steps)) :]
+
+
+def draw(
+    drawing: Drawing, adapter: Adapter, labels: Tensor, seeds: np.ndarray, size: int, given: Given | None = None
+) -> Tensor:
+    """Images [B, 3, size, size] of labels int64 [B] from int64 seeds [B], one each, and from given images, if any."""
+    base, device = adapter.base, labels.device
+    sampler, schedule = sampler_of(drawing, base)
+    noise = _learner.latents(seeds, base.unet.config.in_channels, base.side, base.side, name="noise").to(device)
+    known, latents, clean, region = torch.ones(len(labels), device=device), noise * sampler.init_noise_sigma, None, None
+    if given is not None:
+        clean = torch.cat([encode(base, one[None]) for one in given.images])  # one by one, as they are decoded
+        latents, _ = noised(base, clean, noise, schedule[:1].expand(len(labels)))
+        region = None if given.region is None else F.adaptive_max_pool2d(given.region.float(), base.side) > 0
+    for time in schedule:
         times = time.to(device).expand(len(labels))
         predicted = adapter(latents, times, labels, known)
         if drawing.guidance != 1:  # Ho & Salimans 2022, arXiv:2207.12598, eq. 6
             predicted = adapter(latents, times, labels, known * 0).lerp(predicted, drawing.guidance)
+        if clean is not None and region is not None:  # so that the rest stays on the way to the given image
+            predicted = torch.where(region, predicted, noised(base, clean, noise, times)[1])
         latents = sampler.step(predicted, time, latents).prev_sample
     vae = base.vae.config
     latents = latents / vae.scaling_factor + (vae.shift_factor or 0)
@@ -319,7 +340,7 @@ def resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
 
 
-class Generator(_learner.Learner[Config]):
+class Generator(Editor[Config]):
     """At a multiple of 8 pixels from 16 to 1024; ``RecipeError`` where a class has no prompt, and as ``open_base``."""
 
     NAME, CONFIG, DRAWING, SIZES = "finetuned_diffusion", Config, Drawing, range(16, 1025, 8)
@@ -340,5 +361,5 @@ class Generator(_learner.Learner[Config]):
         config, prompts = self.config, [self.config.prompts[name] for name in self.classes]
         return Adapter(open_base(config.weights, prompts, config.resolution, config.rank, config.alpha))
 
-    def draw(self, network: Adapter, labels: Tensor, seeds: np.ndarray) -> Tensor:
-        return draw(self.drawing, network, labels, seeds, self.size)
+    def edit(self, network: Adapter, labels: Tensor, seeds: np.ndarray, given: Given | None) -> Tensor:
+        return draw(self.drawing, network, labels, seeds, self.size, given)

@@ -61,7 +61,7 @@ BALANCE = {
     "ldam_drw": ("LDAM with deferred re-weighting", ("cao",)),
     "linear_probe": ("a linear classifier on a frozen network", ("kumar",)),
     "logit_adjustment": ("logit adjustment in the loss", ("menon",)),
-    "logit_adjustment_posthoc": ("logit adjustment after training", ("menon",)),
+    "logit_adjustment_posthoc": ("the log of the class shares taken off the logits at prediction", ("menon",)),
     "mixup": ("mixup", ("zhang",)),
     "oversampling": ("class-balanced sampling", ("kang",)),
     "oversampling_strong": ("class-balanced sampling with strong augmentation", ("kang", "muller", "cubuk")),

@@ -118,10 +118,10 @@ def p_value(value: float | None) -> str:
     return NONE if value is None else verdict.p_value(value)
 
 
-def strength(values: Sequence[float | None] | None) -> str:
+def strength(values: Sequence[float]) -> str:
     """Strengths of the trials as a range: "0.50 to 1.25"."""
-    known = sorted({f"{value:.2f}" for value in values or () if value is not None}, key=float)
-    return " to ".join(dict.fromkeys((known[0], known[-1]))) if known else NONE
+    known = sorted({f"{value + 0.0:.2f}" for value in values}, key=float)
+    return " to ".join(dict.fromkeys((known[0], known[-1])))
 
 
 def scored_part(results: Results) -> str | None:

@@ -126,18 +126,19 @@ class Arm(Record):
     role: str  # reference, rival, null, positive or synthetic
     balance: str  # what the recipe says
     treatment: str  # the same; empty for none
+    use: str  # what is done with the images that it adds, in words such as ``in place of real ones``; empty for no more
     generator: str | None  # whose images it adds
     selection: str | None  # which of them
     curve: str  # of which curve, series and dose (as the recipe has it) the arm is a point; empty and 0 for others
     series: str
     dose: float
-    num_real: int  # real training images
+    num_real: int  # real training images, without those that left for others
     num_slots: int  # places for added images, the same in all arms
     extra: dict[str, int]  # added images of each class
     num_distinct: int  # different ones among them
     images_seen: int  # images shown in the whole training, the same in all arms
-    logit_adjustment: list[float | None] | None  # its strength in each trial; None where no trial was adjusted
-    log_prior: list[float] | None  # log of the shares [K] by which the first trial's logits were adjusted
+    strength: list[float]  # of its operating point in each trial; 0: the most probable class
+    log_prior: list[float]  # log of the class shares [K] that the first trial was trained on
     notes: list[str]  # of the first trial's training
 
 

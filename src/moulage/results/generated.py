@@ -1,6 +1,6 @@
 """What generators drew, how it was chosen, and how true it is: the records of one trial each."""
 
-from typing import Any
+from typing import Any, Literal
 
 from moulage.evaluation.fidelity import Scores
 from moulage.evaluation.two_sample import Transfer
@@ -13,6 +13,7 @@ class GeneratorRun(Record):
     name: str  # the recipe's name for it; where an arm draws otherwise, with what differs: ``diffusion-guidance=2.0``
     generator: str  # the recipe's name for it
     drawing: dict[str, Any]  # options of drawing that are not as the plug-in has them
+    edit: Literal["", "whole", "lesion", "surround"]  # what of training images was changed; empty: drawn from noise
     plugin: str  # what it is
     trial: int
     folder: str

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 
 from moulage import contracts, runs
-from moulage.arm import Ways, arms_of
-from moulage.data import masks
+from moulage.arm import arms_of
+from moulage.data import masks, replacing
 from moulage.data.catalog import REAL, Catalog
 from moulage.data.metadata import Encoder, lend
-from moulage.data.samples import check_provenance
+from moulage.data.samples import check_parents, check_provenance
 from moulage.data.split import RESERVE
 from moulage.data.training_view import TrainingView
 from moulage.errors import LeakError, RecipeError, RunError
@@ -23,7 +24,7 @@ from moulage.recipe_tables import METADATA
 from moulage.runs import seed_of
 from moulage.stages.data import Prepared
 from moulage.stages.embedding import Embedding
-from moulage.stages.predicting import VIEW, adjust_logits, examples_of, predict_parts
+from moulage.stages.predicting import VIEW, examples_of, predict_parts, set_operating_point
 from moulage.stages.samples import Samples
 from moulage.stages.selection import Selection
 from moulage.stages.stage import Context, Stage
@@ -31,6 +32,7 @@ from moulage.stages.stored import ByName, embedded, given_digest, pixels_of
 from moulage.stages.witness import (
     AGAIN,
     HELD_OUT,
+    IN_PLACE_OF,
     ROW,
     Known,
     Witness,
@@ -41,6 +43,8 @@ from moulage.stages.witness import (
     read_columns,
     rows_digest,
 )
+from moulage.treatment import Ways
+from moulage.use import Use
 
 EXTRA = "extra.parquet"
 """The rows that the arm added, with the columns by which they are known."""
@@ -59,8 +63,9 @@ class Classifier(Stage):
     seed: int  # of everything random in the training; the same for all arms of a trial
     split: str  # digest of the trial's split
     ways: Ways  # how the arm answers imbalance
+    use: Use  # what is done with the images that it adds
     add: dict[str, int]  # images that it adds to each class
-    num_slots: int  # the most that any arm adds; how many more images than the real ones an epoch holds
+    num_slots: int  # the most that any arm needs; how many more images than the real ones an epoch holds
     samples: Samples | None  # generated images that it adds, and which of them were kept
     selection: Selection | None
     given: str  # a folder of samples from elsewhere, and a digest of what it lists; empty for none
@@ -116,7 +121,7 @@ class Classifier(Stage):
 
     def run(self, at: Context) -> Witness:
         """Nothing but the training part, and what the arm adds to it, is trained on; what is chosen (an epoch, the
-        strength of the logit adjustment) is chosen on the validation part. The test part is predicted at the end.
+        operating point) is chosen on the validation part. The test part is predicted at the end.
         """
         folder = at.run / self.folder
         train, extra = at.prepared.part(self.trial, "train"), self.extra(at.prepared, at.run)
@@ -141,15 +146,14 @@ class Classifier(Stage):
         if encoder is not None:
             encoder.save(folder)
         logits = predict_parts(model, parts, inputs, encoder, at.progress)
-        adjusted: dict[str, Any] = {"logit_adjustment": None, "log_prior": None, "notes": []}
-        if self.ways.adjust:
-            adjusted = adjust_logits(logits, chosen_on.labels, counts, treatment, self.classes)
+        predicted, point = set_operating_point(logits, parts["validation"], counts, self.ways.strength)
         about: dict[str, Any] = {"arm": self.name, "trial": self.trial, "split_digest": self.split}
         for part in HELD_OUT:
             rows = parts[part]
-            said = Predictions(rows.images, rows.groups, rows.labels, logits[part], self.classes, part=part, **about)
-            said.save(folder / f"{part}.parquet")
-        self._write_view(folder, train, extra, adjusted)
+            said = {"logits": logits[part], "predicted": predicted[part], "part": part}
+            found = Predictions(rows.images, rows.groups, rows.labels, classes=self.classes, **said, **about)
+            found.save(folder / f"{part}.parquet")
+        self._write_view(folder, train, extra, point)
         return self._witness(folder, train, extra, parts)
 
     def _view(
@@ -158,8 +162,26 @@ class Classifier(Stage):
         """Metadata are encoded as the training part has them; lesion masks are those of the training part alone."""
         of_train, of_extra = self.lesion_masks(prepared, train, extra) if self.masks else (None, None)
         added = examples_of(inputs, self.with_metadata(extra, train), encoder, of_extra) if len(extra) else None
-        weights = weights_of(self.weights, train, extra)
-        return TrainingView(examples_of(inputs, train, encoder, of_train), added, self.num_slots, weights)
+        weights, real = weights_of(self.weights, train, extra), examples_of(inputs, train, encoder, of_train)
+        return TrainingView(real, added, self.num_slots, weights, self.use, self._in_place_of(extra.table, train))
+
+    def _in_place_of(self, added: pd.DataFrame, train: Catalog) -> np.ndarray | None:
+        """The row of the training part whose place each added row takes (``replacing``); None where none leaves."""
+        if self.use.way != "replace":
+            return None
+        return replacing.in_place_of(added["label"].to_numpy(object), train, self._leaving)
+
+    def _left(self, added: pd.DataFrame, train: Catalog) -> np.ndarray:
+        """The real image that left for each added row, [len(added)] of str; empty where none did."""
+        rows = self._in_place_of(added, train)
+        if rows is None:
+            return np.full(len(added), "", object)
+        return np.where(rows < 0, "", train.images[rows])
+
+    @property
+    def _leaving(self) -> np.random.Generator:
+        """Draws in which order real images leave; the same for all arms of a trial."""
+        return np.random.default_rng(seed_of(self.seed, "replace"))
 
     def lesion_masks(self, prepared: Prepared, train: Catalog, extra: Catalog) -> tuple[np.ndarray, np.ndarray]:
         """Lesion masks uint8 [N, S, S] of the training images and of what the arm adds; unknown for drawn images."""
@@ -205,23 +227,25 @@ class Classifier(Stage):
                 samples = samples.only(image=kept.images)
                 add = {label: min(number, samples.counts[label]) for label, number in add.items()}
         rng = np.random.default_rng(seed_of(self.seed, "balance"))
-        extra = plug.extend(plug.configure(self.ways.balance_config), train, samples, add, rng)
+        # Nothing is copied of what leaves for the copies.
+        seen = replacing.staying(train, add, self._leaving) if self.use.way == "replace" else train
+        extra = plug.extend(plug.configure(self.ways.balance_config), seen, samples, add, rng)
         check_extra(extra, train, self.split, held_back)
         return extra
 
-    def _write_view(self, folder: Path, train: Catalog, extra: Catalog, adjusted: dict[str, Any]) -> None:
+    def _write_view(self, folder: Path, train: Catalog, extra: Catalog, point: dict[str, Any]) -> None:
         about = {
-            "num_real": len(train),
+            "num_real": len(train) - np.count_nonzero(self._left(extra.table, train)),
             "num_slots": self.num_slots,
             "extra": {name: count for name, count in extra.counts.items() if count},
             "num_distinct": len(set(extra.images)),
             "treatment": " and ".join(self.ways.treatments),
-            **adjusted,
+            **point,
         }
         runs.write_json(folder / VIEW, about)
 
     def _witness(self, folder: Path, train: Catalog, extra: Catalog, parts: dict[str, Catalog]) -> Witness:
-        added = extra.table[ROW]
+        added = extra.table[ROW].assign(**{IN_PLACE_OF: self._left(extra.table, train)})
         with runs.atomic(folder / EXTRA) as temporary:
             added.to_parquet(temporary)
         return fitted(
@@ -248,7 +272,7 @@ class Classifier(Stage):
 
     def _check_extra(self, known: Known) -> None:
         """What the arm added is allowed there, row by row."""
-        seen, added = known.of(self), read_columns(known.run / self.folder / EXTRA, ROW)
+        seen, added = known.of(self), read_columns(known.run / self.folder / EXTRA, [*ROW, IN_PLACE_OF])
         real = set(added["image"][added["origin"] == REAL])
         if seen.extra != rows_digest(added) or seen.extra_real != names_digest(real):
             raise LeakError(f"{self.folder}: {EXTRA} holds other rows than the arm added.", AGAIN)
@@ -259,7 +283,13 @@ class Classifier(Stage):
         strangers = real - held_back - set(known.part(self, "train").images)
         if strangers:
             raise LeakError(f'{who} "{min(strangers)}" from outside its training part.', AGAIN)
+        left = self._left(added, known.part(self, "train"))
+        if (added[IN_PLACE_OF].to_numpy() != left).any() or real & set(left):
+            raise LeakError(f"{self.folder}: other images left for those that came than were to leave.", AGAIN)
         drawn = added[added["origin"] != REAL]
+        foreign = sorted(set(drawn["parent"].astype(str)) - {""} - set(known.part(self, "train").images))
+        if foreign:
+            raise LeakError(f'{who} an image that was made of "{foreign[0]}", from outside its training part.', AGAIN)
         other = drawn[drawn["split_digest"] != known.split(self).digest]
         if len(other):
             raise LeakError(
@@ -326,7 +356,7 @@ def weights_of(weights: Mapping[str, float], train: Catalog, extra: Catalog) -> 
 
 
 def check_extra(extra: Catalog, train: Catalog, split_digest: str, reserve: Catalog | None = None) -> None:
-    """What an arm adds is either a real image of the training part or was drawn by a generator that saw only that.
+    """What an arm adds is a real image of the training part, or made of one, or was drawn by who saw only that part.
 
     Args:
         extra: the rows that are added.
@@ -338,6 +368,7 @@ def check_extra(extra: Catalog, train: Catalog, split_digest: str, reserve: Cata
         LeakError: naming an image that is none of these.
     """
     check_provenance(extra.take((extra.table["origin"] != REAL).to_numpy()), split_digest)
+    check_parents(extra, train)
     allowed = set(train.images) if reserve is None else set(train.images) | set(reserve.images)
     strangers = set(extra.only(origin=REAL).images) - allowed
     if strangers:

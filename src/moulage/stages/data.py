@@ -27,6 +27,7 @@ from moulage.data.split import Split, folds, holdout, official, prove
 from moulage.errors import DataError, MoulageError, RecipeError, RunError, nearest
 from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
+from moulage.stages.mask_needs import WITHOUT_MASKS, check_masks, learns_masks, wants_masks
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
 RECIPE = "recipe.toml"
@@ -108,9 +109,6 @@ class Prepared:
         contents = dict(zip(self.catalog.images, self.pixels.scan["sha256"].to_numpy(object)[rows], strict=True))
         parts = [split.digest for split in self.splits]
         return {"labels": self.catalog.digest, "images": runs.digest(contents), "parts": runs.digest(parts)}
-
-
-WITHOUT_MASKS = "Predict masks with `moulage masks predict` and set data.masks to their folder (docs/masks.md)."
 
 
 def read(recipe: Recipe) -> Catalog:
@@ -219,7 +217,7 @@ def _split(
     try:
         catalog = report.clean(found)
         splits = split_all(recipe, catalog)
-        _check_masks(recipe, catalog, splits)
+        check_masks(recipe, catalog, splits)
         for split in splits:
             prove(split, catalog)
     except MoulageError:
@@ -317,37 +315,6 @@ def _check_classes(recipe: Recipe, catalog: Catalog) -> None:
     if recipe.arms:
         for name in (recipe.study.primary, *recipe.study.measures):
             resolve(name, catalog.labels, catalog.classes, recipe.study.target_classes)
-
-
-def learns_masks(recipe: Recipe) -> bool:
-    """Whether the recipe's classifier learns lesion masks as a second task."""
-    plug = contracts.classifier(recipe.classifier.plugin)
-    return bool(recipe.arms) and plug.learns_masks(plug.configure(recipe.classifier.options, "classifier.options"))
-
-
-def wants_masks(recipe: Recipe) -> bool:
-    """Whether a generator or the classifier learns from lesion masks, beside filters that only look at them."""
-    generators = (contracts.generator(options.plugin) for options in recipe.generators.values())
-    return learns_masks(recipe) or any(plug.needs_masks for plug in generators)
-
-
-def _check_masks(recipe: Recipe, catalog: Catalog, splits: tuple[Split, ...]) -> None:
-    """Every training image of a generator that draws from masks has one, and some of a classifier that learns them."""
-    for split in splits if learns_masks(recipe) else ():
-        if (split.part(catalog, "train").table["mask"] == "").all():
-            raise RecipeError(
-                f"classifier.options.mask_task learns lesion masks, and {catalog.name} has none of a training image.",
-                WITHOUT_MASKS,
-            )
-    for name, options in recipe.generators.items():
-        for split in splits if contracts.generator(options.plugin).needs_masks else ():
-            try:
-                masks.check(split.part(catalog, "train").only(label=options.classes))
-            except DataError as error:
-                raise RecipeError(
-                    f"generators.{name}: {options.plugin} draws from lesion masks. {error.message}",
-                    "Use data that come with masks, such as the source ham10000, or leave this generator out.",
-                ) from None
 
 
 def _audited(catalog: Catalog, pixels: Pixels, run: Path, progress: runs.Progress, say: Callable[[str], None]) -> Audit:

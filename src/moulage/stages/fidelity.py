@@ -5,12 +5,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moulage import runs
+from moulage import contracts, runs
 from moulage.data.catalog import Catalog
 from moulage.evaluation import fidelity
 from moulage.runs import seed_of
 from moulage.stages.generator import Generator, load
 from moulage.stages.network import Network
+from moulage.stages.parents import Chooser, Editor
 from moulage.stages.stage import Context, Stage
 from moulage.stages.stored import labels_of
 
@@ -41,6 +42,7 @@ class Fidelity(Stage):
     num_drawn: int
     seed: int
     network: Network
+    masks: str = ""  # names the lesion masks by which images are edited; empty where none is looked at
 
     def run(self, at: Context) -> None:
         """Write ``fidelity.json`` (see ``evaluation.fidelity``) and ``closest.npz``.
@@ -74,13 +76,24 @@ class Fidelity(Stage):
         runs.write_json(at.run / self.folder / FILE, report)
 
     def _drawn(self, at: Context, classes: tuple[str, ...]) -> fidelity.Images:
-        model, drawn = load(at.run / self.generator.folder, at.device, self.drawing), list[np.ndarray]()
-        seeds = np.arange(FIRST_SEED, FIRST_SEED + self.num_drawn)
+        """Edited images are of their parents' lesions, which are compared with other ones."""
+        fitted = self.generator
+        drawer: Any = load(at.run / fitted.folder, at.device, self.drawing)
+        seeds, chooser = np.arange(FIRST_SEED, FIRST_SEED + self.num_drawn), None
+        if edit := contracts.generator(fitted.plugin).edit(self.drawing):
+            chooser = Chooser(at.prepared, self.trial, edit, fitted.size)
+            drawer = Editor(drawer, fitted.classes, chooser)
+        drawn, groups, parents = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for done, name in enumerate(classes, 1):
-            drawn.append(model.sample(self.generator.classes.index(name), seeds))
+            drawn.append(drawer.sample(fitted.classes.index(name), seeds))
+            if chooser:
+                rows = chooser.rows(name, seeds)
+                groups.append(rows.groups)
+                parents.append(at.prepared.images(rows, fitted.size))
             at.progress(done, 2 * len(classes), f"drawn {name}")
         pixels, labels = np.concatenate(drawn), np.repeat(np.arange(len(classes)), len(seeds))
-        return fidelity.Images(pixels, self.network.extract(pixels, at.device), labels)
+        kin = (np.concatenate(groups), np.concatenate(parents)) if chooser else (None, None)
+        return fidelity.Images(pixels, self.network.extract(pixels, at.device), labels, *kin)
 
     def _real(self, at: Context, part: Catalog, classes: tuple[str, ...], rng: np.random.Generator) -> fidelity.Images:
         """Real images of one part with their features, at most ``MOST_REAL`` of each class."""

@@ -24,8 +24,9 @@ YARDSTICK_IMAGES = 480
 class Gallery(Stage):
     """Real and generated images for the report, each generated one with its nearest training image.
 
-    Distances are root mean squares over the values of a pixel (0..255) of images scaled down to 32 px, over all eight
-    flips and rotations. The yardstick: distances of real validation and test images to their nearest training image.
+    Beside an edited image stands its parent. Distances are root mean squares over the values of a pixel (0..255) of
+    images scaled down to 32 px, over all eight flips and rotations. The yardstick: distances of real validation and
+    test images to their nearest training image.
     """
 
     kind: ClassVar[str] = "gallery"
@@ -42,6 +43,11 @@ class Gallery(Stage):
         chosen = some_of_each(samples.table["label"].to_numpy(object), GALLERY_IMAGES)
         real = prepared.images(train, size)
         distance, nearest = nearest_images(drawn[chosen], real)
+        rows = {name: row for row, name in enumerate(train.images)}
+        for i, parent in enumerate(samples.table["parent"].to_numpy(object)[chosen]):
+            if parent:
+                nearest[i] = rows[parent]
+                distance[i] = nearest_images(drawn[chosen[[i]]], real[nearest[[i]]])[0][0]
         compared = others.take(some_of_each(others.table["label"].to_numpy(object), YARDSTICK_IMAGES))
         yardstick, _ = nearest_images(prepared.images(compared, size), real)
         shown = some_of_each(train.table["label"].to_numpy(object), GALLERY_IMAGES)

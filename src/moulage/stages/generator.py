@@ -20,6 +20,7 @@ from moulage.recipe import Recipe
 from moulage.sheets import grid
 from moulage.stages.data import Prepared
 from moulage.stages.network import Network
+from moulage.stages.parents import Chooser, Editor, data_of
 from moulage.stages.stage import APART, Context, Stage
 from moulage.stages.stored import labels_of
 from moulage.stages.witness import Known, Witness, fitted
@@ -184,34 +185,41 @@ def draw(
     out: Path,
     *,
     drawing: Mapping[str, Any] = types.MappingProxyType({}),
+    data: tuple[Prepared, int] | None = None,
     batch_size: int = 1,
     device: str = "cpu",
     progress: runs.Progress = runs.no_progress,
 ) -> Catalog:
     """Draw images from a finished generator folder: ``counts[c]`` of each class from consecutive seeds.
 
-    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it. ``batch_size`` images are
-    drawn at once, where that changes none of them.
+    ``drawing``: options of drawing of its plug-in; what is left out is as the plug-in has it. Where they change
+    training images, these are of ``data``, a run's data and a trial of it; those of the run that the folder lies in, if
+    left out. ``batch_size`` images are drawn at once, where that changes none of them.
 
     Raises:
         RunError: the folder holds no finished generator.
         LeakError: its weights, or what is said of them, are not those of its fit.
-        DataError: it never learned a class that is asked for.
+        DataError: it never learned a class that is asked for, or there is no image of it to change.
         RecipeError: a wrong option of drawing.
     """
     about = _about(folder, counts)
-    runs.claim(out)
     plug = contracts.generator(about["plugin"])
     drawing, model = plug.drawing(drawing), load(folder, device, drawing)
     model.batch_size = batch_size
+    drawer, chooser = model, None
+    if edit := plug.edit(drawing):
+        chooser = Chooser(*(data or data_of(folder, about["split_digest"])), edit, model.size)
+        drawer = Editor(model, model.classes, chooser)
+    runs.claim(out)
     return draw_into(
-        model,
+        drawer,
         {name: np.arange(first_seed, first_seed + count) for name, count in counts.items()},
         out,
         classes=tuple(about["all_classes"]),
         origin=about["origin"],
         split_digest=about["split_digest"],
         drawing=drawing,
+        parents=chooser and chooser.parents,
         series="-".join([about["origin"], *words(plug.changed(drawing))]),
         batch_size=max(BATCH, batch_size),
         progress=progress,
@@ -236,8 +244,11 @@ def interpolate(
     ``RecipeError`` where the generator draws nothing between two images.
     """
     about = _about(folder, names)
+    plug = contracts.generator(about["plugin"])
+    if plug.edit(drawing):
+        raise RecipeError("There is nothing between images that are edited from two photographs.", "Draw from noise.")
     runs.claim(out)
-    model, drawing = load(folder, device, drawing), contracts.generator(about["plugin"]).drawing(drawing)
+    model, drawing = load(folder, device, drawing), plug.drawing(drawing)
     between = contracts.interpolates(model)
     if between is None:
         raise RecipeError(f"{about['plugin']} draws nothing between two images.", "Leave --interpolate out.")

@@ -17,12 +17,13 @@ from moulage.errors import RecipeError, RunError, nearest
 from moulage.recipe import Recipe
 from moulage.runs import seed_of
 from moulage.stages.classifier import Classifier
-from moulage.stages.data import Prepared, filters_of, learns_masks
+from moulage.stages.data import Prepared, filters_of
 from moulage.stages.embedding import Embedding
 from moulage.stages.features import Features
 from moulage.stages.fidelity import Fidelity
 from moulage.stages.gallery import Gallery
 from moulage.stages.generator import Generator, JudgedBy, digest_of_start, words
+from moulage.stages.mask_needs import REGIONS, learns_masks
 from moulage.stages.network import Network
 from moulage.stages.samples import SEEDS_PER_TRIAL, Samples
 from moulage.stages.selection import Rule, Selection
@@ -112,12 +113,13 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm adds, for each split: all arms see as many images.
+        """The most that any arm needs, for each split: all arms see as many images.
 
         Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
         every level of it.
         """
-        most = [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
+        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
         if not self.recipe.split.scarcity:
             return most
         return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
@@ -186,8 +188,13 @@ class _Planner:
         """Images of a fit are scored as they are drawn, where any are scored."""
         num_drawn = self.recipe.fidelity.num_images
         if num_drawn and not contracts.generator(fitted.plugin).is_null:
-            at, network = (fitted.trial, fitted.data), self.network("fidelity")
-            self._once(Fidelity(name, *at, fitted, drawing, num_drawn=num_drawn, seed=fitted.seed, network=network))
+            at, network, of = (fitted.trial, fitted.data), self.network("fidelity"), self.masks(fitted, drawing)
+            about: dict[str, Any] = {"num_drawn": num_drawn, "seed": fitted.seed, "network": network, "masks": of}
+            self._once(Fidelity(name, *at, fitted, drawing, **about))
+
+    def masks(self, fitted: Generator, drawing: dict[str, Any]) -> str:
+        """Names the lesion masks by which images are edited that are drawn so; empty where none is looked at."""
+        return self.prepared.masks if contracts.generator(fitted.plugin).edit(drawing) in REGIONS else ""
 
     def drawing(self, generator: str, arm: str = "") -> dict[str, Any]:
         """The options by which images of a generator are drawn, for an arm if one is named."""
@@ -224,8 +231,8 @@ class _Planner:
         fitted = self.fit_of(name, trial)
         series, data = self.series(name, drawing), self.prepared.digest
         self.fidelity(series, fitted, drawing)
-        first = trial * SEEDS_PER_TRIAL
-        stage = self._once(Samples(series, trial, data, fitted, drawing, counts=counts, first_seed=first))
+        first, of = trial * SEEDS_PER_TRIAL, self.masks(fitted, drawing)
+        stage = self._once(Samples(series, trial, data, fitted, drawing, counts=counts, first_seed=first, masks=of))
         if self.recipe.split.scheme != "folds" or trial == 0:
             self._once(Gallery(series, trial, data, samples=stage))
         return stage
@@ -309,6 +316,7 @@ class _Planner:
                 seed=seed_of(self.recipe.study.seed, "classifier", trial),
                 split=self.prepared.split(trial).digest,
                 ways=self.arms[arm].ways,
+                use=self.arms[arm].use,
                 add=add,
                 num_slots=self.num_slots[number],
                 samples=samples,

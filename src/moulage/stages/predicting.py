@@ -1,4 +1,4 @@
-"""From a trained classifier to what is kept of it: examples, logits part by part, and their adjustment."""
+"""From a trained classifier to what is kept of it: examples, logits part by part, and the classes that are said."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,12 +9,11 @@ from moulage import contracts, runs
 from moulage.data.catalog import Catalog
 from moulage.data.metadata import Encoder
 from moulage.data.training_view import Examples
-from moulage.evaluation.adjust import adjust, choose_tau, log_prior
+from moulage.evaluation.operating_point import choose_strength, decide, log_prior
 from moulage.stages.stored import ByName
-from moulage.treatment import Treatment
 
 VIEW = "view.json"
-"""What the arm was trained on and how, for the report; and how its logits were adjusted."""
+"""What the arm was trained on and how, for the report; and its operating point."""
 PREDICT_CHUNK = 512
 """Images predicted between two reports of progress."""
 
@@ -55,31 +54,27 @@ def predict_parts(
     return logits
 
 
-def adjust_logits(
-    logits: dict[str, np.ndarray],
-    chosen_on: np.ndarray,
-    counts: np.ndarray,
-    treatment: Treatment,
-    classes: tuple[str, ...],
-) -> dict[str, Any]:
-    """Adjust the logits [N, K] of every part in place of what they were, as strongly as suits the validation part.
+def set_operating_point(
+    logits: Mapping[str, np.ndarray], chosen_on: Catalog, counts: np.ndarray, strength: float | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Which class is said of each image of every part, at one operating point; see ``evaluation.operating_point``.
 
-    The prior is how often each class was drawn in training: its share of the images, or what the treatment's weights
-    make of it; a head that was trained anew was trained with balanced classes.
+    The prior is the share of each class among the rows that were trained on, real and added, however a treatment weighs
+    or draws them: what that changes in the logits is for the strength to find.
 
     Args:
-        logits: by part; those of ``"validation"`` choose the strength.
-        chosen_on: labels of the validation part, int64 [n].
+        logits: [N, K] by part.
+        chosen_on: the validation part, of the logits ``"validation"``.
         counts: images of each class that were trained on, int64 [K].
+        strength: of the adjustment; None: it is chosen on the validation part.
 
     Returns:
-        For ``view.json``: ``logit_adjustment`` (the strength), ``log_prior`` [K], ``notes``.
+        The classes that are said, int64 [N] by part; and for ``view.json`` ``strength``, ``log_prior`` [K], ``notes``.
     """
-    drawn = np.ones(len(classes)) if treatment.retrain_head else np.asarray(treatment.class_weights or counts, float)
-    prior = log_prior(drawn)
-    tau = choose_tau(logits["validation"], chosen_on, prior)
-    for part, values in logits.items():
-        logits[part] = adjust(values, prior, tau)
-    absent = [name for k, name in enumerate(classes) if k not in chosen_on]
-    note = f"The strength of the logit adjustment was chosen without {', '.join(absent)}: no validation image."
-    return {"logit_adjustment": tau, "log_prior": prior.tolist(), "notes": [note] if absent else []}
+    prior, notes = log_prior(counts), list[str]()
+    if strength is None:
+        absent = [name for k, name in enumerate(chosen_on.classes) if k not in chosen_on.labels]
+        notes = [f"The operating point was chosen without {', '.join(absent)}: no validation image."] if absent else []
+        strength = choose_strength(logits["validation"], chosen_on.labels, prior)
+    said = {part: decide(values, prior, strength) for part, values in logits.items()}
+    return said, {"strength": strength, "log_prior": prior.tolist(), "notes": notes}

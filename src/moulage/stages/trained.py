@@ -12,7 +12,7 @@ import numpy as np
 from moulage import contracts, runs
 from moulage.data.catalog import Catalog
 from moulage.data.metadata import Encoder
-from moulage.evaluation.adjust import adjust
+from moulage.evaluation.operating_point import decide
 from moulage.stages.classifier import Classifier
 from moulage.stages.predicting import VIEW, chunks, encode
 
@@ -27,9 +27,8 @@ class Trained:
     stage: Classifier  # what was trained, and how
     model: contracts.Classifier  # the plug-in's classifier, on ``device``
     encoder: Encoder | None  # how the patients' metadata become numbers; None where it reads none
-    # of the logit adjustment, the logarithm of how often each class was drawn [K]; None for none
-    strength: float | None
-    prior: np.ndarray | None
+    strength: float  # of its operating point; 0: the most probable class is said
+    prior: np.ndarray  # log of the class shares that it was trained on [K]
     device: str  # where it runs
 
     @classmethod
@@ -45,10 +44,9 @@ class Trained:
         runs.prove_files(folder)
         stage, chosen = Classifier.load(folder), str(pick_device(device))
         model = contracts.classifier(stage.plugin).load(folder, device=chosen)
-        view = runs.read_json(folder / VIEW, "logit_adjustment", "log_prior")
-        strength: float | None = view["logit_adjustment"]
+        view = runs.read_json(folder / VIEW, "strength", "log_prior")
         with runs.reading(folder / VIEW):
-            prior = None if strength is None else np.array(view["log_prior"], float)
+            strength, prior = float(view["strength"]), np.array(view["log_prior"], float)
         return cls(stage, model, Encoder.load(folder), strength, prior, chosen)
 
     @property
@@ -68,12 +66,12 @@ class Trained:
         return plug.embedding.embed(plug.configure(self.stage.config), pixels, device=self.device)
 
     def predict(self, inputs: np.ndarray, catalog: Catalog) -> np.ndarray:
-        """Logits float32 [N, K] of images, adjusted as the study adjusted them; ``catalog``: the same images' rows."""
-        return self.adjusted(self.model.predict(inputs, **self.encode(catalog)))
+        """Logits float32 [N, K] of images; ``catalog``: the same images' rows."""
+        return self.model.predict(inputs, **self.encode(catalog))
 
-    def adjusted(self, logits: np.ndarray) -> np.ndarray:
-        """Logits [N, K] of the model as the study reports them."""
-        return logits if self.strength is None or self.prior is None else adjust(logits, self.prior, self.strength)
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """The class that it says, int64 [N], by its logits [N, K] at the operating point that the study set."""
+        return decide(logits, self.prior, self.strength)
 
     def features(
         self, of: Callable[[Catalog], np.ndarray], catalog: Catalog, done: Callable[[int], None] = lambda number: None

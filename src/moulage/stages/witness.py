@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 FILE = "witness.json"
 HELD_OUT: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
-ROW = ["image", "label", "origin", "split_digest"]
+ROW = ["image", "label", "origin", "split_digest", "parent"]
 """Columns by which a row that an arm adds is known."""
+IN_PLACE_OF = "in_place_of"
+"""And the real image that left for it, empty where none did."""
 AGAIN = "Do not use these results. Delete that folder, and run the same command again."
 
 
@@ -48,6 +50,7 @@ class Witness:
     origins: list[str] = field(default_factory=list[str])
     drawn: str | None = None  # digests of the names of generated images
     kept: str | None = None
+    parents: str | None = None  # digest of which training image each edited one was made of; None where none is edited
     extra: str | None = None  # digests of the rows that an arm added, and of the real images among them
     extra_real: str | None = None
     seed: int | None = None  # of a training
@@ -73,7 +76,14 @@ def names_digest(images: Iterable[str]) -> str:
 
 def rows_digest(table: pd.DataFrame) -> str:
     """Digest of added rows, in their order."""
-    return runs.digest(table[ROW].to_numpy(object).tolist())
+    return runs.digest(table[[*ROW, IN_PLACE_OF]].to_numpy(object).tolist())
+
+
+def parents_digest(samples: Catalog) -> str | None:
+    """Digest of which training image each edited image was made of, whatever their order; None where none was."""
+    edited = samples.table[samples.table["parent"] != ""]
+    pairs = sorted(zip(edited["image"], edited["parent"], strict=True))
+    return runs.digest([list(pair) for pair in pairs]) if pairs else None
 
 
 def fitted(split_digest: str, images: Catalog, chosen_on: Catalog | None = None, **more: Any) -> Witness:
@@ -161,10 +171,11 @@ def check_run(prepared: Prepared, run: Path, stages: Sequence[Stage]) -> None:
 
     Found are: a group in two parts; a generator or selection fitted on another split or on images beyond the training
     part; images drawn by another split's generator; a selection that kept what it was not given; added rows that are
-    neither training images nor drawn by the arm's own generator, or that its selection did not keep; held-back images
-    in any arm but the positive control; synthetic or foreign rows among predictions; an epoch, a threshold or an
-    adjustment chosen on the test part; arms of a trial that differ in split, seed or images seen; a file that is
-    not the one which its stage wrote (weights, predictions, samples), or a folder that holds another stage.
+    neither training images nor drawn by the arm's own generator, or that its selection did not keep; other images
+    that left for them than the trial's order says; held-back images in any arm but the positive control; synthetic or
+    foreign rows among predictions; an epoch, a threshold or an operating point chosen on the test part; arms of a trial
+    that differ in split, seed or images seen; a file that is not the one which its stage wrote (weights, predictions,
+    samples), or a folder that holds another stage.
 
     Args:
         prepared: the data of the run, with all splits.

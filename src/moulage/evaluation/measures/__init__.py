@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from moulage.evaluation.predictions import log_softmax
+from moulage.evaluation.predictions import ARGMAX, log_softmax
 from moulage.evaluation.resampling import CHUNK, Weighted, ratio
 
 Form = Literal["overall", "class", "targets"]
@@ -27,16 +27,16 @@ class Outputs:
 
     labels: np.ndarray  # true class indices, [N] int64
     logits: np.ndarray  # [N, K] float
+    predicted: np.ndarray = ARGMAX  # class that is said, [N] int64; ``ARGMAX``: the first of the largest logit
+
+    def __post_init__(self) -> None:
+        if self.predicted is ARGMAX:
+            object.__setattr__(self, "predicted", self.logits.argmax(axis=1))
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """[N, K] float64."""
         return np.exp(log_softmax(self.logits))
-
-    @cached_property
-    def predicted(self) -> np.ndarray:
-        """The class with the largest logit, [N] int64; of equal ones the first."""
-        return self.logits.argmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Measure(ABC):
     forms: ClassVar[tuple[Form, ...]] = ("class", "targets")  # how it can be named
     # whether it is of a class; its overall form is then the mean over the classes that occur
     by_class: ClassVar[bool] = True
+    decided: ClassVar[bool] = False  # whether it is of the classes that are said; of the logits otherwise
     needs_others: ClassVar[bool] = False  # whether it is undefined where every image is of the class
     lower_is_better: ClassVar[bool] = False  # direction
     # numbers are shown times ``scale`` with so many digits; ``unit`` is said behind differences

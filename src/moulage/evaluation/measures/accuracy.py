@@ -1,4 +1,4 @@
-"""Share of the images whose class is the most probable one."""
+"""Share of the images of which their class is said."""
 
 import numpy as np
 
@@ -9,6 +9,7 @@ class Accuracy(ImageMean):
     words = "accuracy"
     forms = ("overall",)
     by_class = False
+    decided = True
 
     def image_values(self, outputs: Outputs) -> np.ndarray:
         return outputs.predicted == outputs.labels

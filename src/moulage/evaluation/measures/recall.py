@@ -1,4 +1,4 @@
-"""Share of a class's images that are found: for which it is the most probable class."""
+"""Share of a class's images that are found: of which it is said."""
 
 import numpy as np
 
@@ -7,6 +7,7 @@ from moulage.evaluation.measures import ImageMean, Outputs
 
 class Recall(ImageMean):
     words = "recall"
+    decided = True
     warns = True
 
     def image_values(self, outputs: Outputs) -> np.ndarray:

@@ -16,7 +16,7 @@ def show(run: Run) -> dict[str, Any] | None:
     return {
         "arms_by_role": by_role(results),
         "same_seen": len({arm.images_seen for arm in results.arms}) == 1,
-        "adjusted": any(arm.logit_adjustment for arm in results.arms),
+        "adjusted": any(any(arm.strength) for arm in results.arms),
         "overview": overview(results, part),
         "measures": MEASURES,
         "part": part,

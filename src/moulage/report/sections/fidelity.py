@@ -47,7 +47,9 @@ def show(run: Run) -> dict[str, Any] | None:
         classes = {}
         for label, of in fits[0].classes.items():
             rows = [(key, title, [cell(fits, label, key, name) for name in COLUMNS]) for key, title in SETS.items()]
-            classes[label] = {"of": of, "rows": rows, "pairs": _pairs(closest, label) if closest else []}
+            near = _mean(fits, label, "generated", "near_parents")
+            pairs = _pairs(closest, label) if closest else []
+            classes[label] = {"of": of, "rows": rows, "pairs": pairs, "near_parents": near}
         generators.append({"first": fits[0], "num_fits": len(fits), "classes": classes})
     return {"generators": generators, "columns": COLUMNS, "figure": kid_plot(run.results.fidelity, run.folder)}
 

@@ -56,10 +56,11 @@ def _generator(run: Run, made: GeneratorRun, gallery: Gallery, limit: int) -> di
     near = float(np.quantile(real, 0.05)) if len(real) else None
     return {
         "made": made,
-        "near": near,
+        "near": None if made.edit else near,
         "median_real": float(np.median(real)) if len(real) else None,
         "distances": distances(run, made, gallery) if len(gallery.distance) else None,
-        "classes": [_class(gallery, label, near, limit) for label in gallery.classes],
+        "beside": "the photograph that it was made of" if made.edit else "its nearest training image",
+        "classes": [_class(gallery, label, None if made.edit else near, limit) for label in gallery.classes],
     }
 
 
@@ -84,7 +85,7 @@ def _class(gallery: Gallery, label: str, near: float | None, limit: int) -> dict
 
 
 def distances(run: Run, made: GeneratorRun, gallery: Gallery) -> Plot:
-    """Cumulative distances to the nearest training image: generated beside real images."""
+    """Cumulative distances to the nearest training image, of edited ones to their own: generated beside real images."""
     figure = Figure(figsize=(4.2, 2.3), layout="constrained")
     axes = figure.add_subplot()
     for values, colour, dash, label in (
@@ -94,10 +95,14 @@ def distances(run: Run, made: GeneratorRun, gallery: Gallery) -> Plot:
         if len(values):
             share = 100 * np.arange(1, len(values) + 1) / len(values)
             axes.step(np.sort(values), share, dash, color=colour, label=label)
-    axes.set(xlabel="distance to the nearest training image (grey levels)", ylabel="images (%)", ylim=(0, 102))
+    to = "the photograph it was made of" if made.edit else "the nearest training image"
+    axes.set(xlabel=f"distance to {to} (grey levels)", ylabel="images (%)", ylim=(0, 102))
     axes.set_xlim(left=0)
     plot.legend(figure, *axes.get_legend_handles_labels())
-    alt = f"Cumulative distances of generated and of real images to the nearest training image, generator {made.name}."
+    alt = f"Cumulative distances of generated and of real images to {to}, generator {made.name}."
     caption = f"{made.name}: share of images whose nearest training image is at most so far away. A curve of generated "
     caption += "images far left of the real one speaks for copies."
+    if made.edit:
+        caption = f"{made.name}: how far edited images are from the photograph that each was made of, and held-out "
+        caption += "real images from their nearest training image. Far left of them, little was changed."
     return finish(figure, run.folder, f"distances-{slug(made.name)}", alt, caption)

@@ -52,7 +52,7 @@ def text(results: Results, version: str = "") -> str:
         _trials(results),
         *(_arms(results, role, start, cite) for role, start in ARMS.items()),
         _fidelity(results, cite),
-        _logit_adjustment(results, cite),
+        _operating_point(results, cite),
         _question(results),
         _intervals(results, cite),
         _decisions(results, cite),
@@ -121,6 +121,7 @@ def _arm(results: Results, arm: Arm, cite: _Citations) -> str:
         did = f"{added} given generated images"
     else:
         did = _balance(arm.balance, cite)
+    did = " ".join(filter(None, [did, arm.use]))
     if arm.treatment:
         treatment = _balance(arm.treatment, cite)
         did = treatment if arm.balance == "none" else f"{did}, with {treatment}"
@@ -176,17 +177,15 @@ def _generator(results: Results, name: str, cite: _Citations) -> str:
     return called + cite(*keys) + (fitted if runs else "")
 
 
-def _logit_adjustment(results: Results, cite: _Citations) -> str:
-    adjusted = [arm for arm in results.arms if arm.logit_adjustment]
-    if not adjusted:
+def _operating_point(results: Results, cite: _Citations) -> str:
+    if results.study.operating_point == "argmax":
         return ""
-    means = []
-    for arm in adjusted:
-        known = [value for value in arm.logit_adjustment or [] if value is not None]
-        means.append(f"{arm.name} {sum(known) / len(known):.2f}" if known else arm.name)
+    means = [f"{arm.name} {sum(arm.strength) / len(arm.strength):.2f}" for arm in results.arms]
     return (
-        f"After training, the logits of some arms were adjusted by the log of the class shares{cite('menon')}, in each "
-        f"trial as strongly as suited the validation part best (mean strength: {', '.join(means)})."
+        "Which class an arm says of an image was set after training, by one rule for all arms that do not fix it: the "
+        f"log of the class shares was taken off the logits{cite('menon')}, in each trial as strongly as balanced "
+        f"accuracy on the validation part wanted it (mean strength: {', '.join(means)}). Ranking and calibration were "
+        "measured on the logits as they were."
     )
 
 
