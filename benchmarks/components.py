@@ -5,6 +5,9 @@
 For each study and measure the median over its comparisons with the arm that adds nothing; squared points. Of a class:
 lesions and interaction times its test lesions, so that they hold for one lesion; of balanced accuracy: times the test
 images, over 5,000. Studies on a hold-out only: with one repeat of folds the interaction is not told apart.
+
+Interaction and trials are of the pairs whose fits differ (``varying``): a convex head that draws nothing gives one fit
+for the same rows, and what is planned for are arms that draw, copy or generate.
 """
 
 import argparse
@@ -40,10 +43,14 @@ def of_study(run: Path) -> list[dict[str, Any]]:
     for comparison in results["comparisons"]:
         if comparison["reference"] == "none" and comparison["measure"].startswith(kinds):
             found.setdefault(comparison["measure"], []).append(components(comparison))
-    return [
-        {"run": run.name, "measure": measure, "pairs": len(rows), "values": np.median(rows, axis=0).tolist()}
-        for measure, rows in found.items()
-    ]
+    return [{"run": run.name, "measure": measure, **medians(np.array(rows))} for measure, rows in found.items()]
+
+
+def medians(rows: np.ndarray) -> dict[str, Any]:
+    """Of lesions over all pairs [P, 3], of the rest over those whose fits differ; 0 where none do."""
+    varying = rows[rows[:, 1:].any(axis=1)]
+    of_fits = np.median(varying[:, 1:], axis=0) if len(varying) else np.zeros(2)
+    return {"pairs": len(rows), "varying": len(varying), "values": [float(np.median(rows[:, 0])), *of_fits.tolist()]}
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]], kind: str) -> list[float]:
@@ -57,14 +64,21 @@ def main() -> None:
     for run in parser.parse_args().runs:
         rows = of_study(run)
         rows += [
-            {"run": run.name, "measure": f"mean of {kind}", "pairs": 0, "values": mean_of(rows, f"{kind}:")}
+            {
+                "run": run.name,
+                "measure": f"mean of {kind}",
+                "pairs": 0,
+                "varying": 0,
+                "values": mean_of(rows, f"{kind}:"),
+            }
             for kind in ("recall", "average_precision")
         ]
-        print(f"{'study':16}{'measure':28}{'pairs':>6}{'lesions':>12}{'interaction':>12}{'trials':>10}")
+        print(f"{'study':16}{'measure':28}{'pairs':>6}{'varying':>9}{'lesions':>12}{'interaction':>12}{'trials':>10}")
         for row in rows:
             lesions, interaction, trials = row["values"]
             print(
-                f"{row['run']:16}{row['measure']:28}{row['pairs']:>6}{lesions:12.2f}{interaction:12.2f}{trials:10.2f}"
+                f"{row['run']:16}{row['measure']:28}{row.get('pairs', ''):>6}{row.get('varying', ''):>9}"
+                f"{lesions:12.2f}{interaction:12.2f}{trials:10.2f}"
             )
 
 

@@ -281,7 +281,94 @@ def test_without_lesions_every_image_is_its_own_and_it_is_said(call):
     save(table(3, seed=2).drop(columns="lesion"), "b.csv")
     result = call("compare", "a.csv", "b.csv")
     assert "220 images, 220 lesions" in result.out
-    assert "a.csv has no column group or lesion, so every image counts as a lesion of its own" in result.out
+    assert "a.csv has no column group or lesion, so by it every image is a lesion of its own" in result.out
+
+
+def intervals(call, *files: str) -> tuple[list[float], list[str]]:
+    found = json.loads(call("compare", *files, "--json").out)
+    return [found["comparisons"][0][side] for side in ("low", "high")], found["notes"]
+
+
+def test_lesions_that_one_file_knows_hold_for_all_models(call):
+    a, b = table(3, seed=1), table(3, seed=2)
+    save(a, "a.csv")
+    save(b, "b.csv")
+    wanted, notes = intervals(call, "a.csv", "b.csv")
+    assert len(notes) == 1  # nothing is known of the training
+    save(b.assign(lesion=b["lesion"] + " of b"), "b.csv")
+    assert intervals(call, "a.csv", "b.csv") == (wanted, notes)
+    save(b.drop(columns="lesion"), "b.csv")
+    for order in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
+        found, notes = intervals(call, *order, "--reference", "a")
+        assert found == pytest.approx(wanted)
+        assert any(note.startswith("b tells 220 lesions apart, and with what the others know") for note in notes)
+        assert any("there are 110: what any model's file joins counts as one." in note for note in notes)
+    patient = b["lesion"].where(~b["lesion"].isin(["L0", "L1"]), "P0")
+    save(b.assign(lesion=patient), "b.csv")
+    assert any("a tells 110 lesions apart" in note and "109" in note for note in intervals(call, "a.csv", "b.csv")[1])
+
+
+def test_lesions_that_cross_are_refused(call):
+    """The images 1 and 2 are of two lesions to one model, and of one lesion, without their others, to another."""
+    a, b = table(3, seed=1), table(3, seed=2)
+    save(a, "a.csv")
+    save(b.assign(lesion=b["lesion"].where(~b["image"].isin(["ISIC_0001", "ISIC_0002"]), "together")), "b.csv")
+    result = call("compare", "a.csv", "b.csv")
+    assert result.code == 1
+    assert (
+        'b and a contradict each other on what belongs together: "ISIC_0001" is of the lesion "together"' in result.err
+    )
+    assert "Names alone" in result.err
+
+
+def test_one_file_of_a_model_may_lack_lesions(call):
+    for name, seed in (("a", 1), ("b", 2)):
+        for trial, frame in table(3, seed=seed).groupby("trial"):
+            save(frame.drop(columns=["trial", *(["lesion"] if trial == 1 else [])]), f"{name}{trial}.csv")
+    found, _ = intervals(call, *(f"{name}={name}0.csv,{name}1.csv,{name}2.csv" for name in "ab"))
+    save(table(3, seed=1), "a.csv")
+    save(table(3, seed=2), "b.csv")
+    assert found == pytest.approx(intervals(call, "a.csv", "b.csv")[0])
+
+
+def test_files_of_one_name_with_other_bytes_are_told(call):
+    a, b = table(3, seed=1), table(3, seed=2)
+    digests = "d" + a["image"]
+    save(a.assign(sha256=digests), "a.csv")
+    save(b.assign(sha256=digests.where(a["image"] != "ISIC_0007", "dISIC_0008")), "b.csv")
+    notes = intervals(call, "a.csv", "b.csv")[1]
+    assert notes[0].startswith('Beware: 1 of 220 images are other files in b.csv than in a.csv ("ISIC_0007" first).')
+    assert notes[1].startswith('Beware: b.csv: 2 images are equal byte for byte to another one ("ISIC_0007" and')
+    save(b.assign(sha256=digests), "b.csv")
+    assert len(intervals(call, "a.csv", "b.csv")[1]) == 1
+    save(b.assign(sha256=[f"d{row}" for row in range(len(b))]), "b.csv")
+    assert 'b.csv: the image "ISIC_0000" has two values of sha256' in call("compare", "a.csv", "b.csv").err
+
+
+def test_the_images_of_a_run_are_known_by_its_scan(call):
+    for run, frame in (("r", table(3, seed=1)), ("s", table(3, seed=2))):
+        for fit in predictions(frame, f"of-{run}"):
+            fit.save(Path(f"{run}/classifiers/fit{fit.trial}/test.parquet"))
+        images = frame["image"].unique()
+        known = pd.DataFrame(
+            {
+                "image": images,
+                "sha256": [f"{image}{'s' if run == 's' and n < 3 else ''}" for n, image in enumerate(images)],
+            }
+        )
+        known.to_parquet(f"{run}/scan.parquet")
+    files = [f"{run}/classifiers/fit{trial}/test.parquet" for run in "rs" for trial in range(3)]
+    assert "Beware: 3 of 220 images are other files in s/" in intervals(call, *files)[1][0]
+
+
+def test_runs_of_two_splits_are_refused_beside_foreign_files_too(call):
+    for name, digest in (("a", "d"), ("b", "e")):
+        for fit in predictions(table(3, seed=1), name):
+            Predictions(**{**vars(fit), "split_digest": digest}).save(Path(f"{name}{fit.trial}.parquet"))
+    save(table(3, seed=2), "c.csv")
+    result = call("compare", *[f"{name}{trial}.parquet" for name in "ab" for trial in range(3)], "c.csv")
+    assert result.code == 1
+    assert "test part of the split e" in result.err
 
 
 def test_zeros_get_a_floor_and_it_is_said(call):

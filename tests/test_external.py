@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from moulage import plugins, recipe, runs
-from moulage.data import overlap
+from moulage.data import overlap, samples
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
 from moulage.data.class_map import map_classes
@@ -258,6 +258,17 @@ def test_target_classes_without_images_are_said(run: Path, tmp_path: Path):
     assert none["comparisons"] == []
     assert any(note.startswith("Nothing is compared") for note in none["notes"])
     assert none["fits"][0]["scores"]["num_images"] == 10
+
+
+def test_other_data_that_were_generated_or_are_broken_are_told_and_not_scored(run: Path, tmp_path: Path):
+    images = [(f"NV/{n}.png", encoded(fresh("NV", 300 + n))) for n in range(4)]
+    other = write_folder(tmp_path / "other", [*images, ("AK/broken.png", b"nothing"), ("AK/1.png", images[0][1])])
+    samples.write(other / "AK" / "drawn.png", fresh("AK", 310), {"origin": "dcgan-0-abc"})
+    found = evaluate_on(run, "folder", other, {}, {})
+    assert found["unusable"]["AK/drawn.png"] == "generated image: drawn by dcgan-0-abc"
+    said = "4 images cannot be used: two labels on one image 2, unreadable image 1, generated image 1."
+    assert said in found["notes"]
+    assert found["num_images"] == 3
 
 
 def test_what_the_run_was_trained_on_cannot_be_scored_whole(run: Path, tmp_path: Path):

@@ -88,13 +88,6 @@ def test_the_name_says_all_that_changes_the_features(tmp_path):
     assert one == two != three
 
 
-def test_results_of_two_networks_are_not_compared():
-    assert features.require_same(["a", "a"]) == "a"
-    for names in (["a", "b"], []):
-        with pytest.raises(DataError, match="cannot be compared"):
-            features.require_same(names)
-
-
 def test_wrong_images_and_options_are_explained():
     with pytest.raises(DataError, match=r"uint8 \[N, S, S, 3\] and got float64"):
         features.extract(TINY, np.zeros((2, 8, 8, 3)))

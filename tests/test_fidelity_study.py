@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moulage import openings, runs
 from moulage import recipe as recipes
-from moulage import runs
 from moulage.errors import DataError, LeakError, RecipeError
 from moulage.image_folders import score_folders
 from moulage.recipe import merge
@@ -51,6 +51,12 @@ def test_only_what_learns_is_scored(finished: Small):
     assert [stage.name for stage in finished.stages if stage.kind == "fidelity"] == ["gan"]
     assert finished.stage("generator", "gan").judge
     assert not finished.stage("generator", "noise").judge
+
+
+def test_scoring_on_test_images_opens_the_test_part(finished: Small):
+    entries = [entry for entry in openings.history(finished.run) if entry["event"] == openings.OPENED]
+    assert (entries[0]["by"], entries[0]["what"]) == ("fidelity", finished.stage("fidelity", "gan").folder)
+    assert [entry["by"] for entry in entries].count("fidelity") == 1
 
 
 def test_a_fit_is_judged_on_validation_images_and_says_so(finished: Small):

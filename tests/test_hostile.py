@@ -234,7 +234,7 @@ def test_a_damaged_recipe_of_a_run_is_one_message(call, tmp_path):
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [(["a", "list"], "damaged"), ({"format": 2}, "damaged"), ("text", "damaged"), ({"step": float("nan")}, "damaged")],
+    [(["a", "list"], "damaged"), ({"format": 3}, "damaged"), ("text", "damaged"), ({"step": float("nan")}, "damaged")],
 )
 def test_a_checkpoint_of_something_else_is_passed_over(tmp_path, state, words):
     torch.save(state, tmp_path / "checkpoint-00000001.pt")
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_draw_nothing(tmp_path):
         checkpoints.load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 2))
 
 
-ABOUT = {"format": 2, "classes": ["AK", "NV"], "arm": "a", "trial": 0, "part": "test", "split_digest": "d"}
+ABOUT = {"format": 3, "classes": ["AK", "NV"], "arm": "a", "trial": 0, "part": "test", "split_digest": "d"}
 ROWS = {"image": ["x", "y"], "group": ["x", "y"], "label": ["AK", "NV"], "logit_AK": [1.0, 0.0], "logit_NV": [0.0, 1.0]}
 
 
@@ -263,8 +263,8 @@ ROWS = {"image": ["x", "y"], "group": ["x", "y"], "label": ["AK", "NV"], "logit_
         ({"classes": ["AK", "AK"]}, {}, "not different names"),
         ({"classes": [1, 2]}, {}, "not different names"),
         ({"classes": 5}, {}, "holds no predictions"),
-        ({"format": 99}, {}, "format 99; this moulage reads format 2"),
-        ({"format": None}, {}, "format None; this moulage reads format 2"),
+        ({"format": 99}, {}, "format 99; this moulage reads format 3"),
+        ({"format": None}, {}, "format None; this moulage reads format 3"),
         ({"trial": "one"}, {}, "trial is 'one', no number"),
         ({"arm": ["a"]}, {}, "not different names"),
         ({}, {"image": [b"\xff", b"\x00"]}, "no name"),

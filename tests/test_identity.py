@@ -1,5 +1,6 @@
 """One photograph is known by its bytes and by what it shows, never by its name; what folders of images rest on that."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moulage import contracts
-from moulage.data import identity
+from moulage.data import identity, samples
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError, LeakError
 from moulage.image_folders import score_folders
@@ -40,6 +41,11 @@ def catalog(path: Path) -> Catalog:
     return plug.read(path, plug.configure({}))
 
 
+def shown(path: Path) -> identity.Shown:
+    found = catalog(path)
+    return identity.Shown.of(found, identity.look(found))
+
+
 def changed(seed: int, how: str) -> bytes:
     picture = Image.fromarray(photograph(seed))
     if how == "mirrored":
@@ -53,10 +59,10 @@ def changed(seed: int, how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["as it is", "mirrored", "turned", "smaller", "saved again"])
 def test_a_photograph_is_known_under_any_name(how: str, tmp_path: Path):
-    ours = identity.look(catalog(folder(tmp_path / "ours", range(30))))
+    ours = shown(folder(tmp_path / "ours", range(30)))
     theirs = folder(tmp_path / "theirs", range(100, 120))
     write_pictures(theirs, {"NV/another.png": changed(7, how)})
-    found = identity.shared(identity.look(catalog(theirs)), ours)
+    found = identity.shared(shown(theirs), ours)
     why = identity.SAME_BYTES if how == "as it is" else identity.NEAR
     assert found.to_dict("records") == [{"image": "NV/another.png", "same_as": "AK/007.png", "why": why}]
 
@@ -64,8 +70,8 @@ def test_a_photograph_is_known_under_any_name(how: str, tmp_path: Path):
 def test_copies_within_a_folder_are_one_group(tmp_path: Path):
     folder(tmp_path, range(20))
     write_pictures(tmp_path, {"AK/copy.png": changed(3, "as it is"), "AK/turned.png": changed(3, "turned")})
-    shown = identity.look(catalog(tmp_path))
-    groups = dict(zip(shown.catalog.images, identity.joined(shown), strict=True))
+    found = shown(tmp_path)
+    groups = dict(zip(found.catalog.images, identity.joined(found), strict=True))
     assert groups["AK/copy.png"] == groups["AK/turned.png"] == groups["AK/003.png"]
     assert len(set(groups.values())) == 20
 
@@ -120,6 +126,40 @@ def test_generated_images_that_are_no_new_ones_are_told(tmp_path: Path):
     write_pictures(made, {"AK/same.png": photograph(105)})
     with pytest.raises(LeakError, match="1 generated images are held-out files"):
         score_folders(made, train, real, 32, FEATURES)
+
+
+class Painter:
+    """A generator that draws photographs."""
+
+    classes = ("AK",)
+
+    def sample(self, label: int, seeds: np.ndarray) -> np.ndarray:
+        return np.stack([photograph(seed) for seed in seeds])
+
+
+@pytest.mark.parametrize("place", ["train", "real"])
+def test_images_that_are_called_real_and_were_generated_are_refused(place: str, tmp_path: Path):
+    made = tmp_path / "gen"
+    samples.draw(Painter(), {"AK": range(900, 915)}, made, origin="dcgan-1", split_digest="s", classes=("AK",))
+    sets = {
+        "train": folder(tmp_path / "train", range(20), "t"),
+        "real": folder(tmp_path / "real", range(100, 120), "r"),
+    }
+    others = tmp_path / "others"
+    samples.draw(Painter(), {"AK": range(950, 953)}, others, origin="gan-2", split_digest="s", classes=("AK",))
+    called = {"train": "training", "real": "held-out"}[place]
+    [one, two, three] = [Image.open(others / f"AK/AK-{seed}.png") for seed in range(950, 953)]
+    wrong = sets[place] / "AK"
+    one.save(wrong / "z.jpg", quality=90)
+    said = score_folders(made, sets["train"], sets["real"], 32, FEATURES)["notes"]
+    assert said == [f"1 image of the {called} images look like ones that moulage drew on this machine: AK/z.jpg."]
+    two.save(wrong / "pixels.png")
+    with pytest.raises(DataError, match=rf"1 image of the {called} .*AK/pixels.png first: the pixels that gan-2 drew"):
+        score_folders(made, sets["train"], sets["real"], 32, FEATURES)
+    shutil.copy(three.filename, wrong / "a.jpg")
+    with pytest.raises(DataError, match=rf"2 images of the {called} images .*AK/a.jpg first: drawn by gan-2") as error:
+        score_folders(made, sets["train"], sets["real"], 32, FEATURES)
+    assert "take them out" in error.value.hint
 
 
 def test_one_class_is_enough_for_a_generator_and_too_few_for_a_classifier(tmp_path: Path):

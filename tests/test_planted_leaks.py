@@ -1,5 +1,6 @@
 """Leaks planted as a user's mistake would: each is refused, or told, in one clear sentence."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -232,6 +233,64 @@ def test_our_own_images_among_the_real_ones(finished, tmp_path):
     kinds = {finding["kind"]: finding for finding in found["findings"]}
     assert kinds["generated image"]["num_images"] == 4
     assert [Path(image).stem for image in kinds["perhaps generated"]["images"]] == ["saved-again"]
+
+
+@pytest.fixture(scope="module")
+def older(finished: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a version before this one would have left it: everything says format 2, and no digests of files."""
+    copy = shutil.copytree(finished.run, tmp_path_factory.mktemp("older") / "run")
+    (copy / ".lock").touch()
+    for path in copy.rglob("*.json"):
+        values = runs.read_json(path)
+        if isinstance(values, dict) and "format" in values:
+            kept = {key: value for key, value in values.items() if key != "files"}
+            runs.write_json(path, {**kept, "format": 2})
+    for path in copy.rglob("*.parquet"):
+        table = pq.read_table(path)
+        about = table.schema.metadata or {}
+        if b"moulage" in about:
+            of_format_2 = about[b"moulage"].replace(b'"format": %d' % runs.FORMAT, b'"format": 2')
+            assert of_format_2 != about[b"moulage"]
+            pq.write_table(table.replace_schema_metadata({**about, b"moulage": of_format_2}), path)
+    runs.write_json(copy / "results.json", {"format": 2})
+    return copy
+
+
+OF_OLDER = [
+    "study {recipe} --out {run}",
+    "report {run}",
+    "evaluate {run}",
+    "compare {fit}/test.parquet {other}/test.parquet",
+]
+MORE_OF_OLDER = [
+    "explain {run}",
+    "evaluate {fit}/test.parquet",
+    "evaluate {run} --source phantom",
+    "ensemble {run} --out made",
+    "power --run {run}",
+    "challenge write {fit}/test.parquet --out made.csv",
+    "sample {generator} --count 3 --out drawn",
+    "run-stage {run} {stage}",
+]
+
+
+@pytest.mark.parametrize("verb", [*OF_OLDER, *(pytest.param(verb, marks=pytest.mark.slow) for verb in MORE_OF_OLDER)])
+def test_a_run_of_an_older_version_is_refused_with_what_to_do(verb: str, finished: Small, older: Path, call):
+    stages = {
+        name: finished.stage(kind, of).folder
+        for name, kind, of in (
+            ("fit", "classifier", "none"),
+            ("other", "classifier", "drawn"),
+            ("generator", "generator", "noise"),
+        )
+    }
+    places = {name: older / folder for name, folder in stages.items()}
+    words = verb.format(recipe=older / "recipe.toml", run=older, stage=stages["fit"], **places)
+    found = call(*words.split())
+    assert found.code == 1
+    assert found.err.count("error: ") == 1
+    assert re.search("format 2; this moulage reads format 3", found.err), found.err
+    assert "Traceback" not in found.err
 
 
 def test_honest_images_are_not_taken_for_generated_ones(finished, tmp_path):

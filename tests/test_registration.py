@@ -144,6 +144,17 @@ def test_whoever_reads_test_predictions_of_a_run_is_noted_once(tmp_path):
     assert not (tmp_path / "elsewhere" / openings.FILE).exists()
 
 
+def test_whoever_scores_on_test_images_has_opened_the_part(tmp_path):
+    declare(tmp_path, recipe_with())
+    for trial in range(2):
+        openings.note(tmp_path, "fidelity", f"fidelity/gan-{trial}-1")
+    assert declare(tmp_path, recipe_with())["before_test"]
+    late = declare(tmp_path, recipe_with(study={"smallest_effect": 0.05}))
+    assert [entry["what"] for entry in late["opened"]] == ["fidelity/gan-0-1"]
+    assert not late["before_test"]
+    assert "It was opened by `fidelity`" in late["note"]
+
+
 def test_a_first_opening_that_cannot_be_noted_is_refused(tmp_path, monkeypatch):
     declare(tmp_path, recipe_with())
     path = predict(tmp_path)

@@ -65,9 +65,19 @@ def test_what_format_1_wrote_is_refused_with_what_to_do(tmp_path):
         lambda: prepare.load(tmp_path),
         lambda: prepare.prepare(recipe, tmp_path),
     ):
-        with pytest.raises(RunError, match="format 1; this moulage reads format 2") as caught:
+        with pytest.raises(RunError, match="format 1; this moulage reads format 3") as caught:
             read()
         assert re.search("another .*folder", caught.value.hint)
+
+
+def test_a_finished_folder_that_answers_for_no_file_is_refused(tmp_path):
+    """As folders of format 2 may be: what stands in them cannot be proven."""
+    runs.finish(tmp_path)
+    (tmp_path / "test.parquet").touch()
+    for prove in (lambda: runs.prove_files(tmp_path), lambda: runs.prove_file(tmp_path / "test.parquet")):
+        with pytest.raises(RunError, match=r"done\.json lacks files") as caught:
+            prove()
+        assert "Delete it and run the command that makes it again" in caught.value.hint
 
 
 def test_log_keeps_the_last_record_of_a_step_and_skips_a_torn_line(tmp_path):

@@ -391,6 +391,9 @@ def test_stages_take_the_second_from_the_first():
     assert [s.last for s in _fitting.stages(2, treat("crt", share=0.9), 3)] == [1, 2]
     assert [s.last for s in _fitting.stages(2, treat("crt", share=0.01), 3)] == [1, 2]
     assert _fitting.stages(4, treat("linear_probe"), 3) == (_fitting.Stage(1, 4, None, True),)
+    assert _fitting.weights_of_head(crt, 3) == second.class_weights
+    for plain in (treat("linear_probe"), treat("oversampling")):
+        assert _fitting.weights_of_head(plain, 3) == _fitting.stages(4, plain, 3)[-1].class_weights
     with pytest.raises(RecipeError, match="training of one epoch"):
         _fitting.stages(1, crt, 3)
     with pytest.raises(RecipeError, match="weighs 3 classes, and the classifier has 4"):

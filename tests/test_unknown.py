@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from fake_run import make_results
 from moulage import contracts, runs
 from moulage import recipe as recipes
-from moulage.data import images
+from moulage.data import generated, images, pixels, samples
 from moulage.data.reader import Reader
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation import unknown
@@ -186,6 +186,15 @@ def test_copies_of_known_images_are_not_unknown(tmp_path: Path, kind: str):
         shown = Image.open(path)
         copy = shown if kind == "as it is" else shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         copy.save(tmp_path / "data" / "VASC" / f"copy{number}.png")
+    for name, number in (("marked", 1), ("stripped", 2)):
+        shown = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        facts = {"origin": "gan", "class": "VASC", "seed": number, "split_digest": "s"}
+        samples.write(tmp_path / "drawn" / "VASC" / f"{name}.png", shown, facts)
+    shutil.copy(tmp_path / "drawn" / "VASC" / "marked.png", tmp_path / "data" / "VASC")
+    Image.open(tmp_path / "drawn" / "VASC" / "stripped.png").save(tmp_path / "data" / "VASC" / "stripped.png")
+    folder = contracts.source("folder")
+    known = folder.read(tmp_path / "drawn", folder.configure({}))
+    pixels.build(known, (), "squash", runs.cache_folder() / generated.DRAWN)
     recipe = recipes.parse(
         {
             "study": {"name": "copies"},
@@ -197,4 +206,5 @@ def test_copies_of_known_images_are_not_unknown(tmp_path: Path, kind: str):
     done = Finished(tmp_path / "run", recipe, prepared, make_results(), ())
     kept, _, left_out = _unknown_images(done, runs.no_progress)
     assert len(kept) == own
-    assert left_out == {"photograph of a known class too, or of its lesion": 12}
+    said = {"cannot be read, or generated": 2, "photograph of a known class too, or of its lesion": 12}
+    assert left_out == said

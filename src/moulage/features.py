@@ -1,12 +1,11 @@
 """Features of images: rows of numbers in which similar images are near each other, from a named, frozen network.
 
 Fidelity, memorisation and selection measure distances in them. A distance means nothing without its network: every
-result carries ``features_name``, and ``require_same`` refuses to set results of two networks beside each other.
+result carries ``features_name``.
 """
 
 import hashlib
 import warnings
-from collections.abc import Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,17 +96,6 @@ def check_installed(options: FeatureOptions) -> None:
         inception_file(options.inception_weights)
     else:
         backbones.check_installed(options.backbone)
-
-
-def require_same(names: Iterable[str]) -> str:
-    """The one name of all these results; ``DataError`` where they come from different networks (or from none)."""
-    found = sorted(set(names))
-    if len(found) != 1:
-        raise DataError(
-            f"Scores of different features cannot be compared: {'; '.join(found) or 'none'}.",
-            "Compute them again with the same network.",
-        )
-    return found[0]
 
 
 class Inception(nn.Module):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import contracts, runs
+from moulage.data import generated as generated_images
 from moulage.data import identity, overlap
 from moulage.data.catalog import Catalog
 from moulage.data.identity import Shown
@@ -47,7 +48,8 @@ def score_folders(
     Returns the fields of ``evaluation.fidelity.Fidelity``, ``too_few`` (class -> what it lacks) and ``notes``.
 
     Raises:
-        DataError: a folder cannot be read, an image is broken, or the folders have no class in common.
+        DataError: a folder cannot be read, an image is broken, the folders have no class in common, or images that are
+            called real were generated (``data.generated``).
         LeakError: two of the folders hold the same photographs: those of training are held out, or what is held out is
             called generated.
     """
@@ -80,9 +82,12 @@ def _apart(
     No held-out image is a training image, of whatever class. Groups are joined over copies within a folder, and told
     apart by folder, since names are counted from one in each.
     """
-    generated, train, held_out = (identity.look(catalog, progress) for catalog in catalogs)
+    (generated, _), (train, of_train), (held_out, of_held_out) = (
+        _look(catalog, called, progress) for catalog, called in zip(catalogs, ("", "training", "held-out"), strict=True)
+    )
     generated, held_out = (each.of_classes(classes) for each in (generated, held_out))
     seen, notes = overlap.find(held_out, train, progress)
+    notes = (*of_train, *of_held_out, *notes)
     _refuse(seen, held_out, train, "held-out images are training images, or of their lesions")
     _refuse(identity.same_bytes(generated, held_out), generated, held_out, "generated images are held-out files")
     for other, what in ((held_out, "held-out"), (train, "training")):
@@ -97,6 +102,13 @@ def _apart(
         groups = [f"{place}:{group}" for group in identity.joined(each, progress)]
         apart.append(each.catalog.with_columns(group=groups))
     return apart, list(notes)
+
+
+def _look(catalog: Catalog, called: str, progress: runs.Progress) -> tuple[Shown, list[str]]:
+    """What tells a folder's images apart; of those that are ``called`` something real, notes on generated ones."""
+    pixels = identity.look(catalog, progress)
+    notes = generated_images.refuse(catalog, pixels, called) if called else []
+    return Shown.of(catalog, pixels), notes
 
 
 def _refuse(pairs: pd.DataFrame, theirs: Shown, ours: Shown, what: str) -> None:

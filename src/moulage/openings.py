@@ -2,7 +2,8 @@
 
 ``registration.jsonl`` in a run folder has one JSON object a line, each with the digest of the one before it, so that a
 line which was changed or taken out is noticed. Two events stand there: ``declared`` (see ``registration``) and
-``opened``, which ``Predictions.load`` writes before it reads predictions for the test part of a run, whoever asks.
+``opened``: ``Predictions.load`` writes it before it reads predictions for the test part of a run, whoever asks, and so
+does whatever reads test images while the study runs.
 """
 
 import contextlib
@@ -63,18 +64,23 @@ def append(run: Path, event: str, **facts: Any) -> dict[str, Any]:
 
 
 def opened(path: Path) -> None:
-    """Note that predictions for the test part are about to be read; nothing for any other file.
-
-    Each reader is noted once after each declaration. ``RunError``: it is the first, and cannot be noted.
-    """
+    """Note that predictions for the test part are about to be read; nothing for any other file. Errors of ``note``."""
     path = path.resolve()
     run = path.parents[2] if len(path.parents) > 2 else path.parent
     if path.name != TEST or not path.exists() or not any((run / name).exists() for name in IN_A_RUN):
         return
+    note(run, READER.get(), path.relative_to(run).as_posix())
+
+
+def note(run: Path, by: str, what: str) -> None:
+    """Enter who is about to read ``what`` of the test part, once after each declaration.
+
+    ``RunError``: it is the first to read, and cannot be entered.
+    """
     known = since_declared(history(run))
-    if not any(entry["by"] == READER.get() for entry in known):
+    if not any(entry["by"] == by for entry in known):
         with contextlib.suppress(*([RunError] if known else [])):  # a finished run may be read where it is read-only
-            append(run, OPENED, by=READER.get(), what=path.relative_to(run).as_posix())
+            append(run, OPENED, by=by, what=what)
 
 
 def since_declared(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

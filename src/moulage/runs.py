@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from moulage.errors import LeakError, RunError
 
-FORMAT = 2
+FORMAT = 3
 """Version of what stands in a run folder. A folder of another version is refused, never half understood."""
 
 LOCK = ".lock"
@@ -182,14 +182,14 @@ def prove_files(folder: Path) -> None:
     """Raise ``LeakError`` where a file in a finished folder is not what its work left; ``RunError``: unfinished."""
     if not is_done(folder):
         raise RunError(f"{folder} is not finished.", "Run the command that makes it again.")
-    for name in read_json(folder / "done.json").get("files", {}):
+    for name in read_json(folder / "done.json", "files")["files"]:
         prove_file(folder / name)
 
 
 def prove_file(path: Path) -> None:
     """The same for one file; nothing is said of a file that no finished folder answers for."""
     marker = path.parent / "done.json"
-    expected = read_json(marker).get("files", {}).get(path.name) if marker.exists() else None
+    expected = read_json(marker, "files")["files"].get(path.name) if is_done(path.parent) else None
     if expected and (not path.exists() or _digest_of(path) != expected):
         raise LeakError(
             f"{path} is not the file that was written there: it was {'changed' if path.exists() else 'taken away'} or "

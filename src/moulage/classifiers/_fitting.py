@@ -166,17 +166,31 @@ def stages(epochs: int, treatment: Treatment, num_classes: int) -> tuple[Stage, 
     The second is class-balanced (Kang et al. 2020, section 4, cRT) and takes ``treatment.retrain_head`` of the epochs,
     rounded, but at least one, and leaves at least one. ``RecipeError``: too few epochs, or weights of other classes.
     """
-    weights = treatment.class_weights
-    if weights is not None and len(weights) != num_classes:
-        raise RecipeError(f"The treatment weighs {len(weights)} classes, and the classifier has {num_classes}.")
+    check_class_weights(treatment, num_classes)
     if not treatment.retrain_head:
-        return (Stage(1, epochs, weights, treatment.freeze_backbone),)
+        return (Stage(1, epochs, treatment.class_weights, treatment.freeze_backbone),)
     if epochs < 2:
         raise RecipeError(
             "The head cannot be retrained in a training of one epoch.", "Set the classifier's epochs to 2 or more."
         )
     last = epochs - min(max(1, round(treatment.retrain_head * epochs)), epochs - 1)
-    return Stage(1, last, weights, False), Stage(last + 1, epochs, (1.0,) * num_classes, True)
+    of_head = weights_of_head(treatment, num_classes)
+    return Stage(1, last, treatment.class_weights, False), Stage(last + 1, epochs, of_head, True)
+
+
+def check_class_weights(treatment: Treatment, num_classes: int) -> None:
+    """Raise ``RecipeError`` where a treatment weighs another number of classes."""
+    weights = treatment.class_weights
+    if weights is not None and len(weights) != num_classes:
+        raise RecipeError(f"The treatment weighs {len(weights)} classes, and the classifier has {num_classes}.")
+
+
+def weights_of_head(treatment: Treatment, num_classes: int) -> tuple[float, ...] | None:
+    """What images are drawn by when the head gets the weights it ends with: where it is retrained, all classes alike.
+
+    On features that nothing trains that is all there is to fit, and cRT is class-balanced drawing.
+    """
+    return (1.0,) * num_classes if treatment.retrain_head else treatment.class_weights
 
 
 def stage_of(found: tuple[Stage, ...], epoch: int) -> Stage:

@@ -57,7 +57,7 @@ def reach(head: Head, job: _fitting.Job, penalty: float | None, num_classes: int
     treatment, with classes in the shares in which the treatment draws them.
     """
     start = time.perf_counter()
-    treatment, class_weights = job.treatment, _fitting.stages(2, job.treatment, num_classes)[-1].class_weights
+    treatment, class_weights = job.treatment, _fitting.weights_of_head(job.treatment, num_classes)
     train = _mixed_rows(head, job, class_weights) if treatment.mix else _rows(head, job, class_weights)
 
     def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

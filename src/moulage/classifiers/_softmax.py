@@ -55,8 +55,9 @@ class Classifier(_fitting.Base[Head]):
 
     def check_treatment(self, treatment: Treatment) -> None:
         """It refuses a treatment of pixels, and a frozen backbone: that is frozen anyway."""
-        descent = self.config.descent
-        _fitting.stages(descent.epochs if descent else 2, treatment, len(self.classes))
+        _fitting.check_class_weights(treatment, len(self.classes))
+        if descent := self.config.descent:
+            _fitting.stages(descent.epochs, treatment, len(self.classes))
         if treatment.needs_pixels:
             raise RecipeError(
                 "The treatment changes pixels, and the probe is given embeddings.", "Use the classifier finetune."

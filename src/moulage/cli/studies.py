@@ -164,16 +164,17 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
 
 def _show(found: "Results") -> None:
     """Print the comparisons under the primary measure, the verdicts, and how the controls did."""
+    from moulage.evaluation.compare import MIN_TRIALS
     from moulage.evaluation.measure_names import parse
 
-    primary = found.study.primary
+    primary, lacking = found.study.primary, "too few fits" if found.trials.num_trials < MIN_TRIALS else "none"
     unit = parse(primary).measure.unit
     rows = [
         {
             "arm": c.arm,
             "compared with": c.reference,
             f"difference ({unit})".replace(" ()", ""): difference(primary, c.difference),
-            "95 % interval": "too few fits" if c.low is None else interval(primary, c.low, c.high),
+            "95 % interval": lacking if c.low is None else interval(primary, c.low, c.high),
         }
         for c in found.comparisons
         if c.measure == primary

@@ -7,6 +7,7 @@ Where several data sets are joined (``data.joined_sets``), an image that an earl
 one that may only be trained on but shows a lesion which may be tested on.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,6 +73,13 @@ class Audit:
             | {"examples": ", ".join(f.images[:3]), "what to do": f.advice}
             for f in self.findings
         ]
+
+    def in_brief(self) -> list[str]:
+        """What a verb that shows no audit says of images: how many cannot be used and why, what may be generated."""
+        reasons = Counter(why.split(":")[0] for why in self.quarantined.values())
+        listed = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
+        said = [f"{_count(len(self.quarantined))} cannot be used: {listed}."] if listed else []
+        return said + [finding.message for finding in self.findings if finding.kind == generated.PERHAPS]
 
     def save(self, path: Path) -> None:
         """Write JSON."""

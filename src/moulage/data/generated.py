@@ -7,7 +7,7 @@ are compared with them.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from moulage.data.neighbours import nearest_rows
 from moulage.data.pixel_writer import OK, THUMBNAILS
 from moulage.data.pixels import SCAN, Pixels
 from moulage.data.thumbnails import luminance
+from moulage.errors import DataError
 
 DRAWN = "drawn"
 """Folder in the cache that holds the thumbnails of drawn images."""
@@ -27,9 +28,34 @@ ALIKE = 3.0
 again as JPEG makes 1 to 2."""
 OF_CONTRAST = 0.15
 """The same as a share of the image's own standard deviation: dull images are all near each other."""
+PERHAPS = "perhaps generated"
+"""Kind of the finding of images that only look like drawn ones."""
 PARENTS = "parents.json"
 """Beside the thumbnails of edited images: digests (SHA-256) of the files of the photographs that they were made of."""
 _ADVICE = "Take them out of the data; an arm adds generated images by its `samples` or `generator`."
+
+
+class Found(NamedTuple):
+    """Generated images among those of a catalog."""
+
+    marked: dict[str, str]  # image -> who drew it, by what the file says
+    stripped: dict[str, str]  # image -> who drew these very pixels, on this machine
+    alike: list[str]  # images that look like ones that were drawn on this machine
+
+
+def find(catalog: Catalog, pixels: Pixels, known: Iterable[str] = ()) -> Found:
+    """Look for generated images among a catalog's real ones, those whose names are ``known`` aside."""
+    if "drawn" not in pixels.scan:
+        return Found({}, {}, [])  # rows of arrays, which say nothing of themselves
+    usable = (pixels.scan["status"] == OK).to_numpy() & (catalog.table["origin"] == REAL).to_numpy()
+    rows = np.flatnonzero(usable & ~catalog.table["image"].isin(list(known)).to_numpy())
+    says = pixels.scan["drawn"].to_numpy(object)[rows]
+    marked = _named(catalog, rows, says)
+    # A photograph that was edited may look like what was made of it, and is none the less real.
+    rows = rows[(says == "") & ~np.isin(pixels.scan["sha256"].to_numpy(object)[rows], _edited())]
+    same, alike = _stripped(pixels.thumbnails[rows])
+    stripped = _named(catalog, rows, same)
+    return Found(marked, stripped, [image for image in _named(catalog, rows, alike) if image not in stripped])
 
 
 def check(
@@ -46,31 +72,39 @@ def check(
     Returns:
         Image -> why it is not used.
     """
-    if "drawn" not in pixels.scan:
-        return {}  # rows of arrays, which say nothing of themselves
-    usable = (pixels.scan["status"] == OK).to_numpy() & (catalog.table["origin"] == REAL).to_numpy()
-    rows = np.flatnonzero(usable & ~catalog.table["image"].isin(list(known)).to_numpy())
-    says = pixels.scan["drawn"].to_numpy(object)[rows]
-    marked = {str(image): f"generated image: drawn by {who}" for image, who in _pairs(catalog, rows, says) if who}
-    makers = ", ".join(sorted({who for who in says if who})[:3])
+    marked, stripped, alike = find(catalog, pixels, known)
+    makers = ", ".join(sorted(set(marked.values()))[:3])
     said = f"{_count(marked)} say themselves that they were generated ({makers}); none is used."
     add("generated image", "error", list(marked), said, _ADVICE)
-    # A photograph that was edited may look like what was made of it, and is none the less real.
-    rows = rows[(says == "") & ~np.isin(pixels.scan["sha256"].to_numpy(object)[rows], _edited())]
-    same, alike = _stripped(pixels.thumbnails[rows])
-    stripped = {
-        str(image): f"generated image: the pixels that {who} drew" for image, who in _pairs(catalog, rows, same) if who
-    }
     said = f"{_count(stripped)} have the pixels of images that moulage drew, without saying so; none is used."
     add("generated image, unmarked", "error", list(stripped), said, _ADVICE)
-    near = [str(image) for image, who in _pairs(catalog, rows, alike) if who and image not in stripped]
-    said = f"{_count(near)} look like images that moulage drew on this machine; they may be generated, and stay."
-    add("perhaps generated", "warning", near, said, "Look at them, and take out what was generated.")
-    return marked | stripped
+    said = f"{_count(alike)} look like images that moulage drew on this machine; they may be generated, and stay."
+    add(PERHAPS, "warning", alike, said, "Look at them, and take out what was generated.")
+    why = {image: f"generated image: drawn by {who}" for image, who in marked.items()}
+    return why | {image: f"generated image: the pixels that {who} drew" for image, who in stripped.items()}
 
 
-def _pairs(catalog: Catalog, rows: np.ndarray, values: np.ndarray) -> Iterator[tuple[str, str]]:
-    return zip(catalog.images[rows], values, strict=True)
+def refuse(catalog: Catalog, pixels: Pixels, called: str) -> list[str]:
+    """Raise ``DataError`` where images that are ``called`` real were generated; a note where some may have been.
+
+    For verbs that are given folders and have no audit.
+    """
+    marked, stripped, alike = find(catalog, pixels)
+    if drawn := marked | stripped:
+        image, who = next(iter(drawn.items()))
+        said = f"drawn by {who}" if image in marked else f"the pixels that {who} drew"
+        raise DataError(
+            f"{_count(drawn)} of the {called} images in {catalog.root} were generated ({image} first: {said}).",
+            "Generated images are no yardstick for generated images: take them out, or name them as GENERATED.",
+        )
+    if not alike:
+        return []
+    return [f"{_count(alike)} of the {called} images look like ones that moulage drew on this machine: {alike[0]}."]
+
+
+def _named(catalog: Catalog, rows: np.ndarray, makers: np.ndarray) -> dict[str, str]:
+    """Image -> its maker, of those that have one."""
+    return {str(image): str(who) for image, who in zip(catalog.images[rows], makers, strict=True) if who}
 
 
 def _count(images: Iterable[str]) -> str:

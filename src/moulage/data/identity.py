@@ -49,11 +49,11 @@ class Shown:
         return self.take(self.catalog.table["label"].isin(classes).to_numpy())
 
 
-def look(catalog: Catalog, progress: Progress = no_progress) -> Shown:
-    """Read all images of a catalog, through the pixel cache; ``DataError`` names one that cannot be read."""
+def look(catalog: Catalog, progress: Progress = no_progress) -> Pixels:
+    """Scan and thumbnails of a catalog's images, from the pixel cache; ``DataError`` names one that cannot be read."""
     pixels = pixel_cache.build(catalog, (), "squash", runs.cache_folder(), progress=progress)
     check_readable(catalog, pixels)
-    return Shown.of(catalog, pixels)
+    return pixels
 
 
 def check_readable(catalog: Catalog, pixels: Pixels) -> None:

@@ -19,7 +19,6 @@ from moulage.evaluation.predictions import PARTS, Predictions, first_true, log_s
 
 SEPARATE = "Give the predictions as `moulage study` wrote them: an ensemble is fitted on validation alone."
 METHODS = ("mean", "weighted", "greedy", "stacking")
-FITTED_METHODS = ("weighted", "greedy", "stacking")
 Average = Literal["probabilities", "logits"]
 
 NUM_ITERATIONS = 500

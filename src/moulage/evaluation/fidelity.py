@@ -34,8 +34,6 @@ NUM_PAIRS = 24
 """Closest pairs that are listed for a gallery."""
 NUM_DRAWS = 5
 """Draws of an equal number of images that are averaged."""
-LOWER_IS_BETTER = ("kid", "frechet", "accuracy", "colour_pixels", "colour_means", "near_copies")
-"""Of ``Scores``; of the others more is better, up to what the floor gets."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reads predictions of models from anywhere: CSV, TSV or Parquet, one row an image. ``docs/compare.md`` is for users.
 
     image, label, and prob_<class> or logit_<class> for every class       required
-    group (or lesion), trial, model, fold, predicted                       optional
+    group (or lesion), trial, model, fold, predicted, sha256               optional
 
 Files that ``Predictions.save`` wrote are read too. What is missing or doubtful is an error that names file and row, or
 a note; nothing is mended in silence.
@@ -17,6 +17,7 @@ import pandas as pd
 
 from moulage.data import table_values
 from moulage.errors import DataError, RunError, nearest
+from moulage.evaluation import same_images
 from moulage.evaluation.predictions import ARGMAX, Predictions, first_true
 
 FLOOR = 1e-12
@@ -28,7 +29,7 @@ MOST_SHARES = 0.05
 MIN_ROWS = 10
 """Rows of logits between 0 and 1 all of them, from which that is no chance."""
 GROUPS = ("group", "lesion")
-TEXT = ("image", "label", "predicted", *GROUPS, "model")
+TEXT = ("image", "label", "predicted", *GROUPS, "model", same_images.SHA256)
 NUMBERS = ("trial", "fold")
 KINDS = ("prob", "logit")
 UNKNOWN_SPLIT = "unknown"
@@ -53,20 +54,27 @@ def read(arguments: Sequence[str]) -> Models:
 
     Without NAME a model is named by the column ``model``, for moulage's own files by the arm, else by the file. Several
     files of one model without a column ``trial`` are its fits in this order. ``DataError``: a file cannot be read, a
-    column is missing, a value is wrong, or two files are of one fit.
+    column is missing, a value is wrong, two files are of one fit, or they contradict each other (``same_images``).
     """
     found: dict[str, list[Predictions]] = {}
     files: dict[tuple[str, int], Path] = {}
-    own, notes, chosen_on = True, [], list[str]()
+    digests: dict[str, pd.Series] = {}
+    own, notes, chosen_on = list[Predictions](), [], list[str]()
+    foreign = False
     for argument in arguments:
         name, paths = _parse(argument)
         for order, path in enumerate(paths):
             fits = _own(path)
-            own = own and fits is not None
+            own += fits or ()
             chosen_on += [f"{path}" for fit in fits or () if fit.part == "validation"]
             if fits is None:
-                fits, said = _foreign(path, order if name and len(paths) > 1 else 0, _classes(found))
+                foreign = True
+                fits, digests[str(path)], said = _foreign(
+                    path, order if name and len(paths) > 1 else 0, _classes(found)
+                )
                 notes += said
+            else:
+                digests[str(path)] = same_images.digests_of_run(path, fits[0])
             if name and len({fit.arm for fit in fits}) > 1:
                 raise DataError(f"{path} holds several models by its column `model`.", f"Name it without {name}=.")
             for fit in fits:
@@ -78,10 +86,13 @@ def read(arguments: Sequence[str]) -> Models:
                         "`trial`.",
                     )
                 found.setdefault(known, []).append(replace(_reorder(fit, _classes(found), path), arm=known))
-    if not own:
+    if foreign:
+        _check_splits(own)
         for fits in found.values():
             fits[:] = [replace(fit, split_digest=UNKNOWN_SPLIT, part="test") for fit in fits]
         notes.append("Nothing is known of what the models were trained on: that no lesion of it is here is up to you.")
+    found, said = same_images.with_common_groups(found)
+    notes = [*same_images.check_bytes({path: each for path, each in digests.items() if len(each)}), *said, *notes]
     if chosen_on:
         more = f" and {len(chosen_on) - 1} more" if len(chosen_on) > 1 else ""
         notes.insert(0, f"Beware: {chosen_on[0]}{more} {'are' if more else 'is'} of a validation part. {CHOSEN}")
@@ -143,15 +154,32 @@ def _own(path: Path) -> list[Predictions] | None:
         raise DataError(error.message, "Drop its metadata to have it read by its columns.") from None
 
 
-def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predictions], list[str]]:
-    """The fits in a file from elsewhere, and notes; ``order`` is the trial where no column says it."""
+def _check_splits(fits: Sequence[Predictions]) -> None:
+    """Raise ``DataError`` where runs' predictions, beside others that know no split, are of two splits."""
+    first: dict[int, Predictions] = {}
+    for fit in fits:
+        known = first.setdefault(fit.trial, fit)
+        if (known.split_digest, known.part) != (fit.split_digest, fit.part):
+            raise DataError(
+                f"{fit}: {fit.part} part of the split {fit.split_digest}; {known}: {known.part} part of the split "
+                f"{known.split_digest}.",
+                "What one of them is scored on the other may have been trained on: compare fits of one split.",
+            )
+
+
+def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predictions], pd.Series, list[str]]:
+    """The fits in a file from elsewhere, digests of their images by image, and notes.
+
+    ``order`` is the trial where no column says it.
+    """
     columns, logits, classes, notes = _load(path, known)
     model = columns["model"] if "model" in columns else pd.Series(path.stem, index=columns.index)
     trial = columns["trial"] if "trial" in columns else pd.Series(order, index=columns.index)
     if "fold" in columns:  # each fold is a fit of its own, numbered through the repeats
         folds = np.unique(columns["fold"])
         trial = trial * len(folds) + np.searchsorted(folds, columns["fold"])
-    images, groups = (columns[name].to_numpy(object) for name in ("image", _group_column(path, columns) or "image"))
+    images, group = columns["image"].to_numpy(object), _group_column(path, columns)
+    groups = columns[group].to_numpy(object) if group else same_images.ALONE + images
     labels = pd.Index(classes).get_indexer(pd.Index(columns["label"]))
     predicted = pd.Index(classes).get_indexer(pd.Index(columns["predicted"])) if "predicted" in columns else None
     fits = []
@@ -166,7 +194,7 @@ def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predi
         about = classes, str(name), int(number), "test", UNKNOWN_SPLIT
         said = ARGMAX if predicted is None else predicted[rows]
         fits.append(Predictions(own, groups[rows], labels[rows], logits[rows], *about, predicted=said))
-    return fits, notes
+    return fits, same_images.digests_in(path, columns), notes
 
 
 def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...], list[str]]:
@@ -205,7 +233,7 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
     values = np.column_stack([_numbers(path, table[f"{kind}_{name}"]) for name in found])
     if not _group_column(path, table):
         notes.append(
-            f"Beware: {path} has no column group or lesion, so every image counts as a lesion of its own. Where "
+            f"Beware: {path} has no column group or lesion, so by it every image is a lesion of its own. Where "
             "lesions or patients have several images, the intervals are too narrow."
         )
     if kind == "prob":
@@ -251,11 +279,11 @@ def _groups(path: Path, column: Any, images: Any) -> tuple[Any, list[str]]:
     if not missing.any():
         return read, []
     if missing.all():
-        return read.where(read != "", "image:" + images.astype(str)), [
+        return read.where(read != "", same_images.ALONE + images.astype(str)), [
             f"Beware: {path} names no {column.name}, so every image counts as a lesion of its own."
         ]
     said = f"{path}: {int(missing.sum())} rows have no {column.name}; each of their images counts as one of its own."
-    return read.where(read != "", "image:" + images.astype(str)), [said]
+    return read.where(read != "", same_images.ALONE + images.astype(str)), [said]
 
 
 def _numbers(path: Path, column: Any) -> np.ndarray:

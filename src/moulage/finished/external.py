@@ -73,7 +73,8 @@ def evaluate_on(
     pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
     kept, shared = _kept(done, report, mapped, pixels, progress)
-    _say(say, *shared.notes)
+    left = report.in_brief()
+    _say(say, *left, *shared.notes)
     key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
@@ -93,7 +94,7 @@ def evaluate_on(
             "counts": kept.counts,
             "fits": [_fit(fit, scorer.path(stage)) for stage, fit in zip(done.stages, fits, strict=True)],
             **compared,
-            "notes": [*classes.notes, *shared.notes, *unseen, *compared["notes"]],
+            "notes": [*classes.notes, *left, *shared.notes, *unseen, *compared["notes"]],
         }
         runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
@@ -112,10 +113,10 @@ def _kept(
     shared = _shared(done, clean, pixels, progress)
     kept = clean.take(~np.isin(clean.images, shared.left_out))
     if not len(kept):
-        unusable, known = len(report.quarantined), len(shared.left_out)
+        unusable, known = " ".join(report.in_brief()) or "All can be used.", len(shared.left_out)
         raise DataError(
-            f"No image of {mapped.name} is left to score: {unusable} cannot be used, and {known} are, or show a "
-            "lesion, that the run's classifiers were trained on.",
+            f"No image of {mapped.name} is left to score. {unusable} {known:,} are, or show a lesion, that the run's "
+            "classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
     return kept, shared

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moulage import runs
-from moulage.data import joined_sets
+from moulage.data import generated, joined_sets
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
 from moulage.data.overlap import Shown
@@ -94,7 +94,9 @@ def _unknown_images(done: Finished, progress: runs.Progress) -> tuple[Catalog, p
     known = done.prepared.catalog.table
     used = known.loc[known["image"].isin(done.learned), "group"]
     pixels = data.pixels_of(done.recipe, found, (done.size,), progress=progress)
-    usable = pixels.scan.loc[(pixels.scan["status"] == OK) & (pixels.scan["drawn"] == ""), "image"]
+    drawn = generated.find(found, pixels)
+    usable = pixels.scan.loc[pixels.scan["status"] == OK, "image"]
+    usable = usable[~usable.isin([*drawn.marked, *drawn.stripped])]
     clean = found.take((found.table["image"].isin(usable) & ~found.table["group"].isin(used)).to_numpy())
     ours = joined_sets.members(done.prepared.catalog, done.prepared.pixels)
     shared, _ = joined_sets.find(Shown.of(clean, pixels), ours, progress)

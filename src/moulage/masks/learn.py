@@ -64,15 +64,15 @@ def learn_masks(
     """
     config = plugins.validate(Config, dict(settings or {}), "segmenter")
     check_installed(config)
+    runs.claim(out)
     found = read(source, path, options)
     masked = lesion_masks.with_masks(found)
     if not len(masked):
         lesion_masks.check(found)
     say(f"{found.name}: {len(found):,} images, {len(masked):,} with a mask")
     about = {"name": found.name, "source": source, "note": found.note, "num_images": len(masked)}
-    runs.claim(out)
     with runs.lock(out):
-        data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress)
+        data = _Data.of(masked, config.size, (validation, test), seed, num_workers, progress, say)
         key = runs.digest(runs.FORMAT, config.model_dump(), seed, data.split.digest, data.pixels)
         summary = out / "segmentation.json"
         if summary.exists():
@@ -109,11 +109,15 @@ class _Data:
         seed: int,
         num_workers: int,
         progress: runs.Progress,
+        say: Say,
     ) -> "_Data":
         """Decode, audit and split; ``shares`` are those of the validation and of the test part."""
         cache = runs.cache_folder()
         pixels = pixel_cache.build(masked, (size,), FRAMING, cache, num_workers=num_workers, progress=progress)
-        clean = lesion_masks.with_masks(audit(masked, pixels, progress).clean(masked))
+        report = audit(masked, pixels, progress)
+        for line in report.in_brief():
+            say(line)
+        clean = lesion_masks.with_masks(report.clean(masked))
         split = holdout(clean, validation=shares[0], test=shares[1], seed=seed)
         prove(split, clean)
         parts, array = {name: split.part(clean, name) for name in PARTS}, pixels.array(size)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moulage import contracts, runs
+from moulage import contracts, openings, runs
 from moulage.data.catalog import Catalog
 from moulage.evaluation import fidelity
 from moulage.runs import seed_of
@@ -47,8 +47,10 @@ class Fidelity(Stage):
     def run(self, at: Context) -> None:
         """Write ``fidelity.json`` (see ``evaluation.fidelity``) and ``closest.npz``.
 
-        Of a class with too few real images nothing is drawn: it is recorded with what it lacks.
+        Of a class with too few real images nothing is drawn: it is recorded with what it lacks. The test images that
+        it reads are an opening of the test part (``openings``), of which it is noted first.
         """
+        openings.note(at.run, self.kind, self.folder)
         size, num, learned = self.generator.size, self.num_drawn, self.generator.classes
         parts = [at.prepared.part(self.trial, part).only(label=learned) for part in ("train", "test")]
         short = {name: shortage(parts, name, num) for name in learned}

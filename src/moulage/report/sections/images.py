@@ -59,7 +59,7 @@ def _generator(run: Run, made: GeneratorRun, gallery: Gallery, limit: int) -> di
         "near": None if made.edit else near,
         "median_real": float(np.median(real)) if len(real) else None,
         "distances": distances(run, made, gallery) if len(gallery.distance) else None,
-        "beside": "the photograph that it was made of" if made.edit else "its nearest training image",
+        "beside": "photograph that it was made of" if made.edit else "nearest training image",
         "classes": [_class(gallery, label, None if made.edit else near, limit) for label in gallery.classes],
     }
 
