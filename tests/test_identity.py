@@ -56,7 +56,8 @@ def test_a_photograph_is_known_under_any_name(how: str, tmp_path: Path):
     ours = identity.look(catalog(folder(tmp_path / "ours", range(30))))
     theirs = folder(tmp_path / "theirs", range(100, 120))
     write_pictures(theirs, {"NV/another.png": changed(7, how)})
-    found = identity.shared(identity.look(catalog(theirs)), ours)
+    found, notes = identity.shared(identity.look(catalog(theirs)), ours)
+    assert notes == ()
     why = identity.SAME_BYTES if how == "as it is" else identity.NEAR
     assert found.to_dict("records") == [{"image": "NV/another.png", "same_as": "AK/007.png", "why": why}]
 
@@ -65,7 +66,9 @@ def test_copies_within_a_folder_are_one_group(tmp_path: Path):
     folder(tmp_path, range(20))
     write_pictures(tmp_path, {"AK/copy.png": changed(3, "as it is"), "AK/turned.png": changed(3, "turned")})
     shown = identity.look(catalog(tmp_path))
-    groups = dict(zip(shown.catalog.images, identity.joined(shown), strict=True))
+    united, notes = identity.joined(shown)
+    assert notes == ()
+    groups = dict(zip(shown.catalog.images, united, strict=True))
     assert groups["AK/copy.png"] == groups["AK/turned.png"] == groups["AK/003.png"]
     assert len(set(groups.values())) == 20
 
