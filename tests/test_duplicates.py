@@ -254,7 +254,8 @@ def test_a_frame_is_found_on_each_side_and_undone(colour: int) -> None:
         assert 0 <= (SIDE / width - maps[0, 1, 1]) * 32 <= 1.5 * ((left > 0) + (right > 0))
         inner = frames.inside(shown, maps)
         alike = np.corrcoef(inner[0, 2:-2, 2:-2].ravel(), inner[1, 2:-2, 2:-2].ravel())[0, 1]
-        assert alike > 0.85 > np.corrcoef(shown[0].ravel(), shown[1].ravel())[0, 1]
+        assert alike > 0.85
+        assert alike > np.corrcoef(shown[0].ravel(), shown[1].ravel())[0, 1] + 0.05
 
 
 def test_plain_water_is_no_frame() -> None:

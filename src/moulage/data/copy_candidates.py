@@ -14,6 +14,7 @@ Both are done twice: with the colours as they are, and relative to the image's o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -86,14 +87,25 @@ def find(images: np.ndarray, inside: np.ndarray, apart: tuple[np.ndarray, ...], 
         done += num
         progress(done // len(VIEWS), len(images), "near-duplicates")
 
-    return _together([_seen(channels, view, apart, say) for view in VIEWS], len(images))
-
-
-def _seen(channels: np.ndarray, view: View, apart: tuple[np.ndarray, ...], say: Callable[[int], None]) -> Candidates:
-    """The candidates in one view."""
     rng = np.random.default_rng(0)
-    rough = _Keys.learn(channels, 6, 48, view.relative, _large_moves(rng), rng)
-    fine = _Keys.learn(channels, 8, 64, view.relative, _slight_moves(rng), rng)
+    num = min(_NUM_COPIES, 8 * len(images))
+    own = channels[rng.integers(len(images), size=num)]
+    copies = [_warped(own, maps) for maps in (_large_moves(num, rng), _slight_moves(num, rng))]
+    return _together([_seen(channels, own, copies, view, apart, say) for view in VIEWS], len(images))
+
+
+def _seen(
+    channels: np.ndarray,
+    own: np.ndarray,
+    copies: list[np.ndarray],
+    view: View,
+    apart: tuple[np.ndarray, ...],
+    say: Callable[[int], None],
+) -> Candidates:
+    """The candidates in one view; keys are learned from images ``own`` and ``copies``, moved much and a little."""
+    rng = np.random.default_rng(0)
+    rough = _Keys.learn(own, copies[0], 6, 48, view.relative, rng)
+    fine = _Keys.learn(own, copies[1], 8, 64, view.relative, rng)
     turned = [orient(channels, turn) for turn in range(len(ORIENTATIONS))]
     first, second, turn = _nearest(np.stack([rough.of(each) for each in turned]), apart, say)
     num = len(channels)
@@ -124,32 +136,24 @@ class _Keys:
 
     @classmethod
     def learn(
-        cls,
-        channels: np.ndarray,
-        frequencies: int,
-        size: int,
-        relative: bool,
-        maps: np.ndarray,
-        rng: np.random.Generator,
+        cls, own: np.ndarray, copies: np.ndarray, frequencies: int, size: int, relative: bool, rng: np.random.Generator
     ) -> "_Keys":
-        """The ``size`` axes that tell photographs apart best where copies are moved by these maps [n, 2, 3]."""
-        rows = rng.integers(len(channels), size=len(maps))
-        moved = _warped(channels[rows], maps)
+        """The ``size`` axes that tell images [n, 4, 16, 16] apart best, and hardly differ between them and copies."""
         if relative:  # half of the copies are re-coloured, too
-            gain = np.exp(rng.normal(0, 0.12, (len(maps), 3, 1, 1)) + rng.normal(0, 0.2, (len(maps), 1, 1, 1)))
-            gain[rng.random(len(maps)) > 0.5] = 1
-            moved[:, :3] = np.minimum(moved[:, :3] * gain, 255)
-        operator = _operator(MOVES[0], frequencies)
-        own, copied = (_features(each, operator, relative) for each in (channels[rows], moved))
-        change = own - copied
+            num = len(copies)
+            gain = np.exp(rng.normal(0, 0.12, (num, 3, 1, 1)) + rng.normal(0, 0.2, (num, 1, 1, 1)))
+            gain[rng.random(num) > 0.5] = 1
+            copies = np.concatenate([np.minimum(copies[:, :3] * gain, 255), copies[:, 3:]], axis=1, dtype=np.float32)
+        features = [_features(each, _operators(frequencies)[0], relative) for each in (own, copies)]
+        change = features[0] - features[1]
         within = change.T @ change / (2 * len(change))
         within += np.eye(len(within)) * (0.01 * np.trace(within) / len(within) + 0.01)
-        _, axes = linalg.eigh(np.cov(own.T), within)
+        _, axes = linalg.eigh(np.cov(features[0].T), within)
         return cls(frequencies, relative, axes[:, ::-1][:, :size].astype(np.float32))
 
-    def of(self, channels: np.ndarray, move: np.ndarray = MOVES[0]) -> np.ndarray:
-        """The keys of images [N, 4, 16, 16], moved: float32 [N, D]."""
-        return _features(channels, _operator(move, self.frequencies), self.relative) @ self.axes
+    def of(self, channels: np.ndarray, move: int = 0) -> np.ndarray:
+        """The keys of images [N, 4, 16, 16], moved in one of ``MOVES``: float32 [N, D]."""
+        return _features(channels, _operators(self.frequencies)[move], self.relative) @ self.axes
 
 
 def _features(channels: np.ndarray, operator: np.ndarray, relative: bool) -> np.ndarray:
@@ -170,12 +174,13 @@ def _features(channels: np.ndarray, operator: np.ndarray, relative: bool) -> np.
     return np.concatenate([colours, 20 * np.log(spread + 2)], axis=2).reshape(num, -1)
 
 
-def _operator(move: np.ndarray, frequencies: int) -> np.ndarray:
-    """Float32 [256, F * F]: the low DCT coefficients of a 16 px image that is moved by a thumbnail's map."""
+@cache
+def _operators(frequencies: int) -> np.ndarray:
+    """Float32 [M, 256, F * F]: the low DCT coefficients of a 16 px image that is moved in each way of ``MOVES``."""
     basis = np.asarray(fft.dct(np.eye(_SMALL), axis=0, norm="ortho"), np.float32)[:frequencies] / 4
     pixels = np.eye(_SMALL**2, dtype=np.float32).reshape(1, -1, _SMALL, _SMALL)
-    moved = _warped(pixels, move[None].astype(np.float32))[0]
-    return (basis @ moved @ basis.T).reshape(_SMALL**2, -1)
+    moved = np.concatenate([_warped(pixels, move[None]) for move in MOVES])
+    return (basis @ moved @ basis.T).reshape(len(MOVES), _SMALL**2, -1)
 
 
 def _warped(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
@@ -192,18 +197,18 @@ def _maps(zoom: np.ndarray, angle: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, shift[:, :, None]], axis=2).astype(np.float32)
 
 
-def _large_moves(rng: np.random.Generator) -> np.ndarray:
+def _large_moves(num: int, rng: np.random.Generator) -> np.ndarray:
     """Cuts of up to 11 % of a side on each edge or on some, two in five of them turned by up to 11 degrees."""
-    zoom = np.exp(rng.uniform(0, np.log(1.28), _NUM_COPIES))
-    angle = rng.uniform(-11, 11, _NUM_COPIES) * (rng.random(_NUM_COPIES) < 0.4)
+    zoom = np.exp(rng.uniform(0, np.log(1.28), num))
+    angle = rng.uniform(-11, 11, num) * (rng.random(num) < 0.4)
     room = (1 - 1 / zoom) * SIDE / 2
-    return _maps(zoom, angle, rng.uniform(-1, 1, (_NUM_COPIES, 2)) * room[:, None])
+    return _maps(zoom, angle, rng.uniform(-1, 1, (num, 2)) * room[:, None])
 
 
-def _slight_moves(rng: np.random.Generator) -> np.ndarray:
+def _slight_moves(num: int, rng: np.random.Generator) -> np.ndarray:
     """What is left between two of ``MOVES``."""
-    zoom, angle = np.exp(rng.uniform(-0.05, 0.05, _NUM_COPIES)), rng.uniform(-5, 5, _NUM_COPIES)
-    return _maps(zoom, angle, rng.uniform(-1.2, 1.2, (_NUM_COPIES, 2)))
+    zoom, angle = np.exp(rng.uniform(-0.05, 0.05, num)), rng.uniform(-5, 5, num)
+    return _maps(zoom, angle, rng.uniform(-1.2, 1.2, (num, 2)))
 
 
 def _nearest(
@@ -242,7 +247,7 @@ def _moved(
 
     ``still`` are the fine keys of all images in all orientations, [8, N, D].
     """
-    moved = [fine.of(channels, move) for move in MOVES]
+    moved = [fine.of(channels, move) for move in range(len(MOVES))]
     norms = [(keys**2).sum(axis=1) for keys in moved]
     distance, best = np.full(len(first), np.inf, np.float32), np.zeros(len(first), np.int64)
     for start in range(0, len(first), _BATCH):

@@ -98,10 +98,10 @@ def _shown(images: np.ndarray, inside: np.ndarray, rows: np.ndarray, turn: np.nd
 
 def _laid_on(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Detail, overlap, what is unexplained and shear [4, n], once the second images lie on the first ones."""
-    grey = [centred(luminance(np.moveaxis(shown[:, :3], 1, 3)), shown[:, 3]) for shown in (first, second)]
-    warp = align(*grey, first[:, 3] * (warped(second[:, 3], start) > 0.5), start=start, num_steps=4)
+    grey, other = (centred(luminance(np.moveaxis(shown[:, :3], 1, 3)), shown[:, 3]) for shown in (first, second))
+    warp = align(grey, other, first[:, 3] * (warped(second[:, 3], start) > 0.5), start=start, num_steps=4)
     weight = first[:, 3] * (warped(second[:, 3], warp) > 0.99)
-    detail = correlated_detail(grey[0], warped(grey[1], warp), weight)
+    detail = correlated_detail(grey, warped(other, warp), weight)
     stretch = np.linalg.svd(warp[:, :, :2], compute_uv=False)
     shear = np.log(stretch[:, 0] / np.maximum(stretch[:, 1], 1e-3))
     unexplained = np.full(len(first), np.inf, np.float32)

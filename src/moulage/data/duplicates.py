@@ -84,14 +84,21 @@ def _pairs(images: np.ndarray, rows: np.ndarray, found: Candidates, evidence: Ev
     ``rows`` says which image each row of the candidates is.
     """
     agreement = evidence.agreement
-    shown = [evidence.detail, evidence.unexplained, evidence.shear, evidence.overlap, agreement]
     pairs: dict[tuple[int, int], Pair] = {}
     for k in np.argsort(-agreement, kind="stable")[: np.count_nonzero(agreement >= copy_evidence.LISTED)]:
         first, second, turn = int(rows[found.first[k]]), int(rows[found.second[k]]), int(found.orientation[k])
         if first > second:
             first, second, turn = second, first, int(seen.INVERSE[turn])
-        names = str(images[first]), str(images[second])
-        values = (float(each[k]) for each in shown)
-        accepted = bool(agreement[k] >= copy_evidence.ACCEPTED)
-        pairs.setdefault((first, second), Pair(*names, seen.ORIENTATIONS[turn], *values, accepted))
+        pair = Pair(
+            first=str(images[first]),
+            second=str(images[second]),
+            orientation=seen.ORIENTATIONS[turn],
+            detail=float(evidence.detail[k]),
+            unexplained=float(evidence.unexplained[k]),
+            shear=float(evidence.shear[k]),
+            overlap=float(evidence.overlap[k]),
+            agreement=float(agreement[k]),
+            accepted=bool(agreement[k] >= copy_evidence.ACCEPTED),
+        )
+        pairs.setdefault((first, second), pair)
     return list(pairs.values())
