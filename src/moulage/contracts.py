@@ -17,7 +17,6 @@ import numpy as np
 
 from moulage import plugins, runs
 from moulage.errors import RecipeError
-from moulage.use import IN_ORDER
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from moulage.data.training_view import Examples, TrainingView
     from moulage.selection import ImageSet, Judgement
     from moulage.treatment import Treatment
-    from moulage.use import Use
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
@@ -117,8 +115,7 @@ class Classifier(Protocol):
     ) -> None:
         """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
 
-        Each loss counts as much as ``Batch.weights`` says, and epochs after ``view.use.num_epochs`` of them are those
-        of ``view.last``.
+        A loss counts as ``Batch.weights`` says; epochs after ``view.use.num_epochs(epochs)`` are those of ``view.last``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 
@@ -241,18 +238,6 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
     found: Any = classifier
     if hasattr(classifier, "check_treatment"):
         found.check_treatment(treatment)
-
-
-def check_use(classifier: Classifier, use: Use) -> None:
-    """The same of the use of an arm's images; a classifier without the method knows the ways of ``IN_ORDER`` alone."""
-    found: Any = classifier
-    if hasattr(classifier, "check_use"):
-        found.check_use(use)
-    elif use.way not in IN_ORDER:
-        raise RecipeError(
-            f"The classifier does not say that it knows {use.way}.",
-            f"It knows {', '.join(IN_ORDER)}; or give its class a method check_use.",
-        )
 
 
 @dataclass(frozen=True)
