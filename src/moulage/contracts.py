@@ -115,7 +115,7 @@ class Classifier(Protocol):
     ) -> None:
         """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
 
-        A loss counts as ``Batch.weights`` says; epochs after ``view.use.num_epochs(epochs)`` are those of ``view.last``.
+        A loss counts as ``Batch.weights`` says; epochs after ``view.use.num_epochs(...)`` are those of ``view.last``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 
