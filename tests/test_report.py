@@ -28,7 +28,7 @@ from moulage.results.pairs import ShownPair
 from moulage.runs import write_json
 
 HOSTILE = ("<script>alert('x')</script>", 'é "ü" & 皮膚 $x_1$', "MEL]]><b>")
-ABSENT = {"explanations", "fidelity", "selection"}
+ABSENT = {"explanations", "fidelity", "selection", "worth"}
 """Sections that the made-up run has nothing to show in."""
 TABLES = ("arms", "class_effects", "classes", "comparisons", "slices", "verdicts")
 """Names of the tables that are written as files beside the page of the fixture ``run``."""

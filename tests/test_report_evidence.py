@@ -155,7 +155,7 @@ def test_a_card_for_each_outcome(results: Results, tmp_path: Path, outcome: str)
 
 def test_what_a_verdict_does_not_know_is_left_out(results: Results, tmp_path: Path) -> None:
     changed = with_verdict(results)
-    [card] = answer.show(changed)["cards"]
+    [card] = answer.show(run_files.Run(tmp_path, changed))["cards"]
     assert [name for name, _ in card["facts"]] == ["smallest effect that matters"]
     assert "What the study could see" not in page_of(tmp_path, changed)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moulage import contracts
+from moulage import use as uses
 from moulage.contracts import BalancePlugin, Role
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
@@ -160,7 +161,7 @@ class Arm:
                 "Leave one of them out.",
             )
         try:
-            contracts.check_use(_classifier(self.recipe), self.use)
+            uses.check(_classifier(self.recipe), self.use)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint) from None
 
@@ -313,17 +314,9 @@ class Design:
 
     def change(self, arm: str) -> str:
         """What an arm did, in words."""
-        options = self.recipe.arms[arm]
-        counts, kind = self.additions(arm), "generated " * (self.roles[arm] == "synthetic")
-        numbers = {label: self.kept.get(arm, {}).get(label, (number, number)) for label, number in counts.items()}
-        each: list[str] = []
-        if len(numbers) == 1:
-            [(label, ends)] = numbers.items()
-            added = f"{_from_to(*ends)} {kind}{label} images"
-        else:
-            low, high = (sum(ends[side] for ends in numbers.values()) for side in (0, 1))
-            added = f"{_from_to(low, high)} {kind}images"
-            each = [", ".join(f"{_from_to(*ends)} {label}" for label, ends in numbers.items())]
+        options, numbers = self.recipe.arms[arm], self._numbers(arm)
+        added = self._images(numbers, "generated " * (self.roles[arm] == "synthetic"))
+        each = [", ".join(f"{_from_to(*ends)} {label}" for label, ends in numbers.items())] if len(numbers) != 1 else []
         how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.drawing.items())
         drawn_by = f"drawn by {options.generator}" if options.generator not in ("", arm) else ""
         drawn_by = " ".join(filter(None, [drawn_by, how and f"with {how}"]))
@@ -338,6 +331,24 @@ class Design:
         leave = [sum(min(ends[side], self.counts[label]) for label, ends in numbers.items()) for side in (0, 1)]
         come = [sum(ends[side] for ends in numbers.values()) for side in (0, 1)]
         return "as many" if come == leave else _from_to(*leave)
+
+    def point(self, arm: str) -> str:
+        """The images that a point of a curve adds, in words, such as ``400 generated AK images (dcgan)``."""
+        options, numbers = self.recipe.arms[arm], self._numbers(arm)
+        if not options.generator:
+            return self._images(numbers, "copied ")
+        return f"{self._images(numbers, 'generated ')} ({options.series})"
+
+    def _numbers(self, arm: str) -> dict[str, tuple[int, int]]:
+        """Class -> fewest and most images that an arm adds over the trials."""
+        kept = self.kept.get(arm, {})
+        return {label: kept.get(label, (number, number)) for label, number in self.additions(arm).items()}
+
+    @staticmethod
+    def _images(numbers: Mapping[str, tuple[int, int]], kind: str) -> str:
+        low, high = (sum(ends[side] for ends in numbers.values()) for side in (0, 1))
+        label = f"{next(iter(numbers))} " if len(numbers) == 1 else ""
+        return f"{_from_to(low, high)} {kind}{label}images"
 
 
 def _from_to(low: int, high: int) -> str:

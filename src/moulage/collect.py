@@ -152,6 +152,9 @@ def _arm(run: Path, trained: Sequence[Classifier], name: str, design: Design) ->
         "use": design.arms[name].use.words,
         "generator": options.generator or None,
         "selection": options.selection or None,
+        "curve": options.curve,
+        "series": options.series,
+        "dose": options.dose,
         "images_seen": sum(epoch.get("num_images", 0) for epoch in runs.read_log(run / own[0].folder, "epoch")),
         "strength": [view["strength"] for view in views],
     }

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from moulage.arm import Design
-from moulage.evaluation import power, slices, verdict
+from moulage.curves import REAL
+from moulage.evaluation import power, slices, verdict, worth
 from moulage.evaluation.alignment import Fits, align
 from moulage.evaluation.compare import Comparison, compare_fits
 from moulage.evaluation.measure_names import is_lower_better, measure, parse
@@ -85,6 +86,7 @@ def conclude(design: Design, test: Predicted, table: pd.DataFrame) -> dict[str, 
         "controls": controls,
         "controls_missing": _missing_controls(design),
         "verdicts": _verdicts(design, primary, controls),
+        "worths": worths(design, fits),
         "class_effects": _class_effects(design, fits),
         "power": [_power(c) for pair, c in primary.items() if pair in kept and _can_judge(c)],
         "reliability": [_reliability(name, fits) for name in fits.logits],
@@ -179,6 +181,25 @@ def _starts_elsewhere(design: Design, generator: str) -> bool:
     known = design.recipe.generators
     start = known[generator].start
     return _starts_elsewhere(design, start) if start in known else bool(start)
+
+
+def worths(design: Design, fits: Fits) -> list[worth.Worth]:
+    """What copies and generated images are worth at each dose of each curve, under the primary measure."""
+    recipe, found = design.recipe, list[worth.Worth]()
+    for curve in recipe.curves:
+        points = {name: options for name, options in recipe.arms.items() if options.curve == curve}
+        real = {name: sum(design.additions(name).values()) for name, of in points.items() if of.series == REAL}
+        arms = {number: name for name, number in reversed(real.items()) if number}  # doses may round to one number
+        if not arms:
+            continue
+        num_real = sum(design.counts[label] for label in design.arms[arms[max(arms)]].wanted)
+        doses = {design.none: 0} | {name: number for number, name in arms.items()}
+        line = worth.RealCurve.of(fits, recipe.study.primary, recipe.study.target_classes, doses, num_real)
+        for name, of in points.items():
+            if of.series != REAL and (added := sum(design.additions(name).values())):
+                about = {"curve": curve, "series": of.series, "dose": of.dose, "num_images": added}
+                found.append(worth.worth(line, name, subject=design.point(name), **about))
+    return found
 
 
 def _class_effects(design: Design, fits: Fits) -> list[Comparison]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from moulage.errors import RecipeError, nearest
 from moulage.evaluation.alignment import Fits, align
-from moulage.evaluation.lesion_variance import FEW_LESIONS, Lesions
+from moulage.evaluation.lesion_variance import FEW_LESIONS, Contrast, Lesions, pair
 from moulage.evaluation.measure_names import Wanted, is_lower_better, resolve
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.trial_variance import NOTHING, Part, Trials
@@ -149,16 +149,13 @@ def compare_fits(
 def _compare(
     fits: Fits, wanted: Wanted, measure: str, lesions: Lesions, trials: Trials, arm: str, reference: str
 ) -> Comparison:
-    refusal, inference = _refusal(fits, wanted, arm, reference), {}
-    notes = [*filter(None, [refusal]), *_notes(fits, wanted)]
+    refused, inference = refusal(fits, wanted, arm, reference), {}
+    notes = [*filter(None, [refused]), *_notes(fits, wanted)]
     ours, theirs = (float(lesions.values[name].mean()) for name in (arm, reference))
     difference = ours - theirs
-    if not refusal:
-        by_class, interaction = lesions.variances(fits, arm, reference)
-        part = trials.part(arm, reference, interaction)
-        inference = infer(difference, by_class, sizes=fits.sizes, trials=part)
+    if not refused:
+        inference = infer_contrast(difference, trials, pair(arm, reference))
         if inference:
-            inference["variance_interaction"] = interaction
             inference |= _cautious(difference, fits, trials, arm, reference)
         else:
             notes.append("The two arms do not vary on any lesion in any fit, so there is no interval.")
@@ -182,6 +179,14 @@ def _compare(
         num_repeats=1 if fits.folds is None else fits.num_sets,
         **inference,
     )
+
+
+def infer_contrast(difference: float, trials: Trials, contrast: Contrast) -> dict[str, float]:
+    """``infer`` of a contrast of arms, with its V_E; ``difference``: its value, the mean over the sets."""
+    by_class, interaction = trials.lesions.variances(trials.fits, contrast)
+    part = trials.part(contrast, interaction)
+    found = infer(difference, by_class, sizes=trials.fits.sizes, trials=part)
+    return found | {"variance_interaction": interaction} if found else {}
 
 
 def infer(
@@ -237,7 +242,7 @@ def _cautious(difference: float, fits: Fits, trials: Trials, arm: str, reference
     return {"cautious_low": difference - half, "cautious_high": difference + half}
 
 
-def _refusal(fits: Fits, wanted: Wanted, arm: str, reference: str) -> str:
+def refusal(fits: Fits, wanted: Wanted, arm: str, reference: str) -> str:
     """Why there can be no interval; empty where there can."""
     if fits.num_trials < MIN_TRIALS:
         count = f"{fits.num_trials} fit{'s' * (fits.num_trials != 1)}"

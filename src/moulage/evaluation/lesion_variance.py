@@ -1,5 +1,6 @@
 """The lesion part of a comparison's variance: how a measure changes with the lesions that happen to be in the part."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,18 @@ from moulage.evaluation.measures import ImageMean
 
 FEW_LESIONS = 15
 """Below this many lesions in a class its measures use the lesion jackknife."""
+Contrast = Mapping[str, float]
+"""Arm -> its weight in a sum of the arms' scores; the weights add up to 0."""
+
+
+def pair(arm: str, reference: str) -> dict[str, float]:
+    """The contrast of two arms: the first less the second."""
+    return {arm: 1.0, reference: -1.0}
+
+
+def weighted_sum(contrast: Contrast, of_arms: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The sum over the arms of a contrast of what each of them has."""
+    return sum((weight * of_arms[name] for name, weight in contrast.items()), start=np.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,17 @@ class Lesions:
         draws = resampling.bootstrap(curves, fits.strata, num_resamples, seed).reshape(len(found), fits.num_sets, -1)
         return cls("lesion bootstrap", *_unzip(found), dict(zip(found, draws, strict=True)))
 
-    def variances(self, fits: Fits, arm: str, reference: str) -> tuple[np.ndarray, float]:
-        """V_L by class, [K], and V_E, of arm minus reference."""
+    def variances(self, fits: Fits, contrast: Contrast) -> tuple[np.ndarray, float]:
+        """V_L by class, [K], and V_E, of a contrast of arms."""
         num_sets, factors = fits.num_sets, correction(fits.sizes)
-        influence = self.influences[arm] - self.influences[reference]
+        influence = weighted_sum(contrast, self.influences)
         mean = influence.mean(axis=1)
         by_class = by_stratum(fits, mean**2)
         pairs = max(1, num_sets * (num_sets - 1))
         if not self.draws:
             residual = ((influence - mean[:, None]) ** 2).sum(axis=1)
             return by_class, float(by_stratum(fits, residual).sum() / pairs)
-        draws = self.draws[arm] - self.draws[reference]
+        draws = weighted_sum(contrast, self.draws)
         shares = by_class / by_class.sum() if by_class.any() else fits.sizes / fits.sizes.sum()
         factor = float(shares @ factors)
         interaction = (draws - draws.mean(axis=0)).var(axis=1, ddof=1).sum() / pairs

@@ -12,7 +12,7 @@ import numpy as np
 from moulage.errors import DataError
 from moulage.evaluation.alignment import Fits
 from moulage.evaluation.compare import CONFIDENCE, NEGLIGIBLE, infer
-from moulage.evaluation.lesion_variance import Lesions
+from moulage.evaluation.lesion_variance import Lesions, pair
 from moulage.evaluation.measure_names import Wanted
 
 
@@ -113,7 +113,7 @@ def fixed(fits: Fits, wanted: Wanted, first: str, second: str) -> Fixed | None:
     if any(fits.sizes[k] < 2 for k in wanted.indices):
         return None
     lesions = Lesions.of(fits, wanted)
-    by_class, _ = lesions.variances(fits, first, second)
+    by_class, _ = lesions.variances(fits, pair(first, second))
     difference = float(lesions.values[first][0] - lesions.values[second][0])
     found = infer(difference, by_class, sizes=fits.sizes)
     names = ("standard_error", "degrees_of_freedom", "low", "high", "p_value")

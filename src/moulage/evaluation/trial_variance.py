@@ -12,17 +12,19 @@ from functools import cached_property
 import numpy as np
 
 from moulage.evaluation.alignment import Fits
-from moulage.evaluation.lesion_variance import Lesions, by_stratum
+from moulage.evaluation.lesion_variance import Contrast, Lesions, by_stratum, weighted_sum
 
 NOISY = 0.05
 """Level of the F test by which an arm's fits vary more than those of the other arms."""
 FEWEST_POOLED = 3
 """With fewer arms than this, none is told from the others, and none lends its variance to another."""
+ROUNDING = 1e-9
+"""Weights that add up to less than this add up to 0."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The trial part of the squared standard error of a difference."""
+    """The trial part of the squared standard error of a contrast of arms."""
 
     raw: float  # before lesion noise is taken off it
     freedom: float  # degrees of freedom of ``raw``, whose uncertainty is that of the part
@@ -96,54 +98,73 @@ class Trials:
             inside.remove(noisiest)
         return tuple(inside)
 
-    def part(self, arm: str, reference: str, interaction: float) -> Part:
-        """Of a difference; ``interaction``: its V_E, which is the lesion noise of a hold-out's fits.
+    def part(self, contrast: Contrast, interaction: float) -> Part:
+        """Of a contrast of arms; ``interaction``: its V_E, which is the lesion noise of a hold-out's fits.
 
-        Two arms of the pool have its variance, centred over the arms. An arm of it against one that never varies has
-        the variance that is not centred: there they share nothing. Any other pair has that of its own differences.
+        Arms of the pool have its variance, centred over the arms. Where some of the contrast's weight is on arms that
+        never vary, what a trial does to all arms of the pool is not taken away, and counts too. A contrast with a noisy
+        arm has the variance of its own values.
         """
-        pair = (arm, reference)
-        if self._original(arm) == self._original(reference):
-            return NOTHING
-        moving = [name for name in pair if len(self.copies.get(name, (1, 1))) > 1]
+        weights = self._of_originals(contrast)
+        moving = {name: weight for name, weight in weights.items() if len(self.copies.get(name, (1, 1))) > 1}
         if not moving or not self.own:
             return NOTHING
         if any(name in self.copies for name in moving):
             return self._of_copies(moving, interaction)
-        rows, own = np.stack([self.deviations[name] for name in self.pool or pair]), self.own
-        pooled = all(self._original(name) in self.pool for name in moving)
-        if pooled and len(moving) == 2:
-            raw = 2 * _square(rows) / own / (len(rows) - 1)
-            return self._scaled(raw, (len(rows) - 1) * own, interaction, self.pool)
-        if pooled and len(rows) >= FEWEST_POOLED:
-            shared, apart = len(rows) * (rows.mean(axis=0) ** 2).sum() / own, _square(rows) / own
-            spread = shared**2 / own + apart**2 / ((len(rows) - 1) * own)
+        own, size = self.own, len(self.pool)
+        total, squares = sum(moving.values()), sum(weight**2 for weight in moving.values())
+        pooled = all(name in self.pool for name in moving)
+        if pooled and abs(total) < ROUNDING:
+            variance, noise = self._of_pool
+            return self._scaled(squares * variance, (size - 1) * own, interaction, squares * noise)
+        if pooled and size >= FEWEST_POOLED:
+            mean = np.mean([self.deviations[name] for name in self.pool], axis=0)
+            shared, apart = total**2 * float((mean**2).sum()) / own, (squares - total**2 / size) * self._of_pool[0]
+            spread = shared**2 / own + apart**2 / ((size - 1) * own)
             freedom = (shared + apart) ** 2 / spread if spread else own
-            return self._scaled((shared + apart) / len(rows), freedom, interaction, pair)
-        alone = np.stack([self.deviations[name] for name in pair])
-        return self._scaled(2 * _square(alone) / own, own, interaction, pair)
+            return self._scaled(shared + apart, freedom, interaction, self._within(weights))
+        alone = float((weighted_sum(weights, self.deviations) ** 2).sum())
+        return self._scaled(alone / own, own, interaction, self._within(weights))
 
     def _original(self, name: str) -> str:
         return self.fits.original(name, self.decided)
 
-    def _scaled(self, raw: float, freedom: float, interaction: float, arms: tuple[str, ...]) -> Part:
-        """From a variance of one deviation to that of the mean; in folds the noise is that of a pair of these arms."""
-        number, noise = self.fits.num_trials, interaction
-        if self.fits.folds is not None:
-            u = np.stack([self.lesions.influences[name] for name in arms])  # [A, L, S]
-            u -= u.mean(axis=0)
-            within = sum(by_stratum(self.fits, (rows**2).mean(axis=1)).sum() for rows in u)
-            noise = 2 * self.fits.num_folds * float(within) / (len(arms) - 1) / number
-        return Part(float(raw) / number, float(freedom), noise)
+    def _of_originals(self, contrast: Contrast) -> dict[str, float]:
+        """The same contrast of arms of which no two predict the same; without those whose weights cancel out."""
+        weights: dict[str, float] = {}
+        for name, weight in contrast.items():
+            original = self._original(name)
+            weights[original] = weights.get(original, 0.0) + weight
+        return {name: weight for name, weight in weights.items() if abs(weight) > ROUNDING}
 
-    def _of_copies(self, moving: list[str], interaction: float) -> Part:
+    @cached_property
+    def _of_pool(self) -> tuple[float, float]:
+        """Variance of one arm's deviations, centred over the pool; and what the lesions alone give it in folds."""
+        number = len(self.pool)
+        centred = [dict.fromkeys(self.pool, -1 / number) | {name: 1 - 1 / number} for name in self.pool]
+        variance = _square(np.stack([self.deviations[name] for name in self.pool])) / self.own / (number - 1)
+        return variance, sum(self._within(weights) for weights in centred) / (number - 1)
+
+    def _within(self, weights: Contrast) -> float:
+        """What the lesions alone give the variance of a contrast's scores in folds."""
+        if self.fits.folds is None:
+            return 0.0
+        influence = weighted_sum(weights, self.lesions.influences)  # [L, S]
+        return self.fits.num_folds * float(by_stratum(self.fits, (influence**2).mean(axis=1)).sum())
+
+    def _scaled(self, raw: float, freedom: float, interaction: float, within: float) -> Part:
+        """From the variance of one score to that of the mean."""
+        number = self.fits.num_trials
+        return Part(raw / number, float(freedom), interaction if self.fits.folds is None else within / number)
+
+    def _of_copies(self, moving: Contrast, interaction: float) -> Part:
         """Fits that are copies of others are no further fits: each arm's variance from its different ones alone."""
         raw = spread = 0.0
-        for name in moving:
+        for name, weight in moving.items():
             counts = np.array(self.copies.get(name, (1,) * self.fits.num_sets))
             different = [rows[0] for rows in self.fits.same(name)]
             part = self.lesions.values[name][different].var(ddof=1) * (counts**2).sum() / counts.sum() ** 2
-            raw, spread = raw + part, spread + part**2 / (len(counts) - 1)
+            raw, spread = raw + weight**2 * part, spread + (weight**2 * part) ** 2 / (len(counts) - 1)
         return Part(float(raw), float(raw**2 / spread) if spread else 1.0, interaction)
 
 

@@ -1,7 +1,10 @@
-"""What stands under the question: a card for each verdict, and whether the question was registered."""
+"""What stands under the question: worths, a card for each verdict, and whether the question was registered."""
 
 from typing import Any
 
+from moulage.evaluation.worth import of_largest_doses
+from moulage.report.run_files import Run
+from moulage.report.sections import worth
 from moulage.report.tables import NONE, amount, p_value
 from moulage.results import Registration, Results, Verdict
 
@@ -9,10 +12,15 @@ SIGNS = {"helps": "▲", "hurts": "▼", "practically equal": "=", "not enough d
 """What stands beside the word of an outcome, so that it is not told by colour alone."""
 
 
-def show(results: Results) -> dict[str, Any]:
+def show(run: Run) -> dict[str, Any]:
     """What ``answer.html.j2`` shows."""
-    cards = [_card(results, verdict) for verdict in results.verdicts]
-    return {"cards": cards, "registered": registered(results.registration) if results.registration else ""}
+    results = run.results
+    return {
+        "worths": [worth.statement for worth in of_largest_doses(results.worths)],
+        "gains": worth.figure(results, run.folder),
+        "cards": [_card(results, verdict) for verdict in results.verdicts],
+        "registered": registered(results.registration) if results.registration else "",
+    }
 
 
 def _card(results: Results, verdict: Verdict) -> dict[str, Any]:

@@ -34,7 +34,7 @@ SLICED = ["arm", "reference", "score", "reference_score", "difference", "low", "
 
 def tables(results: Results) -> list[Table]:
     """The tables of a run; those without a row are left out."""
-    makers = (_verdicts, _comparisons, _arms, _classes, _class_effects, _controls, _slices)
+    makers = (_verdicts, _worths, _comparisons, _arms, _classes, _class_effects, _controls, _slices)
     return [table for table in (make(results) for make in makers) if table.rows]
 
 
@@ -49,6 +49,15 @@ def _verdicts(results: Results) -> Table:
         for v in found
     ]
     return Table("verdicts", caption, columns, _fields(found, columns), heads, shown, 3)
+
+
+def _worths(results: Results) -> Table:
+    caption = f"Real photographs of new lesions that would give the same {word(results.study.primary)}."
+    columns = ["curve", "series", "arm", "dose", "num_images", "measure", "answer", "estimate", "low", "high"]
+    heads = ["arm", "images added", "worth", "95 % interval"]
+    shown = [[row.arm, f"{row.num_images:,}", row.number, row.interval] for row in results.worths]
+    columns += ["largest", "statement"]
+    return Table("worths", caption, columns, _fields(results.worths, columns), heads, shown, 3)
 
 
 def _comparisons(results: Results) -> Table:

@@ -26,9 +26,10 @@ def render(run: Run, names: Sequence[str] = SECTIONS) -> str:
             if (values := section.show(run)) is not None:
                 body = templates.get_template(f"sections/{name}.html.j2").render(**common, **values)
                 shown.append({"name": name, "title": section.TITLE, "body": Markup(body)})
+        under = answer.show(run)
     style = resources.files("moulage.report").joinpath("style.css").read_text(encoding="utf-8")
     version = run.environment.get("moulage", "")
-    values = {**common, **answer.show(run.results), "sections": shown, "style": Markup(style), "version": version}
+    values = {**common, **under, "sections": shown, "style": Markup(style), "version": version}
     return templates.get_template("page.html.j2").render(values)
 
 

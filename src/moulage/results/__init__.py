@@ -1,7 +1,8 @@
 """What a study found, typed: ``results.json``. It is written once, and read by the report and by whoever uses moulage.
 
 Fractions are 0..1 and differences of fractions; only where a measure is the log-loss its unit is nats. Folders and
-files are named from the run folder. What was computed elsewhere stands here as it was: ``Comparison``, ``Control``.
+files are named from the run folder. What was computed elsewhere stands here as it was: ``Comparison``, ``Control`` and
+``Worth``.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from moulage import runs
 from moulage.errors import RunError
 from moulage.evaluation.compare import Comparison
 from moulage.evaluation.verdict import Control
+from moulage.evaluation.worth import Worth
 from moulage.recipe_tables import StudyOptions
 from moulage.results.generated import FidelityRun, GeneratorRun, SelectionRun
 from moulage.results.record import Number, Record, read
@@ -127,6 +129,9 @@ class Arm(Record):
     use: str  # what is done with the images that it adds, in words such as ``in place of real ones``; empty for no more
     generator: str | None  # whose images it adds
     selection: str | None  # which of them
+    curve: str  # of which curve, series and dose (as the recipe has it) the arm is a point; empty and 0 for others
+    series: str
+    dose: float
     num_real: int  # real training images, without those that left for others
     num_slots: int  # places for added images, the same in all arms
     extra: dict[str, int]  # added images of each class
@@ -281,6 +286,7 @@ class Results(Record):
     controls: list[Control]  # how they did
     controls_missing: list[str]  # the usual ones that the study lacks
     verdicts: list[Verdict]  # on the arms of the family
+    worths: list[Worth]  # of copies and generated images, at each dose of each curve
     class_effects: list[Comparison]  # comparisons in each class
     power: list[Power]
     reliability: list[Reliability]

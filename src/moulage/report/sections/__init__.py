@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 from moulage.report.run_files import Run
 
 SECTIONS = (
-    *("comparison", "controls", "effects", "slices", "power"),
+    *("worth", "comparison", "controls", "effects", "slices", "power"),
     *("arms", "curves", "classes", "calibration", "confusion", "explanations"),
     *("images", "generators", "fidelity", "selection"),
     *("audit", "split", "methods", "tables", "cost", "repeat", "data"),
