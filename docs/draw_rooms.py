@@ -27,6 +27,7 @@ WORDS = {
     "screen": "progress in the terminal",
     "report": "one file a section",
     "study": "which stages, in order",
+    "proposal": "the first recipe",
     "masks": "finds lesions",
     "preview": "filters, seen",
     "image_folders": "anyone's images",

@@ -21,6 +21,7 @@ from tiny_generators import TINY
 
 VERBS = (
     "demo",
+    "init",
     "study",
     "prepare",
     "fit",

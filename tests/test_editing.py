@@ -12,7 +12,7 @@ import torch
 
 import tiny_generators
 from moulage import contracts
-from moulage.data import generated, masks, samples
+from moulage.data import generated, masks, metadata, png, samples
 from moulage.data import pixels as pixel_cache
 from moulage.data.catalog import Catalog
 from moulage.data.near_copies import distances_to_own, near_copies
@@ -198,7 +198,7 @@ def photographs() -> np.ndarray:
 def edited(photographs: np.ndarray, tmp_path: Path) -> tuple[Catalog, Catalog]:
     """Photographs on the disk, and images that were made of them."""
     for i, image in enumerate(photographs[:4]):
-        samples.png.write(tmp_path / f"{i}.png", image, {})
+        png.write(tmp_path / f"{i}.png", image, {})
     real = table(
         [f"i{i}" for i in range(4)], location=[str(tmp_path / f"{i}.png") for i in range(4)], lesion=list("aabc")
     )
@@ -244,7 +244,7 @@ def test_a_photograph_that_was_edited_is_not_taken_for_generated(
     monkeypatch.setenv("MOULAGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Dims, "sample", lambda self, label, seeds: self.parents[seeds])
     for i, image in enumerate(photographs[:3]):
-        samples.png.write(tmp_path / f"{i}.png", image, {})
+        png.write(tmp_path / f"{i}.png", image, {})
     real = table(["i0", "i1", "i2"], location=[str(tmp_path / f"{i}.png") for i in range(3)])
     found = pixel_cache.build(real, (), "squash", cache_folder())
     digests = found.scan["sha256"].to_numpy(object)
@@ -254,12 +254,27 @@ def test_a_photograph_that_was_edited_is_not_taken_for_generated(
     said: list[Any] = []
     assert generated.check(real, found, [], lambda *finding: said.append(finding)) == {}
     assert not any(images for _, _, images, *_ in said)
-    samples.png.write(tmp_path / "copy.png", photographs[0], {"Software": "another"})
+    png.write(tmp_path / "copy.png", photographs[0], {"Software": "another"})
     assert (tmp_path / "copy.png").read_bytes() != (tmp_path / "0.png").read_bytes()
     copy = table(["copy"], location=[str(tmp_path / "copy.png")])
     pixels = pixel_cache.build(copy, (), "squash", cache_folder())
     assert list(generated.check(copy, pixels, [], lambda *finding: None)) == ["copy"]
     assert len(drawn) == 2
+
+
+def test_metadata_that_an_edited_image_borrows_are_its_parents():
+    train = table([f"i{i}" for i in range(6)], age=[30.0, 40, 50, 60, 70, 80], sex=["male", "female"] * 3)
+    rows = table(["g0", "g1", "g2"], origin="gen", parent=["i4", "i1", ""])
+    lent = metadata.lend(rows, train, np.random.default_rng(0)).table
+    assert lent["age"].tolist()[:2] == [70, 40]
+    assert lent["sex"].tolist()[:2] == ["male", "female"]
+    assert lent["age"][2] in train.table["age"].tolist()
+
+
+def test_composites_of_other_tools_are_known_as_generated():
+    for term in ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"):
+        assert png.drawn_by(b"\xff\xd8 .../digitalsourcetype/" + term.encode()) == png.OTHER_TOOL
+    assert png.drawn_by(b"\xff\xd8 .../digitalsourcetype/digitalCapture") == ""
 
 
 # Who is kin

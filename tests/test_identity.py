@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from moulage import contracts
-from moulage.data import identity, samples
+from moulage.data import duplicates, identity, overlap, samples
 from moulage.data.catalog import Catalog
 from moulage.errors import DataError, LeakError
 from moulage.image_folders import score_folders
@@ -52,17 +52,22 @@ def changed(seed: int, how: str) -> bytes:
         return encoded(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     if how == "turned":
         return encoded(picture.transpose(Image.Transpose.ROTATE_90))
+    if how == "cut":
+        return encoded(picture.crop((9, 7, 87, 65)), "JPEG", quality=85)
+    if how == "framed":
+        return encoded(ImageOps.expand(picture, 9, "black"), "JPEG", quality=85)
     if how == "smaller":
         return encoded(picture.resize((64, 48)))
     return encoded(picture, "JPEG", quality=60) if how == "saved again" else encoded(picture)
 
 
-@pytest.mark.parametrize("how", ["as it is", "mirrored", "turned", "smaller", "saved again"])
+@pytest.mark.parametrize("how", ["as it is", "mirrored", "turned", "smaller", "saved again", "cut", "framed"])
 def test_a_photograph_is_known_under_any_name(how: str, tmp_path: Path):
     ours = shown(folder(tmp_path / "ours", range(30)))
     theirs = folder(tmp_path / "theirs", range(100, 120))
     write_pictures(theirs, {"NV/another.png": changed(7, how)})
-    found = identity.shared(shown(theirs), ours)
+    found, notes = identity.shared(shown(theirs), ours)
+    assert notes == ()
     why = identity.SAME_BYTES if how == "as it is" else identity.NEAR
     assert found.to_dict("records") == [{"image": "NV/another.png", "same_as": "AK/007.png", "why": why}]
 
@@ -71,9 +76,21 @@ def test_copies_within_a_folder_are_one_group(tmp_path: Path):
     folder(tmp_path, range(20))
     write_pictures(tmp_path, {"AK/copy.png": changed(3, "as it is"), "AK/turned.png": changed(3, "turned")})
     found = shown(tmp_path)
-    groups = dict(zip(found.catalog.images, identity.joined(found), strict=True))
+    united, notes = identity.joined(found)
+    assert notes == ()
+    groups = dict(zip(found.catalog.images, united, strict=True))
     assert groups["AK/copy.png"] == groups["AK/turned.png"] == groups["AK/003.png"]
     assert len(set(groups.values())) == 20
+
+
+def test_what_may_have_been_missed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours = identity.look(catalog(folder(tmp_path / "ours", range(6))))
+    theirs = folder(tmp_path / "theirs", range(100, 106))
+    write_pictures(theirs, {f"AK/copy{n}.png": changed(n, "saved again") for n in range(3)})
+    shown = identity.look(catalog(theirs))
+    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
+    assert identity.shared(shown, ours)[1] == (duplicates.INCOMPLETE,)
+    assert overlap.find(shown, ours)[1][-1:] == (duplicates.INCOMPLETE,)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path):

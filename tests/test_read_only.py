@@ -107,6 +107,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_finished_run_can_be_read_where_it_cannot_be_written(call, finished: Path):
     [generator], (first, second) = finished.glob("generators/*"), sorted(finished.glob("classifiers/*"))
     reads = [

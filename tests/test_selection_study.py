@@ -19,7 +19,7 @@ from moulage.stages import plan as plans
 from moulage.stages import witness
 from moulage.stages.plan import plan
 from moulage.stages.stage import execute
-from moulage.study import time_steps
+from moulage.stages.timing import time_steps
 from recipes import SCRATCH, phantom_recipe
 from small_study import Small
 

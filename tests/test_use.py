@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from classifier_case import CLASSES, DESCENT, Case
-from moulage import contracts, plugins, runs
+from moulage import plugins, runs
 from moulage import recipe as recipes
 from moulage.classifiers import _fitting, probe
 from moulage.data import replacing
@@ -25,7 +25,7 @@ from moulage.stages import plan as plans
 from moulage.stages import witness
 from moulage.stages.classifier import EXTRA
 from moulage.treatment import PLAIN, Treatment
-from moulage.use import Use, Way
+from moulage.use import Use, Way, check
 from recipes import phantom_recipe, tiny_gan
 from small_study import Small
 
@@ -451,10 +451,10 @@ def test_what_a_classifier_cannot_do_is_refused_before_work():
 
     unknowing: Any = object()
     for way in ("add", "replace", "batch_share"):
-        contracts.check_use(unknowing, USES[way])
+        check(unknowing, USES[way])
     for way in ("weight", "pretrain"):
         with pytest.raises(RecipeError, match=f"does not say that it knows {way}"):
-            contracts.check_use(unknowing, USES[way])
+            check(unknowing, USES[way])
 
 
 def test_a_classifier_refuses_a_view_that_it_cannot_use(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moulage import contracts
+from moulage import use as uses
 from moulage.contracts import BalancePlugin, Role
 from moulage.errors import RecipeError, nearest
 from moulage.recipe import Recipe
@@ -160,7 +161,7 @@ class Arm:
                 "Leave one of them out.",
             )
         try:
-            contracts.check_use(_classifier(self.recipe), self.use)
+            uses.check(_classifier(self.recipe), self.use)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint) from None
 

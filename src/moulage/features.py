@@ -72,7 +72,7 @@ def extract(
 def seconds(options: FeatureOptions, num_images: int, size: int, *, device: str = "cpu", batch_size: int = 64) -> float:
     """Seconds that ``extract`` takes for this many images of ``size`` pixels."""
     embed = partial(extract, options, device=device, batch_size=batch_size)
-    return backbones.seconds_to_embed(embed, size, batch_size, num_images)
+    return backbones.seconds_to_embed(embed, size, batch_size, num_images, device)
 
 
 def features_name(options: FeatureOptions) -> str:

@@ -91,7 +91,8 @@ def _apart(
     _refuse(seen, held_out, train, "held-out images are training images, or of their lesions")
     _refuse(identity.same_bytes(generated, held_out), generated, held_out, "generated images are held-out files")
     for other, what in ((held_out, "held-out"), (train, "training")):
-        known = identity.shared(generated, other, progress)
+        known, missed = identity.shared(generated, other, progress)
+        notes = (*notes, *missed)
         if number := known["image"].nunique():
             pair = f"{known['image'].iloc[0]} and {known['same_as'].iloc[0]}"
             meaning = "the generator has seen what is held out" if other is held_out else "see near_copies"
@@ -99,9 +100,11 @@ def _apart(
             notes = (*notes, said)
     apart = []
     for place, each in (("generated", generated), ("train", train.of_classes(classes)), ("held out", held_out)):
-        groups = [f"{place}:{group}" for group in identity.joined(each, progress)]
+        united, missed = identity.joined(each, progress)
+        notes = (*notes, *missed)
+        groups = [f"{place}:{group}" for group in united]
         apart.append(each.catalog.with_columns(group=groups))
-    return apart, list(notes)
+    return apart, list(dict.fromkeys(notes))
 
 
 def _look(catalog: Catalog, called: str, progress: runs.Progress) -> tuple[Shown, list[str]]:

@@ -5,7 +5,6 @@ Which stages, in which order, on which engine; nothing here knows what kinds of 
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from moulage.results import Results
 from moulage.stages import plan as plans
 from moulage.stages.data import RECIPE, Prepared, prepare
 from moulage.stages.stage import Stage, execute
+from moulage.stages.timing import time_steps
 from moulage.stages.witness import check_run
 
 
@@ -183,19 +183,3 @@ def _estimate(
     estimate = [(stage, job.answer()) for stage, job in found]
     runs.write_json(run / "estimate.json", {str(stage): seconds for stage, seconds in estimate})
     return estimate
-
-
-def time_steps(stage: Stage, num_images: int, device: str) -> float:
-    """Core-seconds that a stage will take, from a few steps of it.
-
-    On a CPU that others use as well a step takes longer than it costs: the share of it that we got is taken off.
-    """
-    from moulage.devices import pick_device
-    from moulage.randomness import reproducible
-
-    chosen = pick_device(device)
-    with reproducible():
-        wall, cpu = time.perf_counter(), time.process_time()
-        seconds = stage.seconds(num_images, str(chosen))
-        share = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    return seconds * (min(1.0, share) if chosen.type == "cpu" else 1.0)

@@ -5,7 +5,7 @@ images are seen is the same under all of them. docs/use.md has the formulas, and
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,20 @@ class Use:
 
 
 ADD = Use()
+
+
+def check(classifier: Any, use: Use) -> None:
+    """Raise ``RecipeError`` where a classifier says, by a method ``check_use``, that it cannot use an arm's images so.
+
+    One without the method is trusted with the ways that are nothing but an order of images (``IN_ORDER``) alone.
+    """
+    if hasattr(classifier, "check_use"):
+        classifier.check_use(use)
+    elif use.way not in IN_ORDER:
+        raise RecipeError(
+            f"The classifier does not say that it knows {use.way}.",
+            f"It knows {', '.join(IN_ORDER)}; or give its class a method check_use.",
+        )
 
 
 class UseOptions(Options):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from moulage import monitoring, plugins, randomness, runs
+from moulage import devices, monitoring, plugins, randomness, runs
 from moulage.classifiers import _fitting
 from moulage.classifiers._head import Head
 from moulage.epochs import State
@@ -54,10 +54,10 @@ def descend(config: Descent, head: Head, job: _fitting.Job, num_classes: int) ->
 
 
 def seconds_a_step(config: Descent, head: Head, job: _fitting.Job, num_classes: int) -> float:
-    """Mean time of the steps that one epoch of the job takes."""
-    start = time.perf_counter()
+    """Mean time of the steps that one epoch of the job takes (``devices.spent``)."""
+    start = devices.spent(head.mean.device)
     _train(config, _begin(config, head), job, 1, _fitting.Stage(1, config.epochs, None, False), num_classes)
-    return (time.perf_counter() - start) / job.view.num_steps(config.batch_size)
+    return (devices.spent(head.mean.device) - start) / job.view.num_steps(config.batch_size)
 
 
 def _begin(config: Descent, head: Head) -> State[Head]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from moulage import monitoring, randomness, runs
+from moulage import devices, monitoring, randomness, runs
 from moulage.classifiers import _fitting
 from moulage.classifiers._head import Head
 from moulage.data.training_view import Examples
@@ -225,7 +225,7 @@ def _put(head: Head, parameters: np.ndarray) -> None:
 
 
 def seconds_an_evaluation(num_images: int, num_features: int, num_classes: int, device: torch.device) -> float:
-    """Time of one evaluation of the loss and its gradient on so many images."""
+    """Time of one evaluation of the loss and its gradient on so many images (``devices.spent``)."""
     rng, number = np.random.default_rng(0), min(num_images, 4096)
     labels = np.arange(number) % num_classes
     inputs = torch.from_numpy(rng.normal(0, 1, (number, num_features)).astype(np.float32)).to(device)
@@ -238,6 +238,6 @@ def seconds_an_evaluation(num_images: int, num_features: int, num_classes: int, 
         return _fitting.losses_of(logits, targets, PLAIN, 1.0)
 
     begin = np.zeros(num_classes * (num_features + 1))
-    start = time.perf_counter()
+    start = devices.spent(device)
     minimised(rows, losses, 1.0, begin, 1e-2)
-    return (time.perf_counter() - start) / count[0] * num_images / number
+    return (devices.spent(device) - start) / count[0] * num_images / number

@@ -362,7 +362,7 @@ class Classifier(_attention.GradCam, _fitting.Base[Network]):
         sides = [config.side_in(epoch) for epoch in range(1, config.epochs + 1)]
         times: list[float] = []
         seconds: dict[int | None, float] = {}
-        job = _fitting.Job.timing(view, lambda done, total, note: times.append(time.perf_counter()))
+        job = _fitting.Job.timing(view, lambda done, total, note: times.append(devices.spent(self.device)))
         timed = Classifier(config, self.classes)
         timed.device = self.device
         with randomness.reproducible("timing", device=self.device):

@@ -92,7 +92,7 @@ def _tell(progress: runs.Progress, before: int, number: int, done: int, total: i
 def embed_seconds(config: Config, num_images: int, *, device: str = "cpu") -> float:
     """Seconds that ``embed`` takes for this many images."""
     return sum(
-        backbones.seconds_to_embed(partial(embed, part, device=device), part.size, EMBED_BATCH, num_images)
+        backbones.seconds_to_embed(partial(embed, part, device=device), part.size, EMBED_BATCH, num_images, device)
         for part in embed_parts(config)
     )
 

@@ -2,6 +2,8 @@
 
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
+``init``, ``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and
+words), ``challenge``, ``masks`` and ``planning``.
 ``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and words),
 ``worth``, ``challenge``, ``masks`` and ``planning``.
 """
@@ -17,6 +19,7 @@ from moulage.cli import evidence, planning, steps, studies
 from moulage.cli.challenge import challenge
 from moulage.cli.common import fail
 from moulage.cli.fidelity import fidelity
+from moulage.cli.init import init
 from moulage.cli.masks import masks
 from moulage.cli.prepare import prepare
 from moulage.cli.worth import worth
@@ -32,6 +35,8 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
+_STEPS = (studies.demo, init, studies.study, prepare, steps.fit, steps.sample, steps.train)
+_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
 _STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
 _EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown, worth)
 for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):

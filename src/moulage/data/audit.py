@@ -116,9 +116,9 @@ def audit(catalog: Catalog, pixels: Pixels, progress: Progress = no_progress) ->
     known = unite(linked[good], scan["sha256"].to_numpy(object)[rows])
     _check_pairs(kept, known, pairs, findings)
     if not pairs.is_complete:
-        say = f"More pairs of images are alike than were looked at closely, {duplicates.MAX_CANDIDATES:,}."
-        advice = "Copies may be left: give lesion ids, or look for copies by other means."
-        findings.append(Finding("near-duplicates not all looked for", "warning", 0, (), say, advice))
+        advice = "Give lesion ids, or look for copies by other means."
+        kind = "near-duplicates not all looked for"
+        findings.append(Finding(kind, "warning", 0, (), duplicates.INCOMPLETE, advice))
     row = {name: i for i, name in enumerate(kept.images)}
     groups = unite(known, extra=[(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted])
     apart = _check_train_only(kept, groups, quarantined, findings)

@@ -1,7 +1,8 @@
 """Which images are one photograph: by their bytes, then by what they show, never by their names.
 
 Every verb that is given folders asks here: file names are counted from one in every folder, and a copy may be called
-anything. Near-duplicates are those that the audit joins (``duplicates``): saved again, mirrored, turned, re-coloured.
+anything. Near-duplicates are those that the audit joins (``duplicates``): saved again, cut, framed, mirrored, turned,
+re-coloured.
 """
 
 from collections.abc import Sequence
@@ -64,14 +65,16 @@ def check_readable(catalog: Catalog, pixels: Pixels) -> None:
         raise DataError(f"{catalog.root}: {first['image']} cannot be read: {first['message']}.", "Take it out.")
 
 
-def shared(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> pd.DataFrame:
+def shared(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The photographs that both hold: first the same bytes, then near-duplicates among the images that are left.
 
-    A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``SAME_BYTES`` or ``NEAR``), a row a pair.
+    A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``SAME_BYTES`` or ``NEAR``), a row a pair; and
+    sentences on what may have been missed.
     """
     found = same_bytes(theirs, ours)
     rest = theirs.take(~np.isin(theirs.catalog.images, found["image"].to_numpy(object)))
-    return pd.concat([found, near(rest, ours, progress)], ignore_index=True).astype(object)
+    more, notes = near(rest, ours, progress)
+    return pd.concat([found, more], ignore_index=True).astype(object), notes
 
 
 def same_bytes(theirs: Shown, ours: Shown) -> pd.DataFrame:
@@ -81,30 +84,31 @@ def same_bytes(theirs: Shown, ours: Shown) -> pd.DataFrame:
     return left[left["key"] != ""].merge(right, on="key").assign(why=SAME_BYTES)[list(COLUMNS)]
 
 
-def near(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> pd.DataFrame:
-    """Accepted near-duplicates, one image of each side; columns as of ``shared``.
-
-    The search sees at most ``duplicates.MAX_CANDIDATES`` pairs, those within a side among them; what it does not find
-    may still be a copy.
-    """
+def near(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Accepted near-duplicates, one image of each side, and sentences on what may have been missed; as ``shared``."""
     if not len(theirs.sha256):
-        return pd.DataFrame(columns=list(COLUMNS), dtype=object)
+        return pd.DataFrame(columns=list(COLUMNS), dtype=object), ()
     names = np.array([f"t{n}" for n in range(len(theirs.sha256))] + [f"o{n}" for n in range(len(ours.sha256))], object)
-    pairs = duplicates.search(names, np.concatenate([theirs.thumbnails, ours.thumbnails]), progress)
+    sides = np.repeat([0, 1], [len(theirs.sha256), len(ours.sha256)])
+    pairs = duplicates.search(names, np.concatenate([theirs.thumbnails, ours.thumbnails]), progress, sides=sides)
     rows = [
         (theirs.catalog.images[int(pair.first[1:])], ours.catalog.images[int(pair.second[1:])], NEAR)
         for pair in pairs
-        if pair.accepted and (pair.first[0], pair.second[0]) == ("t", "o")
+        if pair.accepted
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object), _notes(pairs)
 
 
-def joined(shown: Shown, progress: Progress = no_progress) -> np.ndarray:
-    """The groups [N] of str of these images, united where two are one photograph."""
+def joined(shown: Shown, progress: Progress = no_progress) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The groups [N] of str of these images, united where two are one photograph; and what may have been missed."""
     row = {name: i for i, name in enumerate(shown.catalog.images)}
     pairs = duplicates.search(shown.catalog.images, shown.thumbnails, progress)
     edges = [(row[pair.first], row[pair.second]) for pair in pairs if pair.accepted]
-    return unite(shown.catalog.groups, shown.sha256, extra=edges)
+    return unite(shown.catalog.groups, shown.sha256, extra=edges), _notes(pairs)
+
+
+def _notes(pairs: duplicates.Pairs) -> tuple[str, ...]:
+    return () if pairs.is_complete else (duplicates.INCOMPLETE,)
 
 
 def unite(groups: np.ndarray, *keys: np.ndarray, extra: Sequence[tuple[int, int]] = ()) -> np.ndarray:

@@ -107,7 +107,8 @@ def missing(catalog: Catalog, name: str) -> np.ndarray:
 
 
 def lend(rows: Catalog, train: Catalog, rng: np.random.Generator) -> Catalog:
-    """The same rows, with metadata for the synthetic ones: those of a random training image of the same class.
+    """The same rows, with metadata for the synthetic ones: those of a random training image of the same class, or of
+    the parent where they have one.
 
     A synthetic image is of no patient. With its metadata missing, "missing" would say that an image is synthetic. All
     columns come from one training image, so that they go together as they do in patients. Real rows keep their own.
@@ -116,6 +117,7 @@ def lend(rows: Catalog, train: Catalog, rng: np.random.Generator) -> Catalog:
     labels = rows.table["label"].to_numpy(object)
     synthetic = (rows.table["origin"] != REAL).to_numpy()
     columns = {name: rows.table[name].to_numpy(copy=True) for name in METADATA}
+    parents, places = rows.table["parent"].to_numpy(object), {name: row for row, name in enumerate(train.images)}
     for label in sorted(set(labels[synthetic])):
         lenders = np.flatnonzero((train.table["label"] == label).to_numpy())
         if not len(lenders):
@@ -125,6 +127,7 @@ def lend(rows: Catalog, train: Catalog, rng: np.random.Generator) -> Catalog:
             )
         chosen = np.flatnonzero(synthetic & (labels == label))
         drawn = lenders[rng.integers(len(lenders), size=len(chosen))]
+        drawn = [places.get(parents[row], lender) for row, lender in zip(chosen, drawn, strict=True)]
         for name, values in columns.items():
             values[chosen] = train.table[name].to_numpy()[drawn]
     return rows.with_columns(**columns)

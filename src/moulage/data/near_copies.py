@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moulage.data import duplicates, thumbnails
+from moulage.data import thumbnails
 from moulage.data.images import square
 from moulage.errors import DataError
 from moulage.runs import Progress, no_progress
@@ -27,11 +27,11 @@ LARGEST = 0.5
 Among real images such look-alikes come in clusters of lesions, which a few calibration images may miss."""
 CROPS = (0.0, 0.045)
 """Shares of a side that are cut off each edge of a training image before it is compared."""
-LITTLE = duplicates.ACCEPTED_ON_LITTLE - duplicates.ACCEPTED
-"""What is added to the distance where two images show less than ``duplicates.OVERLAP`` of the same."""
+OVERLAP, LITTLE = 0.30, 0.10
+"""Share of the thumbnail that both show below which the distance is taken for more: there a blob is nearly all."""
 
 POWER = 0.75
-"""Of the frequency, in the descriptors; see ``duplicates`` for what this power would do there."""
+"""Of the frequency, in the descriptors."""
 _BATCH = 256
 
 
@@ -121,7 +121,7 @@ def distances_to_own(images: np.ndarray, parents: np.ndarray) -> np.ndarray:
     """
     first, second = _thumbnails(images), _thumbnails(parents)
     detail, overlap = thumbnails.compare(first.luminance, first.inside, second.luminance, second.inside)
-    return 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
+    return 1 - detail + LITTLE * (overlap < OVERLAP)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _nearest(
         for crop, row, turn in _candidates(similar):
             turned = originals.turned(crop * num_originals + row, turn)
             detail, overlap = thumbnails.compare(luminance, inside, *turned)
-            found = 1 - detail + LITTLE * (overlap < duplicates.OVERLAP)
+            found = 1 - detail + LITTLE * (overlap < OVERLAP)
             allowed = groups is None or groups[0][part] != groups[1][row]
             better = (found < distance[part]) & allowed
             distance[part][better], nearest[part][better] = found[better], row[better]

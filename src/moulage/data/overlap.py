@@ -27,7 +27,7 @@ def find(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[
     Near-duplicates are looked for among images that nothing else has found (``identity.near``).
 
     A table of ``image`` (of theirs), ``same_as`` (of ours) and ``why`` (``SAME_BYTES``, ``SAME_NAME``, ``SAME_LESION``
-    or ``NEAR``), a row a pair; and sentences on what was not taken as evidence.
+    or ``NEAR``), a row a pair; and sentences on what was not taken as evidence, and what may have been missed.
     """
     left, right = theirs.catalog.table, ours.catalog.table
     found, notes = [identity.same_bytes(theirs, ours)], ()
@@ -42,9 +42,10 @@ def find(theirs: Shown, ours: Shown, progress: Progress = no_progress) -> tuple[
         )
     named = pd.concat(found, ignore_index=True)
     rest = theirs.take(~np.isin(theirs.catalog.images, named["image"].to_numpy(object)))
-    found.append(identity.near(rest, ours, progress))
+    alike_too, missed = identity.near(rest, ours, progress)
+    found.append(alike_too)
     table = pd.concat(found, ignore_index=True).drop_duplicates(["image", "same_as"], ignore_index=True)
-    return table.astype(object), notes
+    return table.astype(object), (*notes, *missed)
 
 
 def _same(left: pd.DataFrame, right: pd.DataFrame, column: str, why: str) -> pd.DataFrame:

@@ -14,6 +14,9 @@ ORIENTATIONS = (
 )
 """How the second image of a pair is turned to lie on the first; bits of the index: 4 transpose, 2 rows, 1 columns."""
 
+INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])
+"""The orientation that undoes each."""
+
 DARK = 40
 """Largest channel value (of 255) of a vignette's pixels."""
 
@@ -66,10 +69,10 @@ def oriented(found: np.ndarray, index: int) -> np.ndarray:
 
 
 def orient(images: np.ndarray, index: int) -> np.ndarray:
-    """Images [N, S, S] in the orientation ``ORIENTATIONS[index]``."""
+    """Images [..., S, S] in the orientation ``ORIENTATIONS[index]``."""
     if index & 4:
-        images = images.swapaxes(1, 2)
-    return images[:, :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
+        images = images.swapaxes(-2, -1)
+    return images[..., :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
 
 
 def compare(
@@ -81,8 +84,13 @@ def compare(
     """
     warp = align(first, second, first_weight * second_weight)
     weight = first_weight * (warped(second_weight, warp) > 0.99)
-    fine = [_fine(image, weight) for image in (first, warped(second, warp))]
-    return (_unit(fine[0], weight) * _unit(fine[1], weight)).sum(axis=(1, 2)), weight.mean(axis=(1, 2))
+    return correlated_detail(first, warped(second, warp), weight), weight.mean(axis=(1, 2))
+
+
+def correlated_detail(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Correlation [n] of the fine structure of luminances [n, 32, 32] that lie on each other."""
+    fine = [_unit(_fine(image, weight), weight) for image in (first, second)]
+    return (fine[0] * fine[1]).sum(axis=(1, 2))
 
 
 def align(
@@ -113,9 +121,11 @@ def align(
 
 
 def warped(images: np.ndarray, warp: np.ndarray) -> np.ndarray:
-    """Images [n, 32, 32] sampled (bilinear, zero outside) where the maps [n, 2, 3] point."""
-    grid = np.stack([_ROWS, _COLUMNS, np.ones_like(_ROWS)]).reshape(3, -1)
-    place = (warp @ grid).reshape(-1, 2, SIDE, SIDE) + (SIDE - 1) / 2
+    """Images [n, S, S] sampled (bilinear, zero outside) where the maps [n, 2, 3] point."""
+    side = images.shape[1]
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) - (side - 1) / 2
+    place = (warp @ np.stack([rows, columns, np.ones_like(rows)]).reshape(3, -1)).reshape(-1, 2, side, side)
+    place += (side - 1) / 2
     which = np.broadcast_to(np.arange(len(images), dtype=np.float32)[:, None, None], images.shape)
     coordinates = np.stack([which, place[:, 0], place[:, 1]])
     return ndimage.map_coordinates(images, coordinates, order=1, mode="constant", prefilter=False)

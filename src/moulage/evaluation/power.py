@@ -12,7 +12,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from moulage.errors import DataError, RecipeError, nearest
@@ -303,6 +303,11 @@ class Plan(Search):
     def num_trials(self) -> int:
         """Fits an arm that the plan stands for."""
         return self.num_sets * self.num_folds
+
+    def at(self, num_trials: int) -> "Plan":
+        """The same plan, standing for this number of fits; folds: whole repeats."""
+        share, num_sets = self.num_trials / num_trials, num_trials // self.num_folds
+        return replace(self, interaction=share * self.interaction, trials=share * self.trials, num_sets=num_sets)
 
     def standard_error(self, num_trials: int, size_factor: float = 1.0) -> float:
         """Of the difference, with so many fits an arm (folds: whole repeats) and so many times the test lesions."""

@@ -1,7 +1,6 @@
 """What can be known before a GPU-hour is spent, and what a finished study would need to know more: tables and words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from moulage.errors import DataError
@@ -86,7 +85,7 @@ def forecast(
                     found.append(_found(rows[-1], family, rivals))
         if (plan := plans[primary]) and _possible(plan.detectable(usual)):
             where = f"On a hold-out of {100 * test:g} %" if folds == 1 else f"With {folds} folds"
-            needs.append(f"{where}: {needed(_at(plan, usual), smallest_effect, find('recall'))}")
+            needs.append(f"{where}: {needed(plan.at(usual), smallest_effect, find('recall'))}")
     classes = [_bears(name, test * count, count) for name, count in num_lesions.items()]
     mute = [_mute(row) for row in classes if row["class"] in targets and row["test lesions"] < MIN_LESIONS]
     notes = [ASSUMED, FROZEN if classifier == "probe" else TRAINED]
@@ -191,12 +190,6 @@ def _plans(
 
 def _numbers(folds: int) -> list[int]:
     return list(TRIALS) if folds == 1 else [folds * repeats for repeats in REPEATS]
-
-
-def _at(plan: Plan, num_trials: int) -> Plan:
-    """The same plan, standing for this number of fits."""
-    share, num_sets = plan.num_trials / num_trials, num_trials // plan.num_folds
-    return replace(plan, interaction=share * plan.interaction, trials=share * plan.trials, num_sets=num_sets)
 
 
 def _facts(plan: Plan | None, number: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ no single forward pass, how images are drawn (``Learner.draw``). The loop stands
 
 import math
 import statistics
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -323,10 +322,10 @@ class Learner(Base[C]):
             real = self._inputs(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
             labels = self._targets(np.zeros(config.batch_size, np.int64))
             for step in range(1, 5):
-                start = time.perf_counter()
+                start = devices.spent(self.device)
                 losses = game.step(real, labels, step, randomness.generator_for(step))
                 [float(value) for value in losses.values()]  # waits for the device
-                seconds.append(time.perf_counter() - start)
+                seconds.append(devices.spent(self.device) - start)
         return statistics.median(seconds[1:])
 
     def _inputs(self, images: np.ndarray) -> Tensor:

@@ -18,6 +18,7 @@ from moulage.errors import DataError
 from moulage.sources import _files, _tables
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+TABLES = tuple(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ""))
 MASK_SUFFIX = "_segmentation"
 NOTE = (
     "HAM10000, CC BY-NC 4.0: Tschandl, Rosendahl, Kittler (doi:10.1038/sdata.2018.161; doi:10.7910/DVN/DBW86T); masks: "
@@ -30,13 +31,18 @@ class Config(plugins.Options):
     """The source ``ham10000`` has no options."""
 
 
+def recognises(path: Path) -> bool:
+    """One of its tables lies there."""
+    return any((path / name).is_file() for name in TABLES)
+
+
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels, metadata and the lists of images and masks.
 
     ``DataError``: no path or folder, no metadata, a wrong header, an unknown ``dx``, repeated images.
     """
     root = _files.existing_folder(path, "the folder of the HAM10000 files")
-    where = _files.first_of(root, *(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", "")))
+    where = _files.first_of(root, *TABLES)
     table = _tables.read_table(where, ("lesion_id", "image_id", "dx", "age", "sex", "localization"))
     _tables.check_names(table["image_id"], where)
     label = table["dx"].str.upper()

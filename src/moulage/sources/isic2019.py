@@ -74,6 +74,12 @@ class Config(plugins.Options):
     )
 
 
+def recognises(path: Path) -> bool:
+    """The official label file, or a download of isic-cli: its table beside images of its names."""
+    flat = (path / FLAT_METADATA).is_file() and next(path.glob("ISIC_*.jpg"), None) is not None
+    return (path / GROUND_TRUTH).is_file() or flat
+
+
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels, metadata and the list of images.
 

@@ -72,6 +72,13 @@ class Config(plugins.Options):
     )
 
 
+def recognises(path: Path) -> bool:
+    """A ``.npz`` file, or a folder with one of them and no other file."""
+    if path.is_dir():
+        return [entry.suffix.lower() for entry in path.iterdir() if entry.is_file()] == [".npz"]
+    return path.suffix.lower() == ".npz"
+
+
 def read(path: Path | None, config: Config) -> Catalog:
     """Read labels and array headers of one ``.npz`` file, or of the only one in a folder.
 

@@ -51,7 +51,9 @@ class Embedding(Stage):
         )
 
     def num_images(self, prepared: Prepared) -> int:
-        return 0 if self.samples or self.given else len(prepared.catalog)
+        if self.given:
+            return 0  # their catalog is read when they are embedded
+        return sum(self.samples.counts.values()) if self.samples else len(prepared.catalog)
 
     def alike(self) -> tuple[Any, ...]:
         return self.plugin, self.config

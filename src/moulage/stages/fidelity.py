@@ -9,6 +9,7 @@ from moulage import contracts, openings, runs
 from moulage.data.catalog import Catalog
 from moulage.evaluation import fidelity
 from moulage.runs import seed_of
+from moulage.stages.data import Prepared
 from moulage.stages.generator import Generator, load
 from moulage.stages.network import Network
 from moulage.stages.parents import Chooser, Editor
@@ -76,6 +77,22 @@ class Fidelity(Stage):
         with runs.atomic(at.run / self.folder / CLOSEST) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **columns)
         runs.write_json(at.run / self.folder / FILE, report)
+
+    def num_images(self, prepared: Prepared) -> int:
+        """Those that pass the feature network: of the classes that have enough to be scored."""
+        parts = [prepared.part(self.trial, part).only(label=self.generator.classes) for part in ("train", "test")]
+        scored = [name for name in self.generator.classes if not shortage(parts, name, self.num_drawn)]
+        return sum(self.num_drawn + sum(min(MOST_REAL, part.counts[name]) for part in parts) for name in scored)
+
+    def alike(self) -> tuple[Any, ...]:
+        return self.network.name, self.generator.size
+
+    def seconds(self, num_images: int, device: str) -> float:
+        return self.network.seconds(num_images, self.generator.size, device)
+
+    @property
+    def takes_time(self) -> str:
+        return self.network.name
 
     def _drawn(self, at: Context, classes: tuple[str, ...]) -> fidelity.Images:
         """Edited images are of their parents' lesions, which are compared with other ones."""

@@ -121,11 +121,19 @@ class Generator(Stage):
         return len(prepared.part(self.trial, "train").only(label=self.classes))
 
     def alike(self) -> tuple[Any, ...]:
-        return self.plugin, self.config, self.size, self.classes
+        return self.plugin, self.config, self.size, self.classes, self.judge
 
     def seconds(self, num_images: int, device: str) -> float:
         num_steps, a_step = self._model().steps_and_seconds(num_images, device=device)
-        return num_steps * a_step
+        judged = self.num_judged(num_steps)
+        judging = self.judge.network.seconds(judged, self.size, device) if self.judge and judged else 0.0
+        return num_steps * a_step + judging
+
+    def num_judged(self, num_steps: int) -> int:
+        """Images that are drawn and pass the feature network of the judge in a fit of so many steps, at most."""
+        every = self.config.get("preview_every")
+        previews = -(-num_steps // every) if every else 0
+        return previews * self.judge.num_images * len(self.classes) if self.judge else 0
 
 
 def _check_start(recipe: Recipe, name: str) -> None:
