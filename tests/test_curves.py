@@ -45,6 +45,11 @@ def test_a_curve_is_ordinary_arms():
     assert (drawn.curve, drawn.series, drawn.dose) == ("c", "noise-chance", 2.0)
     few = recipe_with(curves={"c": {"real_doses": [0.125]}})
     assert [name for name in few.arms if "real" in name] == ["c-real-12_5"]
+    values = phantom_recipe(**CURVE)
+    values["curves"]["c"] = {"images": [3, 7], "real_doses": [3]}
+    numbers = recipes.parse(values)
+    assert [name for name in numbers.arms if name != "none"] == ["c-real-3", "c-copies-3", "c-copies-7"]
+    assert numbers.arms["c-copies-7"].add == {"AK": 7}
 
 
 def test_a_curve_survives_being_written():
@@ -76,6 +81,7 @@ def test_each_dose_is_judged_against_as_many_copies_and_the_largest_alone_is_in_
     [
         ({"curves": {"c": {"doses": [1, 0.5]}}}, ["curves.c", "doses rise"]),
         ({"curves": {"c": {"doses": [0, 1]}}}, ["curves.c.doses"]),
+        ({"curves": {"c": {"images": [4, 8]}}}, ["curves.c", "not both"]),
         ({"curves": {"c": {"generators": ["nose"]}}}, ["curves.c", '"noise"']),
         ({"curves": {"c": {"classes": ["NV"]}}}, ["curves.c.classes", '"NV"', "held back"]),
         ({"curves": {"c": {"selections": ["chanse"]}}}, ["chanse", '"chance"']),
@@ -115,6 +121,7 @@ def test_a_dose_beyond_the_reserve_says_what_there_is(tmp_path: Path):
     assert "c-real-90000" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_larger_doses_contain_smaller_ones_whatever_the_series(tmp_path: Path):
     found = recipe_with()
     run_study(found, tmp_path, workers=1, device="cpu")
@@ -138,6 +145,20 @@ def test_larger_doses_contain_smaller_ones_whatever_the_series(tmp_path: Path):
     assert controls == {"c-real-200", "c-noise-200", "c-noise-chance-200"}
 
 
+def test_every_level_sees_as_many_images(tmp_path: Path):
+    found = recipe_with(
+        study={"num_trials": 1}, split={"scarcity": {"AK": [3, 6]}}, curves={"c": {"doses": [0.5], "selections": [""]}}
+    )
+    epochs, real = set[int](), set[int]()
+    for name, level in found.levels().items():
+        prepared = prepare(level, tmp_path / name)
+        for stage in of_kind(plans.plan(level, prepared), Classifier):
+            epochs.add(stage.num_images(prepared))
+            real.add(len(prepared.part(0, "train")))
+    assert len(real) == 2
+    assert len(epochs) == 1
+
+
 def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
     found = recipe_with(split={"scarcity": {"AK": [3, 5]}})
     levels = found.levels()
@@ -155,6 +176,7 @@ def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
     assert list(two.levels()) == ["lesions-3-2", "lesions-5"]
 
 
+@pytest.mark.slow
 def test_a_study_takes_what_a_sibling_has_finished(tmp_path: Path):
     found = recipe_with(curves={"c": {"doses": [1], "generators": [], "selections": [""]}})
     first = run_study(found, tmp_path / "a", workers=1, device="cpu")

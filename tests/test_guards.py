@@ -19,11 +19,11 @@ from moulage.stages.classifier import EXTRA
 from recipes import SCRATCH
 from small_study import Small
 
-ADD = {"AK": 4, "VASC": 3}
+ADD = {"AK": 2, "VASC": 2}
 RECIPE = {
     "study": {"name": "guarded", "target_classes": ["AK", "VASC"], "logit_adjustment": True},
-    "data": {"source": "phantom", "options": {"num_images": 260, "size": 32, "min_lesions": 12}},
-    "split": {"scheme": "folds", "num_folds": 2, "validation": 0.2, "reserve": 0.3},
+    "data": {"source": "phantom", "options": {"num_images": 340, "size": 32, "min_lesions": 16}},
+    "split": {"scheme": "folds", "num_folds": 2, "validation": 0.2, "reserve": 0.5},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK", "VASC"], "size": 32}},
     "classifier": {"plugin": "probe", "options": {"size": 32, "penalty": 0.1, "backbone": SCRATCH}},
     "arms": {
@@ -79,7 +79,7 @@ def test_a_group_in_two_parts(finished):
     assert len(rows) > 1
     table = split.table.copy()
     table.loc[rows[0], "part"] = "test"
-    forged = replace(split, table=table, digest=splits._digest(table))
+    forged = replace(split, table=table, digest=splits.digest_of(table))
     prepared = replace(finished.prepared, splits=(forged, *finished.prepared.splits[1:]))
     finished.refused(str(group), "apart", prepared=prepared)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from moulage.data import split as splits
 from moulage.data.catalog import Catalog
 from moulage.data.reserve import hold_back, make_scarce
-from moulage.errors import DataError
-from test_split import catalog_of, catalogs, isic_like, lesions_of, with_parts
+from moulage.errors import DataError, LeakError
+from test_split import catalog_of, catalogs, forged, isic_like, lesions_of, with_parts
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,12 @@ def test_a_reserve_takes_whole_groups_of_its_classes_from_training(catalog: Cata
     assert set(split.table.loc[moved, "part"]) == {"reserve"}
     assert set(split.table.loc[moved, "label"]) <= set(targets)
     for label in targets:
-        pure = {
-            group
-            for group in lesions_of(before, "train", label)
-            if set(catalog.table.loc[catalog.groups == group, "label"]) <= set(targets)
-        }
-        held = lesions_of(split, "reserve", label)
-        assert held <= pure
-        assert 1 <= len(held) < len(pure)
+        there, held, stay = (
+            lesions_of(each, part, label) for each, part in ((before, "train"), (split, "reserve"), (split, "train"))
+        )
+        assert held | stay == there
+        assert not held & stay
+        assert 1 <= len(held) < len(there)
     assert sorted(split.part(catalog, "reserve").images) == sorted(split.table.loc[moved, "image"])
 
 
@@ -49,7 +47,7 @@ def test_a_reserve_is_about_the_share_asked_for_and_depends_on_the_seed_alone(is
     split = hold_back(before, isic, ["AK", "DF", "VASC"], 0.2, seed=1)
     for label in ("AK", "DF", "VASC"):
         total, held = len(lesions_of(before, "train", label)), len(lesions_of(split, "reserve", label))
-        assert abs(held - 0.2 * total) < 0.5 + 3  # lesions with images of other classes stay
+        assert held == round(0.2 * total)
         assert split.counts["reserve"][label]["lesions"] == held
     assert list(split.counts) == ["train", "validation", "test", "reserve"]
     assert list(before.counts) == ["train", "validation", "test"]
@@ -76,18 +74,29 @@ def test_a_reserve_takes_an_exact_share_of_lesions_that_are_alike() -> None:
         hold_back(split, catalog, ["c0", "c1"], 0.3, 0)
 
 
-def test_a_lesion_of_other_classes_is_not_held_back() -> None:
+def test_what_a_lesion_has_of_other_classes_stays() -> None:
     parts = ["train"] * 7 + ["test"] * 2 + ["validation"] * 2
     catalog = with_parts(catalog_of([[0], [0], [0, 1], [0, 1], [1], [0], [1], [0], [1]], 2), parts)
-    split = splits.official(catalog, seed=0)
-    drawn = set()
+    split, drawn = splits.official(catalog, seed=0), set()
     for seed in range(20):
-        held = hold_back(split, catalog, ["c0"], 0.5, seed).part(catalog, "reserve")
-        assert len(held) == 1
+        found = hold_back(split, catalog, ["c0"], 0.5, seed)
+        splits.prove(found, catalog)
+        held = found.part(catalog, "reserve")
+        assert set(held.table["label"]) == {"c0"}
+        assert len(held) == 2
         drawn |= set(held.groups)
-    assert drawn == {"lesion:l0", "lesion:l1"}
-    both = hold_back(split, catalog, ["c0", "c1"], 0.7, 0)
-    assert {"c0", "c1"} <= set(both.part(catalog, "reserve").table["label"])
+    assert drawn == {f"lesion:l{i}" for i in range(4)}
+
+
+def test_a_group_of_the_reserve_is_in_no_part_that_chooses_or_scores() -> None:
+    catalog = catalog_of([[0, 0, 1]] * 12, 2)
+    split = hold_back(splits.holdout(catalog, seed=0), catalog, ["c0"], 0.5, 0)
+    splits.prove(split, catalog)
+    row = int(np.flatnonzero((split.table["part"] == "reserve").to_numpy())[0])
+    for part in ("test", "validation"):
+        table = split.table.assign(part=[*split.table["part"][:row], part, *split.table["part"][row + 1 :]])
+        with pytest.raises(LeakError, match="tears 1 groups"):
+            splits.prove(forged(split, table), catalog)
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
@@ -126,8 +135,7 @@ def test_levels_of_scarcity_are_nested_and_touch_nothing_else(catalog: Catalog, 
 def test_so_many_lesions_stay_as_were_asked_for(isic: Catalog) -> None:
     for before in (splits.holdout(isic, seed=3), splits.folds(isic, num_folds=3, seed=3)[1]):
         split = make_scarce(before, isic, {"BCC": 60, "DF": 10}, seed=1)
-        # A lesion of both classes goes by the rarer one, so it may make the number of the other one differ.
-        assert abs(len(lesions_of(split, "train", "BCC")) - 60) <= 1
+        assert len(lesions_of(split, "train", "BCC")) == 60
         assert len(lesions_of(split, "train", "DF")) == 10
         assert lesions_of(split, "train", "AK") == lesions_of(before, "train", "AK")
         for part in ("validation", "test"):
@@ -141,9 +149,9 @@ def test_scarcity_that_cannot_be_made_says_how_many_there_are() -> None:
     parts = ["train"] * 6 + ["test", "validation", "test", "validation"]
     catalog = with_parts(catalog_of([[0], [0], [0, 1], [1], [0], [0], [1], [1], [0]], 2), parts)
     split = splits.official(catalog, seed=0)
-    assert make_scarce(split, catalog, {"c0": 1}, 0).part(catalog, "train").groups.tolist().count("lesion:l2") == 2
+    assert make_scarce(split, catalog, {"c0": 3}, 0).counts["reserve"]["c0"] == {"images": 1, "lesions": 1}
     for number in (4, 100):
-        with pytest.raises(DataError, match=f'{number} lesions of "c0" are to stay, and the training part has 4, 1 of'):
+        with pytest.raises(DataError, match=f'{number} lesions of "c0" are to stay, and the training part has 4'):
             make_scarce(split, catalog, {"c0": number}, 0)
     with pytest.raises(DataError, match='"AK"'):
         make_scarce(split, catalog, {"AK": 4}, 0)

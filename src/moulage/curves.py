@@ -17,13 +17,14 @@ REAL, COPIES = "real", "copies"
 def arms_of_curves(
     curves: Mapping[str, CurveOptions], generators: Mapping[str, GeneratorOptions], targets: tuple[str, ...]
 ) -> dict[str, ArmOptions]:
-    """The arms of all curves by name, such as ``gan-real-25`` and ``gan-dcgan-strict-400``: the dose in percent.
+    """The arms of all curves by name, such as ``gan-real-25`` and ``gan-dcgan-strict-400``: the dose in percent of the
+    real images, or the number of images where the curve gives numbers.
 
     ``ValueError`` names the key: no class, one that is no target class or that a generator does not learn, an unknown
     generator, a name that is not plain.
     """
     return {
-        f"{name}-{arm.series}-{percent(arm.dose)}": arm
+        f"{name}-{arm.series}-{arm.dose:.0f}" if curve.images else f"{name}-{arm.series}-{percent(arm.dose)}": arm
         for name, curve in curves.items()
         for arm in _arms(name, curve, generators, targets)
     }
@@ -58,9 +59,12 @@ def _arms(
                 )
 
     def arm(series: str, balance: str, dose: float, generator: str = "", selection: str = "") -> ArmOptions:
+        counts = (
+            {"add": dict.fromkeys(classes, round(dose))} if curve.images else {"ratio": dict.fromkeys(classes, dose)}
+        )
         return ArmOptions(
             balance=balance,
-            ratio=dict.fromkeys(classes, dose),
+            **counts,
             generator=generator,
             selection=selection,
             curve=name,
@@ -68,9 +72,10 @@ def _arms(
             dose=dose,
         )  # pyright: ignore[reportCallIssue]
 
-    yield from (arm(REAL, "oracle", dose) for dose in curve.real_doses or curve.doses)
-    yield from (arm(COPIES, "duplicates", dose) for dose in curve.doses)
+    doses = curve.images or curve.doses
+    yield from (arm(REAL, "oracle", dose) for dose in curve.real_doses or doses)
+    yield from (arm(COPIES, "duplicates", dose) for dose in doses)
     for generator in curve.generators:
         for selection in curve.selections:
             series = "-".join(filter(None, [generator, selection]))
-            yield from (arm(series, "synthesize", dose, generator, selection) for dose in curve.doses)
+            yield from (arm(series, "synthesize", dose, generator, selection) for dose in doses)

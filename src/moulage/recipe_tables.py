@@ -302,7 +302,9 @@ class ArmOptions(Options):
     logit_adjustment: bool | None = Field(None, description="For this arm, in place of study.logit_adjustment.")
     curve: str = Field("", description="Set by `[curves.NAME]`: the curve that the arm is a point of.")
     series: str = Field("", description="Set by `[curves.NAME]`: `real`, `copies`, or what draws the images.")
-    dose: float = Field(0.0, description="Set by `[curves.NAME]`: images that are added, for one real image.")
+    dose: float = Field(
+        0.0, description="Set by `[curves.NAME]`: images that are added, for one real image or to a class."
+    )
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> "ArmOptions":
@@ -331,6 +333,11 @@ class CurveOptions(Options):
     real_doses: tuple[Dose, ...] = Field(
         (), max_length=12, description="The same for held-back real images, where fewer are there; `doses` if left out."
     )
+    images: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(
+        (),
+        max_length=12,
+        description="Numbers of images to add to each class, in place of `doses`; `real_doses` are too.",
+    )
     generators: tuple[str, ...] = Field((), description="Whose images are added: names from [generators].")
     selections: tuple[str, ...] = Field(
         ("",), min_length=1, description='For each generator: names from [selections]; `""` keeps all images.'
@@ -341,7 +348,9 @@ class CurveOptions(Options):
 
     @model_validator(mode="after")
     def _rise(self) -> "CurveOptions":
-        for key in ("doses", "real_doses"):
+        if self.images and "doses" in self.model_fields_set:
+            raise ValueError("give doses (for one real image) or images (numbers of them), not both")
+        for key in ("doses", "images", "real_doses"):
             values = getattr(self, key)
             if list(values) != sorted(set(values)):
                 raise ValueError(f"{key} rise from the smallest to the largest, each once")

@@ -141,6 +141,13 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
             page = write(folder)
         assert outcome.results is not None
         found[folder] = outcome.results, page
+    seen = {arm.images_seen for of, _ in found.values() for arm in of.arms}
+    if len(seen) > 1:
+        numbers = ", ".join(f"{number:,}" for number in sorted(seen))
+        print(
+            f"The levels saw different numbers of images ({numbers}): some arms add more than is held back.",
+            file=sys.stderr,
+        )
     if as_json:
         said = [
             {"answer": of.answer, "report": str(page), "results": str(folder / "results.json")}

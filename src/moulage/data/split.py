@@ -169,8 +169,9 @@ def official(catalog: Catalog, *, validation: float = 0.1, seed: int) -> Split:
 def prove(split: Split, catalog: Catalog) -> None:
     """Prove that nothing crosses: every image in exactly one part, every group in one part, nothing changed since.
 
-    Nor is an image that may only be trained on in a part that chooses or scores. The proof takes groups and labels from
-    the catalog, not from whoever made the split. ``LeakError`` says which group or images, or what else does not hold.
+    A group of the training part may have images in the reserve, which is for training too. Nor is an image that may
+    only be trained on in a part that chooses or scores. The proof takes groups and labels from the catalog, not from
+    whoever made the split. ``LeakError`` says which group or images, or what else does not hold.
     """
     _refuse_synthetic(catalog)
     table, where = split.table, f"Split {split.digest}"
@@ -195,7 +196,8 @@ def prove(split: Split, catalog: Catalog) -> None:
             raise LeakError(
                 f'{where}: the {column} of "{catalog.images[differs][0]}" is another in {catalog.name}.', again
             )
-    _refuse_crossing(catalog.groups, ordered["part"].to_numpy(object), catalog.images, where)
+    sides = ordered["part"].replace(RESERVE, "train").to_numpy(object)
+    _refuse_crossing(catalog.groups, sides, catalog.images, where)
     held_out = ordered["part"].isin(PARTS[1:]).to_numpy() & (catalog.table["only_part"] != "").to_numpy()
     if held_out.any():
         image, part = catalog.images[held_out][0], ordered["part"].to_numpy(object)[held_out][0]

@@ -112,8 +112,15 @@ class _Planner:
 
     @cached_property
     def num_slots(self) -> list[int]:
-        """The most that any arm adds, for each split: all arms see as many images."""
-        return [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        """The most that any arm adds, for each split: all arms see as many images.
+
+        Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
+        every level of it.
+        """
+        most = [max((sum(n.values()) for n in arms.values()), default=0) for arms in self.additions]
+        if not self.recipe.split.scarcity:
+            return most
+        return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
 
     def _number(self, trial: int) -> int:
         """Which of the splits this trial uses."""
