@@ -277,7 +277,7 @@ def test_held_back_images_help_where_benefit_is_planted_and_hardly_where_not(way
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("benefit", (0, 0.5, 1))
+@pytest.mark.parametrize("benefit", [0, 0.5, 1])
 @pytest.mark.parametrize("way", WAYS)
 def test_planted_benefit_is_what_the_log_records(way: str, benefit: float) -> None:
     if way == "frozen":

@@ -1,8 +1,8 @@
-"""Drawing maths of ``phantom``: patterns of dermoscopy, each one kind of structure in one colour on a ground of another.
+"""Drawing maths of ``phantom``: dermoscopic patterns, each one kind of structure in one colour on a ground of another.
 
-The kinds are basic elements of pattern analysis (Kittler 2007, Dermatology Practical & Conceptual 13): reticular,
+The kinds are basic elements of pattern analysis (Kittler 2007, Dermatopathology: Practical & Conceptual 13): reticular,
 parallel and radial lines, circles, clods, and cells between lines. They are so coarse that images of 48 pixels show
-them, and no two patterns look alike.
+them.
 """
 
 from itertools import permutations
@@ -41,7 +41,7 @@ def families(num: int, taken: list[Pattern]) -> list[tuple[Pattern, ...]]:
     seen.
     """
     pairs = [pair for pair in permutations(COLOURS, 2) if pair not in [pattern[1:] for pattern in taken]]
-    mixed = iter(default_rng(len(pairs)).permutation(len(pairs)).tolist())
+    mixed = iter(default_rng(26).permutation(len(pairs)).tolist())
     return [tuple(Pattern(kind, *pairs[next(mixed)]) for kind in KINDS) for _ in range(num)]
 
 

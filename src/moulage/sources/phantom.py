@@ -2,7 +2,11 @@
 
 The embedded data set of the demo and the tests. Classes, imbalance, several photographs a lesion and acquisition
 sources follow ISIC-2019; every image shows a made-up lesion and is drawn from its lesion's seed and its own.
-docs/LOG.md has what was measured on it: the planted benefit shows in DF and VASC, and not in AK and SCC.
+
+The rare classes are known by coarse patterns that no common class has. A textbook lesion shows the one of its class,
+which a handful of images teaches; a lesion of a sub-type shows one of six others, and to learn all of them takes many
+images. ``planted_benefit`` is the share of sub-types, so that it says what extra images are worth; docs/LOG.md has
+what was measured, for simple features and for those of a frozen network.
 """
 
 import io
@@ -125,8 +129,8 @@ class Config(Options):
         0.5,
         ge=0,
         le=1,
-        description="What extra images of a class are worth. 0: a class has one look that a handful of images shows; "
-        "1: its look is spread over many sub-types of which few images show few.",
+        description="What extra images of AK, DF, VASC and SCC are worth: the share of lesions that are of one of six "
+        "sub-types. 0: a class has one look that a handful of images shows; 1: its looks take many images.",
     )
     mimicry: float = Field(
         0.15,
@@ -189,8 +193,8 @@ def draw_image(
 def lesion_look(config: Config, label: str, rng: Generator) -> tuple[Traits, Pattern | None]:
     """Traits and pattern of one lesion: the textbook's of its class (or of one that it mimics) or its sub-type's.
 
-    Whatever the planted benefit, a lesion takes the same random numbers: another benefit gives other lesions of a rare
-    class a sub-type, and draws no lesion otherwise that has the same look.
+    Whatever the planted benefit, a lesion takes the same random numbers: a greater benefit makes more lesions of a rare
+    class one of a sub-type, and changes no other lesion.
     """
     look = label
     if rng.random() < config.mimicry:
