@@ -30,6 +30,7 @@ from moulage.data.reader import Reader
 from moulage.errors import RecipeError, RunError
 from moulage.runs import cache_folder
 from moulage.sources import phantom
+from moulage.sources._patterns import KINDS
 from moulage.sources.phantom import CAMERAS, CLASSES, RARE, Config, draw_image
 
 SMALL = Config(num_images=60, size=24, min_lesions=2)
@@ -205,6 +206,35 @@ def test_classes_can_be_told_apart_but_overlap(catalog: Catalog, images: NDArray
 
 
 # ---- planted benefit
+
+
+def test_every_look_of_a_rare_class_has_its_own_colours_and_a_class_each_kind_once() -> None:
+    patterns = [disease.pattern for disease in phantom.DISEASES.values() if disease.pattern]
+    assert len(patterns) == len(RARE) == 4
+    for family in phantom.SUBTYPES.values():
+        assert sorted(pattern.kind for pattern in family) == sorted(KINDS)
+        patterns += family
+    assert len({pattern[1:] for pattern in patterns}) == len(patterns)
+
+
+def test_the_benefit_is_the_share_of_subtypes_and_changes_no_other_lesion() -> None:
+    seeds = range(400)
+    looks = [
+        [phantom.lesion_look(Config(planted_benefit=benefit), "DF", np.random.default_rng(seed)) for seed in seeds]
+        for benefit in (0, 0.3, 1)
+    ]
+    textbook, some, subtypes = looks
+    for old, mixed, new in zip(textbook, some, subtypes, strict=True):
+        assert mixed in (old, new)
+    own = [new[1] in phantom.SUBTYPES["DF"] for new in subtypes]
+    assert np.mean(own) == pytest.approx(0.85, abs=0.06)  # the others mimic a class drawn at random
+    changed = [mixed != old for old, mixed in zip(textbook, some, strict=True)]
+    assert np.sum(changed) / np.sum(own) == pytest.approx(0.3, abs=0.08)
+    common = [
+        phantom.lesion_look(Config(planted_benefit=benefit, mimicry=0), "NV", np.random.default_rng(1))
+        for benefit in (0, 1)
+    ]
+    assert common[0] == common[1]
 
 
 @cache
