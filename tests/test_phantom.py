@@ -36,7 +36,10 @@ from moulage.sources.phantom import CAMERAS, CLASSES, RARE, Config, draw_image
 SMALL = Config(num_images=60, size=24, min_lesions=2)
 SIZE = 48
 POOL = 96
-RECORDED: dict[str, dict[float, tuple[float, ...]]] = {"rings": {}, "frozen": {}}
+RECORDED: dict[str, dict[float, tuple[float, ...]]] = {
+    "rings": {0: (0.124, 0.032, -0.008, 0.065), 0.5: (0.212, 0.090, 0.070, 0.141), 1: (0.392, 0.282, 0.303, 0.185)},
+    "frozen": {0: (0.082, 0.013, 0.011, 0.069), 0.5: (0.193, 0.085, 0.122, 0.174), 1: (0.257, 0.315, 0.262, 0.281)},
+}
 """Gains of the classes of ``RARE`` by planted benefit, as docs/LOG.md has them."""
 
 
@@ -217,11 +220,11 @@ def test_every_look_of_a_rare_class_has_its_own_colours_and_a_class_each_kind_on
     assert len({pattern[1:] for pattern in patterns}) == len(patterns)
 
 
-def test_the_benefit_is_the_share_of_subtypes_and_changes_no_other_lesion() -> None:
+def test_a_benefit_makes_its_square_of_the_lesions_subtypes_and_changes_no_other() -> None:
     seeds = range(400)
     looks = [
         [phantom.lesion_look(Config(planted_benefit=benefit), "DF", np.random.default_rng(seed)) for seed in seeds]
-        for benefit in (0, 0.3, 1)
+        for benefit in (0, 0.5, 1)
     ]
     textbook, some, subtypes = looks
     for old, mixed, new in zip(textbook, some, subtypes, strict=True):
@@ -229,7 +232,7 @@ def test_the_benefit_is_the_share_of_subtypes_and_changes_no_other_lesion() -> N
     own = [new[1] in phantom.SUBTYPES["DF"] for new in subtypes]
     assert np.mean(own) == pytest.approx(0.85, abs=0.06)  # the others mimic a class drawn at random
     changed = [mixed != old for old, mixed in zip(textbook, some, strict=True)]
-    assert np.sum(changed) / np.sum(own) == pytest.approx(0.3, abs=0.08)
+    assert np.sum(changed) / np.sum(own) == pytest.approx(0.25, abs=0.07)
     common = [
         phantom.lesion_look(Config(planted_benefit=benefit, mimicry=0), "NV", np.random.default_rng(1))
         for benefit in (0, 1)

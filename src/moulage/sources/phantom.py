@@ -5,8 +5,8 @@ sources follow ISIC-2019; every image shows a made-up lesion and is drawn from i
 
 The rare classes are known by coarse patterns that no common class has. A textbook lesion shows the one of its class,
 which a handful of images teaches; a lesion of a sub-type shows one of six others, and to learn all of them takes many
-images. ``planted_benefit`` is the share of sub-types, so that it says what extra images are worth; docs/LOG.md has
-what was measured, for simple features and for those of a frozen network.
+images. The share of sub-types is the square of ``planted_benefit``: what extra images add is then about in proportion to
+it. docs/LOG.md has what was measured, for simple features and for those of a frozen network.
 """
 
 import io
@@ -129,8 +129,8 @@ class Config(Options):
         0.5,
         ge=0,
         le=1,
-        description="What extra images of AK, DF, VASC and SCC are worth: the share of lesions that are of one of six "
-        "sub-types. 0: a class has one look that a handful of images shows; 1: its looks take many images.",
+        description="What extra images of AK, DF, VASC and SCC are worth. 0: a class has one look that a handful of "
+        "images shows; 1: every lesion is of one of six sub-types, which take many images.",
     )
     mimicry: float = Field(
         0.15,
@@ -201,7 +201,7 @@ def lesion_look(config: Config, label: str, rng: Generator) -> tuple[Traits, Pat
         look = str(rng.choice(CLASSES, p=[d.share for d in DISEASES.values()]))
     chance, subtype = rng.random(), rng.choice(len(KINDS))
     traits, pattern = DISEASES[look].typical, DISEASES[look].pattern
-    if look in SUBTYPES and chance < config.planted_benefit:
+    if look in SUBTYPES and chance < config.planted_benefit**2:  # so that the gain is in proportion
         traits, pattern = PLAIN, SUBTYPES[look][subtype]
     typical = np.array(traits)
     individual = PATTERNED if pattern else INDIVIDUAL
