@@ -5,8 +5,8 @@ sources follow ISIC-2019; every image shows a made-up lesion and is drawn from i
 
 The rare classes are known by coarse patterns that no common class has. A textbook lesion shows the one of its class,
 which a handful of images teaches; a lesion of a sub-type shows one of six others, and to learn all of them takes many
-images. The share of sub-types is the square of ``planted_benefit``: what extra images add is then about in proportion to
-it. docs/LOG.md has what was measured, for simple features and for those of a frozen network.
+images. The share of sub-types is the square of ``planted_benefit``: what extra images add is about in proportion to
+it then. docs/LOG.md has what was measured, for simple features and for those of a frozen network.
 """
 
 import io
