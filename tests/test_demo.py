@@ -22,7 +22,7 @@ MOST = {series: f"{CURVE}-{series}-{100 * LARGEST:g}" for series in ("real", "co
 
 def without_gan(benefit: float) -> recipes.Recipe:
     """The demo at another planted benefit; the arms that drew from its GAN, or were like those, are like the copies."""
-    values = recipes.merge(VALUES, {"data": {"options": {"planted_benefit": benefit}}})
+    values = recipes.merge(recipes.read(DEMO), {"data": {"options": {"planted_benefit": benefit}}})
     values["generators"].pop("dcgan")
     values["curves"][CURVE]["generators"] = []
     for arm in values["arms"].values():
