@@ -205,7 +205,7 @@ def test_classes_can_be_told_apart_but_overlap(catalog: Catalog, images: NDArray
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, class_weight="balanced"))
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
     found = cross_val_predict(model, simple_features(images), catalog.labels, groups=catalog.groups, cv=folds)
-    assert balanced_accuracy_score(catalog.labels, found) == pytest.approx(0.36, abs=0.03)  # chance: 0.125
+    assert balanced_accuracy_score(catalog.labels, found) == pytest.approx(0.54, abs=0.03)  # chance: 0.125
 
 
 # ---- planted benefit
