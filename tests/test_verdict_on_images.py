@@ -63,7 +63,7 @@ class Truth:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One study of both: the arm ``truth`` adds true lesions, the arm ``fake`` noise that is not known to be noise."""
     base = tmp_path_factory.mktemp("planted")
-    first = data.prepare(recipe.parse(RECIPE), base / "run")
+    first = data.prepare(recipe.parse(RECIPE), base / "first")
     split = first.split(0)
     about = {"split_digest": split.digest, "classes": first.catalog.classes}
     train = split.part(first.catalog, "train").only(label=TARGET)
