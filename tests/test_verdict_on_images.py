@@ -21,7 +21,7 @@ from moulage.study import Outcome, run_study
 
 TARGET = "VASC"
 DATA = {"num_images": 2750, "size": 48, "min_lesions": 150, "planted_benefit": 1}
-NUM_ADDED = 100
+NUM_ADDED = 72
 ADD = {TARGET: NUM_ADDED}
 RECIPE: dict[str, Any] = {
     "study": {"name": "planted", "target_classes": [TARGET], "num_trials": 4, "smallest_effect": 0.02},
