@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from moulage import runs
-from moulage.data import duplicates
+from moulage.data import copy_evidence
 from moulage.data.audit import NUM_NAMED, STATUS, Audit, Finding, audit
 from moulage.data.catalog import Catalog
 from moulage.errors import RunError
@@ -72,7 +72,10 @@ def test_sound_data_give_no_finding() -> None:
 
 @pytest.mark.parametrize("status", ["missing", "unreadable", "truncated", "tiny", "bomb"])
 def test_what_cannot_be_used_is_quarantined_by_name(status: str) -> None:
-    bad = [row(f"bad-{k}", status=status, message=f"reason {k}.", thumbnail=np.zeros((32, 32, 3))) for k in (0, 1)]
+    bad = [
+        row(f"bad-{k}", status=status, message=f"reason {k}.", thumbnail=np.zeros((32, 32, 3), np.uint8))
+        for k in (0, 1)
+    ]
     report = check([bad[0], *sound(), bad[1]])
     kind = STATUS[status][0]
     assert report.quarantined == {"bad-0": f"{kind}: reason 0.", "bad-1": f"{kind}: reason 1."}
@@ -153,8 +156,7 @@ def test_near_duplicates_of_two_classes_stay_in_one_group() -> None:
 
 def test_a_pair_that_is_not_accepted_is_shown_and_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = noise(99)
-    for name in ("ACCEPTED", "ACCEPTED_ON_LITTLE"):
-        monkeypatch.setattr(duplicates, name, 1.1)
+    monkeypatch.setattr(copy_evidence, "ACCEPTED", 1.1)
     report = check([*sound(), row("a", thumbnail=picture), row("b", thumbnail=darker(picture))])
     assert set(kinds(report)) == {"candidates for near-duplicates"}
     assert kinds(report)["candidates for near-duplicates"].images == ("a ? b",)

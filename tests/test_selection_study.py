@@ -248,6 +248,8 @@ def test_too_few_is_said_once_for_all_trials():
         "added what was kept, and saw as many images in training as all others."
     ]
     assert too_few(records[:1]) == []
+    both = [record.model_copy(update={"arms": ["few", "a"]}) for record in records]
+    assert too_few(both, {"few": {"AK": 40}, "a": {"AK": 160}}) == too_few(records)
     assert kept_of_arms(records[:1]) == {}
     [(arm, kept)] = kept_of_arms(records).items()
     assert arm == "a"

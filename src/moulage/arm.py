@@ -341,8 +341,13 @@ class Design:
 
     def _numbers(self, arm: str) -> dict[str, tuple[int, int]]:
         """Class -> fewest and most images that an arm adds over the trials."""
-        kept = self.kept.get(arm, {})
-        return {label: kept.get(label, (number, number)) for label, number in self.additions(arm).items()}
+        kept = self.kept.get(arm, {})  # for its curve's largest dose, of which this arm may take a part
+        ends = {label: kept.get(label, (number, number)) for label, number in self.additions(arm).items()}
+        return {
+            label: (min(low, n), min(high, n))
+            for label, n in self.additions(arm).items()
+            for low, high in [ends[label]]
+        }
 
     @staticmethod
     def _images(numbers: Mapping[str, tuple[int, int]], kind: str) -> str:

@@ -1,6 +1,6 @@
 """Turns what the stages left into scores, comparisons and an answer; from saved predictions alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def collect(recipe: Recipe, prepared: Prepared, run: Path, stages: Sequence[Stag
         command=command,
         date=date,
         answer=headline(found["verdicts"]),
-        details=too_few(selections),
+        details=too_few(selections, {name: design.additions(name) for name in recipe.arms}),
         registration=checked(results.Registration, declared, run / openings.FILE) if declared else None,
         best_rival=rival,
         trials=_trials(recipe),
@@ -225,12 +225,17 @@ def kept_of_arms(selections: Sequence[SelectionRun]) -> dict[str, dict[str, tupl
     return {arm: {label: (min(n), max(n)) for label, n in of.items()} for arm, of in found.items()}
 
 
-def too_few(selections: Sequence[SelectionRun]) -> list[str]:
-    """A sentence for each selection and class of which fewer images were kept than its arms wanted."""
+def too_few(selections: Sequence[SelectionRun], additions: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+    """A sentence for each selection and class of which fewer images were kept than its arms wanted.
+
+    ``additions``: arm -> class -> images, of which arms that want fewer than were kept are not told.
+    """
     found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for record in selections:
         for label, wanted in record.want.items():
-            key = (", ".join(record.arms), record.name, label)
+            kept = record.kept[label]
+            arms = [arm for arm in record.arms if not additions or additions[arm].get(label, 0) > kept]
+            key = (", ".join(arms or record.arms), record.name, label)
             found.setdefault(key, []).append((record.kept[label], wanted))
     sentences: list[str] = []
     for (arms, name, label), counts in found.items():
