@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from moulage.evaluation.compare import CONFIDENCE, NEGLIGIBLE
 from moulage.evaluation.readers.estimates import Estimate, covariance_matrix
@@ -30,27 +31,29 @@ class Inferred:
         """Two-sided p of this value; None where there is no interval."""
         if self.standard_error is None:
             return None
-        return float(2 * self._law.sf(abs(self.value - null) / self.standard_error))
+        return 2 * self._tail(abs(self.value - null) / self.standard_error)
 
     def p_equivalence(self, centre: float, margin: float) -> float | None:
         """Larger p of the two one-sided tests of being outside ``centre`` +- ``margin`` (Schuirmann 1987)."""
         if self.standard_error is None:
             return None
         distances = self.value - (centre - margin), (centre + margin) - self.value
-        return float(max(self._law.sf(distance / self.standard_error) for distance in distances))
+        return max(self._tail(distance / self.standard_error) for distance in distances)
 
     def interval(self, level: float) -> tuple[float, float] | None:
         """Two-sided interval at another level, such as 0.9; None where there is none."""
         if self.standard_error is None:
             return None
-        half = float(self._law.ppf((1 + level) / 2)) * self.standard_error
+        half = float(stdtrit(self._degrees, (1 + level) / 2)) * self.standard_error
         return self.value - half, self.value + half
 
-    @property
-    def _law(self):
-        from scipy import stats
+    def _tail(self, distance: float) -> float:
+        """Share of the law of the error, in standard errors, that lies beyond."""
+        return float(stdtr(self._degrees, -distance))
 
-        return stats.norm if self.degrees_of_freedom is None else stats.t(self.degrees_of_freedom)
+    @property
+    def _degrees(self) -> float:
+        return np.inf if self.degrees_of_freedom is None else self.degrees_of_freedom
 
 
 def infer(value: float, variance: float, degrees_of_freedom: float, num_readers: int) -> Inferred:

@@ -220,7 +220,8 @@ def _of_sources(
 def _adjusted(p_values: Mapping[str, float | None], checks: Sequence[str]) -> dict[str, float | None]:
     """After Holm over those that are no check; what has no p-value counts as a test."""
     tested = {name: np.inf if p is None else p for name, p in p_values.items() if name not in checks}
-    found = {name: p if np.isfinite(p) else None for name, p in holm(tested).items()}
+    adjusted = holm(tested) if len(tested) > 1 else tested
+    found = {name: p if np.isfinite(p) else None for name, p in adjusted.items()}
     return {name: found.get(name, p) for name, p in p_values.items()}
 
 
