@@ -216,6 +216,14 @@ def test_two_one_sided_tests_by_hand():
     assert infer(0.5, 0.0, 3.0, 5).p_equivalence(0.5, 0.1) is None
 
 
+def test_an_interval_ends_where_the_value_ends():
+    found = infer(0.98, 0.03**2, 10.0, 5)
+    assert found.high > 1
+    assert found.clipped().high == 1
+    assert found.clipped().low == found.low
+    assert infer(1.0, 0.0, 10.0, 5).clipped().high is None
+
+
 def test_no_degrees_of_freedom_is_the_normal_law():
     found = infer(0.0, 1.0, np.inf, 5)
     assert found.degrees_of_freedom is None
@@ -390,6 +398,7 @@ def test_holm_counts_the_sources_but_not_the_checks():
     p = sorted(found[name].p_value for name in ("gan", "diffusion"))
     assert min(found["gan"].p_adjusted, found["diffusion"].p_adjusted) == pytest.approx(min(1, 2 * p[0]))
     assert found["noise"].check
+    assert {row.num_items for row in scored.agreements} == {72}
     assert found["noise"].p_adjusted == found["noise"].p_value
     assert [(row.first, row.second) for row in scored.differences] == [("gan", "diffusion")]
 

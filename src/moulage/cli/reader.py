@@ -67,7 +67,17 @@ def _show(found: "ReaderStudy") -> None:
                 "readers": len(row.readers),
                 "AUC [95 %]": interval(row.auc),
                 "p of 0.5": _p(row.p_adjusted),
-                f"p of beyond ± {row.margin:g}": _p(row.p_equivalence_adjusted),
+                f"p of beyond 0.5 ± {row.margin:g}": _p(row.p_equivalence_adjusted),
+                "answer": row.answer,
+            }
+            for row in found.sources
+        ],
+    )
+    show_table(
+        "What they called them, mean over readers",
+        [
+            {
+                "source": row.source,
                 "d'": interval(row.d_prime),
                 "criterion": interval(row.criterion),
                 "real called generated": interval(row.real_called_generated),
@@ -140,7 +150,7 @@ def _show_rest(found: "ReaderStudy") -> None:
                 "source": row.source,
                 "right": interval(row.right),
                 "minus real [95 %]": interval(row.minus_real, signed=True) if row.minus_real else "-",
-                "p": _p(row.p_value),
+                "p, each alone": _p(row.p_value),
             }
             for row in found.diagnoses
         ],

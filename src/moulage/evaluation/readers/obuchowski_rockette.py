@@ -6,7 +6,7 @@ reader the lesions alone are random, and nothing is said of other readers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -46,6 +46,12 @@ class Inferred:
             return None
         half = float(stdtrit(self._degrees, (1 + level) / 2)) * self.standard_error
         return self.value - half, self.value + half
+
+    def clipped(self, low: float = 0.0, high: float = 1.0) -> "Inferred":
+        """With no end of the interval beyond what the value can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def _tail(self, distance: float) -> float:
         """Share of the law of the error, in standard errors, that lies beyond."""

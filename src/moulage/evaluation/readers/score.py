@@ -59,7 +59,8 @@ def score(
         answers: of ``answers.read`` or ``answers.check``.
         margin: how far from 0.5 an AUC may lie that counts as "cannot be told"; above 0, below 0.5.
         covariance: how the covariance of AUCs is estimated: ``jackknife``, ``bootstrap`` (over lesions) or ``delong``.
-        checks: sources that test the test (noise, copies): scored, but in no correction and no comparison.
+        checks: sources that test the test (noise, copies): scored by themselves, and left out of the correction, the
+            comparisons, the agreement and the trend.
         seed: of the bootstraps.
 
     ``RecipeError``: an argument is wrong. ``DataError``: no reader answered two lesions of each kind.
@@ -82,9 +83,10 @@ def score(
         source: {reader: Detection.of(found) for reader, found in by_reader.items()}
         for source, by_reader in ratings.items()
     }
-    means = {source: over_readers.mean(list(of.values())) for source, of in aucs.items()}
+    means = {source: over_readers.mean(list(of.values())).clipped() for source, of in aucs.items()}
     diagnoses, of_diagnoses, said = _diagnoses(answers)
-    learning, learned = _learning(answers)
+    asked = answers.first[~answers.first["source"].isin(checks)]
+    learning, learned = _learning(asked, answers.readers)
     notes += [*_few(means), *said, *learned]
     first = answers.first
     seconds = first["seconds"].median()
@@ -98,7 +100,7 @@ def score(
         of_readers=tuple(_of_readers(ratings, aucs, detections)),
         sources=tuple(_of_sources(means, aucs, detections, margin, checks)),
         differences=tuple(_differences(aucs, [source for source in aucs if source not in checks])),
-        agreements=tuple(_agreements(first, rng)),
+        agreements=tuple(_agreements(asked, rng)),
         self_agreements=tuple(_self_agreements(answers)),
         learning=learning,
         diagnoses=diagnoses,
@@ -169,7 +171,7 @@ def _of_readers(
             source=source,
             num_generated=len(one.generated),
             num_real=len(one.real),
-            auc=over_readers.mean([aucs[source][reader]]),
+            auc=over_readers.mean([aucs[source][reader]]).clipped(),
             d_prime=over_readers.mean([detections[source][reader].d_prime]),
             criterion=over_readers.mean([detections[source][reader].criterion]),
             real_called_generated=Rate.of(one.real >= FIRST_GENERATED),
@@ -193,15 +195,15 @@ def _of_sources(
     rows = []
     for source, found in means.items():
         each = list(detections[source].values())
-        low, high = found.interval(1 - 2 * LEVEL) or (None, None)
+        ends = found.interval(1 - 2 * LEVEL)
         rows.append(
             OfSource(
                 source=source,
                 check=source in checks,
                 readers=tuple(aucs[source]),
                 auc=found,
-                low_90=low,
-                high_90=high,
+                low_90=max(ends[0], 0.0) if ends else None,
+                high_90=min(ends[1], 1.0) if ends else None,
                 margin=margin,
                 p_value=p_values[source],
                 p_adjusted=adjusted[source],
@@ -210,8 +212,8 @@ def _of_sources(
                 answer=_answer(adjusted[source], adjusted_equivalence[source]),
                 d_prime=over_readers.mean([one.d_prime for one in each]),
                 criterion=over_readers.mean([one.criterion for one in each]),
-                real_called_generated=over_readers.mean([one.real_called_generated for one in each]),
-                generated_called_real=over_readers.mean([one.generated_called_real for one in each]),
+                real_called_generated=over_readers.mean([one.real_called_generated for one in each]).clipped(),
+                generated_called_real=over_readers.mean([one.generated_called_real for one in each]).clipped(),
             )
         )
     return rows
@@ -249,7 +251,7 @@ def _differences(aucs: Mapping[str, Mapping[str, Estimate]], sources: Sequence[s
 
 
 def _agreements(first: pd.DataFrame, rng: np.random.Generator) -> list[Agreement]:
-    """Of all images together: real or generated, confidence, diagnosis; none with one reader."""
+    """Of images of all sources together: real or generated, confidence, diagnosis; none with one reader."""
     if first["reader"].nunique() < 2:
         return []
     call = (first["confidence"] >= FIRST_GENERATED).astype(np.float64).where(first["confidence"].notna())
@@ -291,15 +293,15 @@ def _self_agreements(answers: Answers) -> list[SelfAgreement]:
     return rows
 
 
-def _learning(answers: Answers) -> tuple[tuple[Learning, ...], list[str]]:
+def _learning(first: pd.DataFrame, readers: Sequence[str]) -> tuple[tuple[Learning, ...], list[str]]:
     """The mean over readers, then each reader; and what stands against it."""
-    found = {reader: change(rows) for reader, rows in of_readers(answers.first, answers.readers).items()}
+    found = {reader: change(rows) for reader, rows in of_readers(first, readers).items()}
     known = {reader: one for reader, one in found.items() if one is not None}
     if not known:
         return (), []
     rows = [Learning(reader=reader, change=one) for reader, one in known.items()]
     notes = []
-    if same_order(answers.first):
+    if same_order(first):
         notes.append(
             "All readers saw the items in one order: a trend over the session may be the items', not the readers'."
         )
@@ -330,7 +332,7 @@ def _diagnoses(
         pair = ([each[reader] for reader in both] for each in (by_reader, of.get(REAL, {})))
         apart = over_readers.difference(*pair) if both else None
         about = {"minus_real": apart, "p_value": apart.p_value(0) if apart else None}
-        found.append(Diagnosis(source=source, right=over_readers.mean(list(by_reader.values())), **about))
+        found.append(Diagnosis(source=source, right=over_readers.mean(list(by_reader.values())).clipped(), **about))
     odd = sorted(set(known["diagnosis"]) - set(known["class"]))
     notes = [f"Diagnoses that are the class of no item count as wrong: {', '.join(odd[:5])}."] if odd else []
     return tuple(found), tuple(rates), notes
