@@ -422,8 +422,10 @@ def test_a_reader_who_stopped_is_named_and_one_who_hardly_began_left_out():
     ]
     found = score(tables.check(few.reset_index(drop=True)))
     assert found.sources[0].readers == ("r0", "r2", "r3")
-    assert any("Reader r0 answered 12 of 24 items of gan" in note for note in found.notes)
-    assert any("Reader r1 is left out of gan" in note for note in found.notes)
+    assert any(
+        "Not all items of gan and real ones were answered by r0 (12 of 24, 12 of 24)" in note for note in found.notes
+    )
+    assert any("left out of gan: r1 (0, 1)" in note for note in found.notes)
 
 
 def test_the_seed_and_the_order_of_rows_do_not_change_a_score():
@@ -527,7 +529,7 @@ def test_the_verb_prints_tables_and_sentences(call, tmp_path):
         assert text in shown.out
     found = json.loads(call("reader", "score", "answers.csv", "--json", "--covariance", "delong").out)
     assert found["covariance"] == "delong"
-    assert len(found["statements"]) == len(found["sources"]) == 2
+    assert [source["statement"].split(" real ones")[1][:5] for source in found["sources"]] == [": AUC", ": AUC"]
     missing = call("reader", "score", "nothing.csv")
     assert missing.code == 1
     assert "There is no file nothing.csv" in missing.err

@@ -49,8 +49,8 @@ def score(
         tables.read(answers), margin=margin, covariance=cast("Covariance", covariance), checks=check or (), seed=seed
     )
     if as_json:
-        statements = [source.statement for source in found.sources]
-        print_json({"answers": str(answers), **asdict(found), "statements": statements})
+        sources = [{**asdict(source), "statement": source.statement} for source in found.sources]
+        print_json({"answers": str(answers), **asdict(found), "sources": sources})
         return
     _show(found)
 

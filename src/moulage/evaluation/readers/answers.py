@@ -39,7 +39,7 @@ class Answers:
 
     ``table`` has all columns of ``REQUIRED`` and ``OPTIONAL``: text without outer spaces, empty where nothing was said
     (an item without a lesion is a lesion of its own); ``confidence`` 1 to 6, ``position`` and ``seconds`` float64, NaN
-    where there is none. ``position`` is the place in the reader's session, from 1 on.
+    where there is none. ``position`` is the place in the reader's session, from 1 on. Rows are numbered from 0.
     """
 
     table: pd.DataFrame

@@ -9,7 +9,7 @@ import pandas as pd
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.evaluation.readers import obuchowski_rockette as over_readers
 from moulage.evaluation.readers.agreement import Agreement, Level, agreement, codes_of
-from moulage.evaluation.readers.answers import FIRST_GENERATED, REAL, Answers, of_readers
+from moulage.evaluation.readers.answers import FIRST_GENERATED, REAL, SHOWN, Answers, of_readers
 from moulage.evaluation.readers.detection import Detection, Rate, share
 from moulage.evaluation.readers.estimates import (
     COVARIANCES,
@@ -120,7 +120,7 @@ def _ratings(answers: Answers) -> tuple[dict[str, dict[str, Ratings]], list[str]
     codes, num_lesions = _lesion_codes(answers)
     first = answers.first[answers.first["confidence"].notna()]
     number = first.groupby("source")["item"].nunique()
-    found, notes = dict[str, dict[str, Ratings]](), list[str]()
+    found, left_out, partly = dict[str, dict[str, Ratings]](), dict[str, list[str]](), dict[str, list[str]]()
     for reader, rows in of_readers(first, answers.readers).items():
         of_source = {str(source): part for source, part in rows.groupby("source", sort=False)}
         empty = rows.iloc[:0]
@@ -130,23 +130,31 @@ def _ratings(answers: Answers) -> tuple[dict[str, dict[str, Ratings]], list[str]
             ours, theirs = (part["confidence"].to_numpy(np.float64) for part in (generated, real))
             one = Ratings(ours, theirs, codes[generated.index], codes[real.index], num_lesions)
             if min(one.sizes) < MIN_LESIONS:
-                notes.append(
-                    f"Reader {reader} is left out of {source}: it takes answers to {MIN_LESIONS} lesions of each kind, "
-                    f"and there are {one.sizes[0]} generated and {one.sizes[1]} real."
-                )
+                left_out.setdefault(source, []).append(f"{reader} ({one.sizes[0]}, {one.sizes[1]})")
                 continue
             found.setdefault(source, {})[reader] = one
             if len(generated) < number[source] or len(real) < number[REAL]:
-                notes.append(
-                    f"Reader {reader} answered {len(generated)} of {number[source]} items of {source} and {len(real)} "
-                    f"of {number[REAL]} real ones; the mean counts all readers alike."
-                )
+                said = f"{reader} ({len(generated)} of {number[source]}, {len(real)} of {number[REAL]})"
+                partly.setdefault(source, []).append(said)
     if not found:
         raise DataError(
             "No reader answered enough items to be scored.",
             f"It takes a confidence for {MIN_LESIONS} real lesions and {MIN_LESIONS} generated images of one source.",
         )
+    notes = [
+        f"Readers left out of {source}: {_listed(who)}. It takes answers to {MIN_LESIONS} generated and {MIN_LESIONS} "
+        "real lesions."
+        for source, who in left_out.items()
+    ]
+    notes += [
+        f"Not all items of {source} and real ones were answered by {_listed(who)}; the mean counts all readers alike."
+        for source, who in partly.items()
+    ]
     return {source: found[source] for source in answers.sources if source in found}, notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _weights(answers: Answers, rng: np.random.Generator) -> np.ndarray:
@@ -334,7 +342,7 @@ def _diagnoses(
         about = {"minus_real": apart, "p_value": apart.p_value(0) if apart else None}
         found.append(Diagnosis(source=source, right=over_readers.mean(list(by_reader.values())).clipped(), **about))
     odd = sorted(set(known["diagnosis"]) - set(known["class"]))
-    notes = [f"Diagnoses that are the class of no item count as wrong: {', '.join(odd[:5])}."] if odd else []
+    notes = [f"Diagnoses that are the class of no item count as wrong: {_listed(odd)}."] if odd else []
     return tuple(found), tuple(rates), notes
 
 
