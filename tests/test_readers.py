@@ -335,9 +335,13 @@ def test_positions_that_begin_anew_in_each_block_are_put_in_line():
 
 
 def test_a_study_says_what_it_found():
-    found = score(tables.check(made(8, {"gan": 1.5, "diffusion": 0.0}, items=60)), margin=0.15)
+    table = made(8, {"gan": 1.5, "diffusion": 0.0}, items=60)
+    found = score(tables.check(table), margin=0.15)
     told, equal = found.sources
     assert told.answer == "told"
+    asked = table[(table["repeat_of"] == "") & (table["source"] != "diffusion")]
+    aucs = [roc_auc_score(rows["source"] == "gan", rows["confidence"]) for _, rows in asked.groupby("reader")]
+    assert told.auc.value == pytest.approx(np.mean(aucs))
     assert told.statement.startswith("Readers tell images of gan from real ones: AUC 0.")
     assert equal.answer == "not told"
     assert "cannot tell images of diffusion from real ones by more than the margin" in equal.statement
@@ -355,6 +359,12 @@ def test_a_study_says_what_it_found():
     rates = [row.right.share for row in found.diagnoses_of_readers if row.source == "gan"]
     assert gan.right.value == pytest.approx(np.mean(rates))
     assert found.median_seconds is not None
+
+
+def test_a_difference_that_is_seen_may_lie_within_the_margin():
+    found = score(tables.check(made(8, {"gan": 0.5}, items=60)), margin=0.3).sources[0]
+    assert found.answer == "told, within the margin"
+    assert "real ones, but by less than the margin of 0.3: AUC" in found.statement
 
 
 def test_a_small_study_never_says_that_readers_cannot_tell():
