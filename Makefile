@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	@echo "== a small study on phantom images"
+	@echo "== a small study on images drawn by code; a minute or two on two idle cores"
 	@$(BIN)/moulage demo
 	@echo "== open runs/demo/report.html in a browser"
 

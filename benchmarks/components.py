@@ -21,6 +21,8 @@ from moulage import runs
 from moulage.evaluation.power import BALANCED_IMAGES, Plan
 
 SQUARED_POINTS = 1e4
+NOISE = 1e-3
+"""Of the lesions' part: what fits add below this is rounding."""
 
 
 def components(comparison: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -41,14 +43,15 @@ def of_study(run: Path) -> list[dict[str, Any]]:
     kinds = ("balanced_accuracy", "recall:", "average_precision:")
     found: dict[str, list[tuple[float, float, float]]] = {}
     for comparison in results["comparisons"]:
-        if comparison["reference"] == "none" and comparison["measure"].startswith(kinds):
+        measured = comparison["standard_error"] is not None  # not where two arms say the same of a class
+        if measured and comparison["reference"] == "none" and comparison["measure"].startswith(kinds):
             found.setdefault(comparison["measure"], []).append(components(comparison))
     return [{"run": run.name, "measure": measure, **medians(np.array(rows))} for measure, rows in found.items()]
 
 
 def medians(rows: np.ndarray) -> dict[str, Any]:
     """Of lesions over all pairs [P, 3], of the rest over those whose fits differ; 0 where none do."""
-    varying = rows[rows[:, 1:].any(axis=1)]
+    varying = rows[(rows[:, 1:] > NOISE * rows[:, :1]).any(axis=1)]
     of_fits = np.median(varying[:, 1:], axis=0) if len(varying) else np.zeros(2)
     return {"pairs": len(rows), "varying": len(varying), "values": [float(np.median(rows[:, 0])), *of_fits.tolist()]}
 

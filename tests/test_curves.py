@@ -23,7 +23,7 @@ DOSES = [0.5, 1, 2]
 CURVE: dict[str, Any] = {
     "study": {"num_trials": 2, "target_classes": ["AK"]},
     "data": {"options": {"num_images": 520, "min_lesions": 24}},
-    "split": {"scarcity": {"AK": 4}},
+    "split": {"scarcity": {"AK": 2}},
     "generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 16}},
     "selections": {"chance": {"draw": 1.5, "rules": [{"plugin": "random"}]}},
     "curves": {"c": {"doses": DOSES, "generators": ["noise"], "selections": ["", "chance"]}},

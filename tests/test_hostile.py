@@ -254,7 +254,14 @@ def test_weights_that_are_not_finite_draw_nothing(tmp_path):
 
 
 ABOUT = {"format": 3, "classes": ["AK", "NV"], "arm": "a", "trial": 0, "part": "test", "split_digest": "d"}
-ROWS = {"image": ["x", "y"], "group": ["x", "y"], "label": ["AK", "NV"], "logit_AK": [1.0, 0.0], "logit_NV": [0.0, 1.0]}
+ROWS = {
+    "image": ["x", "y"],
+    "group": ["x", "y"],
+    "label": ["AK", "NV"],
+    "predicted": ["AK", "NV"],
+    "logit_AK": [1.0, 0.0],
+    "logit_NV": [0.0, 1.0],
+}
 
 
 @pytest.mark.parametrize(

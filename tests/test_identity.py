@@ -84,13 +84,13 @@ def test_copies_within_a_folder_are_one_group(tmp_path: Path):
 
 
 def test_what_may_have_been_missed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    ours = identity.look(catalog(folder(tmp_path / "ours", range(6))))
+    ours = shown(folder(tmp_path / "ours", range(6)))
     theirs = folder(tmp_path / "theirs", range(100, 106))
     write_pictures(theirs, {f"AK/copy{n}.png": changed(n, "saved again") for n in range(3)})
-    shown = identity.look(catalog(theirs))
+    found = shown(theirs)
     monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
-    assert identity.shared(shown, ours)[1] == (duplicates.INCOMPLETE,)
-    assert overlap.find(shown, ours)[1][-1:] == (duplicates.INCOMPLETE,)
+    assert identity.shared(found, ours)[1] == (duplicates.INCOMPLETE,)
+    assert overlap.find(found, ours)[1][-1:] == (duplicates.INCOMPLETE,)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path):

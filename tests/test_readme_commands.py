@@ -8,8 +8,8 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +23,7 @@ from moulage.cli.common import options_of
 from moulage.data.reader import Reader
 from moulage.sources import isic2019
 from pictures import write_pictures
+from recipes import phantom_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "studies/isic/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,6 +39,8 @@ README = commands(ROOT / "README.md")
 OF_PAGES = [words[1:] for page in PAGES for words in commands(page) if words[0] == "moulage"]
 
 RUN = {
+    "moulage worth": "test_what_images_are_worth",
+    "moulage init": "test_a_recipe_for_ones_own_data_is_written",
     "moulage compare": "test_any_models_are_compared",
     "moulage power": "test_what_a_study_could_see",
     "moulage prepare --source isic2019": "test_pictures_are_cleaned_and_looked_at",
@@ -56,6 +59,7 @@ RUN = {
 }
 """The beginning of each command of the README -> the test that runs it."""
 NOT_RUN = {
+    "moulage study mydata.toml": "takes the two hours that `init` was given; test_proposal plans such recipes",
     "make demo": "installs PyTorch from the network; `moulage demo`, which it runs then, is run by test_cli",
     "make test": "installs it, too; the tests that it runs then are these",
 }
@@ -82,15 +86,29 @@ def test_every_command_of_the_readme_is_run_or_it_is_told_why_not():
 
 @pytest.mark.parametrize("arguments", OF_PAGES, ids=" ".join)
 def test_the_command_line_takes_it(arguments: list[str]):
-    words, found = arguments, typer.main.get_command(cli.app)
-    context = click.Context(found)
-    while isinstance(found, click.Group):
-        name, found, words = found.resolve_command(context, words)
-        assert found is not None, name
-    given = found.make_context(found.name, list(words)).params
+    given = parsed(arguments)
     if arguments[0] == "study" and arguments[1].startswith("studies/"):
         values = recipes.read(ROOT / arguments[1])
-        assert recipes.parse(values, "", options_of(given.get("settings")), arguments[1]).arms
+        assert recipes.parse(values, "", options_of(given["settings"]), arguments[1]).arms
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """What the command line reads of these words, by parameter; nothing is run, and any folder of data is there."""
+    arguments = [
+        str(ROOT) if before == "--data" else word for before, word in zip(["", *arguments], arguments, strict=False)
+    ]
+    found: Any = typer.main.get_command(cli.app)  # of click, or of the copy of it that comes with Typer
+    context, words = found.make_context("moulage", ["list"]), list(arguments)
+    while hasattr(found, "resolve_command"):
+        name, found, words = found.resolve_command(context, words)
+        assert found is not None, name
+    return found.make_context(found.name, words).params
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "init", "study a.toml --datas b", "compare --out", "masks learns"])
+def test_the_command_line_does_not_take_everything(wrong: str):
+    with pytest.raises(Exception, match=r"No such|Missing|requires"):
+        parsed(wrong.split())
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +185,30 @@ def test_any_models_are_compared(call, tmp_path: Path):
 
 def test_what_a_study_could_see(run):
     assert "80 % of studies" in run("moulage power")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_recipe_for_ones_own_data_is_written(call, tmp_path: Path):
+    photographs(tmp_path / "mydata", ("common", "other", "rare"), 60, 0)
+    done = call(*command("moulage init"))
+    assert done.code == 0, done.err
+    assert recipes.load(tmp_path / "mydata.toml").arms
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_what_images_are_worth(call, tmp_path: Path):
+    curve = {"curves": {"c": {"doses": [1], "generators": ["noise"]}}, "split": {"scarcity": {"AK": 4}}}
+    curve |= {"generators": {"noise": {"plugin": "noise", "classes": ["AK"], "size": 16}}, "study": {"num_trials": 3}}
+    values = phantom_recipe(data={"options": {"num_images": 520, "min_lesions": 24}}, **curve)
+    (tmp_path / "curve.toml").write_text(recipes.to_toml(recipes.parse(values)), encoding="utf-8")
+    assert call("study", "curve.toml", "--out", "runs/A").code == 0
+    done = call(*command("moulage worth"))
+    assert done.code == 0, done.err
+    assert "Worth in real photographs of new lesions" in done.out
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The conclusion, from images: a planted benefit is found, and a generator that draws no lesion does not pass for one.
 
 The classes, numbers and sizes were chosen so that the study can see the effect: 66 test lesions of the target class,
-9 to train on, and vascular lesions, of which the probe's features tell more from more examples.
+9 to train on, and a phantom in which more examples are worth as much as can be planted.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from moulage.stages import data
 from moulage.study import Outcome, run_study
 
 TARGET = "VASC"
-DATA = {"num_images": 2750, "size": 48, "min_lesions": 150}
-NUM_ADDED = 100
+DATA = {"num_images": 2750, "size": 48, "min_lesions": 150, "planted_benefit": 1}
+NUM_ADDED = 72
 ADD = {TARGET: NUM_ADDED}
 RECIPE: dict[str, Any] = {
     "study": {"name": "planted", "target_classes": [TARGET], "num_trials": 4, "smallest_effect": 0.02},
@@ -63,7 +63,7 @@ class Truth:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One study of both: the arm ``truth`` adds true lesions, the arm ``fake`` noise that is not known to be noise."""
     base = tmp_path_factory.mktemp("planted")
-    first = data.prepare(recipe.parse(RECIPE), base / "run")
+    first = data.prepare(recipe.parse(RECIPE), base / "first")
     split = first.split(0)
     about = {"split_digest": split.digest, "classes": first.catalog.classes}
     train = split.part(first.catalog, "train").only(label=TARGET)
@@ -124,7 +124,7 @@ def test_slices_of_the_study(outcome: Outcome):
 
 def test_the_benefit_is_seen_on_other_data(outcome: Outcome):
     """Another phantom: the study's classifiers, the same sign."""
-    other = {"num_images": 700, "size": 48, "min_lesions": 40, "seed": 3}
+    other = {"num_images": 700, "size": 48, "min_lesions": 40, "seed": 3, "planted_benefit": 1}
     found = evaluate_on(outcome.run, "phantom", None, other, {}, device="cpu")
     assert found["num_images"] == 700
     assert len(found["fits"]) == 8 * 4

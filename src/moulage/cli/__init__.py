@@ -37,8 +37,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 _STEPS = (studies.demo, init, studies.study, prepare, steps.fit, steps.sample, steps.train)
-_EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown)
-_STEPS = (studies.demo, studies.study, prepare, steps.fit, steps.sample, steps.train)
 _EVIDENCE = (fidelity, evidence.evaluate, evidence.compare, evidence.ensemble, evidence.unknown, worth)
 for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.report):
     app.command()(_verb)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from moulage.evaluation.worth import of_largest_doses
+from moulage.report import figures_worth
 from moulage.report.run_files import Run
-from moulage.report.sections import worth
 from moulage.report.tables import NONE, amount, p_value
 from moulage.results import Registration, Results, Verdict
 
@@ -17,7 +17,7 @@ def show(run: Run) -> dict[str, Any]:
     results = run.results
     return {
         "worths": [worth.statement for worth in of_largest_doses(results.worths)],
-        "gains": worth.figure(results, run.folder),
+        "gains": figures_worth.worth(results, run.folder),
         "cards": [_card(results, verdict) for verdict in results.verdicts],
         "registered": registered(results.registration) if results.registration else "",
     }

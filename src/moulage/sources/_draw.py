@@ -7,6 +7,7 @@ the lens (``_camera.photograph``).
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -63,7 +64,13 @@ class Traits(NamedTuple):
     lacunae: float = 0.0
 
 
-def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
+Layer = tuple[Array, Array]
+"""A colour [3] and its opacity [side, side]."""
+Structure = Callable[[Generator, Array], list[Layer]]
+"""What lies above the skin beside the traits' own: from ``rng`` and the depth below the outline [side, side]."""
+
+
+def draw_lesion(rng: Generator, traits: Traits, size: int, structure: Structure | None = None) -> Array:
     """Skin with one lesion in its middle, all of it drawn from ``rng``; ``size``: pixels a side of one view.
 
     The canvas is float32 [C, C, 4], C at least ``EXTENT * size``: red, green, blue in 0..1, and the depth below the
@@ -83,7 +90,8 @@ def draw_lesion(rng: Generator, traits: Traits, size: int) -> Array:
     tint = MELANIN * np.exp(0.35 * np.clip(traits.grey, -1.5, 1.5) * GREYING)
     absorbed = melanin[..., None] * MELANIN + pigment[..., None] * tint + blood[..., None] * BLOOD
     colours = BARE_SKIN * np.exp(-absorbed)
-    for colour, opacity in _overlays(rng, traits, depth, body):
+    layers = _overlays(rng, traits, depth, body) + (structure(rng, depth) if structure else [])
+    for colour, opacity in layers:
         colours += np.clip(opacity, 0, 1)[..., None] * (colour - colours)
     return np.dstack([colours, depth]).astype(np.float32)
 
@@ -173,7 +181,7 @@ def _redness(rng: Generator, traits: Traits, depth: Array, body: Array) -> Array
     return np.maximum(blood, 0)
 
 
-def _overlays(rng: Generator, traits: Traits, depth: Array, body: Array) -> list[tuple[Array, Array]]:
+def _overlays(rng: Generator, traits: Traits, depth: Array, body: Array) -> list[Layer]:
     """Colours that lie above the skin, with their opacity maps, in the order in which they are laid."""
     side = len(depth)
     layers = []

@@ -216,7 +216,9 @@ def draw(
     model.batch_size = batch_size
     drawer, chooser = model, None
     if edit := plug.edit(drawing):
-        chooser = Chooser(*(data or data_of(folder, about["split_digest"])), edit, model.size)
+        chooser = Chooser(
+            *(data or data_of(folder, Generator.load(folder).trial, about["split_digest"])), edit, model.size
+        )
         drawer = Editor(model, model.classes, chooser)
     runs.claim(out)
     return draw_into(

@@ -89,22 +89,19 @@ def in_order(names: Sequence[str] | np.ndarray) -> np.ndarray:
     return np.argsort([runs.digest("parent", str(name)) for name in names], kind="stable")
 
 
-def data_of(generator: Path, split_digest: str) -> tuple[Prepared, int]:
+def data_of(generator: Path, trial: int, split_digest: str) -> tuple[Prepared, int]:
     """The data that the generator of a folder was fitted on, of the run that the folder lies in, and its trial.
 
     Raises:
         RunError: it lies in none, or its data are gone.
         LeakError: the split there is another one.
     """
-    from moulage.stages.generator import Generator
-
     run = generator.absolute().parent.parent
     if not (run / "catalog.parquet").exists():
         raise RunError(
             f"{generator} lies in no run folder, and images are edited from the training images of its run.",
             "Name the generator's folder in its run.",
         )
-    trial = Generator.load(generator).trial
     prepared = Prepared.load(run, trial)
     if prepared.split(trial).digest != split_digest:
         raise LeakError(
