@@ -22,6 +22,7 @@ from moulage.cli.fidelity import fidelity
 from moulage.cli.init import init
 from moulage.cli.masks import masks
 from moulage.cli.prepare import prepare
+from moulage.cli.reader import reader
 from moulage.cli.worth import worth
 from moulage.errors import MoulageError
 
@@ -42,13 +43,14 @@ for _verb in (*_STEPS, *_EVIDENCE, planning.power, studies.explain, studies.repo
 app.command(name="run-stage")(studies.run_stage)
 app.add_typer(challenge, name="challenge")
 app.add_typer(masks, name="masks")
+app.add_typer(reader, name="reader")
 app.command(name="list")(steps.list_plugins)
 
 
 def main() -> None:
     """Run the command line; the entry point of the ``moulage`` script."""
     before = signal.signal(signal.SIGTERM, _stop)
-    reader = openings.READER.set("".join(sys.argv[1:2]))
+    verb = openings.READER.set("".join(sys.argv[1:2]))
     try:
         app()
     except SystemExit as end:
@@ -67,7 +69,7 @@ def main() -> None:
             raise
         fail(f"{where}: {error.strerror}.\n  Name another place, or mend that one.")
     finally:
-        openings.READER.reset(reader)
+        openings.READER.reset(verb)
         signal.signal(signal.SIGTERM, before)
 
 

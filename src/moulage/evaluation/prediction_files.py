@@ -199,7 +199,7 @@ def _foreign(path: Path, order: int, known: tuple[str, ...]) -> tuple[list[Predi
 
 def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...], list[str]]:
     """Checked columns, logits [N, K], their classes (in this order, where one is known already), and notes."""
-    table = _columns(path)
+    table = read_columns(path)
     if not len(table):
         raise DataError(f"{path} has no rows.")
     here = f"There are: {', '.join(table.columns)}."
@@ -244,7 +244,8 @@ def _load(path: Path, classes: tuple[str, ...]) -> tuple[pd.DataFrame, np.ndarra
     return table, values, found, notes
 
 
-def _columns(path: Path) -> pd.DataFrame:
+def read_columns(path: Path, text: Sequence[str] = TEXT) -> pd.DataFrame:
+    """A table as it stands in a CSV, TSV or Parquet file, these columns of it as text; ``DataError``."""
     separator = SUFFIXES.get(path.suffix.lower())
     if separator is None:
         raise DataError(f"{path} is no CSV, TSV or Parquet file by its name.", f"Known: {', '.join(SUFFIXES)}.")
@@ -253,7 +254,7 @@ def _columns(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         check_columns(path, separator)
         # Text is text: a class may be called NA or 007.
-        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(TEXT, str), na_filter=False, encoding="utf-8-sig")
+        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(text, str), na_filter=False, encoding="utf-8-sig")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read: {str(error).strip().rstrip('.')}.") from None
 
