@@ -19,6 +19,7 @@ from moulage.data import images as pictures
 from moulage.data import locations
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
+from moulage.sources import _tables
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
@@ -28,6 +29,8 @@ RAW_SUFFIXES = frozenset(
     {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".pef", ".raf", ".svs", ".ndpi", ".scn", ".nii", ".mha"}
 )
 """Of pictures that are not read, though their first bytes may be those of a TIFF."""
+OFFICE_SUFFIXES = frozenset({".xlsx", ".xlsm", ".docx", ".pptx", ".ods", ".odt"})
+"""Of documents, though their first bytes are those of a ZIP."""
 JUNK = frozenset(
     {"__macosx", "@eadir", "thumbnails", "thumbnail", "thumbs", "thumbs.db", "desktop.ini", "$recycle.bin"}
     | {"lost+found", "__pycache__", "system volume information"}
@@ -156,6 +159,8 @@ def sort_out(found: Listing) -> tuple[list[str], dict[str, str]]:
         kind = pictures.content(head)
         if suffix(name) in RAW_SUFFIXES:
             kind = f"a {suffix(name)} picture"
+        elif suffix(name) in OFFICE_SUFFIXES:
+            kind = ""
         if kind != pictures.READABLE:
             other[name] = kind
     return [name for name in found.stored if name not in other], other
@@ -296,6 +301,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _zip(path: Path) -> Listing:
     """Every file inside a ZIP, from its directory alone; names with a backslash, as Windows writes them, get a '/'."""
+    if _tables.is_table(path.name):
+        raise DataError(f"{path} is a table.", "Tables of images are read with --source table.")
     with path.open("rb") as stream:
         kind = pictures.content(stream.read(pictures.HEAD_BYTES))
     if "archive" in kind and kind != "a ZIP archive":
