@@ -9,11 +9,13 @@ import filecmp
 import os
 import posixpath
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TypeVar
 
 from moulage.data import images as pictures
 from moulage.data import locations
@@ -21,6 +23,7 @@ from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
 from moulage.sources import _tables
 
+T = TypeVar("T")
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
     | {".pnm", ".jp2", ".j2k"}
@@ -69,14 +72,20 @@ class Listing:
 
     def heads(self, names: Iterable[str], most: int) -> Iterator[tuple[str, bytes]]:
         """The first bytes, at most so many, of some files; nothing of those that cannot be read."""
+        yield from self.looked_into(names, lambda stream: stream.read(most), b"")
+
+    def looked_into(
+        self, names: Iterable[str], look: Callable[[IO[bytes]], T], otherwise: T
+    ) -> Iterator[tuple[str, T]]:
+        """What a function makes of the open file, for each of some files; ``otherwise`` where it cannot be read."""
         with ExitStack() as stack:
             archive = None if self.path.is_dir() else stack.enter_context(zipfile.ZipFile(self.path))
             for name in names:
                 try:
                     with archive.open(self.stored[name]) if archive else (self.path / name).open("rb") as stream:
-                        yield name, stream.read(most)
-                except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-                    yield name, b""
+                        yield name, look(stream)
+                except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+                    yield name, otherwise
 
     def same(self, first: str, second: str) -> bool:
         """Whether two files hold the same bytes; of members of a ZIP their length and CRC-32 tell."""
@@ -359,6 +368,8 @@ def _counted(reasons: dict[str, str]) -> str:
 
 
 def _advice(unread: dict[str, str]) -> str:
+    if "DICOM" in unread.values():
+        return "Read DICOM files with --source dicom; convert others to PNG or JPEG."
     packed = all("archive" in kind for kind in unread.values())
     return "Unpack them, or name one with --data." if packed else "Convert them to PNG or JPEG."
 
