@@ -23,7 +23,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.images import ImageError, decode
 from moulage.data.reader import Reader
 from moulage.errors import DataError
-from moulage.sources import dicom, table
+from moulage.sources import dicom, folder, table
 from pictures import encoded
 
 SECRET = {
@@ -293,6 +293,16 @@ def test_errors_of_the_source(tmp_path: Path) -> None:
     export(tmp_path)
     refused(lambda: read(tmp_path, classes=["AKK"]), 'no image of the class "AKK"')
     assert read(tmp_path, classes=["NV", "AK"]).classes == ("NV", "AK")
+
+
+def test_the_source_folder_says_who_reads_dicom_files(tmp_path: Path) -> None:
+    export(tmp_path)
+    refused(lambda: folder.read(tmp_path, folder.Config()), "It holds 6 DICOM files", "--source dicom")
+    for name in ("AK/1.png", "NV/2.png"):
+        (tmp_path / name).write_bytes(encoded(noise(4, 4, 3)))
+    catalog = folder.read(tmp_path, folder.Config())
+    advice = next(finding.advice for finding in catalog.findings if finding.kind == "pictures that are not read")
+    assert "--source dicom" in advice
 
 
 def test_a_table_of_images_may_name_dicom_files(tmp_path: Path) -> None:

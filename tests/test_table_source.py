@@ -15,7 +15,7 @@ from moulage.data.catalog import Catalog
 from moulage.data.reader import Reader
 from moulage.errors import DataError
 from moulage.proposal.survey import source_of
-from moulage.sources import _excel, table
+from moulage.sources import _excel, folder, ham10000, table
 from pictures import encoded, write_pictures
 
 PICTURE = encoded(np.zeros((4, 4, 3), np.uint8))
@@ -223,6 +223,15 @@ def test_the_table_of_a_folder(tmp_path: Path) -> None:
     refused(lambda: read(tmp_path / "nowhere.csv"), "does not exist")
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
+def test_the_source_folder_says_who_reads_tables_and_takes_a_workbook_for_no_archive(tmp_path: Path, name: str) -> None:
+    images(tmp_path, "AK/1.png", "NV/2.png")
+    excel(tmp_path / name, List=[("image", "label"), ("1.png", "AK")])
+    refused(lambda: folder.read(tmp_path / name, folder.Config()), "is a table", "--source table")
+    kinds = {finding.kind for finding in folder.read(tmp_path, folder.Config()).findings}
+    assert "pictures that are not read" not in kinds
+
+
 def test_init_takes_a_table_by_its_name(tmp_path: Path) -> None:
     where = csv(images(tmp_path, "1.png") / "t.csv", "image,label", "1.png,AK")
     assert source_of(where) == "table"
@@ -341,3 +350,13 @@ def test_prepare_reads_a_table_and_says_what_it_took_for_what(tmp_path: Path, ca
     catalog = Catalog.load(tmp_path / "run/catalog.parquet")
     assert len(catalog) == 36
     assert len(set(catalog.groups)) == 18
+
+
+@pytest.mark.real_data
+def test_the_real_ham10000_is_read_as_its_own_source_reads_it(real_data: Path) -> None:
+    root = real_data / "ham10000-200px"
+    guessed = read(root / "HAM10000_metadata.csv")
+    known = ham10000.read(root, ham10000.Config())
+    assert [name.upper() for name in guessed.table["label"]] == list(known.table["label"])
+    for column in ("image", "lesion", "group", "sex", "site", "location"):
+        assert list(guessed.table[column]) == list(known.table[column]), column
