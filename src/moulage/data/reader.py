@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from moulage.data import locations
+from moulage.data import dicom, locations
 from moulage.data.images import MAX_PIXELS, ImageError
 from moulage.errors import DataError
 
@@ -45,15 +45,15 @@ class Reader:
         self._arrays.clear()
 
     def bytes(self, location: str) -> bytes:
-        """The encoded image at a path or at ``archive.zip::member``."""
+        """The encoded image at a path or at ``archive.zip::member``; of a DICOM file its picture (``data.dicom``)."""
         path, member = locations.split(location)
         if location.startswith(locations.MISSING):
             raise ImageError("there is a label but no image", MISSING)
         if not member:
-            return _read_file(Path(path))
+            return dicom.as_image(_read_file(Path(path)))
         archive = self._archive(path)
         try:
-            return archive.read(_bounded(_member(archive, member)))
+            return dicom.as_image(archive.read(_bounded(_member(archive, member))))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise ImageError(f"the archive is damaged here, or encrypted: {error}") from None
         except OSError as error:

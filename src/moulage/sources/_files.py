@@ -9,17 +9,21 @@ import filecmp
 import os
 import posixpath
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TypeVar
 
 from moulage.data import images as pictures
 from moulage.data import locations
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
+from moulage.sources import _tables
 
+T = TypeVar("T")
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
     | {".pnm", ".jp2", ".j2k"}
@@ -28,6 +32,8 @@ RAW_SUFFIXES = frozenset(
     {".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".pef", ".raf", ".svs", ".ndpi", ".scn", ".nii", ".mha"}
 )
 """Of pictures that are not read, though their first bytes may be those of a TIFF."""
+OFFICE_SUFFIXES = frozenset({".xlsx", ".xlsm", ".docx", ".pptx", ".ods", ".odt"})
+"""Of documents, though their first bytes are those of a ZIP."""
 JUNK = frozenset(
     {"__macosx", "@eadir", "thumbnails", "thumbnail", "thumbs", "thumbs.db", "desktop.ini", "$recycle.bin"}
     | {"lost+found", "__pycache__", "system volume information"}
@@ -66,14 +72,20 @@ class Listing:
 
     def heads(self, names: Iterable[str], most: int) -> Iterator[tuple[str, bytes]]:
         """The first bytes, at most so many, of some files; nothing of those that cannot be read."""
+        yield from self.looked_into(names, lambda stream: stream.read(most), b"")
+
+    def looked_into(
+        self, names: Iterable[str], look: Callable[[IO[bytes]], T], otherwise: T
+    ) -> Iterator[tuple[str, T]]:
+        """What a function makes of the open file, for each of some files; ``otherwise`` where it cannot be read."""
         with ExitStack() as stack:
             archive = None if self.path.is_dir() else stack.enter_context(zipfile.ZipFile(self.path))
             for name in names:
                 try:
                     with archive.open(self.stored[name]) if archive else (self.path / name).open("rb") as stream:
-                        yield name, stream.read(most)
-                except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-                    yield name, b""
+                        yield name, look(stream)
+                except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+                    yield name, otherwise
 
     def same(self, first: str, second: str) -> bool:
         """Whether two files hold the same bytes; of members of a ZIP their length and CRC-32 tell."""
@@ -156,6 +168,8 @@ def sort_out(found: Listing) -> tuple[list[str], dict[str, str]]:
         kind = pictures.content(head)
         if suffix(name) in RAW_SUFFIXES:
             kind = f"a {suffix(name)} picture"
+        elif suffix(name) in OFFICE_SUFFIXES:
+            kind = ""
         if kind != pictures.READABLE:
             other[name] = kind
     return [name for name in found.stored if name not in other], other
@@ -296,6 +310,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _zip(path: Path) -> Listing:
     """Every file inside a ZIP, from its directory alone; names with a backslash, as Windows writes them, get a '/'."""
+    if _tables.is_table(path.name):
+        raise DataError(f"{path} is a table.", "Tables of images are read with --source table.")
     with path.open("rb") as stream:
         kind = pictures.content(stream.read(pictures.HEAD_BYTES))
     if "archive" in kind and kind != "a ZIP archive":
@@ -352,6 +368,8 @@ def _counted(reasons: dict[str, str]) -> str:
 
 
 def _advice(unread: dict[str, str]) -> str:
+    if "DICOM" in unread.values():
+        return "Read DICOM files with --source dicom; convert others to PNG or JPEG."
     packed = all("archive" in kind for kind in unread.values())
     return "Unpack them, or name one with --data." if packed else "Convert them to PNG or JPEG."
 

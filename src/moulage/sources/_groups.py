@@ -3,7 +3,7 @@
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,6 +15,8 @@ from moulage.sources import _tables
 from moulage.sources._files import IMAGE_SUFFIXES, suffix
 
 COLUMNS = ("lesion", "group", "source", "age", "sex", "site", "mask", "label")
+COLUMNS_READ = ("lesion", "patient", "source", "age", "sex", "site", "mask")
+"""What a table may say of an image beside its class."""
 NO_LABEL = frozenset({"nan", "na", "n/a", "<na>", "null"})
 """What programs write where there is no label; other words, such as none or unknown, may be classes."""
 
@@ -103,17 +105,24 @@ def read(
     distinct = ~table.assign(image_that_is_meant=resolved).duplicated()
     table, resolved = table[distinct], resolved[distinct]
     _tables.check_names(resolved, where)
-    columns = {role: _column(table, role) for role in ("patient", "source", "age", "sex", "site", "mask")}
-    of_lesion = table[lesion] if lesion else _column(table, "lesion")
-    found = pd.DataFrame({"lesion": of_lesion, **columns, "label": table[label] if label else ""})
+    columns = {role: next(iter(_tables.called(table, role)), "") for role in COLUMNS_READ}
+    found = facts(table, columns | {"label": label} | ({"lesion": lesion} if lesion else {}))
+    found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]
+    return Known(found.set_axis(resolved.tolist(), axis=0), tuple(findings), f"the column {label} of {where}")
+
+
+def facts(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """What the rows of a table say, text in the columns of ``COLUMNS``; empty where nothing is said.
+
+    ``columns`` has the table's column of the class (``label``), and of each of ``COLUMNS_READ`` that it has.
+    """
+    read = {role: _tables.optional(table, columns.get(role, "")) for role in (*COLUMNS_READ, "label")}
+    found = pd.DataFrame(read, index=table.index)
     for name in ("lesion", "patient", "mask"):
         found[name] = found[name].map(table_values.text)
     found["label"] = [text if text.casefold() not in NO_LABEL else "" for text in found["label"]]
     found["group"] = _tables.patients(found["lesion"], found["patient"])
-    found["mask"] = [_mask(text, files, where, row) for row, text in found["mask"].items()]
-    return Known(
-        found[list(COLUMNS)].set_axis(resolved.tolist(), axis=0), tuple(findings), f"the column {label} of {where}"
-    )
+    return found[list(COLUMNS)]
 
 
 def label_column(table: pd.DataFrame, where: str, chosen: str = "") -> str:
@@ -144,10 +153,6 @@ def _resolved(wanted: pd.Series, names: Names, where: str) -> pd.Series:
             )
         resolved.append(meant[0] if meant else "")
     return pd.Series(resolved, index=wanted.index, dtype=object)
-
-
-def _column(table: pd.DataFrame, role: str) -> pd.Series:
-    return _tables.optional(table, next(iter(_tables.called(table, role)), ""))
 
 
 def _mask(text: str, files: Names, where: str, row: object) -> str:

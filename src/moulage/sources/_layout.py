@@ -130,13 +130,18 @@ def read(images: Sequence[str], chosen: Collection[str], where: Path, *, has_tab
     return Layout(labels, parts, tuple(shards), outer, frozenset(above))
 
 
-def remarks(parts: Mapping[str, str], tops: Collection[str]) -> list[Finding]:
-    """Findings on the official parts of images, and on classes that are named as if they were parts."""
+def official_parts(parts: Mapping[str, str], who: str) -> list[Finding]:
+    """A finding on the official parts of images, image -> part; ``who`` names them, such as "The folders name"."""
     counts = Counter(parts.values())
     listed = ", ".join(f"{part} {counts[part]:,}" for part in ("train", "validation", "test") if counts[part])
-    say = f"The folders name official parts: {listed}."
+    say = f"{who} official parts: {listed}."
     advice = 'They are kept with --set split.scheme="official"; any other scheme deals all images anew.'
-    found = finding("official parts", "note", parts, say, advice)
+    return finding("official parts", "note", parts, say, advice)
+
+
+def remarks(parts: Mapping[str, str], tops: Collection[str]) -> list[Finding]:
+    """Findings on the official parts of images, and on classes that are named as if they were parts."""
+    found = official_parts(parts, "The folders name")
     odd = sorted(name for name in tops if part_of(name))
     say = f"{', '.join(odd)}: named like a part of a split, and taken as a class, since others beside it are none."
     return found + finding("class named like a part", "warning", odd, say, "If it is none, move it elsewhere.")

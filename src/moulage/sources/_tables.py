@@ -11,6 +11,7 @@ import pandas as pd
 
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
+from moulage.sources import _excel
 
 SUFFIXES = (".csv", ".tsv", ".tab")
 MOST_BYTES = 512 * 2**20
@@ -23,14 +24,20 @@ _ROLES = {
     "source": "source attribution",
     "age": "age age_approx age_years",
     "sex": "sex gender",
-    "site": "site localization localisation anatom_site_general body_site",
+    "site": "site localization localisation anatom_site_general anatomical_site body_site body_part region location",
     "mask": "mask mask_path segmentation",
+    "part": "split part partition subset set",
 }
 """What a column may be called, in upper or lower case, with '_', '-' or spaces; the first that a table has counts."""
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A table in a file as text, row by row as ``parse_table`` says."""
+def is_table(name: str) -> bool:
+    """Whether a file name ends like a table's, in upper or lower case."""
+    return name.lower().endswith((*SUFFIXES, *_excel.SUFFIXES))
+
+
+def read_table(path: Path, columns: Sequence[str], sheet: str = "") -> pd.DataFrame:
+    """A table in a file as text, row by row as ``parse_table`` says; ``sheet`` is that of an Excel workbook."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -40,6 +47,8 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from None
+    if path.suffix.lower() in _excel.SUFFIXES:
+        return _frame(_excel.rows(data, str(path), sheet), str(path), columns)
     return parse_table(data, str(path), columns)
 
 
@@ -59,16 +68,7 @@ def parse_table(data: bytes, where: str, columns: Sequence[str]) -> pd.DataFrame
         raise DataError(f"{where} cannot be read as CSV: {error}.", "Save the file as CSV in UTF-8.") from None
     if lines and re.fullmatch(r"sep=.?", "".join(lines[0][1])):  # a word to Excel
         lines = lines[1:]
-    if not lines:
-        raise DataError(f"{where} is empty.", f"Expected columns: {', '.join(columns)}." if columns else "")
-    header, rows = lines[0][1], lines[1:]
-    _check_header(header, columns, where)
-    if not rows:
-        raise DataError(f"{where} has a header but no rows.")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{where}, row {number}: {len(row)} fields where the header has {len(header)}.")
-    return pd.DataFrame([row for _, row in rows], columns=header, index=[number for number, _ in rows])
+    return _frame(lines, where, columns)
 
 
 def optional(table: pd.DataFrame, column: str) -> pd.Series:
@@ -107,6 +107,20 @@ def not_read(names: Iterable[str]) -> list[Finding]:
     listed = sorted(names)
     say = f"Not read: {', '.join(listed[:5])}{' ...' if len(listed) > 5 else ''}."
     return finding("table that is not read", "note", listed, say, "Name a table with --source-set table=NAME.")
+
+
+def _frame(lines: list[tuple[int, list[str]]], where: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows with their numbers, the first of them the header, as ``parse_table`` gives them."""
+    if not lines:
+        raise DataError(f"{where} is empty.", f"Expected columns: {', '.join(columns)}." if columns else "")
+    header, rows = lines[0][1], lines[1:]
+    _check_header(header, columns, where)
+    if not rows:
+        raise DataError(f"{where} has a header but no rows.")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{where}, row {number}: {len(row)} fields where the header has {len(header)}.")
+    return pd.DataFrame([row for _, row in rows], columns=header, index=[number for number, _ in rows])
 
 
 def _text(data: bytes, where: str) -> str:

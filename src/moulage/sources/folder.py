@@ -220,6 +220,8 @@ def _instead(held: _files.Listing, other: dict[str, str]) -> str:
         return f"Images end in {', '.join(sorted(_files.IMAGE_SUFFIXES))}."
     [(kind, number)] = kinds.most_common(1)
     first = next(name for name in other if other[name] == kind)
+    if kind == "DICOM":
+        return f"It holds {number:,} DICOM files: read them with --source dicom."
     if "archive" not in kind:
         return f"It holds {number:,} files of {kind}, which is not read: convert them to PNG or JPEG."
     return f"It holds {first}: name it with --data." if "ZIP" in kind else f"It holds {first}, {kind}: unpack it."
