@@ -18,6 +18,7 @@ from made_up_fits import CLASSES, fit, saying
 from moulage import conclusions
 from moulage import recipe as recipes
 from moulage.arm import Design
+from moulage.cli import studies
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.alignment import align
 from moulage.evaluation.compare import compare
@@ -26,7 +27,7 @@ from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.trial_variance import Trials
 from moulage.evaluation.worth import RealCurve, Worth, of_largest_doses, worth
 from moulage.report import page, run_files
-from moulage.results import Arm, Results
+from moulage.results import Arm, Results, load
 from recipes import phantom_recipe
 
 TARGETS = ("AK", "DF")
@@ -330,6 +331,15 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "study"
     with_curve(make_run(folder, num_generated=4, **few)).save(folder)
     return folder
+
+
+def test_a_study_ends_with_what_its_images_are_worth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = load(run)
+    study = found.study.model_copy(update={"primary": "mean_average_precision"})
+    studies._show(found.model_copy(update={"study": study}))
+    said = capsys.readouterr().out
+    assert all(row.statement in said for row in of_largest_doses(found.worths))
+    assert found.worths
 
 
 def test_the_report_opens_with_worths_and_their_figure(run: Path) -> None:

@@ -163,9 +163,10 @@ def _study(recipe: "Recipe", run: Path, workers: int, device: str, as_json: bool
 
 
 def _show(found: "Results") -> None:
-    """Print the comparisons under the primary measure, the verdicts, and how the controls did."""
+    """Print the comparisons under the primary measure, the verdicts, how the controls did, and worths."""
     from moulage.evaluation.compare import MIN_TRIALS
     from moulage.evaluation.measure_names import parse
+    from moulage.evaluation.worth import of_largest_doses
 
     primary, lacking = found.study.primary, "too few fits" if found.trials.num_trials < MIN_TRIALS else "none"
     unit = parse(primary).measure.unit
@@ -185,6 +186,8 @@ def _show(found: "Results") -> None:
         print("\n".join(verdict.text), end="\n\n")
     for control in found.controls:
         print(control.text)
+    for row in of_largest_doses(found.worths):
+        print(row.statement)
 
 
 def run_stage(
