@@ -238,6 +238,7 @@ def test_layouts_are_recognised(tmp_path: Path):
     assert source_of(flat) == "isic2019"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", [*ladder.CPU, ladder.GPU[0]], ids=lambda rung: f"{rung.generator}-{rung.features}")
 def test_every_size_of_every_study_is_a_recipe(data: Path, rung: Rung):
     there = survey(data, "", {})
@@ -284,6 +285,7 @@ def test_the_recipe_is_planned_fits_and_says_what_it_finds(data: Path, paces: di
     assert all(stage.num_images(clock.prepared(recipe)) > 0 for stage in drawn)
 
 
+@pytest.mark.slow
 def test_a_slower_machine_gets_a_smaller_study(data: Path, paces: dict[str, float]):
     quick = proposals.propose(data, 1)
     paces["generator"] *= 3
