@@ -104,11 +104,11 @@ def decide(
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjusted p-values (Holm 1979); infinity (no test was possible) counts and stays."""
+    if len(p_values) < 2:  # nothing to adjust; the library collects garbage at each call, a tenth of a second
+        return {name: p if math.isinf(p) else min(p, 1.0) for name, p in p_values.items()}
     import numpy as np
     from statsmodels.stats.multitest import multipletests
 
-    if not p_values:
-        return {}
     adjusted = np.asarray(multipletests([min(p, 1.0) for p in p_values.values()], method="holm")[1])
     return {
         name: math.inf if math.isinf(p) else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)
