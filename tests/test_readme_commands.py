@@ -260,7 +260,7 @@ def test_the_thesis_again_then_ensembles_and_explanations(run, tmp_path: Path):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_all_rivals_and_controls(run, tmp_path: Path):
-    add = {name: {"AK": 4, "DF": 2, "VASC": 2} for name in ("arms.dcgan.add",)}
+    add = {"arms.dcgan.add": {"AK": 4, "DF": 2, "VASC": 2}, "arms.oracle.add": {"AK": 2, "DF": 1, "VASC": 1}}
     tiny = {"generators.dcgan.options": {**GAN, **DISCRIMINATOR, "images": 8}, "split": {"num_folds": 3}, **add}
     run("moulage study studies/rivals.toml", *settings(tiny), "--set", "fidelity.num_images=0")
     assert "best rival" in (tmp_path / "runs/rivals/report.html").read_text(encoding="utf-8").lower()
