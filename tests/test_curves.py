@@ -1,11 +1,13 @@
 """Curves and levels of scarcity: the arms that they become, what each adds, and that doses and levels are nested."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from call_cli import Result, caller
 from moulage import recipe as recipes
 from moulage.arm import Arm, Design, arms_of, roles
 from moulage.data.split import RESERVE
@@ -28,6 +30,11 @@ CURVE: dict[str, Any] = {
     "selections": {"chance": {"draw": 1.5, "rules": [{"plugin": "random"}]}},
     "curves": {"c": {"doses": DOSES, "generators": ["noise"], "selections": ["", "chance"]}},
 }
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    return caller(capsys, monkeypatch, tmp_path)
 
 
 def recipe_with(**tables: Any) -> recipes.Recipe:
@@ -160,10 +167,10 @@ def test_every_level_sees_as_many_images(tmp_path: Path):
 def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
     found = recipe_with(split={"scarcity": {"AK": [3, 5]}})
     levels = found.levels()
-    assert list(levels) == ["lesions-3", "lesions-5"]
+    assert list(levels) == ["lesions-5", "lesions-3"]
     with pytest.raises(RecipeError, match="2 levels"):
         found.scarcity  # noqa: B018
-    assert [level.scarcity for level in levels.values()] == [{"AK": 3}, {"AK": 5}]
+    assert [level.scarcity for level in levels.values()] == [{"AK": 5}, {"AK": 3}]
     assert {level.study.seed for level in levels.values()} == {found.study.seed}
     assert recipe_with().levels() == {"": recipe_with()}
     two = recipe_with(
@@ -171,7 +178,33 @@ def test_levels_are_studies_that_differ_in_the_lesions_that_stay_alone():
         split={"scarcity": {"AK": [3, 5], "DF": [2, 5]}},
         curves={"c": {"classes": ["AK"]}},
     )
-    assert list(two.levels()) == ["lesions-3-2", "lesions-5"]
+    assert list(two.levels()) == ["lesions-5", "lesions-3-2"]
+
+
+@pytest.mark.slow
+def test_levels_are_run_by_one_command_and_their_worths_read_at_once(tmp_path: Path, call: Callable[..., Result]):
+    found = recipe_with(split={"scarcity": {"AK": [2, 3]}}, curves={"c": {"doses": [0.5, 1], "selections": [""]}})
+    (tmp_path / "levels.toml").write_text(recipes.to_toml(found))
+    ended = call("study", "levels.toml", "--workers", "1", "--out", "runs/levels")
+    assert ended.code == 0, ended.err
+    assert ended.out.index("lesions-3") < ended.out.index("lesions-2")
+    of = {name: load(tmp_path / "runs/levels" / name) for name in ("lesions-2", "lesions-3")}
+    assert len({arm.images_seen for results in of.values() for arm in results.arms}) == 1
+    assert [r.registration.declared.scarcity for r in of.values() if r.registration] == [{"AK": 2}, {"AK": 3}]
+    said = call("worth", "runs/levels")
+    assert said.code == 0
+    assert "lesions-2" in said.out
+    assert "lesions-3" in said.out
+
+
+@pytest.mark.slow
+def test_levels_that_cannot_be_are_told_before_anything_is_computed(tmp_path: Path, call: Callable[..., Result]):
+    found = recipe_with(split={"scarcity": {"AK": [2, 400]}})
+    (tmp_path / "levels.toml").write_text(recipes.to_toml(found))
+    ended = call("study", "levels.toml", "--workers", "1", "--out", "runs/levels")
+    assert ended.code == 1
+    assert '400 lesions of "AK" are to stay' in ended.err
+    assert not [*tmp_path.rglob("done.json")]
 
 
 @pytest.mark.slow

@@ -145,9 +145,10 @@ class Recipe(Options):
     def levels(self) -> dict[str, "Recipe"]:
         """One recipe for each level of scarcity by its name, such as ``lesions-60``; itself, nameless, without several.
 
-        They differ in nothing but the lesions that stay, of which a level's are some of the next one's.
+        They differ in nothing but the lesions that stay. The level with the most comes first, and each holds the next
+        one's: lesions or held-back images that are too few are told before anything is computed.
         """
-        found = self.split.levels
+        found = self.split.levels[::-1]
         if len(found) < 2:
             return {"": self}
         names = ["lesions-" + "-".join(map(str, dict.fromkeys(level.values()))) for level in found]
