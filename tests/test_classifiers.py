@@ -184,6 +184,20 @@ def test_steps_are_those_of_the_epochs(in_steps):
     )
 
 
+def test_a_step_takes_as_long_in_short_epochs(monkeypatch: pytest.MonkeyPatch):
+    """On a clock that counts the steps."""
+    done, step = [0], State.step
+
+    def counted(state: State[Any], number: int) -> None:
+        done[0] += 1
+        step(state, number)
+
+    monkeypatch.setattr(State, "step", counted)
+    monkeypatch.setattr("moulage.devices.spent", lambda device: float(done[0]))
+    for steps_per_epoch in (None, 2):
+        assert case_of("probe by descent", steps_per_epoch=steps_per_epoch).new().steps_and_seconds(100)[1] == 1
+
+
 def test_a_prefix_of_the_epoch_is_enough(in_steps, tmp_path):
     short = case_of("finetune" if in_steps.module is finetune else "probe by descent", steps_per_epoch=2, epochs=1)
     assert short.new().steps_and_seconds(100)[0] == 2
