@@ -17,7 +17,7 @@ from moulage.classifiers import _fitting, _frozen, _optimum, _views, finetune, p
 from moulage.data.training_view import Examples, TrainingView
 from moulage.epochs import State
 from moulage.errors import CheckpointError, DataError, DivergedError, RecipeError, RunError
-from moulage.treatment import PLAIN
+from moulage.treatment import PLAIN, Treatment
 
 READS_METADATA = ("finetune", "metadata", "probe")
 
@@ -182,6 +182,29 @@ def test_steps_are_those_of_the_epochs(in_steps):
     assert in_steps.new().steps_and_seconds(100)[0] == in_epochs(in_steps).epochs * -(
         -100 // in_epochs(in_steps).batch_size
     )
+
+
+def test_a_class_that_the_mixed_epoch_does_not_draw_has_a_finite_logit(tmp_path):
+    inputs = np.random.default_rng(0).normal(0, 1, (203, 5)).astype(np.float32)
+    examples = Examples(inputs, np.repeat([0, 1], [200, 3]))
+    treatment = Treatment(mix=lambda inputs, targets: (inputs, targets), class_weights=(1.0, 1e-3), key="rare")
+    classifier = probe.Classifier(probe.Config(), ("a", "b"))
+    classifier.fit(TrainingView(examples, None, 0), examples, seed=0, folder=tmp_path, treatment=treatment)
+    assert np.isfinite(classifier.predict(inputs)).all()
+
+
+def test_a_step_takes_as_long_in_short_epochs(monkeypatch: pytest.MonkeyPatch):
+    """On a clock that counts the steps."""
+    done, step = [0], State.step
+
+    def counted(state: State[Any], number: int) -> None:
+        done[0] += 1
+        step(state, number)
+
+    monkeypatch.setattr(State, "step", counted)
+    monkeypatch.setattr("moulage.devices.spent", lambda device: float(done[0]))
+    for steps_per_epoch in (None, 2):
+        assert case_of("probe by descent", steps_per_epoch=steps_per_epoch).new().steps_and_seconds(100)[1] == 1
 
 
 def test_a_prefix_of_the_epoch_is_enough(in_steps, tmp_path):

@@ -138,6 +138,14 @@ def test_other_settings_and_versions_are_refused(tmp_path: Path, monkeypatch: py
         checkpoints.load(tmp_path, "settings")
 
 
+def test_the_newest_state_is_that_of_the_newest_checkpoint_that_can_be_read(tmp_path: Path):
+    assert checkpoints.newest(tmp_path) is None
+    _save(tmp_path, 1)
+    torch.save({"something": "else"}, tmp_path / "checkpoint-00000002.pt")
+    (tmp_path / "checkpoint-00000003.pt").mkdir()
+    assert (checkpoints.newest(tmp_path) or {})["w"][0] == 1
+
+
 def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="Cannot write"):

@@ -86,7 +86,7 @@ def load(folder: Path, settings: str) -> tuple[int, dict[str, Any]] | None:
 def newest(folder: Path) -> dict[str, Any] | None:
     """The state of the newest readable checkpoint, whatever its settings, on the CPU; None where there is none."""
     for path in _newest_first(folder):
-        with contextlib.suppress(zipfile.BadZipFile, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        with contextlib.suppress(*_BROKEN):
             return _read(path)["state"]
     return None
 

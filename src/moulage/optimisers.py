@@ -22,7 +22,8 @@ def guarded_step(optimiser: torch.optim.Optimizer) -> torch.Tensor:
     optimiser.found_inf = left_out = 1 - length.isfinite().float()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(optimiser, torch.optim.SGD) and optimiser.defaults["momentum"]:
         for weight in weights:  # a first step that is left out would leave PyTorch's own buffer uninitialised
-            optimiser.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+            if "momentum_buffer" not in optimiser.state[weight]:
+                optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     optimiser.step()
     del optimiser.found_inf  # pyright: ignore[reportAttributeAccessIssue]
     return left_out

@@ -54,7 +54,8 @@ def descend(config: Descent, head: Head, job: _fitting.Job, num_classes: int) ->
 
 
 def seconds_a_step(config: Descent, head: Head, job: _fitting.Job, num_classes: int) -> float:
-    """Mean time of the steps that one epoch of the job takes (``devices.spent``)."""
+    """Mean time of the steps that all images of the job take (``devices.spent``)."""
+    config = config.model_copy(update={"steps_per_epoch": None})
     start = devices.spent(head.mean.device)
     _train(config, _begin(config, head), job, 1, _fitting.Stage(1, config.epochs, None, False), num_classes)
     return (devices.spent(head.mean.device) - start) / job.view.num_steps(config.batch_size)

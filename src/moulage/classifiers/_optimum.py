@@ -199,8 +199,12 @@ def _made(head: Head, inputs: np.ndarray, labels: np.ndarray, shares: np.ndarray
 
 
 def _start(head: Head, rows: Rows) -> np.ndarray:
-    """No weights, and the logarithm of each class's share as bias: the optimum under an endless penalty."""
+    """No weights, and the logarithm of each class's share as bias: the optimum under an endless penalty.
+
+    A class that is not among the rows, as the one epoch that is mixed may not draw it, counts as half an image.
+    """
     share = (rows.targets * rows.shares[:, None]).sum(0).cpu().numpy()
+    share = np.where(share > 0, share, 0.5 / len(rows.inputs))
     return np.concatenate([np.zeros(head.weight.numel()), np.log(share)])
 
 

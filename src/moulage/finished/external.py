@@ -72,9 +72,8 @@ def evaluate_on(
     mapped = classes.apply(found, ours)
     pixels = data.pixels_of(done.recipe, mapped, (size,), progress=progress)
     report = audit(mapped, pixels, progress)
-    kept, shared = _kept(done, report, mapped, pixels, progress)
-    left = report.in_brief()
-    _say(say, *left, *shared.notes)
+    kept, overlap, left = _kept(done, report, mapped, pixels, progress)
+    _say(say, *left)
     key = runs.digest(runs.FORMAT, pixels.folder.name, size, kept.digest)
     folder = run / "external" / f"{safe_names([found.name])[found.name]}-{key}"
     with runs.lock(folder):
@@ -88,13 +87,13 @@ def evaluate_on(
             "data": {"name": found.name, "source": source, "note": found.note, "num_images": len(found)},
             "classes": {"map": classes.ours, "left_out": classes.left_out, "absent": classes.absent},
             "unusable": report.quarantined,
-            "overlap": shared.facts,
+            "overlap": overlap,
             "num_images": len(kept),
             "num_lesions": len(set(kept.groups)),
             "counts": kept.counts,
             "fits": [_fit(fit, scorer.path(stage)) for stage, fit in zip(done.stages, fits, strict=True)],
             **compared,
-            "notes": [*classes.notes, *left, *shared.notes, *unseen, *compared["notes"]],
+            "notes": [*classes.notes, *left, *unseen, *compared["notes"]],
         }
         runs.write_json(folder / "summary.json", summary)
     return {**summary, "folder": str(folder)}
@@ -107,19 +106,19 @@ def _say(say: Callable[[str], None], *lines: str) -> None:
 
 def _kept(
     done: Finished, report: Audit, mapped: Catalog, pixels: Pixels, progress: runs.Progress
-) -> tuple[Catalog, "_Shared"]:
-    """The images that are scored, and what is left out of them because the run has it too."""
-    clean = report.clean(mapped)
+) -> tuple[Catalog, dict[str, Any], tuple[str, ...]]:
+    """The images that are scored, what the run has too (``_Shared.facts``), and sentences on all that is left out."""
+    clean, unusable = report.clean(mapped), report.in_brief()
     shared = _shared(done, clean, pixels, progress)
     kept = clean.take(~np.isin(clean.images, shared.left_out))
     if not len(kept):
-        unusable, known = " ".join(report.in_brief()) or "All can be used.", len(shared.left_out)
+        said, known = " ".join(unusable) or "All can be used.", len(shared.left_out)
         raise DataError(
-            f"No image of {mapped.name} is left to score. {unusable} {known:,} are, or show a lesion, that the run's "
+            f"No image of {mapped.name} is left to score. {said} {known:,} are, or show a lesion, that the run's "
             "classifiers were trained on.",
             "Score them on data that were collected elsewhere.",
         )
-    return kept, shared
+    return kept, shared.facts, (*unusable, *shared.notes)
 
 
 class _Shared(NamedTuple):
