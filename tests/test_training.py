@@ -200,6 +200,8 @@ def test_steps_that_were_left_out_do_not_count_in_the_means():
     assert monitoring.means_of(4, records([1, nan, 3, 5], [0, 1, 0, 0])) == {"loss": 3, "left_out": 0.25}
     with pytest.raises(DivergedError, match="step 4: gradients were not finite in 3 of the last 4"):
         monitoring.means_of(4, records([1, nan, nan, 2], [0, 1, 1, 1]))
+    # A log right after another one may be of a single step.
+    assert monitoring.means_of(501, records([nan], [1])) == {"left_out": 1.0}
     with pytest.raises(DivergedError, match="step 2: loss nan"):
         monitoring.means_of(2, records([1, nan], [0, 0]))
 

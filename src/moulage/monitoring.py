@@ -15,6 +15,9 @@ from moulage.errors import CollapsedError, DivergedError
 COLLAPSED = 0.2
 """Previews whose mean difference is below this share of real images' are collapsed (see docs/LOG.md, 2026-11-23)."""
 
+MIN_LOST = 3
+"""Steps that changed nothing since the last log, from which a training may count as diverged."""
+
 DIVERGED = "Lower the learning rate, use precision fp32, or start again with another seed."
 
 
@@ -37,20 +40,21 @@ def means_of(step: int, records: Sequence[Mapping[str, Tensor]]) -> dict[str, fl
     """Means of what steps up to ``step`` returned, scalars by name, for the log.
 
     ``left_out``, where it is there, is 1 for a step that changed nothing because a gradient was not finite
-    (``optimisers.guarded_step``); such steps count in the mean of this name alone. ``DivergedError`` where most of them
-    are so, or a loss is not finite.
+    (``optimisers.guarded_step``); such steps count in the mean of this name alone, which is all there is where no other
+    step was taken. ``DivergedError`` where most steps are so, and ``MIN_LOST`` at least, since the log may be of a
+    single one; or where a loss is not finite.
     """
     newest = records[-1]  # on the device; those that come from a checkpoint are on the CPU
     columns = {n: torch.stack([r[n].to(newest[n].device) for r in records]).double().cpu() for n in newest}
     kept = columns.pop("left_out", torch.zeros(len(records))) == 0
     num_lost = len(records) - int(kept.sum())
-    if 2 * num_lost > len(records):
+    if 2 * num_lost > len(records) and num_lost >= MIN_LOST:
         raise DivergedError(
             f"Training diverged at step {step}: gradients were not finite in {num_lost} of the last {len(records)} "
             "steps, which were left out.",
             DIVERGED,
         )
-    means = {name: float(column[kept].mean()) for name, column in columns.items()}
+    means = {name: float(column[kept].mean()) for name, column in columns.items() if kept.any()}
     check_finite(step, **{name: value for name, value in means.items() if name.startswith("loss")})
     return means | {"left_out": num_lost / len(records)}
 
