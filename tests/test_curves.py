@@ -99,6 +99,20 @@ def test_each_dose_is_judged_against_as_many_copies_and_the_largest_alone_is_in_
         ({"study": {"target_classes": []}}, ["curves.c", "target_classes"]),
         ({"arms": {"c-real-50": {"balance": "none"}}}, ["arms.c-real-50", "rename"]),
         ({"arms": {"mine": {"balance": "none", "dose": 3}}}, ["arms.mine", "curves"]),
+        (
+            {
+                "generators": {"real": {"plugin": "noise", "classes": ["AK"], "size": 16}},
+                "curves": {"c": {"real_doses": [0.25], "generators": ["real"]}},
+            },
+            ["curves.c", 'series "real"'],
+        ),
+        (
+            {
+                "generators": {"noise-chance": {"plugin": "noise", "classes": ["AK"], "size": 16}},
+                "curves": {"c": {"generators": ["noise", "noise-chance"]}},
+            },
+            ["curves.c", '"c-noise-chance-50"', "rename"],
+        ),
     ],
 )
 def test_curves_that_make_no_sense(change: dict[str, Any], words: list[str]):

@@ -243,13 +243,16 @@ def test_too_few_is_said_once_for_all_trials():
     records = [
         SelectionRun(**about, trial=trial, kept={"AK": kept, "NV": 9}) for trial, kept in enumerate((200, 97, 120))
     ]
-    assert too_few(records) == [
+    wants = {"few": {"AK": 40}, "some": {"AK": 110}, "a": {"AK": 160}}
+    assert too_few(records, wants) == [
         "a: 160 images of AK were wanted, and the selection strict kept 97 (the fewest of 2 such trials). The arm "
         "added what was kept, and saw as many images in training as all others."
     ]
-    assert too_few(records[:1]) == []
+    assert too_few(records[:1], wants) == []
     both = [record.model_copy(update={"arms": ["few", "a"]}) for record in records]
-    assert too_few(both, {"few": {"AK": 40}, "a": {"AK": 160}}) == too_few(records)
+    assert too_few(both, wants) == too_few(records, wants)
+    three = [record.model_copy(update={"arms": ["few", "some", "a"]}) for record in records]
+    assert too_few(three, wants) == [sentence.replace("a: ", "some, a: ", 1) for sentence in too_few(records, wants)]
     assert kept_of_arms(records[:1]) == {}
     [(arm, kept)] = kept_of_arms(records).items()
     assert arm == "a"

@@ -116,13 +116,7 @@ class Arm:
         """The arm whose images are selected, of which this one takes as many as it adds: that of its curve with the
         largest dose, so that doses are nested; else itself.
         """
-        of = self.options
-        points = [
-            (each.dose, name)
-            for name, each in self.recipe.arms.items()
-            if of.curve and (each.curve, each.series) == (of.curve, of.series)
-        ]
-        return max(points)[1] if points else self.name
+        return self.recipe.largest_dose(self.name)
 
     def check(self) -> None:
         """Its plug-ins exist, take their options, go together, and suit the classifier.
@@ -342,12 +336,11 @@ class Design:
     def _numbers(self, arm: str) -> dict[str, tuple[int, int]]:
         """Class -> fewest and most images that an arm adds over the trials."""
         kept = self.kept.get(arm, {})  # for its curve's largest dose, of which this arm may take a part
-        ends = {label: kept.get(label, (number, number)) for label, number in self.additions(arm).items()}
-        return {
-            label: (min(low, n), min(high, n))
-            for label, n in self.additions(arm).items()
-            for low, high in [ends[label]]
-        }
+        found: dict[str, tuple[int, int]] = {}
+        for label, number in self.additions(arm).items():
+            low, high = kept.get(label, (number, number))
+            found[label] = min(low, number), min(high, number)
+        return found
 
     @staticmethod
     def _images(numbers: Mapping[str, tuple[int, int]], kind: str) -> str:

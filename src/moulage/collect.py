@@ -225,27 +225,25 @@ def kept_of_arms(selections: Sequence[SelectionRun]) -> dict[str, dict[str, tupl
     return {arm: {label: (min(n), max(n)) for label, n in of.items()} for arm, of in found.items()}
 
 
-def too_few(selections: Sequence[SelectionRun], additions: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+def too_few(selections: Sequence[SelectionRun], additions: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A sentence for each selection and class of which fewer images were kept than its arms wanted.
 
-    ``additions``: arm -> class -> images, of which arms that want fewer than were kept are not told.
+    ``additions``: arm -> class -> images, of which arms that want no more than were kept are not told.
     """
-    found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    found: dict[tuple[tuple[str, ...], str, str], list[tuple[int, int]]] = {}
     for record in selections:
         for label, wanted in record.want.items():
-            kept = record.kept[label]
-            arms = [arm for arm in record.arms if not additions or additions[arm].get(label, 0) > kept]
-            key = (", ".join(arms or record.arms), record.name, label)
-            found.setdefault(key, []).append((record.kept[label], wanted))
+            found.setdefault((tuple(record.arms), record.name, label), []).append((record.kept[label], wanted))
     sentences: list[str] = []
     for (arms, name, label), counts in found.items():
         short = [(kept, wanted) for kept, wanted in counts if kept < wanted]
         if short:
             kept, wanted = min(short, key=lambda pair: pair[0] / pair[1])
             times = f" (the fewest of {len(short)} such trials)" if len(short) > 1 else ""
+            told = [arm for arm in arms if additions[arm].get(label, 0) > kept] or arms
             sentences.append(
-                f"{arms}: {wanted} images of {label} were wanted, and the selection {name} kept {kept}{times}. The "
-                "arm added what was kept, and saw as many images in training as all others."
+                f"{', '.join(told)}: {wanted} images of {label} were wanted, and the selection {name} kept "
+                f"{kept}{times}. The arm added what was kept, and saw as many images in training as all others."
             )
     return sentences
 

@@ -226,10 +226,6 @@ def _reliability(arm: str, fits: Fits) -> Reliability:
     return Reliability(arm=arm, bins=rows, error=expected_calibration_error(labels, chance))
 
 
-def _detectable(comparison: Comparison) -> float:
-    return power.Plan.of(comparison).detectable(comparison.num_trials)
-
-
 def _power(comparison: Comparison) -> Power:
     plan = power.Plan.of(comparison)
     shown = sorted({*TRIALS_SHOWN, comparison.num_trials})
@@ -240,7 +236,7 @@ def _power(comparison: Comparison) -> Power:
         reference=comparison.reference,
         measure=comparison.measure,
         standard_error=comparison.standard_error or 0.0,
-        detectable=_detectable(comparison),
+        detectable=plan.detectable(comparison.num_trials),
         by_trials=[(n, plan.detectable(n)) for n in shown],
         by_size=[(factor, plan.detectable(comparison.num_trials, factor)) for factor in SIZES_SHOWN],
     )
@@ -268,7 +264,8 @@ def _plan(
 def _needed(plan: VerdictPlan, against: Mapping[str, Comparison], smallest_effect: float) -> str:
     """What gain the study could have called a help, and what it would take for the smallest that matters."""
     copies, about = against["duplicates"], parse(against["duplicates"].measure).measure
-    found, alone, wanted = plan.detectable(plan.num_trials), _detectable(copies), about.amount(smallest_effect)
+    found, wanted = plan.detectable(plan.num_trials), about.amount(smallest_effect)
+    alone = power.Plan.of(copies).detectable(copies.num_trials)
     conditions = [f"Holm over {plan.num_arms} arms"] if plan.num_arms > 1 else []
     conditions += ["the positive control gaining as much"] if plan.controls else []
     given = f" ({', '.join(conditions)})" if conditions else ""

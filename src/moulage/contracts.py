@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -223,14 +223,12 @@ class Plugin:
 
 def explains(classifier: Classifier) -> Explains | None:
     """The classifier, if it tells where it looked."""
-    found: Any = classifier
-    return found if hasattr(classifier, "attention") else None
+    return cast(Explains, classifier) if hasattr(classifier, "attention") else None
 
 
 def interpolates(generator: Generator) -> Interpolates | None:
     """The generator, if it draws what lies between images."""
-    found: Any = generator
-    return found if hasattr(generator, "between") else None
+    return cast(Interpolates, generator) if hasattr(generator, "between") else None
 
 
 def check_treatment(classifier: Classifier, treatment: Treatment) -> None:
@@ -276,8 +274,7 @@ class GeneratorPlugin(Plugin):
 
     def edit(self, drawing: Mapping[str, Any]) -> Edit:
         """Which part of training images is changed by these options of drawing; it is ``Drawing.changes``."""
-        found: Edit = getattr(plugins.validate(self.Drawing, dict(drawing), f"{self.name}, drawing"), "changes", "")
-        return found
+        return getattr(plugins.validate(self.Drawing, dict(drawing), f"{self.name}, drawing"), "changes", "")
 
     def draw_by(self, generator: Generator, drawing: Mapping[str, Any], where: str = "") -> None:
         """Tell a generator of this plug-in how to draw from now on.
@@ -390,14 +387,12 @@ def rule(name: str) -> SelectionPlugin:
 def source(name: str) -> SourcePlugin:
     """The source of this name; ``RecipeError`` where there is none."""
     module = plugins.load("sources", name)
-    recognises: Callable[[Path], bool] | None = getattr(module, "recognises", None)
-    return SourcePlugin(name, module.Config, module.read, recognises)
+    return SourcePlugin(name, module.Config, module.read, getattr(module, "recognises", None))
 
 
 def preprocessing(name: str) -> PreprocessingPlugin:
     """The pre-processing plug-in of this name; ``RecipeError`` where there is none."""
     module = plugins.load("preprocessing", name)
-    needs_mask: Callable[[Any], bool] | None = getattr(module, "needs_mask", None)
+    needs_mask, version = getattr(module, "needs_mask", None), int(getattr(module, "VERSION", 1))
     check_installed: Callable[[], None] = getattr(module, "check_installed", lambda: None)
-    version = int(getattr(module, "VERSION", 1))
     return PreprocessingPlugin(name, module.Config, module.apply, needs_mask, check_installed, version)

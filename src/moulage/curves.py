@@ -21,13 +21,16 @@ def arms_of_curves(
     real images, or the number of images where the curve gives numbers.
 
     ``ValueError`` names the key: no class, one that is no target class or that a generator does not learn, an unknown
-    generator, a name that is not plain.
+    generator, a generator that is called as a series that every curve has, a name that is not plain, two arms of one.
     """
-    return {
-        f"{name}-{arm.series}-{arm.dose:.0f}" if curve.images else f"{name}-{arm.series}-{percent(arm.dose)}": arm
-        for name, curve in curves.items()
-        for arm in _arms(name, curve, generators, targets)
-    }
+    found: dict[str, ArmOptions] = {}
+    for name, curve in curves.items():
+        for arm in _arms(name, curve, generators, targets):
+            key = f"{name}-{arm.series}-{f'{arm.dose:.0f}' if curve.images else percent(arm.dose)}"
+            if key in found:
+                raise ValueError(f'curves.{name}: two arms would be called "{key}"; rename a curve or a generator')
+            found[key] = arm
+    return found
 
 
 def percent(dose: float) -> str:
@@ -52,6 +55,8 @@ def _arms(
     for generator in curve.generators:
         if generator not in generators:
             raise ValueError(f'{where}: there is no generator "{generator}". {nearest(generator, generators)}')
+        if generator in (REAL, COPIES):
+            raise ValueError(f'{where}: every curve has a series "{generator}"; give that generator another name')
         for label in classes:
             if label not in (learns := generators[generator].classes):
                 raise ValueError(

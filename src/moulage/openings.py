@@ -77,13 +77,13 @@ def note(run: Path, by: str, what: str) -> None:
 
     ``RunError``: it is the first to read, and cannot be entered.
     """
-    known = since_declared(history(run))
+    known = _since_declared(history(run))
     if not any(entry["by"] == by for entry in known):
         with contextlib.suppress(*([RunError] if known else [])):  # a finished run may be read where it is read-only
             append(run, OPENED, by=by, what=what)
 
 
-def since_declared(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _since_declared(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The openings after the last declaration."""
     last = max((number for number, entry in enumerate(entries) if entry["event"] == DECLARED), default=-1)
     return entries[last + 1 :]

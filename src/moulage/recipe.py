@@ -115,13 +115,17 @@ class Recipe(Options):
         folds = self.split.scheme == "folds"
         return self.split.num_folds * self.split.num_repeats if folds else self.study.num_trials
 
+    def largest_dose(self, arm: str) -> str:
+        """Of the arms of a curve's series the one with the largest dose; an arm of no curve itself."""
+        of = self.arms[arm]
+        series = [name for name, each in self.arms.items() if (each.curve, each.series) == (of.curve, of.series)]
+        return max(series, key=lambda name: self.arms[name].dose) if of.curve else arm
+
     def is_decisive(self, arm: str) -> bool:
         """Whether an arm is judged: every one of no curve, and of the doses of a curve's series the largest, so that
         the others cost it no power.
         """
-        of = self.arms[arm]
-        series = [each.dose for each in self.arms.values() if (each.curve, each.series) == (of.curve, of.series)]
-        return not of.curve or of.dose == max(series)
+        return self.largest_dose(arm) == arm
 
     def family(self, roles: Mapping[str, str]) -> tuple[str, ...]:
         """The arms over which p-values are corrected: those that it names, else all with generated images that are

@@ -56,17 +56,22 @@ def declaration(recipe: Recipe, roles: Mapping[str, str], data: Mapping[str, str
     }
 
 
-@functools.cache
-def software() -> dict[str, str]:
-    """Versions of what decides a result, and a digest of this package's own code."""
-    root = Path(moulage.__file__).parent
+def versions(*packages: str) -> dict[str, str]:
+    """The version of each package that is installed."""
     found: dict[str, str] = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"code": runs.digest(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))}
+    return found
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """Versions of what decides a result, and a digest of this package's own code."""
+    root = Path(moulage.__file__).parent
+    return versions(*PACKAGES) | {"code": runs.digest(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))}
 
 
 def register(recipe: Recipe, run: Path, roles: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class TrainingView:
 
     @property
     def num_extra(self) -> int:
-        """Number of extra examples, at most ``num_slots``."""
+        """Number of extra examples; those that need a slot are at most ``num_slots``."""
         return 0 if self.extra is None else len(self.extra)
 
     @property

@@ -268,7 +268,7 @@ class Classifier(Stage):
         self._check_extra(known)
         if self.given and given_digest(Path(self.given), self.split) != self.given_digest:
             raise LeakError(f"{self.given} holds other samples than the arm {self.name} was given.", AGAIN)
-        self._check_predictions(known)
+        self.prove_predictions(known.prepared, known.run)
 
     def _check_extra(self, known: Known) -> None:
         """What the arm added is allowed there, row by row."""
@@ -309,10 +309,6 @@ class Classifier(Stage):
         strange = [name for name in origins if name not in sources]
         if strange and not self.given:  # a folder from elsewhere: its rows alone tell the split
             raise LeakError(f"{who} images of {strange[0]}, which is not its generator.", AGAIN)
-
-    def _check_predictions(self, known: Known) -> None:
-        """What was predicted is the part, and real, with its labels and groups."""
-        self.prove_predictions(known.prepared, known.run)
 
     def prove_predictions(self, prepared: Prepared, run: Path) -> None:
         """Raise ``LeakError`` where a file of its predictions is not of the part of the split that it is called by."""

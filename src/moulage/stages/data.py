@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from moulage.data.split import Split, folds, holdout, official, prove
 from moulage.errors import DataError, MoulageError, RecipeError, RunError, nearest
 from moulage.evaluation.measure_names import resolve
 from moulage.recipe import Recipe, to_toml
+from moulage.registration import versions
 from moulage.stages.mask_needs import WITHOUT_MASKS, check_masks, learns_masks, wants_masks
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pandas", "pyarrow")
@@ -169,7 +169,7 @@ def prepare(
     Where the audited data cannot be split, ``say`` tells what the audit found before the error is raised.
     """
     started = (time.perf_counter(), time.process_time())
-    if (run / "pixels.json").exists():
+    if (run / PIXELS).exists():
         with runs.reading(run / PIXELS):
             runs.check_format(runs.read_json(run / PIXELS).get("format", 1), run)
     data_sets.check(recipe)
@@ -289,13 +289,12 @@ def load(run: Path) -> tuple[Recipe, Prepared]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the report."""
-    found = {}
-    for package in ("moulage", *PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return {**found, "python": sys.version.split()[0], "platform": platform.platform(), "cpu": _cpu_name()}
+    return {
+        **versions("moulage", *PACKAGES),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+    }
 
 
 def _cpu_name() -> str:

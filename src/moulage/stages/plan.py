@@ -105,11 +105,14 @@ class _Planner:
         return arms_of(self.recipe)
 
     @cached_property
+    def counts(self) -> list[dict[str, int]]:
+        """Images of each class in the training part, for each split, of which folds have several."""
+        return [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
+
+    @cached_property
     def additions(self) -> list[dict[str, dict[str, int]]]:
-        """Images that each arm adds, for each split: ratios count the training part, of which folds have several."""
-        trials = range(len(self.prepared.splits))
-        counts = [self.prepared.part(trial, "train").counts for trial in trials]
-        return [{name: arm.additions(of) for name, arm in self.arms.items()} for of in counts]
+        """Images that each arm adds, for each split."""
+        return [{name: arm.additions(of) for name, arm in self.arms.items()} for of in self.counts]
 
     @cached_property
     def num_slots(self) -> list[int]:
@@ -118,8 +121,7 @@ class _Planner:
         Under planted scarcity at least what is held back, so that an epoch is as long as if nothing were scarce, at
         every level of it.
         """
-        counts = [self.prepared.part(trial, "train").counts for trial in range(len(self.prepared.splits))]
-        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in counts]
+        most = [max((arm.num_slots(of) for arm in self.arms.values()), default=0) for of in self.counts]
         if not self.recipe.split.scarcity:
             return most
         return [max(number, len(self.prepared.part(trial, RESERVE))) for trial, number in enumerate(most)]
