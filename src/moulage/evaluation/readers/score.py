@@ -65,13 +65,7 @@ def score(
 
     ``RecipeError``: an argument is wrong. ``DataError``: no reader answered two lesions of each kind.
     """
-    if not 0 < margin < CHANCE:
-        raise RecipeError(f"The margin is {margin:g}.", "It lies between 0 and 0.5, such as 0.1.")
-    if covariance not in COVARIANCES:
-        raise RecipeError(f'There is no covariance "{covariance}".', nearest(covariance, COVARIANCES))
-    for name in checks:
-        if name not in answers.sources:
-            raise RecipeError(f'There is no source "{name}" to be a check.', nearest(name, answers.sources))
+    _check(margin, covariance, checks, answers.sources)
     rng = np.random.default_rng(seed)
     ratings, notes = _ratings(answers)
     weights = _weights(answers, rng) if covariance == "bootstrap" else None
@@ -107,6 +101,16 @@ def score(
         diagnoses_of_readers=of_diagnoses,
         notes=(*answers.notes, *notes),
     )
+
+
+def _check(margin: float, covariance: str, checks: Sequence[str], sources: Sequence[str]) -> None:
+    if not 0 < margin < CHANCE:
+        raise RecipeError(f"The margin is {margin:g}.", "It lies between 0 and 0.5, such as 0.1.")
+    if covariance not in COVARIANCES:
+        raise RecipeError(f'There is no covariance "{covariance}".', nearest(covariance, COVARIANCES))
+    for name in checks:
+        if name not in sources:
+            raise RecipeError(f'There is no source "{name}" to be a check.', nearest(name, sources))
 
 
 def _lesion_codes(answers: Answers) -> tuple[np.ndarray, int]:
@@ -230,8 +234,7 @@ def _of_sources(
 def _adjusted(p_values: Mapping[str, float | None], checks: Sequence[str]) -> dict[str, float | None]:
     """After Holm over those that are no check; what has no p-value counts as a test."""
     tested = {name: np.inf if p is None else p for name, p in p_values.items() if name not in checks}
-    adjusted = holm(tested) if len(tested) > 1 else tested
-    found = {name: p if np.isfinite(p) else None for name, p in adjusted.items()}
+    found = {name: p if np.isfinite(p) else None for name, p in holm(tested).items()}
     return {name: found.get(name, p) for name, p in p_values.items()}
 
 
