@@ -21,8 +21,6 @@ from moulage.cli.options import Device, Json, Measures, OtherSource, SmallestEff
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
 
-FEWEST_RESAMPLES = 100
-
 
 def evaluate(
     predictions: Annotated[
@@ -114,6 +112,7 @@ def compare(
     they apply. docs/compare.md says more.
     """
     from moulage import runs
+    from moulage.evaluation.compare import FEWEST_RESAMPLES
     from moulage.evaluation.model_comparison import compare_models
     from moulage.evaluation.prediction_files import read
 
