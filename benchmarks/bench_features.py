@@ -3,9 +3,8 @@
     python benchmarks/bench_features.py
 
 The peer is the usual loop over a frozen network: forward the batch, step the head. Ours is ``probe``: ``embed`` once,
-then the optimum on the embeddings. The peer does 10 epochs for each of 2 arms x
-3 seeds; its forward passes are measured in one epoch of one fit and multiplied, since every epoch forwards every image
-again. CPU time, one thread.
+then the optimum on the embeddings. The peer does 10 epochs for each of 2 arms x 3 seeds; its forward passes are
+measured in one epoch of one fit and multiplied, since every epoch forwards every image again. CPU time, one thread.
 """
 
 import time

@@ -5,8 +5,8 @@
 RUN is a finished study of the classifier ``probe`` on a hold-out, whose embeddings and split are taken (plain training
 of its first trial); without one, clouds are drawn that are as unbalanced as ISIC-2019. Scikit-learn gets standardised
 features, and the best C of a grid by validation log-loss, as a user would choose it. CPU time, one thread; the time of
-the grid is scikit-learn's too. Written: a line each, with log-loss, macro AUC, macro AP and CPU seconds on the test
-part, and the time of both for one penalty that is given.
+the grid is scikit-learn's too. Written: a line each, with the scores on the test part and CPU seconds, and
+the time of both for one penalty that is given.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.metrics import log_loss
 
+from bench_finetune_scores import scores
 from moulage import randomness, runs
 from moulage.classifiers import probe
 from moulage.data.training_view import Examples, TrainingView
@@ -93,25 +94,13 @@ def main(parts: Parts | None = None) -> dict[str, float]:
             "probe, penalty given": timed(lambda: ours(1 / (middle * len(train)))),
             "scikit-learn, C given": timed(lambda: theirs([middle])),
         }
-    scores = {name: scored(logits, test.labels) for name, (logits, _) in found.items()}
+    reached = {name: scores(logits, test.labels) for name, (logits, _) in found.items()}
     for name, (_, seconds) in found.items():
-        print(f"{name:22}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores[name].items()) + f"  {seconds:.2f} CPU-s")
+        print(f"{name:22}: " + "  ".join(f"{k} {v:.4f}" for k, v in reached[name].items()) + f"  {seconds:.2f} CPU-s")
     return {
         "probe": found["scikit-learn"][1] / found["probe"][1],
         "probe_given": found["scikit-learn, C given"][1] / found["probe, penalty given"][1],
-        "probe_loss": scores["probe"]["log-loss"] - scores["scikit-learn"]["log-loss"],
-    }
-
-
-def scored(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Log-loss, macro one-against-rest AUC and macro AP of logits [N, K]."""
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    shares = odds / odds.sum(1, keepdims=True)
-    present = np.unique(labels)
-    return {
-        "log-loss": float(log_loss(labels, shares, labels=range(shares.shape[1]))),
-        "AUC": float(np.mean([roc_auc_score(labels == k, shares[:, k]) for k in present])),
-        "AP": float(np.mean([average_precision_score(labels == k, shares[:, k]) for k in present])),
+        "probe_loss": reached["probe"]["log-loss"] - reached["scikit-learn"]["log-loss"],
     }
 
 

@@ -80,7 +80,7 @@ def main() -> None:
         for row in rows:
             lesions, interaction, trials = row["values"]
             print(
-                f"{row['run']:16}{row['measure']:28}{row.get('pairs', ''):>6}{row.get('varying', ''):>9}"
+                f"{row['run']:16}{row['measure']:28}{row['pairs']:>6}{row['varying']:>9}"
                 f"{lesions:12.2f}{interaction:12.2f}{trials:10.2f}"
             )
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from moulage.evaluation.readers.estimates import Estimate, Ratings, auc, draw
+from moulage.evaluation.readers.estimates import COVARIANCES, Estimate, Ratings, auc, draw
 from moulage.evaluation.readers.obuchowski_rockette import difference, mean
 
 DESIGNS = ("1x30", "1x100", "3x30", "5x30", "5x60", "10x60", "20x30", "10x60x3")
@@ -135,7 +135,7 @@ def run(design: str, covariance: str, true: float, studies: int, seed: int, law:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--design", default="5x60")
-    parser.add_argument("--covariance", default="jackknife", choices=["jackknife", "bootstrap", "delong"])
+    parser.add_argument("--covariance", default="jackknife", choices=COVARIANCES)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", type=float, default=Law.reader, help="standard deviation between readers")

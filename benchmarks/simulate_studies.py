@@ -23,6 +23,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,32 +218,43 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--design", default="holdout-3")
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--images", type=int, help="of the test part; 3,000 if left out, folds 6,000")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/simulated-studies"), help="a folder")
-    parser.add_argument("--overview", action="store_true", help="only the table of what is there")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.overview:
-        files = sorted(options.out.glob("*.jsonl"))
-        print("\n".join([HEAD, *(table(file.stem, read(file)) for file in files)]))
-        return
-    file, design = options.out / f"{options.design}.jsonl", Design.of(options.design, options.images)
+def parser(words: str | None, out: str) -> argparse.ArgumentParser:
+    """Of the options that the simulations of studies share."""
+    found = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--design", default="holdout-3")
+    found.add_argument("--studies", type=int, default=1000)
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--out", type=Path, default=Path(out), help="a folder")
+    found.add_argument("--overview", action="store_true", help="only the table of what is there")
+    return found
+
+
+def go_on(file: Path, number: int, make: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first studies in a file, which is filled up to this number."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     done, start, spent = len(read(file)), time.monotonic(), time.process_time()
     gc.freeze()  # statsmodels collects garbage in every correction
     with file.open("a") as stream:
-        for study in range(done, options.studies):
-            stream.write(json.dumps(run_study(design, options.seed, study)) + "\n")
+        for study in range(done, number):
+            stream.write(json.dumps(make(study)) + "\n")
             stream.flush()
             each = (time.process_time() - spent) / (study + 1 - done)
             if study % 10 == 9:
-                left = (time.monotonic() - start) / (study + 1 - done) * (options.studies - study - 1) / 60
+                left = (time.monotonic() - start) / (study + 1 - done) * (number - study - 1) / 60
                 print(f"\r{study + 1} studies, {each:.2f} CPU-s each, {left:.0f} min left  ", end="", file=sys.stderr)
-    print("\n".join([HEAD, table(options.design, read(file)[: options.studies])]))
+    return read(file)[:number]
+
+
+def main() -> None:
+    arguments = parser(__doc__, "runs/simulated-studies")
+    arguments.add_argument("--images", type=int, help="of the test part; 3,000 if left out, folds 6,000")
+    options = arguments.parse_args()
+    if options.overview:
+        print("\n".join([HEAD, *(table(file.stem, read(file)) for file in sorted(options.out.glob("*.jsonl")))]))
+        return
+    file, design = options.out / f"{options.design}.jsonl", Design.of(options.design, options.images)
+    studies = go_on(file, options.studies, lambda study: run_study(design, options.seed, study))
+    print("\n".join([HEAD, table(options.design, studies)]))
 
 
 if __name__ == "__main__":

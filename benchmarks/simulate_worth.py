@@ -13,14 +13,9 @@ share a part of their errors, since one generator drew for all of them, and a pa
 Studies are appended to a file; the same command goes on where it stopped. Delete it where the inference has changed.
 """
 
-import argparse
-import json
 import os
 import re
-import sys
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +25,7 @@ import numpy as np
 from moulage.evaluation.alignment import align
 from moulage.evaluation.predictions import Predictions
 from moulage.evaluation.worth import RealCurve
-from simulate_studies import PHOTOGRAPHS, deal
+from simulate_studies import NUM_FOLDS, PHOTOGRAPHS, deal, go_on, parser, read
 
 CLASSES = ("MEL", "NV", "BCC", "BKL")
 TARGETS = ("BCC", "BKL")
@@ -41,7 +36,6 @@ DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 WORTHS = (0.0, 0.1, 0.6, 2.5, 8.0)
 """True worths of the arms with generated images, in multiples of the real images; the last is beyond all doses."""
 NUM_FEATURES = 8
-NUM_FOLDS = 5
 MEASURE = "mean_average_precision"
 
 
@@ -188,36 +182,20 @@ HEAD = (
 )
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--design", default="holdout-3")
-    parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--law", nargs="*", default=[], metavar="NAME=NUMBER", help="other numbers of the law")
-    parser.add_argument("--out", type=Path, default=Path("runs/simulated-worth"), help="a folder")
-    parser.add_argument("--overview", action="store_true", help="only the table of what is there")
-    options = parser.parse_args()
+    arguments = parser(__doc__, "runs/simulated-worth")
+    arguments.add_argument("--law", nargs="*", default=[], metavar="NAME=NUMBER", help="other numbers of the law")
+    options = arguments.parse_args()
     if options.overview:
         print("\n".join([HEAD, *(table(file.stem, read(file)) for file in sorted(options.out.glob("*.jsonl")))]))
         return
-    options.out.mkdir(parents=True, exist_ok=True)
     changes = dict(change.split("=") for change in options.law)
     design = Design.of(options.design, **{name: float(value) for name, value in changes.items()})
     name = " ".join([options.design, *options.law])
-    file, start = options.out / f"{name}.jsonl", time.process_time()
-    done = len(read(file))
-    with file.open("a") as stream:
-        for study in range(done, options.studies):
-            stream.write(json.dumps(run_study(design, options.seed, study)) + "\n")
-            stream.flush()
-            if study % 10 == 9:
-                each = (time.process_time() - start) / (study + 1 - done)
-                print(f"\r{study + 1} studies, {each:.2f} CPU-s each  ", end="", file=sys.stderr)
-    print("\n".join([HEAD, table(name, read(file)[: options.studies])]))
+    studies = go_on(
+        options.out / f"{name}.jsonl", options.studies, lambda study: run_study(design, options.seed, study)
+    )
+    print("\n".join([HEAD, table(name, studies)]))
 
 
 if __name__ == "__main__":

@@ -197,6 +197,23 @@ def test_the_three_covariances_agree():
     assert np.abs(found["bootstrap"] - found["jackknife"]).max() < 0.15 * scale
 
 
+def test_a_bootstrap_of_readers_who_share_no_image_has_an_interval():
+    """Some resamples hold nothing that one of two readers answered, and no AUC of theirs."""
+    table = made(2, {"gan": 0.5}, items=8)
+    half = table["item"].str.extract(r"-(\d)")[0].astype(int) < 4
+    answers = tables.check(table[half == (table["reader"] == "r0")].reset_index(drop=True))
+    found, expected = (score(answers, covariance=name).sources[0].auc for name in ("bootstrap", "jackknife"))
+    assert found.standard_error == pytest.approx(expected.standard_error, rel=0.3)
+
+
+def test_a_bootstrap_that_leaves_a_reader_nothing_is_refused():
+    table = made(8, {"gan": 0.5}, items=16)
+    number, reader = table["item"].str.extract(r"-(\d+)")[0].astype(int), table["reader"].str[1:].astype(int)
+    answers = tables.check(table[(number // 2 == reader) & (table["repeat_of"] == "")].reset_index(drop=True))
+    with pytest.raises(DataError, match="too few lesions for a bootstrap"):
+        score(answers, covariance="bootstrap")
+
+
 def test_generators_share_the_real_images_so_their_difference_varies_less():
     first, second = ratings(0, shared=False), ratings(0, shared=False)
     second = Ratings(second.generated, second.real, second.of_generated + 25, second.of_real, 70)

@@ -3,9 +3,7 @@
 Results go to stdout, progress and messages to stderr. What is wrong with the user's input is one message and exit code
 1. Nothing heavy is imported before a verb needs it: ``--help`` answers at once. One module a group of verbs:
 ``init``, ``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and
-words), ``challenge``, ``masks`` and ``planning``.
-``studies``, ``prepare``, ``steps`` (one plug-in each), ``fidelity``, ``evidence`` (predictions to numbers and words),
-``worth``, ``challenge``, ``masks`` and ``planning``.
+words), ``worth``, ``challenge``, ``masks``, ``reader`` and ``planning``.
 """
 
 import errno

@@ -91,6 +91,13 @@ def interval(measure: str, low: float | None, high: float | None) -> str:
     return "-" if low is None else f"{difference(measure, low)} to {difference(measure, high)}"
 
 
+def p_value(value: float | None) -> str:
+    """``0.012``; ``-`` where there is none."""
+    from moulage.evaluation import verdict
+
+    return "-" if value is None else verdict.p_value(value)
+
+
 def print_json(value: Any) -> None:
     """A result as standard JSON on stdout; see ``runs.to_json``."""
     from moulage import runs

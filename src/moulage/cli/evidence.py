@@ -6,12 +6,20 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from moulage.cli.common import difference, interval, names_of, options_of, pairs_of, plain, print_json, print_scores
+from moulage.cli.common import (
+    difference,
+    interval,
+    names_of,
+    options_of,
+    p_value,
+    pairs_of,
+    plain,
+    print_json,
+    print_scores,
+)
 from moulage.cli.options import Device, Json, Measures, OtherSource, SmallestEffect, SourceSettings, Targets
 from moulage.errors import DataError, RecipeError, nearest
 from moulage.screen import Screen, show_table
-
-FEWEST_RESAMPLES = 100
 
 
 def evaluate(
@@ -104,6 +112,7 @@ def compare(
     they apply. docs/compare.md says more.
     """
     from moulage import runs
+    from moulage.evaluation.compare import FEWEST_RESAMPLES
     from moulage.evaluation.model_comparison import compare_models
     from moulage.evaluation.prediction_files import read
 
@@ -233,7 +242,7 @@ def _print_comparison(result: dict[str, Any], out: Path | None) -> None:
     show_table(f"Compared with {result['reference']}", shown)
     if result["fixed_pairs"]:
         shown = [
-            {**{key: row[key] for key in ("model", "test", "measure")}, **_difference(row), "p": _p(row["p"])}
+            {**{key: row[key] for key in ("model", "test", "measure")}, **_difference(row), "p": p_value(row["p"])}
             for row in result["fixed_pairs"]
         ]
         show_table(f"For {result['fixed_pairs'][0]['holds_for']}: nothing here is said of the methods", shown)
@@ -253,8 +262,8 @@ def _compared(values: Mapping[str, Any], several: bool) -> dict[str, Any]:
     row |= {"reference": _score(measure, values["estimate_reference"]), **_difference(values)}
     if values["scheme"] == "folds":
         row["cautious"] = interval(measure, values["cautious_low"], values["cautious_high"])
-    row["p"] = _p(values["p_value"])
-    return {**row, **({"p, Holm": _p(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
+    row["p"] = p_value(values["p_value"])
+    return {**row, **({"p, Holm": p_value(values["p_adjusted"])} if several else {}), "reading": values["reading"]}
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, str]:
@@ -267,12 +276,6 @@ def _score(measure: str, value: float) -> str:
     from moulage.evaluation.measure_names import parse
 
     return parse(measure).measure.number(value)
-
-
-def _p(value: float | None) -> str:
-    from moulage.evaluation.verdict import p_value
-
-    return "-" if value is None else p_value(value)
 
 
 def _write_tables(folder: Path, result: Mapping[str, Any]) -> None:

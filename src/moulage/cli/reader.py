@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulage.cli.common import print_json
+from moulage.cli.common import p_value, print_json
 from moulage.cli.options import Json, Seed
 from moulage.screen import show_table
 
@@ -66,8 +66,8 @@ def _show(found: "ReaderStudy") -> None:
                 "source": f"{row.source} (check)" if row.check else row.source,
                 "readers": len(row.readers),
                 "AUC [95 %]": interval(row.auc),
-                "p of 0.5": _p(row.p_adjusted),
-                f"p of beyond 0.5 ± {row.margin:g}": _p(row.p_equivalence_adjusted),
+                "p of 0.5": p_value(row.p_adjusted),
+                f"p of beyond 0.5 ± {row.margin:g}": p_value(row.p_equivalence_adjusted),
                 "answer": row.answer,
             }
             for row in found.sources
@@ -118,7 +118,7 @@ def _show_rest(found: "ReaderStudy") -> None:
                 "first": row.first,
                 "second": row.second,
                 "difference [95 %]": interval(row.auc, signed=True),
-                "p after Holm": _p(row.p_adjusted),
+                "p after Holm": p_value(row.p_adjusted),
             }
             for row in found.differences
         ],
@@ -150,7 +150,7 @@ def _show_rest(found: "ReaderStudy") -> None:
                 "source": row.source,
                 "right": interval(row.right),
                 "minus real [95 %]": interval(row.minus_real, signed=True) if row.minus_real else "-",
-                "p, each alone": _p(row.p_value),
+                "p, each alone": p_value(row.p_value),
             }
             for row in found.diagnoses
         ],
@@ -158,9 +158,3 @@ def _show_rest(found: "ReaderStudy") -> None:
     for title, table in rows.items():
         if table:
             show_table(title, table)
-
-
-def _p(value: float | None) -> str:
-    from moulage.evaluation.verdict import p_value
-
-    return "-" if value is None else p_value(value)

@@ -23,7 +23,7 @@ MIN_TRIALS = 3
 MIN_LESIONS = 10
 """A class with fewer lesions gets no verdict."""
 CONFIDENCE = 0.95
-FEWEST_RESAMPLES = 50
+FEWEST_RESAMPLES = 100
 """A variance of fewer draws is known to 14 % at best."""
 NEGLIGIBLE = 1e-20
 """A squared standard error below this is rounding: nothing varies."""

@@ -41,6 +41,8 @@ MARGIN = 0.1
 LEVEL = 0.05
 MIN_LESIONS = 2
 """Lesions of each kind from which the answers of a reader have a variance."""
+MIN_DEFINED = 0.5
+"""Share of the resamples in which every reader has lesions of each kind, from which the bootstrap is one."""
 FEW_READERS = 5
 """With fewer readers a note says that the interval rests on few."""
 
@@ -63,18 +65,13 @@ def score(
             comparisons, the agreement and the trend.
         seed: of the bootstraps.
 
-    ``RecipeError``: an argument is wrong. ``DataError``: no reader answered two lesions of each kind.
+    ``RecipeError``: an argument is wrong. ``DataError``: no reader answered two lesions of each kind, or some
+    answered too few for the bootstrap.
     """
-    if not 0 < margin < CHANCE:
-        raise RecipeError(f"The margin is {margin:g}.", "It lies between 0 and 0.5, such as 0.1.")
-    if covariance not in COVARIANCES:
-        raise RecipeError(f'There is no covariance "{covariance}".', nearest(covariance, COVARIANCES))
-    for name in checks:
-        if name not in answers.sources:
-            raise RecipeError(f'There is no source "{name}" to be a check.', nearest(name, answers.sources))
+    _check(margin, covariance, checks, answers.sources)
     rng = np.random.default_rng(seed)
     ratings, notes = _ratings(answers)
-    weights = _weights(answers, rng) if covariance == "bootstrap" else None
+    weights = _weights(answers, ratings, rng) if covariance == "bootstrap" else None
     aucs = {
         source: {reader: auc(found, covariance, weights) for reader, found in by_reader.items()}
         for source, by_reader in ratings.items()
@@ -107,6 +104,16 @@ def score(
         diagnoses_of_readers=of_diagnoses,
         notes=(*answers.notes, *notes),
     )
+
+
+def _check(margin: float, covariance: str, checks: Sequence[str], sources: Sequence[str]) -> None:
+    if not 0 < margin < CHANCE:
+        raise RecipeError(f"The margin is {margin:g}.", "It lies between 0 and 0.5, such as 0.1.")
+    if covariance not in COVARIANCES:
+        raise RecipeError(f'There is no covariance "{covariance}".', nearest(covariance, COVARIANCES))
+    for name in checks:
+        if name not in sources:
+            raise RecipeError(f'There is no source "{name}" to be a check.', nearest(name, sources))
 
 
 def _lesion_codes(answers: Answers) -> tuple[np.ndarray, int]:
@@ -157,15 +164,23 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _weights(answers: Answers, rng: np.random.Generator) -> np.ndarray:
-    """Resamples of the lesions, stratified by the sources of their items, [L, RESAMPLES]."""
+def _weights(answers: Answers, ratings: Mapping[str, Mapping[str, Ratings]], rng: np.random.Generator) -> np.ndarray:
+    """Resamples of the lesions, stratified by the sources of their items, [L, B].
+
+    Those in which a reader who has not answered all is left without a lesion of one kind are none: no AUC is defined.
+    """
     codes, num_lesions = _lesion_codes(answers)
     sources = (
         pd.Series(answers.table["source"].to_numpy()).groupby(codes).agg(lambda each: "\n".join(sorted(set(each))))
     )
     strata = np.unique(sources.to_numpy(str), return_inverse=True)[1]
     assert len(strata) == num_lesions
-    return draw(strata, RESAMPLES, rng)
+    weights = draw(strata, RESAMPLES, rng)
+    kinds = [rows for of in ratings.values() for one in of.values() for rows in (one.of_generated, one.of_real)]
+    defined = np.all([weights[rows].any(axis=0) for rows in kinds], axis=0)
+    if defined.mean() < MIN_DEFINED:
+        raise DataError("Some readers answered too few lesions for a bootstrap.", "Take the jackknife.")
+    return weights[:, defined]
 
 
 def _of_readers(
@@ -230,8 +245,7 @@ def _of_sources(
 def _adjusted(p_values: Mapping[str, float | None], checks: Sequence[str]) -> dict[str, float | None]:
     """After Holm over those that are no check; what has no p-value counts as a test."""
     tested = {name: np.inf if p is None else p for name, p in p_values.items() if name not in checks}
-    adjusted = holm(tested) if len(tested) > 1 else tested
-    found = {name: p if np.isfinite(p) else None for name, p in adjusted.items()}
+    found = {name: p if np.isfinite(p) else None for name, p in holm(tested).items()}
     return {name: found.get(name, p) for name, p in p_values.items()}
 
 
