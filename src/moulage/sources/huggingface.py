@@ -95,13 +95,10 @@ def read(path: Path | None, config: Config) -> Catalog:
     root = _packed(start, shards, columns) if inside else base
     nothing = [str(name) for name in rows["image"][rows["label"] == ""]]
     rows = rows[rows["label"] != ""]
-    found = Counter(rows["label"])
-    for name in config.classes:
-        if name not in found:
-            raise DataError(f'{start}: there is no image of the class "{name}".', nearest(name, found))
-    names, _ = class_map.spelled(found, False, start)
+    names, _ = class_map.spelled(Counter(rows["label"]), False, start)
     rows = rows.assign(label=[names[str(label)] for label in rows["label"]])
-    classes = config.classes or tuple(name for name in columns.names if name in found) or tuple(sorted(names.values()))
+    in_order = [names[name] for name in columns.names if name in names]
+    classes = class_map.chosen(config.classes or in_order, set(names.values()), start)
     rows = rows[rows["label"].isin(classes)]
     parts = {k: v for k, v in zip(rows["image"], rows["official_part"], strict=True) if v}
     said = ", ".join(f'{role} "{column}"' for role, column in used.items() if column) or "nothing else"
