@@ -187,3 +187,16 @@ def test_classes_whose_names_have_spaces_around_them_are_kept(tmp_path: Path) ->
     assert catalog.classes == ("MEL", "NV", "AK")
     assert len(catalog) == 6
     assert read(data, classes=("AK", "MEL")).classes == ("AK", "MEL")
+
+
+def test_images_that_are_in_the_cache_are_read_from_one_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = hub(tmp_path / "set", train=shard(range(6)))
+    before = read(data)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("moulage.runs._lock_file", refuse)
+    assert read(data).table.equals(before.table)
