@@ -259,6 +259,8 @@ def test_labels_from_a_table(tmp_path: Path) -> None:
     catalog = read(tmp_path, table="list.csv")
     assert list(catalog.table["label"]) == ["AK", "NV"]
     assert list(catalog.unlabelled) == ["3.dcm"]
+    for name in ("list.csv", "./list.csv", str(tmp_path / "list.csv")):
+        assert not told(read(tmp_path, table=name), "files passed over"), name
     assert set(catalog.groups) == {"patient:1"}, "the table's ids are no more kept than the files'"
 
 
@@ -269,11 +271,13 @@ def test_several_frames_are_refused_or_left_out_and_what_is_no_picture_is_told(t
     del report.Rows
     put(tmp_path / "AK/report", report)
     (tmp_path / "AK/broken").write_bytes(b"\0" * 128 + b"DICM" + b"\x07\xff")
+    (tmp_path / "AK/cut").write_bytes(stored(report)[:153])
     refused(lambda: read(tmp_path), "1 of 7 DICOM files", "AK/many with 5", "several_frames=exclude")
     catalog = read(tmp_path, several_frames="exclude")
     assert len(catalog) == 6
     assert told(catalog, "DICOM files of several frames").startswith("1 ")
     assert "without a picture" in told(catalog, "DICOM files without a picture")
+    assert told(catalog, "DICOM files that cannot be read").startswith("1 ")
 
 
 def test_what_names_a_patient_all_the_same_is_warned_of_without_the_name(tmp_path: Path) -> None:

@@ -178,3 +178,25 @@ def test_errors_and_what_init_takes_it_for(tmp_path: Path) -> None:
     assert source_of(data) == source_of(file) == source_of(saved(tmp_path / "disk", shard([1]))) == "huggingface"
     file.write_bytes(b"PAR1 no more")
     refused(lambda: read(data), "cannot be read", "Download or save it again")
+
+
+def test_classes_whose_names_have_spaces_around_them_are_kept(tmp_path: Path) -> None:
+    features = FEATURES | {"label": {"names": ["MEL ", "NV", " AK"], "_type": "ClassLabel"}}
+    data = hub(tmp_path / "set", train=shard(range(6), features))
+    catalog = read(data)
+    assert catalog.classes == ("MEL", "NV", "AK")
+    assert len(catalog) == 6
+    assert read(data, classes=("AK", "MEL")).classes == ("AK", "MEL")
+
+
+def test_images_that_are_in_the_cache_are_read_from_one_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = hub(tmp_path / "set", train=shard(range(6)))
+    before = read(data)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("moulage.runs._lock_file", refuse)
+    assert read(data).table.equals(before.table)

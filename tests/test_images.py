@@ -332,6 +332,29 @@ def test_a_file_and_a_zip_member_give_the_same_bytes(tmp_path: Path) -> None:
         assert reader.bytes(f"{tmp_path}/a.jpg") == reader.bytes(f"{tmp_path}/a.zip::in/a.jpg") == b"abc"
 
 
+def test_a_damaged_member_is_an_image_that_cannot_be_read_however_it_is_packed(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a", content)
+        packed = bytearray(path.read_bytes())
+        packed[60:120] = b"\xff" * 60
+        path.write_bytes(packed)
+        with Reader() as reader, pytest.raises(ImageError, match="damaged"):
+            reader.bytes(f"{path}::a")
+
+
+def test_an_array_that_is_encrypted_is_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "a.npz", deflated=False, images=np.zeros((1, 4, 4), np.uint8))
+    packed = bytearray(path.read_bytes())
+    packed[6] |= 1  # the flag in the member's own header and in the directory
+    packed[packed.rfind(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(packed)
+    with Reader() as reader, pytest.raises(DataError, match=r"a\.npz::images cannot be read"):
+        reader.array(f"{path}::images::0")
+
+
 def test_what_is_not_there_is_missing_but_an_archive_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w"):
         pass

@@ -196,6 +196,16 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert "photo, who, grade" in caught.value.hint
 
 
+def test_of_two_tables_in_a_zip_that_share_a_name_the_one_is_read_that_was_asked_for(tmp_path: Path) -> None:
+    tables = {"labels.csv": b"image,label\na.png,x\nb.png,y\n", "about/labels.csv": b"image,label\na.png,y\nb.png,x\n"}
+    write(tmp_path / "set", "a.png", "b.png", **tables)
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "set"))
+    for data, named in ((tmp_path / "set", "labels.csv"), (tmp_path / "set", "./labels.csv"), (packed, "labels.csv")):
+        catalog = read(data, table=named)
+        assert dict(zip(catalog.images, catalog.table["label"], strict=True)) == {"a.png": "x", "b.png": "y"}
+        assert kinds(catalog)["table that is not read"].images == ("about/labels.csv",)
+
+
 # ---- wrappers and copies --------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """What is above the background of a mask is lesion, however it is written; what cannot be meant is refused by name."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,12 @@ def test_the_audit_says_how_masks_are_written_and_which_are_odd(tmp_path: Path, 
     monkeypatch.setattr(mask_remarks, "MOST_READ", 3)
     some, _ = mask_remarks.check(catalog, scan)
     assert all("of 3 of 12 that were looked at" in f.message for f in some if f.kind == "masks of other levels")
+
+
+def test_whatever_the_decoder_raises_is_a_damaged_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", broken)
+    with pytest.raises(ImageError, match="the mask is damaged"):
+        mask_files.decode(encoded(Image.fromarray(INSIDE)))

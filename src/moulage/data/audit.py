@@ -21,7 +21,7 @@ from moulage import runs
 from moulage.data import duplicates, generated, joined_sets, mask_remarks, overlap, picture_remarks, shortcuts
 from moulage.data.catalog import Catalog
 from moulage.data.duplicates import Pair
-from moulage.data.findings import NUM_NAMED, Finding, Severity
+from moulage.data.findings import NUM_NAMED, Finding, Severity, finding
 from moulage.data.identity import unite
 from moulage.data.pixel_writer import OK
 from moulage.data.pixels import Pixels
@@ -79,7 +79,7 @@ class Audit:
         reasons = Counter(why.split(":")[0] for why in self.quarantined.values())
         listed = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common())
         said = [f"{_count(len(self.quarantined))} cannot be used: {listed}."] if listed else []
-        return said + [finding.message for finding in self.findings if finding.kind == generated.PERHAPS]
+        return said + [each.message for each in self.findings if each.kind == generated.PERHAPS]
 
     def save(self, path: Path) -> None:
         """Write JSON."""
@@ -138,8 +138,7 @@ class _Findings(list[Finding]):
 
     def add(self, kind: str, severity: Severity, images: Iterable[str], message: str, advice: str = "") -> None:
         """What is wrong with these images; nothing is where there are none."""
-        if names := [str(name) for name in images]:
-            self.append(Finding(kind, severity, len(names), tuple(names[:NUM_NAMED]), message, advice))
+        self += finding(kind, severity, images, message, advice)
 
 
 def _count(number: int, one: str = "image") -> str:

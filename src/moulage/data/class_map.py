@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moulage.data.catalog import Catalog
@@ -98,3 +98,15 @@ def spelled(labels: Mapping[str, int], merge: bool, where: object) -> tuple[dict
 def clean(name: str) -> str:
     """A class name without spaces at its ends, in Unicode form NFC."""
     return unicodedata.normalize("NFC", name).strip()
+
+
+def chosen(wanted: Sequence[str], found: Collection[str], where: object) -> tuple[str, ...]:
+    """The classes that were asked for, cleaned, in this order; all that were found, sorted, where none was.
+
+    ``DataError``: one that was asked for is not among those found.
+    """
+    names = tuple(map(clean, wanted))
+    for name in names:
+        if name not in found:
+            raise DataError(f'{where}: there is no image of the class "{name}".', nearest(name, found))
+    return names or tuple(sorted(found))

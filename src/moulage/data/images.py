@@ -45,7 +45,7 @@ BLANK_RANGE, LEAST_RANGE = 8, 32
 _ORIENTATION = 0x0112
 _MIN_DECODED_SIDE = 64
 _REDUCING_GAP = 3.0
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 """What Pillow raises on broken bytes."""
 
 
@@ -105,7 +105,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 where there is none, or the EXIF is broken."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except _BROKEN:
+    except BROKEN:
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -116,7 +116,7 @@ def _has_second_page(image: Image.Image) -> bool:
         return False
     try:
         image.seek(1)
-    except _BROKEN:  # an EOFError where there is none
+    except BROKEN:  # an EOFError where there is none
         return False
     return True
 
@@ -228,7 +228,7 @@ def _open(data: bytes) -> Image.Image:
         kind = content(data)
         said = f"this is {kind}, which is not read here" if kind not in ("", READABLE) else "this is no image"
         raise ImageError(f"{said}; formats: {', '.join(FORMATS)}") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"the image is damaged: {error}") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -243,7 +243,7 @@ def _decode(data: bytes, found: Header, scale: int) -> Image.Image:
     try:
         image.load()
         picture = _rgb(image)
-    except _BROKEN as error:
+    except BROKEN as error:
         truncated = "truncated" in str(error).lower()
         raise ImageError(f"the image is damaged: {error}", "truncated" if truncated else "unreadable") from None
     if found.format in JPEG and not has_end(data):

@@ -74,7 +74,7 @@ def decode(data: bytes) -> Mask:
         mask = _told(*_levels(image), squashed, lossy=header.format in images.JPEG)
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
+    except images.BROKEN as error:
         raise ImageError(f"the mask is damaged: {error}") from None
     upright = np.asarray(images.turned(Image.fromarray(mask.inside), header.orientation))
     return Mask(upright, mask.levels, mask.squashed)

@@ -1,5 +1,6 @@
 """The bytes of images, read in place: files, members of ZIP archives, rows of the arrays in a ``.npz`` file."""
 
+import lzma
 import math
 import os
 import stat
@@ -18,6 +19,8 @@ from moulage.errors import DataError
 
 MISSING = "missing"
 """Status, and fingerprint, of an image that is not there."""
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""What a member of a ZIP raises that is damaged, encrypted or packed in a way that is not known."""
 MAX_FILE_BYTES = 512 * 2**20
 """A larger file or member of an archive is no image."""
 MAX_RATIO, _MIN_BOMB_BYTES = 200, 16 * 2**20
@@ -54,7 +57,7 @@ class Reader:
         archive = self._archive(path)
         try:
             return dicom.as_image(archive.read(_bounded(_member(archive, member))))
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except BROKEN as error:
             raise ImageError(f"the archive is damaged here, or encrypted: {error}") from None
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from None
@@ -64,7 +67,10 @@ class Reader:
         path, name, index = _array_parts(location)
         if (path, name) not in self._arrays:
             archive = self._archive(path)
-            stream = self._open.enter_context(archive.open(_member(archive, f"{name}.npy")))
+            try:
+                stream = self._open.enter_context(archive.open(_member(archive, f"{name}.npy")))
+            except BROKEN as error:
+                raise DataError(f"{path}::{name} cannot be read: {error}.") from None
             self._arrays[path, name] = _Rows.read_header(stream, f"{path}::{name}")
         return self._arrays[path, name].row(index)
 
@@ -118,7 +124,7 @@ class _Rows:
     def read_header(cls, stream: IO[bytes], name: str) -> "_Rows":
         try:
             shape, fortran, dtype = array_header(stream)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (ValueError, *BROKEN) as error:
             raise DataError(f"{name} is no array: {error}.") from None
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
             order = " in Fortran order" if fortran else ""
@@ -137,7 +143,7 @@ class _Rows:
         try:
             self.stream.seek(self.first_byte + index * num_bytes)
             data = self.stream.read(num_bytes)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except BROKEN as error:
             raise ImageError(f"{self.name} is damaged at row {index}: {error}") from None
         if len(data) < num_bytes:
             raise ImageError(f"{self.name} ends before row {index}", "truncated")

@@ -16,7 +16,6 @@ STANDARD_SUM = 3688
 _MAKE, _MODEL, _SOFTWARE = 0x010F, 0x0110, 0x0131
 _SAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _MOST_LETTERS = 60
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def read(data: bytes) -> Storage:
     try:
         image = Image.open(io.BytesIO(data), formats=images.FORMATS)
         return Storage(image.format or "", _compression(image), _camera(image))
-    except _BROKEN:
+    except (*images.BROKEN, AttributeError):
         return Storage()
 
 

@@ -30,11 +30,9 @@ def _environment() -> Environment:
 
 def value(of: Any) -> str:
     """A value as TOML, on one line."""
-    return (
-        tomli_w.dumps({"k": list(of) if isinstance(of, tuple) else of}).removeprefix("k = ").strip()
-        if not isinstance(of, list | tuple)
-        else f"[{', '.join(map(value, of))}]"
-    )
+    if isinstance(of, list | tuple):
+        return f"[{', '.join(map(value, of))}]"
+    return tomli_w.dumps({"k": of}).removeprefix("k = ").strip()
 
 
 def key(name: str) -> str:

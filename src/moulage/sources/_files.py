@@ -9,7 +9,6 @@ import filecmp
 import os
 import posixpath
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from typing import IO, TypeVar
 from moulage.data import images as pictures
 from moulage.data import locations
 from moulage.data.findings import Finding, finding
+from moulage.data.reader import BROKEN
 from moulage.errors import DataError
 from moulage.sources import _tables
 
@@ -84,7 +84,7 @@ class Listing:
                 try:
                     with archive.open(self.stored[name]) if archive else (self.path / name).open("rb") as stream:
                         yield name, look(stream)
-                except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+                except (OSError, *BROKEN):
                     yield name, otherwise
 
     def same(self, first: str, second: str) -> bool:

@@ -5,6 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from moulage.data import table_values
 from moulage.data.findings import Finding, finding
 from moulage.errors import DataError
 from moulage.sources import _tables
-from moulage.sources._files import IMAGE_SUFFIXES, suffix
+from moulage.sources._files import IMAGE_SUFFIXES, Listing, suffix
 
 COLUMNS = ("lesion", "group", "source", "age", "sex", "site", "mask", "label")
 COLUMNS_READ = ("lesion", "patient", "source", "age", "sex", "site", "mask")
@@ -63,6 +64,20 @@ class Names:
             if found:
                 return sorted(found)
         return []
+
+
+def table_inside(held: Listing, wanted: Path) -> str:
+    """The name in a listing of a table that was asked for, relative to its root or absolute; empty where it has none.
+
+    In a ZIP it may be named as ``Names`` says, too.
+    """
+    if held.path.is_dir():
+        place = held.root / wanted
+        place = place.parent.resolve() / place.name
+        name = place.relative_to(held.root).as_posix() if place.is_relative_to(held.root) else ""
+        return name if name in held.stored else ""
+    name = wanted.as_posix()
+    return name if name in held.stored else next(iter(Names(held.stored).meant(name)), "")
 
 
 def image_column(table: pd.DataFrame, names: Names, where: str, chosen: str = "") -> str:

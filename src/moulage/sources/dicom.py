@@ -23,7 +23,7 @@ from moulage import plugins
 from moulage.data import class_map, dicom, locations, table_values
 from moulage.data.catalog import Catalog
 from moulage.data.findings import Finding, finding
-from moulage.errors import DataError, nearest
+from moulage.errors import DataError
 from moulage.sources import _files, _groups, _layout, _tables
 
 TAGS = (
@@ -92,12 +92,12 @@ def read(path: Path | None, config: Config) -> Catalog:
     bare = [name for name in names if headers[name] and name not in seen]
     say = f"{len(bare):,} DICOM files without a picture, such as reports; passed over."
     findings += finding("DICOM files without a picture", "note", map(locations.shown, bare), say)
-    used = str(config.table) if config.table else ""
+    used = _groups.table_inside(held, config.table) if config.table else ""
     findings += _files.passed_over(held, {name: kind for name, kind in other.items() if name not in headers}, [used])
     labels, parts, told = _labels(held, images, config)
     kept = [name for name in images if labels.get(name)]
     names_of, merged = class_map.spelled(Counter(labels[name] for name in kept), config.merge_spellings, held.path)
-    classes = _classes(set(names_of.values()), config, held.path)
+    classes = class_map.chosen(config.classes, set(names_of.values()), held.path)
     unlabelled = [locations.shown(name) for name in images if not labels.get(name)]
     kept = [name for name in kept if names_of[labels[name]] in classes]
     rows = _rows(held, kept, seen)
@@ -174,14 +174,6 @@ def _labels(
             "Put those of each class into a folder of its name, or name a table of labels: --source-set table=NAME.",
         )
     return layout.labels, layout.parts, _layout.remarks(layout.parts, set(layout.labels.values()))
-
-
-def _classes(found: set[str], config: Config, where: Path) -> tuple[str, ...]:
-    wanted = tuple(class_map.clean(name) for name in config.classes)
-    for name in wanted:
-        if name not in found:
-            raise DataError(f'{where}: there is no image of the class "{name}".', nearest(name, found))
-    return wanted or tuple(sorted(found))
 
 
 def _rows(held: _files.Listing, names: Sequence[str], seen: dict[str, _Header]) -> pd.DataFrame:

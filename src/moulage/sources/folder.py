@@ -28,7 +28,7 @@ from moulage.data import class_map, locations
 from moulage.data.catalog import Catalog
 from moulage.data.findings import Finding, finding
 from moulage.data.reader import Reader
-from moulage.errors import DataError, nearest
+from moulage.errors import DataError
 from moulage.sources import _files, _groups, _layout, _masks, _tables
 
 TABLES = tuple(f"groups{suffix}" for suffix in _tables.SUFFIXES)
@@ -71,7 +71,7 @@ def read(path: Path | None, config: Config) -> Catalog:
     names, other = _files.sort_out(held)
     names, copies = _without_copies(held, names)
     if not names:
-        raise DataError(f"{held.path} holds no image.", _instead(held, other))
+        raise DataError(f"{held.path} holds no image.", _instead(other))
     table = _lesion_table(held, config)
     named = _named_masks(table, names)
     found = _masks.sort_out(held, [name for name in names if name not in named])
@@ -165,7 +165,7 @@ def _without_copies(held: _files.Listing, names: list[str]) -> tuple[list[str], 
 def _lesion_table(held: _files.Listing, config: Config) -> _Table | None:
     """The table that was asked for, else ``groups.csv`` beside the folders or below those around all."""
     if config.table is not None:
-        inside = next(iter(_groups.Names(held.stored).meant(str(config.table))), "")
+        inside = _groups.table_inside(held, config.table)
         if held.path.is_dir() or not inside:
             where = held.root / config.table
             return _Table(inside, str(where), _tables.read_table(where, ()))
@@ -213,7 +213,7 @@ def _named_masks(table: _Table | None, names: Sequence[str]) -> set[str]:
     return {name for text in wanted for name in files.meant(text)}
 
 
-def _instead(held: _files.Listing, other: dict[str, str]) -> str:
+def _instead(other: dict[str, str]) -> str:
     """What to do about a folder without images, by what it holds."""
     kinds = Counter(kind for kind in other.values() if kind)
     if not kinds:
@@ -237,11 +237,8 @@ def _classes(
     by_folder: bool,
 ) -> tuple[str, ...]:
     """The class names in order, all with at least one image."""
-    wanted = tuple(class_map.clean(name) for name in config.classes)
-    for name in wanted:
-        if name not in found:
-            raise DataError(f'{held.path}: there is no image of the class "{name}".', nearest(name, found))
-    if by_folder and not wanted:
+    classes = class_map.chosen(config.classes, found, held.path)
+    if by_folder and not config.classes:
         explained = {class_map.key(name) for name in found}
         explained |= {class_map.key(part) for name in sorted_out.beside for part in name.split("/")[:-1]}
         beside = [name for name in held.folders if name.rpartition("/")[0] in layout.above]
@@ -251,4 +248,4 @@ def _classes(
                 f"{held.path}: the folder {', '.join(map(locations.shown, empty))} holds no image.",
                 "Every sub-folder is a class; where it is not, name those that are with the source's option classes.",
             )
-    return wanted or tuple(sorted(found))
+    return classes

@@ -25,9 +25,9 @@ from moulage import plugins
 from moulage.data import class_map, locations
 from moulage.data.catalog import Catalog
 from moulage.data.findings import finding
-from moulage.errors import DataError, RunError, nearest
-from moulage.runs import atomic, cache_folder, digest, lock
-from moulage.sources import _files, _groups, _layout, _tables
+from moulage.errors import DataError, nearest
+from moulage.runs import atomic, cache_folder, digest
+from moulage.sources import _files, _groups, _layout, _once, _tables
 
 WANTED = "a folder of Parquet files or of save_to_disk, or one Parquet file"
 BATCH = 64
@@ -95,13 +95,10 @@ def read(path: Path | None, config: Config) -> Catalog:
     root = _packed(start, shards, columns) if inside else base
     nothing = [str(name) for name in rows["image"][rows["label"] == ""]]
     rows = rows[rows["label"] != ""]
-    found = Counter(rows["label"])
-    for name in config.classes:
-        if name not in found:
-            raise DataError(f'{start}: there is no image of the class "{name}".', nearest(name, found))
-    names, _ = class_map.spelled(found, False, start)
+    names, _ = class_map.spelled(Counter(rows["label"]), False, start)
     rows = rows.assign(label=[names[str(label)] for label in rows["label"]])
-    classes = config.classes or tuple(name for name in columns.names if name in found) or tuple(sorted(names.values()))
+    in_order = [names[name] for name in columns.names if name in names]
+    classes = class_map.chosen(config.classes or in_order, set(names.values()), start)
     rows = rows[rows["label"].isin(classes)]
     parts = {k: v for k, v in zip(rows["image"], rows["official_part"], strict=True) if v}
     said = ", ".join(f'{role} "{column}"' for role, column in used.items() if column) or "nothing else"
@@ -222,25 +219,19 @@ def _packed(start: Path, shards: list[_Shard], columns: _Columns) -> Path:
     """The folder in the cache that holds the images that lie inside, in ``images.zip``, written if it is not there."""
     files = [(str(s.file), s.split, (about := s.file.stat()).st_size, about.st_mtime_ns) for s in shards]
     folder = cache_folder() / f"huggingface-{digest(files, columns.image)}"
-    try:
-        with lock(folder, waiting=lambda: None):
-            if not (folder / "images.zip").exists():
-                with atomic(folder / "images.zip") as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
-                    _write(archive, shards, columns)
-    except OSError as error:
-        raise RunError(
-            f"The images of {start} cannot be written to {folder}: {error.strerror or error}.",
-            "Free space or name another folder in the environment variable MOULAGE_CACHE.",
-        ) from error
+    file = folder / "images.zip"
+    advice = "Free space or name another folder in the environment variable MOULAGE_CACHE."
+    _once.make(folder, file.exists, lambda: _write(file, shards, columns), f"The images of {start}", advice)
     return folder.absolute()
 
 
-def _write(archive: zipfile.ZipFile, shards: list[_Shard], columns: _Columns) -> None:
+def _write(file: Path, shards: list[_Shard], columns: _Columns) -> None:
     counts = Counter[str]()
-    for shard in shards:
-        for batch in _batches(shard.file, [columns.image]):
-            for image in batch.column(columns.image).to_pylist():
-                name = f"{shard.split}_{counts[shard.split]:06d}"
-                counts[shard.split] += 1
-                if image and image["bytes"] is not None:
-                    archive.writestr(zipfile.ZipInfo(name), image["bytes"])
+    with atomic(file) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+        for shard in shards:
+            for batch in _batches(shard.file, [columns.image]):
+                for image in batch.column(columns.image).to_pylist():
+                    name = f"{shard.split}_{counts[shard.split]:06d}"
+                    counts[shard.split] += 1
+                    if image and image["bytes"] is not None:
+                        archive.writestr(zipfile.ZipInfo(name), image["bytes"])

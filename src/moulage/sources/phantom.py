@@ -23,9 +23,10 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from moulage.data.catalog import Catalog
-from moulage.errors import RecipeError, RunError, nearest
+from moulage.errors import RecipeError, nearest
 from moulage.plugins import Options
-from moulage.runs import atomic, cache_folder, digest, lock
+from moulage.runs import atomic, cache_folder, digest
+from moulage.sources import _once
 from moulage.sources._camera import Camera, photograph
 from moulage.sources._draw import Array, Traits, draw_lesion
 from moulage.sources._patterns import KINDS, Pattern, families, layers
@@ -158,16 +159,9 @@ def read(path: Path | None, config: Config) -> Catalog:
     """
     plan = make_plan(config)
     folder = (path or cache_folder()) / f"phantom-{digest(VERSION, config.model_dump())}"
-    try:
-        if not _is_drawn(folder):
-            with lock(folder, waiting=lambda: None):
-                if not _is_drawn(folder):  # another process may have done it meanwhile
-                    _draw_all(plan, config, folder)
-    except OSError as error:
-        raise RunError(
-            f"The phantom's images cannot be written to {folder}: {error.strerror or error}.",
-            "Free space or name another folder, with --data or in the environment variable MOULAGE_CACHE.",
-        ) from error
+    advice = "Free space or name another folder, with --data or in the environment variable MOULAGE_CACHE."
+    draw = partial(_draw_all, plan, config, folder)
+    _once.make(folder, partial(_is_drawn, folder), draw, "The phantom's images", advice)
     rows = plan.drop(columns=["lesion_seed", "image_seed"])
     rows["location"] = "images.zip::" + rows["image"] + ".png"
     rows["mask"] = "masks.zip::" + rows["image"] + "_segmentation.png"

@@ -282,11 +282,7 @@ def _labelled(
     names, merged = class_map.spelled(Counter(rows["label"]), config.merge_spellings, where)
     rows = rows.assign(label=rows["label"].map(names))
     found = set(rows["label"])
-    wanted = tuple(class_map.clean(name) for name in config.classes)
-    for name in wanted:
-        if name not in found:
-            raise DataError(f'{where}: there is no image of the class "{name}".', nearest(name, found))
-    classes = wanted or tuple(sorted(found))
+    classes = class_map.chosen(config.classes, found, where)
     if len(classes) == 1:
         say = f"One class only, {classes[0]}: a classifier needs two or more."
         told += finding("one class only", "warning", rows["image"], say)
