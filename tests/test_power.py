@@ -15,7 +15,7 @@ from made_up_fits import in_folds, study
 from moulage.errors import DataError, RecipeError
 from moulage.evaluation.compare import compare
 from moulage.evaluation.measure_names import find
-from moulage.evaluation.power import FITTED, Plan, detectable, equivalence_needs, equivalence_power
+from moulage.evaluation.power import FITTED, Plan, detectable, equivalence_needs, equivalence_power, single_power
 from moulage.evaluation.power_tables import after, forecast, needed
 from moulage.evaluation.verdict_power import VerdictPlan, all_found
 from moulage.results import Results, Study
@@ -368,3 +368,12 @@ def test_the_verb_refuses_nonsense(call, arguments, words):
     result = call("power", *arguments)
     assert result.code == 1
     assert words in result.err
+
+
+def test_an_effect_that_is_huge_beside_its_error_is_always_found() -> None:
+    # SciPy's noncentral t gives NaN here, which ended a study.
+    assert single_power(0.04590622803438924, 0.0012181744495321364, 397.95472005052244, 0.01) == 1.0
+    for degrees in (1.5, 2, 4, 30, 400, 5000):
+        for shift in np.arange(1, 300, 7.3):
+            assert 0 <= single_power(shift, 1.0, degrees) <= 1
+        assert np.isfinite(detectable(1.0, degrees, level=1e-4))

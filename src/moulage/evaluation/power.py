@@ -72,7 +72,7 @@ def detectable(
     nu = 1, equal to 0.3 % from nu = 8 on. A standard error that is known has infinite degrees of freedom.
     """
     from scipy.optimize import brentq
-    from scipy.special import nctdtr, ndtri
+    from scipy.special import ndtri
 
     if not (standard_error >= 0 and degrees_of_freedom > 0 and 0 < level < 1 and level / 2 < power < 1):
         raise DataError(
@@ -85,7 +85,7 @@ def detectable(
         return standard_error * float(critical + ndtri(power))
 
     def missed(shift: float) -> float:
-        return float(nctdtr(degrees_of_freedom, shift, critical)) - (1 - power)
+        return _missed(degrees_of_freedom, shift, critical) - (1 - power)
 
     high = 2 * critical + 10
     while missed(high) > 0:
@@ -95,14 +95,23 @@ def detectable(
 
 def single_power(effect: float, standard_error: float, degrees_of_freedom: float, level: float = LEVEL) -> float:
     """How often a two-sided t-test finds a true effect > 0 in its direction: the upper tail of a noncentral t."""
-    from scipy.special import nctdtr, ndtr
+    from scipy.special import ndtr
 
     if standard_error == 0:
         return 1.0
     critical, shift = _quantile(1 - level / 2, degrees_of_freedom), effect / standard_error
     if degrees_of_freedom > 1e6:
         return float(ndtr(shift - critical))
-    return 1 - float(nctdtr(degrees_of_freedom, shift, critical))
+    return 1 - _missed(degrees_of_freedom, shift, critical)
+
+
+def _missed(degrees_of_freedom: float, shift: float, critical: float) -> float:
+    """How often a noncentral t stays below the critical value."""
+    from scipy.special import nctdtr
+
+    found = float(nctdtr(degrees_of_freedom, shift, critical))
+    # SciPy gives NaN for large shifts, of 35 and more: there, far above the critical value, it is 0 to 200 digits.
+    return 0.0 if math.isnan(found) and shift > critical else found
 
 
 def equivalence_power(
