@@ -200,3 +200,23 @@ def test_images_that_are_in_the_cache_are_read_from_one_that_cannot_be_written(
 
     monkeypatch.setattr("moulage.runs._lock_file", refuse)
     assert read(data).table.equals(before.table)
+
+
+@pytest.mark.parametrize("label", [3, 99])
+def test_a_label_that_the_features_do_not_name_is_told(tmp_path: Path, label: int):
+    root = hub(tmp_path / "set", train=shard(range(4), label=[0, 1, 2, label]))
+    with pytest.raises(DataError, match=f'label "{label}", and the features name 3 classes'):
+        huggingface.read(root, huggingface.Config())
+
+
+def test_an_image_without_a_label_is_no_class(tmp_path: Path):
+    found = huggingface.read(hub(tmp_path / "set", train=shard(range(4), label=[0, 1, 2, -1])), huggingface.Config())
+    assert len(found) == 3
+
+
+def test_spellings_of_a_class_are_merged_where_asked(tmp_path: Path):
+    features = {**FEATURES, "label": {"names": ["MEL", "NV", "mel"], "_type": "ClassLabel"}}
+    root = hub(tmp_path / "set", train=shard(range(6), features))
+    with pytest.raises(DataError, match="merge_spellings"):
+        huggingface.read(root, huggingface.Config())
+    assert len(huggingface.read(root, huggingface.Config(merge_spellings=True)).classes) == 2

@@ -45,6 +45,9 @@ class Config(plugins.Options):
     classes: tuple[str, ...] = Field(
         default=(), description="classes to use, in this order; others are left out; empty: all, as the set orders them"
     )
+    merge_spellings: bool = Field(
+        default=False, description="take classes that differ by case, spaces or Unicode form alone as one"
+    )
 
 
 class _Shard(NamedTuple):
@@ -56,6 +59,18 @@ class _Columns(NamedTuple):
     image: str
     label: str
     names: tuple[str, ...]  # of the classes 0, 1 ...; empty where the column has text
+
+
+def _named(text: str, names: tuple[str, ...], where: str) -> str:
+    """The class of a label that is a number of ``names``, "" for none and for the hub's -1 (no label)."""
+    if text in ("", "-1"):
+        return ""
+    if not text.isdecimal() or int(text) >= len(names):
+        raise DataError(
+            f'{where} has the label "{text[:40]}", and the features name {len(names)} classes, from 0 on.',
+            "Mend the set's features, or name another column: --source-set label_column=...",
+        )
+    return names[int(text)]
 
 
 def recognises(path: Path) -> bool:
@@ -86,7 +101,7 @@ def read(path: Path | None, config: Config) -> Catalog:
         used |= {"lesion": config.group_column, "patient": ""}
     rows = _groups.facts(table.astype(object), used | {"label": columns.label})
     if columns.names:
-        rows["label"] = [columns.names[int(text)] if text and int(text) >= 0 else "" for text in rows["label"]]
+        rows["label"] = [_named(str(text), columns.names, f"{start}: {columns.label}") for text in rows["label"]]
     rows["image"] = table.index
     rows["official_part"] = [_layout.part_of(name.rsplit("_", 1)[0]) for name in table.index]
     base = start if start.is_dir() else start.parent
@@ -95,9 +110,9 @@ def read(path: Path | None, config: Config) -> Catalog:
     root = _packed(start, shards, columns) if inside else base
     nothing = [str(name) for name in rows["image"][rows["label"] == ""]]
     rows = rows[rows["label"] != ""]
-    names, _ = class_map.spelled(Counter(rows["label"]), False, start)
+    names, _ = class_map.spelled(Counter(rows["label"]), config.merge_spellings, start)
     rows = rows.assign(label=[names[str(label)] for label in rows["label"]])
-    in_order = [names[name] for name in columns.names if name in names]
+    in_order = list(dict.fromkeys(names[name] for name in columns.names if name in names))
     classes = class_map.chosen(config.classes or in_order, set(names.values()), start)
     rows = rows[rows["label"].isin(classes)]
     parts = {k: v for k, v in zip(rows["image"], rows["official_part"], strict=True) if v}
